@@ -1,0 +1,39 @@
+# `make` alone lists the targets. Each sets up .venv first if pyproject.toml or constraints.txt changed.
+SHELL := /bin/sh
+PYTHON ?= $(shell for p in python3.11 python3; do $$p -c $(IS_NEW_ENOUGH) 2>/dev/null && echo $$p && break; done)
+SEED ?= 0
+
+IS_NEW_ENOUGH := 'import sys; sys.exit(sys.version_info < (3, 11))'
+BIN := .venv/bin
+BEAT := sh tools/heartbeat.sh
+
+.PHONY: help demo test lint study-sampler clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+demo: .venv/.ready ## Train a tiny model in minutes and write its report (SEED=0)
+	@$(BIN)/diffpo demo --seed $(SEED)
+
+test: .venv/.ready ## Run the tests
+	@OMP_NUM_THREADS=1 $(BEAT) testing $(BIN)/pytest -n 2
+
+lint: .venv/.ready ## Check style and types
+	@$(BEAT) linting $(BIN)/ruff check
+	@$(BEAT) linting $(BIN)/ruff format --check
+	@$(BEAT) 'checking types' $(BIN)/mypy src tests
+
+study-sampler: .venv/.ready ## Slow: learned sampler against fixed ones
+	@$(BIN)/python studies/learned_sampler.py
+
+clean: ## Remove the environment and every cache; runs/ stays
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.ready: pyproject.toml constraints.txt
+	@'$(PYTHON)' -c $(IS_NEW_ENOUGH) 2>/dev/null || { echo 'diffpo needs Python 3.11 or newer: install it, or name one with: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@echo 'Setting up .venv (about a minute)'
+	@$(BEAT) 'creating .venv' '$(PYTHON)' -m venv .venv
+	@PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BEAT) installing $(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@

@@ -1,0 +1,57 @@
+"""The records that travel between the parts.
+
+Axes: B rows, P prompt, L completion, N = P + L, V vocabulary, R canvases.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@runtime_checkable
+class DenoiseFn(Protocol):
+    """The network, asked only for what is needed: logits at the canvas positions where `at` is True, row by row.
+
+    The mask token's logit is so low that no sampler can draw it and no likelihood gives it weight.
+    """
+
+    @property
+    def mask_id(self) -> int: ...
+
+    def __call__(
+        self, canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"], at: Bool[Tensor, "R N"]
+    ) -> Float[Tensor, "M V"]: ...
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Finished completions and everything that is needed to replay how they were drawn.
+
+    A token once committed is never taken back, so (completion_ids, unmask_step) is the whole trajectory.
+    """
+
+    prompt_ids: Int[Tensor, "B P"]
+    prompt_mask: Bool[Tensor, "B P"]
+    """False on the padding, which is on the left."""
+    completion_ids: Int[Tensor, "B L"]
+    unmask_step: Int[Tensor, "B L"]
+    """0-based index of the denoiser call that fixed the token."""
+    behaviour_logp: Float[Tensor, "B L"]
+    """Log-probability under the distribution that was really sampled (temperature included; 0 when greedy)."""
+    nfe: Int[Tensor, " B"]
+    """Denoiser calls of the row: its last unmask_step + 1."""
+    entropy_bound: Float[Tensor, " B"]
+    """nan where the rule has none."""
+    entropy_bound_logp: Float[Tensor, " B"]
+    """Log-density of log(entropy_bound) under the controller; 0 where the bound was not drawn."""
+    prompt_features: Float[Tensor, "B F"]
+    """What the controller saw; F = 0 without a controller."""
+
+    def __len__(self) -> int:
+        return len(self.nfe)
+
+    def rows(self, index: slice | Tensor) -> "Rollout":
+        """The same record of some of its rows."""
+        return Rollout(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
