@@ -1,0 +1,287 @@
+"""Figures of an evaluation and how sure they are: intervals, Pareto front, area under it, gain over fixed bounds.
+
+Two conventions hold throughout.
+
+- The problems are the sample, and problems that share a cluster (the solution grid of a Sudoku) are drawn together.
+  Every rule is evaluated on the same problems, so one draw of clusters serves all columns of a table: comparisons are
+  paired.
+- Every statistic of a frontier is a function of column means (accuracy and mean NFE per rule). So the bootstrap
+  resamples the means once, as sums per cluster, and the statistic is recomputed on each resample.
+
+NFE counts denoiser calls per row; accuracy is a fraction in [0, 1] unless a name says percent.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+Interval = tuple[float, float]
+Clusters = np.ndarray | Sequence[str] | Sequence[int]
+Seed = int | np.random.Generator
+Number = int | float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its 95 % interval."""
+
+    value: float
+    ci95: Interval
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a learned sampler adds to the best mixture of fixed bounds; positive is better in both.
+
+    `accuracy` is the difference at equal mean NFE (a fraction), `nfe` the denoiser calls saved at equal accuracy.
+    """
+
+    accuracy: float
+    accuracy_ci95: Interval
+    nfe: float
+    nfe_ci95: Interval
+
+
+# ------------------------------------------------------------------------------------------------------- bootstrap
+
+
+def resampled_means(
+    values: Shaped[np.ndarray, "n k"], clusters: Clusters, draws: int = 2000, seed: Seed = 0
+) -> Float[np.ndarray, "draws k"]:
+    """Column means of `draws` resamples in which whole clusters are drawn with replacement.
+
+    A resample has as many clusters as the sample, hence not always as many rows: the mean is a ratio of two sums.
+    """
+    if len(values) == 0 or len(values) != len(clusters):
+        raise ValueError(f"{len(values)} rows and {len(clusters)} cluster names: need as many of each, at least one")
+    rng = np.random.default_rng(seed)
+    names, index = np.unique(np.asarray(clusters), return_inverse=True)
+    sums = np.zeros((len(names), values.shape[1]))
+    np.add.at(sums, index, values)
+    sizes = np.bincount(index)
+    means = np.empty((draws, values.shape[1]))
+    for draw in range(draws):
+        times = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
+        means[draw] = times @ sums / (times @ sizes)
+    return means
+
+
+def percentile_interval(samples: Float[np.ndarray, " draws"]) -> Interval:
+    """The 2.5th and the 97.5th percentile."""
+    low, high = np.percentile(samples, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def cluster_bootstrap(
+    values: Shaped[np.ndarray, "n k"],
+    clusters: Clusters,
+    statistic: Callable[[Float[np.ndarray, " k"]], float],
+    draws: int = 2000,
+    seed: Seed = 0,
+) -> Interval:
+    """Percentile 95 % interval of `statistic(column means [k])`, resampling clusters jointly for all columns.
+
+    Like every percentile bootstrap it is too narrow with few clusters (below about 20), and has no width where the
+    sample has no spread: a rule that solved nothing gets [0, 0].
+    """
+    means = resampled_means(values, clusters, draws, seed)
+    return percentile_interval(np.array([statistic(row) for row in means], dtype=float))
+
+
+def mean_interval(values: Shaped[np.ndarray, " n"], clusters: Clusters, draws: int = 2000, seed: Seed = 0) -> Interval:
+    """Percentile 95 % interval of the mean of `values`, resampling clusters; see `cluster_bootstrap` for its limits."""
+    return percentile_interval(resampled_means(values[:, None], clusters, draws, seed)[:, 0])
+
+
+# -------------------------------------------------------------------------------------------------------- frontier
+
+
+def pareto_front(nfe: Shaped[np.ndarray, " k"], accuracy: Shaped[np.ndarray, " k"]) -> Int[np.ndarray, " front"]:
+    """Indices of the points that no other point beats, cheapest first; of equal points, the first.
+
+    A point is beaten by one that is at least as accurate in at most as many calls, and better in one of the two. Along
+    the front both NFE and accuracy rise strictly.
+    """
+    front: list[int] = []
+    best = -math.inf
+    for i in np.lexsort((-np.asarray(accuracy, dtype=float), nfe)):
+        if accuracy[i] > best:
+            front.append(int(i))
+            best = float(accuracy[i])
+    return np.array(front, dtype=int)
+
+
+def frontier_area(
+    nfe: Shaped[np.ndarray, " k"], accuracy: Shaped[np.ndarray, " k"], hi: Number, lo: Number = 1
+) -> float:
+    """Mean over log NFE in [lo, hi] of the best accuracy to be had in at most that many calls; 1 is perfect.
+
+    The front is a staircase: no rule between two measured ones is imagined, a beaten point changes nothing, and one
+    more point never lowers the area. Below the cheapest point the accuracy is 0. `hi` is the completion length L, the
+    calls of one token at a time; a point beyond it is not counted.
+    """
+    if not 0 < lo < hi:
+        raise ValueError(f"the range of NFE must have 0 < lo < hi, got lo={lo} hi={hi}")
+    front = pareto_front(nfe, accuracy)
+    steps = np.append(np.log(np.clip(nfe[front], lo, hi)), math.log(hi))
+    return float(np.diff(steps) @ accuracy[front] / math.log(hi / lo))
+
+
+def frontier_area_estimate(
+    solved: Shaped[np.ndarray, "n k"],
+    nfe: Shaped[np.ndarray, "n k"],
+    clusters: Clusters,
+    hi: Number,
+    lo: Number = 1,
+    draws: int = 2000,
+    seed: Seed = 0,
+) -> Estimate:
+    """`frontier_area` of k rules from one row per problem, with its interval."""
+
+    def statistic(means: Float[np.ndarray, " columns"]) -> float:
+        accuracy, calls = np.split(means, 2)
+        return frontier_area(calls, accuracy, hi, lo)
+
+    table = np.hstack([solved, nfe])
+    return Estimate(statistic(table.mean(0)), cluster_bootstrap(table, clusters, statistic, draws, seed))
+
+
+def aup(
+    tokens_per_forward: Shaped[np.ndarray, " k"], accuracy_percent: Shaped[np.ndarray, " k"], best_accuracy: Number
+) -> float:
+    """Accuracy under parallelism of d3LLM (arXiv 2601.07568), in percent times tokens per forward.
+
+    With points (rho_i, y_i) sorted by rho, only y_i >= y_1 - 5 kept, and W(y) = min(exp(-3 (1 - y / y_max)), 1):
+
+        rho_1 y_1 + sum_{i >= 2} (rho_i - rho_{i-1}) / 2 (y_i W(y_i) + y_{i-1} W(y_{i-1}))
+
+    `tokens_per_forward` is completion tokens over NFE: say which tokens were counted. `best_accuracy` (percent) is
+    y_max, the best of all methods compared. Of points at the smallest rho, the most accurate is y_1.
+    """
+    if best_accuracy <= 0:
+        return 0.0
+    order = np.lexsort((-np.asarray(accuracy_percent, dtype=float), tokens_per_forward))
+    rho, y = tokens_per_forward[order], accuracy_percent[order]
+    is_kept = y >= y[0] - 5
+    rho, y = rho[is_kept], y[is_kept]
+    weighted = y * np.minimum(np.exp(-3 * (1 - y / best_accuracy)), 1)
+    return float(rho[0] * y[0] + np.diff(rho) @ (weighted[1:] + weighted[:-1]) / 2)
+
+
+def aup_estimate(
+    solved: Shaped[np.ndarray, "n k"],
+    nfe: Shaped[np.ndarray, "n k"],
+    clusters: Clusters,
+    tokens: Number,
+    best_accuracy: Number,
+    draws: int = 2000,
+    seed: Seed = 0,
+) -> Estimate:
+    """`aup` of k rules from one row per problem, with its interval; rho is `tokens` over the mean NFE of the rule.
+
+    `best_accuracy` (percent) belongs to the comparison, not to this frontier, and is held fixed.
+    """
+
+    def statistic(means: Float[np.ndarray, " columns"]) -> float:
+        accuracy, calls = np.split(means, 2)
+        return aup(tokens / calls, 100 * accuracy, best_accuracy)
+
+    table = np.hstack([solved, nfe])
+    return Estimate(statistic(table.mean(0)), cluster_bootstrap(table, clusters, statistic, draws, seed))
+
+
+# ---------------------------------------------------------------------------------------- learned against fixed bounds
+
+
+def upper_hull(nfe: Shaped[np.ndarray, " k"], accuracy: Shaped[np.ndarray, " k"]) -> Int[np.ndarray, " hull"]:
+    """Indices of the corners of the concave hull above the Pareto front, cheapest first.
+
+    Using one rule on a share of the problems, chosen blindly, and another on the rest reaches every point on the chord
+    between the two. The hull is what fixed rules can do without looking at the prompt.
+    """
+    hull: list[int] = []
+    for c in pareto_front(nfe, accuracy):
+        while len(hull) >= 2:
+            a, b = hull[-2], hull[-1]
+            rise_ab = (accuracy[b] - accuracy[a]) * (nfe[c] - nfe[a])
+            rise_ac = (accuracy[c] - accuracy[a]) * (nfe[b] - nfe[a])
+            if rise_ab > rise_ac:
+                break
+            hull.pop()
+        hull.append(int(c))
+    return np.array(hull, dtype=int)
+
+
+def upper_hull_accuracy(nfe: Shaped[np.ndarray, " k"], accuracy: Shaped[np.ndarray, " k"], at_nfe: Number) -> float:
+    """Accuracy of the best mixture of the k rules that spends at most `at_nfe` calls on average.
+
+    Not a number below the cheapest rule, where no mixture can go.
+    """
+    hull = upper_hull(nfe, accuracy)
+    return float(np.interp(at_nfe, nfe[hull], accuracy[hull], left=math.nan))
+
+
+def upper_hull_nfe(nfe: Shaped[np.ndarray, " k"], accuracy: Shaped[np.ndarray, " k"], at_accuracy: Number) -> float:
+    """Mean calls that the best mixture of the k rules needs for at least `at_accuracy`; infinite if none reaches it."""
+    hull = upper_hull(nfe, accuracy)
+    return float(np.interp(at_accuracy, accuracy[hull], nfe[hull], right=math.inf))
+
+
+def gain_over_fixed(
+    solved: Shaped[np.ndarray, "n k"],
+    nfe: Shaped[np.ndarray, "n k"],
+    learned_solved: Shaped[np.ndarray, " n *s"],
+    learned_nfe: Shaped[np.ndarray, " n *s"],
+    clusters: Clusters,
+    draws: int = 2000,
+    seed: Seed = 0,
+) -> Gain:
+    """A learned sampler against the best mixture of k fixed rules, the mixture re-fitted in every resample.
+
+    The learned arrays hold one column per training run, `[n, s]` or `[n]`. Their mean is compared; with several runs
+    the interval resamples runs beside clusters, so it speaks of the training and not of these runs only (with s runs
+    the spread between them is understated by a factor (s - 1) / s in variance).
+
+    Where the learned sampler leaves the range of the fixed rules it is compared with the end of that range: with the
+    cheapest rule's accuracy if it spends less, with the most accurate rule's NFE if it solves more. Both understate it.
+    """
+    k, n = solved.shape[1], len(solved)
+    learned = np.hstack([learned_solved.reshape(n, -1), learned_nfe.reshape(n, -1)])
+    runs = learned.shape[1] // 2
+
+    def statistic(means: Float[np.ndarray, " columns"], weights: Float[np.ndarray, " runs"]) -> Interval:
+        fixed_accuracy, fixed_nfe = means[:k], means[k : 2 * k]
+        accuracy, calls = (float(part @ weights) for part in np.split(means[2 * k :], 2))
+        accuracy_of_fixed = upper_hull_accuracy(fixed_nfe, fixed_accuracy, max(calls, float(fixed_nfe.min())))
+        nfe_of_fixed = upper_hull_nfe(fixed_nfe, fixed_accuracy, min(accuracy, float(fixed_accuracy.max())))
+        return accuracy - accuracy_of_fixed, nfe_of_fixed - calls
+
+    table = np.hstack([solved, nfe, learned])
+    rng = np.random.default_rng(seed)
+    means = resampled_means(table, clusters, draws, rng)
+    weights = rng.multinomial(runs, np.full(runs, 1 / runs), size=draws) / runs
+    samples = np.array([statistic(row, weight) for row, weight in zip(means, weights, strict=True)])
+    accuracy, calls = statistic(table.mean(0), np.full(runs, 1 / runs))
+    return Gain(accuracy, percentile_interval(samples[:, 0]), calls, percentile_interval(samples[:, 1]))
+
+
+# --------------------------------------------------------------------------------------------------- single figures
+
+
+def effective_sample_size(weights: Shaped[np.ndarray, " n"]) -> float:
+    """Kish: (sum w)^2 / sum w^2, from 1 (one weight holds all) to n (all equal); 0 where every weight is 0."""
+    squares = float(weights @ weights)
+    return float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Chance that at least one of k completions, drawn without replacement from n of which c are right, is right.
+
+    Unbiased for 1 - (1 - p)^k: 1 - C(n - c, k) / C(n, k) (Chen et al., arXiv 2107.03374).
+    """
+    if not (0 <= c <= n and 1 <= k <= n):
+        raise ValueError(f"pass@k needs 0 <= c <= n and 1 <= k <= n, got n={n} c={c} k={k}")
+    return 1 - math.comb(n - c, k) / math.comb(n, k)

@@ -1,0 +1,124 @@
+"""Rules: which masked positions does a denoiser call commit?
+
+A rule first gives every candidate position one number (`score`), then chooses positions from those numbers
+(`select`). A rule that looks only at the logits makes the product of the token probabilities the exact probability
+of the trajectory; one that looks at the drawn token does not, says so in `is_exact`, and is for evaluation only.
+Every rule commits at least one position in every row that has a candidate.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Score = Float[Tensor, "B L"]
+Positions = Bool[Tensor, "B L"]
+RowBound = Float[Tensor, " B"]
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """The last argument of `select` is the entropy bound of each row; rules that have none ignore it."""
+
+    @property
+    def is_exact(self) -> bool: ...
+
+    def score(self, logits: Float[Tensor, "... V"], drawn: Int[Tensor, "..."]) -> Float[Tensor, "..."]: ...
+
+    def select(self, score: Score, is_candidate: Positions, row_bound: RowBound | None = None) -> Positions: ...
+
+
+@dataclass(frozen=True)
+class EntropyBound:
+    """EB sampler (arXiv 2505.24857): the largest set whose joint dependence error is at most `bound` (nats).
+
+    Candidates in order of rising entropy H_1 <= H_2 <= ...; committed are the first k with
+    sum(H_1..H_k) - max(H_1..H_k) <= bound, which bounds the mutual information that drawing them independently
+    loses. `subtract_max=False` asks for sum(H_1..H_k) <= bound instead: slower, and safer where one answer token
+    depends on another. Bound 0 takes one call per token, bound infinity one call per block.
+    """
+
+    bound: float = 0.1
+    subtract_max: bool = True
+    is_exact: ClassVar[bool] = True
+
+    def score(self, logits: Float[Tensor, "... V"], drawn: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return entropy(logits)
+
+    def select(self, score: Score, is_candidate: Positions, row_bound: RowBound | None = None) -> Positions:
+        ranked, order = score.masked_fill(~is_candidate, math.inf).sort(dim=1, stable=True)
+        spent = ranked.cumsum(dim=1)
+        if self.subtract_max:
+            # In rising order the largest so far is the last one; what is left is the sum of those before it. Summing
+            # those directly, instead of subtracting, keeps bound 0 exact in floating point.
+            spent = torch.nn.functional.pad(spent[:, :-1], (1, 0))
+        bound = self.bound if row_bound is None else row_bound[:, None]
+        is_within = (spent <= bound) & ranked.isfinite()
+        is_within[:, 0] = ranked[:, 0].isfinite()
+        return torch.zeros_like(is_candidate).scatter(1, order, is_within)
+
+
+@dataclass(frozen=True)
+class ConfidenceThreshold:
+    """Fast-dLLM's parallel decoding: every position whose largest probability is at least `threshold`, or the best."""
+
+    threshold: float = 0.9
+    is_exact: ClassVar[bool] = True
+
+    def score(self, logits: Float[Tensor, "... V"], drawn: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return logits.softmax(dim=-1).amax(dim=-1)
+
+    def select(self, score: Score, is_candidate: Positions, row_bound: RowBound | None = None) -> Positions:
+        return (is_candidate & (score >= self.threshold)) | best(score, is_candidate, 1)
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The k positions with the largest top probability, k tokens per call."""
+
+    k: int = 1
+    is_exact: ClassVar[bool] = True
+
+    def score(self, logits: Float[Tensor, "... V"], drawn: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return logits.softmax(dim=-1).amax(dim=-1)
+
+    def select(self, score: Score, is_candidate: Positions, row_bound: RowBound | None = None) -> Positions:
+        return best(score, is_candidate, self.k)
+
+
+@dataclass(frozen=True)
+class LowConfidence:
+    """LLaDA's `low_confidence` remasking: draw everywhere, keep the k drawn tokens that are most probable.
+
+    Which token is kept depends on what was drawn, so above temperature 0 the recorded log-probabilities are not the
+    law of the trajectory. Equal to TopK at temperature 0.
+    """
+
+    k: int = 1
+    is_exact: ClassVar[bool] = False
+
+    def score(self, logits: Float[Tensor, "... V"], drawn: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return logits.softmax(dim=-1).gather(-1, drawn[..., None]).squeeze(-1)
+
+    def select(self, score: Score, is_candidate: Positions, row_bound: RowBound | None = None) -> Positions:
+        return best(score, is_candidate, self.k)
+
+
+def entropy(logits: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:
+    """Shannon entropy in nats of softmax(logits).
+
+    With finite logits it is above 0, and stays so when rounding would make it 0: at bound 0 the entropy-bound rule
+    then commits one token a call, as its definition says.
+    """
+    logp = logits.log_softmax(dim=-1)
+    return -(logp.exp() * logp).sum(dim=-1).clamp(max=-torch.finfo(logits.dtype).tiny)
+
+
+def best(score: Score, is_candidate: Positions, k: int) -> Positions:
+    """The k candidates of each row with the largest score; all of them where there are fewer."""
+    order = score.masked_fill(~is_candidate, -math.inf).argsort(dim=1, descending=True, stable=True)
+    first = torch.zeros_like(is_candidate).scatter(1, order[:, :k], True)
+    return first & is_candidate
