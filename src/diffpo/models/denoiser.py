@@ -1,0 +1,25 @@
+"""The border: a transformers model becomes the denoiser that samplers and likelihoods ask."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A model with the ids that decoding needs. Calling it gives float32 logits at chosen positions only."""
+
+    model: PreTrainedModel
+    mask_id: int
+    stop_ids: tuple[int, ...]
+
+    def __call__(
+        self, canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"], at: Bool[Tensor, "R N"]
+    ) -> Float[Tensor, "M V"]:
+        logits: Tensor = self.model(input_ids=canvas, attention_mask=attention_mask, logits_at=at).logits.float()
+        # Not -inf: 0 * -inf would be nan in entropies and KL.
+        is_mask = torch.arange(logits.shape[-1], device=logits.device) == self.mask_id
+        return logits.masked_fill(is_mask, torch.finfo(torch.float32).min / 2)
