@@ -1,0 +1,44 @@
+"""The one place where a recipe's `kind` becomes a part."""
+
+from collections.abc import Callable, Mapping
+
+from jaxtyping import Float
+from torch import Tensor
+
+from diffpo import advantage
+from diffpo.likelihood import Estimator, MeanField, TwoTimesMeanField
+from diffpo.problem import Task
+from diffpo.recipes import schema
+from diffpo.tasks.sudoku import Sudoku
+from diffpo.unmasking import ConfidenceThreshold, EntropyBound, LowConfidence, Rule, TopK
+
+ADVANTAGES: Mapping[schema.AdvantageKind, Callable[[Float[Tensor, "Q G"]], Float[Tensor, "Q G"]]] = {
+    "group-centered": advantage.group_centered,
+    "group-std": advantage.group_standardized,
+    "batch-std": advantage.batch_standardized,
+    "leave-one-out": advantage.leave_one_out,
+}
+
+
+def task_of(recipe: schema.SudokuTask) -> Task:
+    return Sudoku(recipe.size, recipe.min_clues, recipe.max_clues, recipe.cell_credit)
+
+
+def rule_of(recipe: schema.RuleRecipe) -> Rule:
+    match recipe:
+        case schema.EntropyBoundRule():
+            return EntropyBound(recipe.bound, recipe.subtract_max)
+        case schema.ConfidenceRule():
+            return ConfidenceThreshold(recipe.threshold)
+        case schema.TopKRule():
+            return TopK(recipe.k)
+        case schema.LowConfidenceRule():
+            return LowConfidence(recipe.k)
+
+
+def estimator_of(recipe: schema.EstimatorRecipe) -> Estimator:
+    match recipe:
+        case schema.MeanFieldEstimator():
+            return MeanField(recipe.prompt_mask_rate)
+        case schema.TwoTimesMeanFieldEstimator():
+            return TwoTimesMeanField()

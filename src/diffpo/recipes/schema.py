@@ -1,0 +1,236 @@
+"""The recipes: a complete, closed description of a run. Imports no torch; `recipes/parts.py` turns kinds into parts."""
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from diffpo.recipes.strict import Strict
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+AdvantageKind = Literal["group-centered", "group-std", "batch-std", "leave-one-out"]
+
+
+class SudokuTask(Strict):
+    kind: Literal["sudoku"] = "sudoku"
+    size: Literal[4, 6] = 4
+    min_clues: Count | None = None
+    max_clues: Count | None = None
+    cell_credit: Share = 0.0
+    """What a wrong grid that keeps its clues earns, times its share of right cells."""
+
+    @property
+    def completion_length(self) -> int:
+        return self.size * self.size
+
+    def problems(self) -> Iterable[str]:
+        if self.min_clues is not None and self.max_clues is not None and self.min_clues > self.max_clues:
+            yield f"min_clues {self.min_clues} is above max_clues {self.max_clues}; swap them"
+        for name, clues in (("min_clues", self.min_clues), ("max_clues", self.max_clues)):
+            if clues is not None and clues >= self.completion_length:
+                yield f"{name} {clues} leaves no empty cell of {self.completion_length}; lower it"
+
+
+class EntropyBoundRule(Strict):
+    kind: Literal["entropy-bound"] = "entropy-bound"
+    bound: NonNegative = 0.1
+    subtract_max: bool = True
+
+
+class ConfidenceRule(Strict):
+    kind: Literal["confidence"] = "confidence"
+    threshold: Share = 0.9
+
+
+class TopKRule(Strict):
+    kind: Literal["top-k"] = "top-k"
+    k: Count = 1
+
+
+class LowConfidenceRule(Strict):
+    kind: Literal["low-confidence"] = "low-confidence"
+    k: Count = 1
+
+
+RuleRecipe = Annotated[EntropyBoundRule | ConfidenceRule | TopKRule | LowConfidenceRule, Field(discriminator="kind")]
+
+
+class MeanFieldEstimator(Strict):
+    kind: Literal["mean-field"] = "mean-field"
+    prompt_mask_rate: Annotated[float, Field(ge=0, lt=1)] = 0.15
+
+
+class TwoTimesMeanFieldEstimator(Strict):
+    kind: Literal["two-times-mean-field"] = "two-times-mean-field"
+
+
+EstimatorRecipe = Annotated[MeanFieldEstimator | TwoTimesMeanFieldEstimator, Field(discriminator="kind")]
+
+
+class RolloutRecipe(Strict):
+    prompts: Count = 16
+    group: Annotated[int, Field(ge=2)] = 8
+    temperature: Positive = 1.0
+    block_length: Count | None = None
+    """None: one block, the whole completion."""
+    rule: RuleRecipe = EntropyBoundRule()
+
+    def problems(self) -> Iterable[str]:
+        if isinstance(self.rule, LowConfidenceRule):
+            yield (
+                "rule.kind: 'low-confidence' looks at the drawn token, so its log-probabilities are not those of the "
+                "rollout; train with 'entropy-bound', 'confidence' or 'top-k' and keep it for evaluation"
+            )
+
+
+class ObjectiveRecipe(Strict):
+    clip: Positive = 0.2
+    weight_cap: Positive | None = None
+    """C of the truncated importance weight surrogate / behaviour; None: no correction."""
+    normalise: Literal["sequence", "token"] = "sequence"
+    advantage: AdvantageKind = "group-std"
+    speed: Share = 0.0
+    """What a solved problem loses of its reward at one call per token (gated speed); 0: accuracy only."""
+    kl: NonNegative = 0.05
+    kl_kind: Literal["full", "k3"] = "full"
+    inner_steps: Count = 2
+    micro_batch: Count | None = None
+
+
+class AdamRecipe(Strict):
+    lr: Positive
+    beta2: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    weight_decay: NonNegative = 0.0
+    grad_clip: Positive = 1.0
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Updates over which the learning rate rises from 0."""
+    decay: Literal["none", "linear"] = "none"
+    """linear: the rate falls to 0 as the run's budget is spent."""
+
+
+class PolicyOptimizerRecipe(AdamRecipe):
+    kind: Literal["adamw", "muon"] = "adamw"
+    """muon: orthogonalised updates for the blocks' matrices, at ten times `lr`; AdamW for the rest."""
+
+
+class ControllerRecipe(Strict):
+    initial_bound: Positive = 0.3
+    initial_spread: Positive = 1.0
+    hidden: Count = 64
+    speed: Share = 0.3
+    """As `objective.speed`, for the credit of the bounds."""
+    coef: Positive = 1.0
+    clip: Positive = 0.2
+    advantage: AdvantageKind = "batch-std"
+    momentum: Share = 0.05
+    """How fast the running statistics that standardise its features follow the model."""
+    optimizer: AdamRecipe = AdamRecipe(lr=3e-3)
+
+
+class BudgetRecipe(Strict):
+    """A run ends at the first limit it reaches."""
+
+    steps: Count | None = None
+    denoiser_calls: Count | None = None
+
+    def problems(self) -> Iterable[str]:
+        if self.steps is None and self.denoiser_calls is None:
+            yield "neither steps nor denoiser_calls is given, so the run would not end; set one"
+
+
+class CheckpointRecipe(Strict):
+    every: Count = 20
+    keep: Count = 2
+
+
+class RlRecipe(Strict):
+    seed: int = 0
+    threads: Count | None = None
+    """Torch threads; None: torch's own choice. Another number may change the last bits of a result."""
+    base: str
+    """Folder of the model to start from, which also is what the KL term holds on to: a run or a Hugging Face folder."""
+    task: SudokuTask = SudokuTask()
+    learn: Literal["model", "sampler", "joint"] = "model"
+    rollout: RolloutRecipe = RolloutRecipe()
+    estimator: EstimatorRecipe = TwoTimesMeanFieldEstimator()
+    objective: ObjectiveRecipe = ObjectiveRecipe()
+    optimizer: PolicyOptimizerRecipe = PolicyOptimizerRecipe(lr=1e-4)
+    controller: ControllerRecipe = ControllerRecipe()
+    budget: BudgetRecipe
+    checkpoint: CheckpointRecipe = CheckpointRecipe()
+
+    def problems(self) -> Iterable[str]:
+        yield from block_problems("rollout.block_length", self.rollout.block_length, self.task)
+        if self.learn != "model" and not isinstance(self.rollout.rule, EntropyBoundRule):
+            yield (
+                f"learn = '{self.learn}' trains entropy bounds, which rollout.rule '{self.rollout.rule.kind}' does not "
+                "have; use kind = 'entropy-bound' or learn = 'model'"
+            )
+
+
+class TinyModel(Strict):
+    """LLaDA's architecture at any size; the vocabulary is the task's alphabet."""
+
+    d_model: Count = 128
+    n_layers: Count = 4
+    n_heads: Count = 4
+    mlp_hidden_size: Count = 352
+    rope_theta: Positive = 100.0
+    """The published 500000 is for thousands of positions; over tens it turns too slowly to tell them apart."""
+
+    def problems(self) -> Iterable[str]:
+        if self.d_model % self.n_heads:
+            yield f"d_model {self.d_model} is no multiple of n_heads {self.n_heads}; change one of them"
+        elif self.d_model // self.n_heads % 2:
+            yield f"d_model / n_heads is {self.d_model // self.n_heads}, but rotary positions need an even number"
+
+
+class StopAt(Strict):
+    """End SFT at the first check where the model solves this share of validation problems at one token per call."""
+
+    accuracy: Annotated[float, Field(gt=0, le=1)] = 1.0
+    problems_per_check: Count = 128
+    start: Annotated[int, Field(ge=0)] = 0
+    every: Count = 10
+
+
+class SftRecipe(Strict):
+    seed: int = 0
+    threads: Count | None = None
+    task: SudokuTask = SudokuTask()
+    model: TinyModel = TinyModel()
+    batch: Count = 128
+    steps: Count = 400
+    """At most; `stop_at` may end the run before."""
+    weighting: Literal["elbo", "uniform"] = "elbo"
+    """Weight of a masked token: L / (masked tokens of its row), as in d1 and LLaDA, or the same for all."""
+    stop_at: StopAt | None = None
+    optimizer: PolicyOptimizerRecipe = PolicyOptimizerRecipe(lr=1e-3, warmup=20)
+    checkpoint: CheckpointRecipe = CheckpointRecipe()
+
+
+class EvalRecipe(Strict):
+    """Greedy decoding of the same problems under every rule, and under the learned sampler where there is one."""
+
+    seed: int = 0
+    threads: Count | None = None
+    model: str
+    task: SudokuTask | None = None
+    """None: the task the model was trained on."""
+    split: Literal["train", "validation", "test"] = "test"
+    count: Annotated[int, Field(ge=2)] = 500
+    batch: Count = 256
+    block_length: Count | None = None
+    bounds: tuple[NonNegative, ...] = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
+    rules: tuple[RuleRecipe, ...] = ()
+    """Rules besides the entropy bounds."""
+
+
+def block_problems(name: str, block_length: int | None, task: SudokuTask) -> Iterable[str]:
+    length = task.completion_length
+    if block_length is not None and length % block_length:
+        divisors = ", ".join(str(d) for d in range(1, length + 1) if length % d == 0)
+        yield f"{name} {block_length} does not divide the completion length {length}; use one of {divisors}"
