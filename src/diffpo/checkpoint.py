@@ -1,0 +1,111 @@
+"""Checkpoints: a Hugging Face folder with what resuming needs beside it, written whole or not at all."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from diffpo.controller import Controller
+from diffpo.errors import UserError
+from diffpo.models.denoiser import Denoiser
+from diffpo.models.loading import load_controller, load_denoiser, save_controller
+from diffpo.optimizer import Optimizer
+
+PREFIX = "checkpoint-"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    step: int = 0
+    denoiser_calls: int = 0
+    is_finished: bool = False
+
+
+def save_checkpoint(
+    run: Path,
+    progress: Progress,
+    denoiser: Denoiser,
+    tokenizer: PreTrainedTokenizerFast,
+    controller: Controller | None,
+    optimizers: dict[str, Optimizer],
+    keep: int,
+) -> Path:
+    """Write `run/checkpoint-STEP` under another name, flush it to disk, rename it; drop all but the last `keep`."""
+    final = run / f"{PREFIX}{progress.step}"
+    temporary = run / f".{final.name}.tmp"
+    for left in run.glob(f".{PREFIX}*.tmp"):  # by a process that ended while it wrote
+        shutil.rmtree(left)
+    temporary.mkdir(parents=True)
+    denoiser.model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    if controller is not None:
+        save_controller(controller, temporary)
+    torch.save({name: optimizer.state_dict() for name, optimizer in optimizers.items()}, temporary / "optimizer.pt")
+    (temporary / "progress.json").write_text(json.dumps(vars(progress)) + "\n")
+    _flush(temporary)
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)
+    _flush_entry(run)
+    for old in checkpoints(run)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The run's whole checkpoints, oldest first."""
+    found = [path for path in run.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(PREFIX)))
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    return Progress(**json.loads((checkpoint / "progress.json").read_text()))
+
+
+def restore_optimizers(checkpoint: Path, optimizers: dict[str, Optimizer]) -> None:
+    states: dict[str, Any] = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    for name, optimizer in optimizers.items():
+        optimizer.load_state_dict(states[name])
+
+
+def model_folder(path: Path) -> Path:
+    """The folder with the weights: the path itself, or the last checkpoint of the run it names."""
+    if (path / "config.json").is_file():
+        return path
+    if found := checkpoints(path):
+        return found[-1]
+    if path.is_dir():
+        raise UserError(
+            f"{path} holds neither a model (config.json) nor a run's checkpoint-N folders; name one that does"
+        )
+    what = "is a file" if path.exists() else "does not exist"
+    raise UserError(f"{path} {what}; name a folder with a model, or a run's folder")
+
+
+def load(path: str | Path) -> tuple[Denoiser, PreTrainedTokenizerFast, Controller | None]:
+    """Denoiser, tokenizer and, where the model was trained with one, its learned sampler."""
+    folder = model_folder(Path(path))
+    denoiser, tokenizer = load_denoiser(folder)
+    return denoiser, tokenizer, load_controller(folder)
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            _flush_entry(path)
+    _flush_entry(folder)
+
+
+def _flush_entry(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

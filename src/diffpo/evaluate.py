@@ -1,0 +1,249 @@
+"""Greedy evaluation of the same problems under many rules: accuracy against denoiser calls, with intervals."""
+
+import json
+import tomllib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from diffpo.checkpoint import load
+from diffpo.controller import Controller
+from diffpo.errors import UserError
+from diffpo.models.denoiser import Denoiser
+from diffpo.problem import Problem, Task
+from diffpo.progress import Progress
+from diffpo.randomness import seed_of
+from diffpo.recipes.parts import rule_of, task_of
+from diffpo.recipes.schema import EntropyBoundRule, EvalRecipe, RuleRecipe, SudokuTask, block_problems
+from diffpo.records import RECIPE
+from diffpo.rollout import Decoding, answer
+from diffpo.stats import Estimate, aup_estimate, frontier_area_estimate, gain_over_fixed, mean_interval
+from diffpo.types import Rollout
+from diffpo.unmasking import EntropyBound, Rule
+
+PLAYED_BACK = 6
+FRONTIER_FIGURES = (("area under the frontier", "area"), ("AUP", "aup"))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One rule on all problems: a column each of the tables that intervals are made from."""
+
+    name: str
+    recipe: RuleRecipe | None
+    """None: the learned sampler."""
+    rollout: Rollout
+    is_solved: np.ndarray
+
+    @property
+    def nfe(self) -> np.ndarray:
+        return self.rollout.nfe.cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    problems: Sequence[Problem]
+    fixed: Sequence[Outcome]
+    learned: Outcome | None
+    length: int
+
+    @property
+    def clusters(self) -> list[str]:
+        return [problem.cluster for problem in self.problems]
+
+    @property
+    def best_accuracy(self) -> float:
+        return max(float(outcome.is_solved.mean()) for outcome in self.fixed)
+
+
+def run_eval(recipe: EvalRecipe, out: Path) -> str:
+    """Evaluate a model's folder by the recipe; write the record that `diffpo report` reads, return it as a table."""
+    path = Path(recipe.model)
+    denoiser, tokenizer, controller = load(path)
+    task_recipe = recipe.task or stored_task(path)
+    if problems := list(block_problems("block_length", recipe.block_length, task_recipe)):
+        raise UserError(problems[0])
+    task = task_of(task_recipe)
+    with Progress(f"eval {path.name}", len(rules_of(recipe)) + (controller is not None)) as bar:
+        evaluation = evaluate(recipe, denoiser, tokenizer, controller, task, bar)
+    record = {"arm": path.name, "task": task.name, "split": recipe.split, "seed": recipe.seed}
+    record |= as_record(evaluation, denoiser, tokenizer, evaluation.best_accuracy)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(record) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {out} ({error.strerror}); choose another --out") from error
+    return f"{table(record)}\nwrote {out}"
+
+
+def table(record: dict[str, Any]) -> str:
+    """A line for each rule, then the figures of the whole frontier."""
+    points = [*record["points"], *([record["learned"]] if record["learned"] else [])]
+    lines = []
+    for point in points:
+        accuracy, nfe = _shown(point["accuracy"], point["ci95"]), _shown(point["nfe"], point["nfe_ci95"])
+        lines.append(f"{point['rule']:24s} accuracy {accuracy}  NFE {nfe}")
+    lines += [f"{name:24s} {_shown(record[key]['value'], record[key]['ci95'])}" for name, key in FRONTIER_FIGURES]
+    if gain := record["gain"]:
+        lines.append(
+            f"{'learned - best fixed':24s} accuracy {_shown(gain['accuracy'], gain['accuracy_ci95'])} at equal NFE, "
+            f"calls saved {_shown(gain['nfe'], gain['nfe_ci95'])} at equal accuracy"
+        )
+    return "\n".join(lines)
+
+
+def _shown(value: float, interval: Sequence[float]) -> str:
+    low, high = interval
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def stored_task(path: Path) -> SudokuTask:
+    """The task in the recipe of the run that `path` is or belongs to."""
+    path = path.resolve()
+    for folder in (path, path.parent):
+        if (folder / RECIPE).is_file():
+            try:
+                table = tomllib.loads((folder / RECIPE).read_text())
+                return SudokuTask.model_validate(table.get("task", {}))
+            except ValueError as error:
+                line = str(error).splitlines()[0]
+                raise UserError(f"{folder / RECIPE} does not say which task: {line}; give task.size=4 or 6") from error
+    raise UserError(f"no {RECIPE} in {path} or above it says which task it was trained on; give task.size=4 or 6")
+
+
+def rules_of(recipe: EvalRecipe) -> list[RuleRecipe]:
+    return [*(EntropyBoundRule(bound=bound) for bound in recipe.bounds), *recipe.rules]
+
+
+def evaluate(
+    recipe: EvalRecipe,
+    denoiser: Denoiser,
+    tokenizer: PreTrainedTokenizerFast,
+    controller: Controller | None,
+    task: Task,
+    bar: Progress,
+) -> Evaluation:
+    """Every rule, and the learned sampler if there is one, on the same problems."""
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    problems = task.problems(recipe.split, recipe.count, seed_of(recipe.seed, "eval"))
+    block_length = recipe.block_length or task.completion_length
+
+    def outcome(name: str, kind: RuleRecipe | None, rule: Rule, controller: Controller | None) -> Outcome:
+        decoding = Decoding(rule, task.completion_length, block_length, controller=controller)
+        rollouts, solved = [], []
+        for start in range(0, len(problems), recipe.batch):
+            rollout, grades = answer(denoiser, tokenizer, task, problems[start : start + recipe.batch], decoding)
+            rollouts.append(rollout)
+            solved += [grade.is_solved for grade in grades]
+        bar.update(len(done) + 1, rule=name, accuracy=float(np.mean(solved)))
+        return Outcome(name, kind, joined(rollouts), np.array(solved, dtype=float))
+
+    done: list[Outcome] = []
+    for kind in rules_of(recipe):
+        done.append(outcome(name_of(kind), kind, rule_of(kind), None))
+    learned = outcome("learned", None, EntropyBound(), controller) if controller is not None else None
+    return Evaluation(problems, done, learned, task.completion_length)
+
+
+def joined(rollouts: Sequence[Rollout]) -> Rollout:
+    """Rollouts of batches put back together; their prompts must be of one length."""
+    return Rollout(
+        **{name: torch.cat([getattr(rollout, name) for rollout in rollouts]) for name in Rollout.__dataclass_fields__}
+    )
+
+
+def name_of(rule: RuleRecipe) -> str:
+    values = {name: value for name, value in rule.model_dump().items() if name != "kind"}
+    if isinstance(rule, EntropyBoundRule):
+        return f"entropy bound {rule.bound:g}" + ("" if rule.subtract_max else " (plain sum)")
+    return f"{rule.kind} " + " ".join(f"{value:g}" for value in values.values())
+
+
+def as_record(
+    evaluation: Evaluation, denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast, best_accuracy: float
+) -> dict[str, Any]:
+    """Figures with intervals, and the rows they come from. `best_accuracy` of all compared methods scales the AUP."""
+    fixed, learned, clusters, length = evaluation.fixed, evaluation.learned, evaluation.clusters, evaluation.length
+    solved = np.stack([outcome.is_solved for outcome in fixed], axis=1)
+    nfe = np.stack([outcome.nfe for outcome in fixed], axis=1)
+    gain = None
+    if learned is not None:
+        found = gain_over_fixed(solved, nfe, learned.is_solved, learned.nfe, clusters)
+        gain = dict(vars(found))
+    shown = learned or fixed[int(np.argmin(np.abs(nfe.mean(axis=0) - length / 3)))]
+    return {
+        "completion_length": length,
+        "clusters": clusters,
+        "clues": [problem.facts.get("clues", 0) for problem in evaluation.problems],
+        "points": [_point(outcome, clusters) for outcome in fixed],
+        "learned": _learned(learned, evaluation.problems, clusters) if learned is not None else None,
+        "area": _estimate(frontier_area_estimate(solved, nfe, clusters, hi=length)),
+        "aup": _estimate(aup_estimate(solved, nfe, clusters, length, 100 * best_accuracy)),
+        "gain": gain,
+        "playback": [
+            _played_back(evaluation.problems[row], shown, row, denoiser, tokenizer)
+            for row in range(min(PLAYED_BACK, len(evaluation.problems)))
+        ],
+    }
+
+
+def _point(outcome: Outcome, clusters: list[str]) -> dict[str, Any]:
+    recipe = outcome.recipe
+    return {
+        "rule": outcome.name,
+        "kind": recipe.kind if recipe is not None else "learned",
+        "bound": recipe.bound if isinstance(recipe, EntropyBoundRule) else None,
+        "accuracy": float(outcome.is_solved.mean()),
+        "ci95": mean_interval(outcome.is_solved, clusters),
+        "nfe": float(outcome.nfe.mean()),
+        "nfe_ci95": mean_interval(outcome.nfe, clusters),
+        "n": len(outcome.is_solved),
+        "solved": outcome.is_solved.astype(int).tolist(),
+        "nfe_rows": outcome.nfe.tolist(),
+    }
+
+
+def _learned(outcome: Outcome, problems: Sequence[Problem], clusters: list[str]) -> dict[str, Any]:
+    bounds = outcome.rollout.entropy_bound.cpu().numpy()
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for row, problem in enumerate(problems):
+        groups[int(problem.facts.get("clues", 0))].append(row)
+    by_clues = [
+        {
+            "clues": clues,
+            "n": len(rows),
+            "bound": float(np.median(bounds[rows])),
+            "accuracy": float(outcome.is_solved[rows].mean()),
+            "nfe": float(outcome.nfe[rows].mean()),
+        }
+        for clues, rows in sorted(groups.items())
+    ]
+    return _point(outcome, clusters) | {"bounds": bounds.tolist(), "by_clues": by_clues}
+
+
+def _estimate(estimate: Estimate) -> dict[str, Any]:
+    return {"value": estimate.value, "ci95": estimate.ci95}
+
+
+def _played_back(
+    problem: Problem, outcome: Outcome, row: int, denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast
+) -> dict[str, Any]:
+    rollout = outcome.rollout
+    bound = float(rollout.entropy_bound[row])
+    return {
+        "prompt": problem.prompt,
+        "clues": problem.facts.get("clues", 0),
+        "answer": problem.answer,
+        "completion": tokenizer.decode(rollout.completion_ids[row].tolist()),
+        "unmask_step": rollout.unmask_step[row].tolist(),
+        "nfe": int(rollout.nfe[row]),
+        "solved": bool(outcome.is_solved[row]),
+        "entropy_bound": None if np.isnan(bound) else bound,
+    }

@@ -1,0 +1,189 @@
+"""Reinforcement learning of the policy, the sampler, or both. The loop is `run_rl`; read it from top to bottom."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from diffpo.checkpoint import Progress, load, restore_optimizers, save_checkpoint
+from diffpo.controller import Controller
+from diffpo.errors import Stopped
+from diffpo.models.denoiser import Denoiser
+from diffpo.objective import ClippedSurrogate
+from diffpo.optimizer import Optimizer, adam, policy_optimizer, set_learning_rate
+from diffpo.problem import Task
+from diffpo.progress import Progress as Bar
+from diffpo.randomness import seed_of, stream
+from diffpo.recipes.parts import ADVANTAGES, estimator_of, rule_of, task_of
+from diffpo.recipes.schema import RlRecipe
+from diffpo.records import Run, interruptible, open_run
+from diffpo.rollout import Batch, Decoding, collect, first_call_entropy
+from diffpo.update import ControllerUpdate, PolicyUpdate, update_controller, update_policy
+
+CALIBRATION_PROBLEMS = 256
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What a run trains, and what it needs beside it."""
+
+    denoiser: Denoiser
+    tokenizer: PreTrainedTokenizerFast
+    controller: Controller | None
+    optimizers: dict[str, Optimizer]
+    base: Denoiser | None
+    """The frozen start, where a KL term holds on to it."""
+    task: Task
+    decoding: Decoding
+
+
+def run_rl(recipe: RlRecipe, out: Path, resume: bool = False) -> None:
+    """Train from the recipe into `out`: a JSON line per step, checkpoints, the finished model as the last of them.
+
+    Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
+    """
+    # A base that is not there and a task out of range are said before the run's folder is made.
+    load(Path(recipe.base))
+    task_of(recipe.task)
+    run = open_run(out, recipe, resume)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    learner = prepare(recipe, run)
+    step, calls = run.progress.step, run.progress.denoiser_calls
+    if step == 0 and learner.controller is not None:
+        calls += calibrate(recipe, learner, learner.controller)
+
+    with (
+        Bar(f"rl {out.name}", recipe.budget.steps or recipe.budget.denoiser_calls or 0) as bar,
+        interruptible() as stop,
+    ):
+        while spent(recipe, step, calls) < 1:
+            started = time.perf_counter()
+            batch = experience(recipe, learner, step)
+            metrics = summary(batch) | learn(recipe, learner, batch, step, spent(recipe, step, calls))
+            calls += int(batch.rollout.nfe.sum()) + int(metrics.pop("update_calls"))
+            step += 1
+            metrics |= {"denoiser_calls": calls, "seconds": time.perf_counter() - started}
+            run.log(step, metrics)
+            bar.update(step if recipe.budget.steps else calls, **metrics)
+            if stop.requested or step % recipe.checkpoint.every == 0 or spent(recipe, step, calls) == 1:
+                save_checkpoint(
+                    out,
+                    Progress(step, calls),
+                    learner.denoiser,
+                    learner.tokenizer,
+                    learner.controller,
+                    learner.optimizers,
+                    recipe.checkpoint.keep,
+                )
+            if stop.requested and spent(recipe, step, calls) < 1:
+                raise Stopped(f"stopped at step {step}; go on with the same command and --resume")
+
+
+def prepare(recipe: RlRecipe, run: Run) -> Learner:
+    """Models, controller and optimisers as they stood at the run's checkpoint, or at its beginning."""
+    task = task_of(recipe.task)
+    denoiser, tokenizer, controller = load(run.checkpoint or Path(recipe.base))
+    if recipe.learn == "model":
+        controller = None
+    elif run.checkpoint is None:
+        controller = new_controller(recipe)
+    base = None
+    if recipe.learn != "sampler" and recipe.objective.kl > 0:
+        base, _, _ = load(Path(recipe.base))
+    optimizers: dict[str, Optimizer] = {}
+    if recipe.learn != "sampler":
+        optimizers["policy"] = policy_optimizer(denoiser.model, recipe.optimizer)
+    if controller is not None:
+        optimizers["controller"] = adam(controller.parameters(), recipe.controller.optimizer)
+    if run.checkpoint:
+        restore_optimizers(run.checkpoint, optimizers)
+    decoding = Decoding(
+        rule=rule_of(recipe.rollout.rule),
+        length=task.completion_length,
+        block_length=recipe.rollout.block_length or task.completion_length,
+        temperature=recipe.rollout.temperature,
+        controller=controller,
+        explore=controller is not None,
+    )
+    return Learner(denoiser, tokenizer, controller, optimizers, base, task, decoding)
+
+
+def new_controller(recipe: RlRecipe) -> Controller:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(recipe.seed, "controller"))
+        settings = recipe.controller
+        return Controller(settings.initial_bound, settings.initial_spread, settings.hidden)
+
+
+def calibrate(recipe: RlRecipe, learner: Learner, controller: Controller) -> int:
+    """Give the controller's standardisation its first statistics: one call for each of some training prompts."""
+    problems = learner.task.problems("train", CALIBRATION_PROBLEMS, seed_of(recipe.seed, "calibration"))
+    entropies = first_call_entropy(learner.denoiser, learner.tokenizer, problems, learner.decoding.length)
+    controller.observe(controller.features(entropies), momentum=1.0)
+    return CALIBRATION_PROBLEMS
+
+
+def experience(recipe: RlRecipe, learner: Learner, step: int) -> Batch:
+    """The step's batch: its problems and its randomness depend on the seed and the step alone."""
+    return collect(
+        learner.denoiser,
+        learner.tokenizer,
+        learner.task,
+        learner.task.problems("train", recipe.rollout.prompts, seed_of(recipe.seed, "problems", step)),
+        learner.decoding,
+        group=recipe.rollout.group,
+        speed=recipe.objective.speed,
+        bound_speed=recipe.controller.speed,
+        advantage=ADVANTAGES[recipe.objective.advantage],
+        bound_advantage=ADVANTAGES[recipe.controller.advantage],
+        generator=stream(recipe.seed, "rollout", step),
+    )
+
+
+def learn(recipe: RlRecipe, learner: Learner, batch: Batch, step: int, share: float) -> dict[str, float]:
+    """Update what the recipe trains on this batch; the metrics of both updates."""
+    metrics: dict[str, float] = {"update_calls": 0.0}
+    if policy := learner.optimizers.get("policy"):
+        settings = recipe.objective
+        update = PolicyUpdate(
+            estimator=estimator_of(recipe.estimator),
+            objective=ClippedSurrogate(settings.clip, settings.weight_cap),
+            normalise=settings.normalise,
+            kl=settings.kl,
+            kl_kind=settings.kl_kind,
+            temperature=recipe.rollout.temperature,
+            inner_steps=settings.inner_steps,
+            micro_batch=settings.micro_batch,
+            grad_clip=recipe.optimizer.grad_clip,
+        )
+        set_learning_rate(policy, recipe.optimizer, step * settings.inner_steps, share)
+        draw = stream(recipe.seed, "estimator", step)
+        metrics |= update_policy(learner.denoiser, learner.base, batch, update, policy, draw)
+    if learner.controller is not None:
+        bound = recipe.controller
+        optimizer = learner.optimizers["controller"]
+        set_learning_rate(optimizer, bound.optimizer, step, share)
+        controller_update = ControllerUpdate(bound.coef, bound.clip, bound.optimizer.grad_clip)
+        metrics |= update_controller(learner.controller, batch, controller_update, optimizer)
+        learner.controller.observe(batch.rollout.prompt_features, bound.momentum)
+    return metrics
+
+
+def summary(batch: Batch) -> dict[str, float]:
+    """What the rollouts were like."""
+    return {
+        "reward": float(batch.reward.mean()),
+        "reward_std": float(batch.reward.std(dim=1).mean()),
+        "frac_reward_zero_std": float((batch.reward.std(dim=1) == 0).float().mean()),
+        "solved": float(batch.is_solved.float().mean()),
+        "nfe": float(batch.rollout.nfe.float().mean()),
+    }
+
+
+def spent(recipe: RlRecipe, step: int, calls: int) -> float:
+    """Share of the budget that is gone, from 0 to 1, by the limit that is nearest."""
+    limits = ((step, recipe.budget.steps), (calls, recipe.budget.denoiser_calls))
+    return min(1.0, max(done / limit for done, limit in limits if limit is not None))

@@ -1,0 +1,151 @@
+"""Problems become one batch of graded, credited rollouts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from diffpo.canvas import completion_mask, full_attention_mask
+from diffpo.models.denoiser import Denoiser
+from diffpo.problem import Grade, Problem, Task
+from diffpo.sampler import BoundPolicy, sample
+from diffpo.tokenizer import decode_text, encode_text
+from diffpo.types import Rollout
+from diffpo.unmasking import Rule, entropy
+
+Advantage = Callable[[Float[Tensor, "Q G"]], Float[Tensor, "Q G"]]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How completions are drawn: everything of the sampler but the model and the prompts."""
+
+    rule: Rule
+    length: int
+    block_length: int
+    temperature: float = 0.0
+    controller: BoundPolicy | None = None
+    explore: bool = False
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One round of experience. Rows are ordered by prompt: Q prompts x G completions = B."""
+
+    rollout: Rollout
+    reward: Float[Tensor, "Q G"]
+    """What the tokens are credited with."""
+    bound_reward: Float[Tensor, "Q G"]
+    """What the drawn entropy bounds are credited with."""
+    is_solved: Bool[Tensor, "Q G"]
+    is_scored: Bool[Tensor, "B L"]
+    """Tokens that count: up to and including the first stop token."""
+    advantage: Float[Tensor, " B"]
+    bound_advantage: Float[Tensor, " B"]
+    """Credit of the drawn entropy bound."""
+
+    def rows(self, index: slice) -> "Batch":
+        """Some rows, for micro-batches: what is per prompt is kept whole."""
+        return replace(
+            self,
+            rollout=self.rollout.rows(index),
+            is_scored=self.is_scored[index],
+            advantage=self.advantage[index],
+            bound_advantage=self.bound_advantage[index],
+        )
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]
+) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
+    """Prompts as ids, padded on the left, and the mask of what is not padding."""
+    rows = [encode_text(tokenizer, prompt) for prompt in prompts]
+    width = max(map(len, rows))
+    pad = tokenizer.pad_token_id
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+    visible = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
+    return ids, visible
+
+
+def answer(
+    denoiser: Denoiser,
+    tokenizer: PreTrainedTokenizerFast,
+    task: Task,
+    problems: Sequence[Problem],
+    decoding: Decoding,
+    seeds: Int[Tensor, " B"] | None = None,
+) -> tuple[Rollout, list[Grade]]:
+    """One completion for each problem, and its grade."""
+    prompt_ids, prompt_mask = encode(tokenizer, [problem.prompt for problem in problems])
+    device = denoiser.model.device
+    rollout = sample(
+        denoiser,
+        prompt_ids.to(device),
+        prompt_mask.to(device),
+        length=decoding.length,
+        block_length=decoding.block_length,
+        rule=decoding.rule,
+        temperature=decoding.temperature,
+        seeds=seeds,
+        controller=decoding.controller,
+        explore=decoding.explore,
+        stop_ids=denoiser.stop_ids,
+    )
+    texts = [decode_text(tokenizer, row) for row in rollout.completion_ids.tolist()]
+    return rollout, [task.grade(problem, text) for problem, text in zip(problems, texts, strict=True)]
+
+
+@torch.no_grad()
+def first_call_entropy(
+    denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem], length: int
+) -> Float[Tensor, "B L"]:
+    """Entropies, in nats, of a fully masked completion after each prompt: what a controller reads."""
+    prompt_ids, prompt_mask = (x.to(denoiser.model.device) for x in encode(tokenizer, [p.prompt for p in problems]))
+    canvas = torch.nn.functional.pad(prompt_ids, (0, length), value=denoiser.mask_id)
+    at = torch.nn.functional.pad(torch.zeros_like(prompt_mask), (0, length), value=True)
+    logits = denoiser(canvas, full_attention_mask(prompt_mask, length), at)
+    return entropy(logits).view(len(problems), length)
+
+
+def collect(
+    denoiser: Denoiser,
+    tokenizer: PreTrainedTokenizerFast,
+    task: Task,
+    problems: Sequence[Problem],
+    decoding: Decoding,
+    *,
+    group: int,
+    speed: float,
+    bound_speed: float,
+    advantage: Advantage,
+    bound_advantage: Advantage,
+    generator: torch.Generator,
+) -> Batch:
+    """`group` completions of every problem, rewarded and credited against each other.
+
+    `speed` in [0, 1] is what a solved problem loses of its reward when it takes one call per token:
+    reward = grade - speed * solved * nfe / length. The factor `solved` is the gate: a wrong answer, or one that earns
+    only partial credit, gains nothing by being quick. Tokens are credited with `speed`, the drawn bounds with
+    `bound_speed`.
+    """
+    repeated = [problem for problem in problems for _ in range(group)]
+    seeds = torch.randint(2**62, (len(repeated),), generator=generator)
+    rollout, grades = answer(denoiser, tokenizer, task, repeated, decoding, seeds)
+    device = rollout.nfe.device
+    grade = torch.tensor([g.reward for g in grades], device=device)
+    is_solved = torch.tensor([g.is_solved for g in grades], device=device)
+    calls = (is_solved * rollout.nfe / decoding.length).view(-1, group)
+    grade = grade.view(-1, group)
+    reward, bound_reward = grade - speed * calls, grade - bound_speed * calls
+    return Batch(
+        rollout=rollout,
+        reward=reward,
+        bound_reward=bound_reward,
+        is_solved=is_solved.view(-1, group),
+        is_scored=completion_mask(rollout.completion_ids, denoiser.stop_ids),
+        advantage=advantage(reward).flatten(),
+        bound_advantage=bound_advantage(bound_reward).flatten(),
+    )

@@ -1,0 +1,135 @@
+"""Masked supervised fine-tuning, d1's first stage (arXiv 2504.12216): denoise right answers at every mask rate."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast
+
+from diffpo.canvas import full_attention_mask
+from diffpo.checkpoint import Progress, restore_optimizers, save_checkpoint
+from diffpo.errors import NonFiniteLossError, Stopped
+from diffpo.models.denoiser import Denoiser
+from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
+from diffpo.models.loading import denoiser_of, load_denoiser
+from diffpo.optimizer import Optimizer, policy_optimizer, set_learning_rate
+from diffpo.problem import Problem, Task
+from diffpo.progress import Progress as Bar
+from diffpo.randomness import seed_of, stream
+from diffpo.recipes.parts import task_of
+from diffpo.recipes.schema import SftRecipe, StopAt, TinyModel
+from diffpo.records import interruptible, open_run
+from diffpo.rollout import Decoding, answer, encode
+from diffpo.tokenizer import char_tokenizer
+from diffpo.unmasking import TopK
+
+
+def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
+    """Train from the recipe into `out`: a JSON line per step, checkpoints, the finished model as the last of them.
+
+    Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
+    """
+    task = task_of(recipe.task)  # one out of range is said before the run's folder is made
+    run = open_run(out, recipe, resume)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    if run.checkpoint:
+        denoiser, tokenizer = load_denoiser(run.checkpoint)
+    else:
+        tokenizer = char_tokenizer(task.alphabet)
+        denoiser = denoiser_of(tiny_llada(recipe.model, tokenizer, seed_of(recipe.seed, "init")), tokenizer)
+    optimizer = policy_optimizer(denoiser.model, recipe.optimizer)
+    optimizers: dict[str, Optimizer] = {"policy": optimizer}
+    if run.checkpoint:
+        restore_optimizers(run.checkpoint, optimizers)
+
+    step, is_finished = run.progress.step, run.progress.is_finished
+    with Bar(f"sft {out.name}", recipe.steps) as bar, interruptible() as interrupt:
+        while not is_finished:
+            problems = task.problems("train", recipe.batch, seed_of(recipe.seed, "sft", step))
+            set_learning_rate(optimizer, recipe.optimizer, step, step / recipe.steps)
+            draw = stream(recipe.seed, "mask", step)
+            loss = denoising_loss(denoiser, tokenizer, problems, recipe.weighting, draw)
+            optimizer.zero_grad()
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(denoiser.model.parameters(), recipe.optimizer.grad_clip)
+            if not bool(norm.isfinite()):
+                raise NonFiniteLossError(f"the gradient's norm is {float(norm)}")
+            optimizer.step()
+            step += 1
+            metrics = {"loss": float(loss.detach())}
+            if recipe.stop_at and is_due(recipe.stop_at, step):
+                metrics["accuracy"] = validate(denoiser, tokenizer, task, recipe.stop_at.problems_per_check)
+            is_good_enough = recipe.stop_at and metrics.get("accuracy", 0.0) >= recipe.stop_at.accuracy
+            is_finished = step == recipe.steps or bool(is_good_enough)
+            run.log(step, metrics)
+            bar.update(step, **metrics)
+            if is_finished or interrupt.requested or step % recipe.checkpoint.every == 0:
+                progress = Progress(step, step * recipe.batch, is_finished)
+                save_checkpoint(out, progress, denoiser, tokenizer, None, optimizers, recipe.checkpoint.keep)
+            if interrupt.requested and not is_finished:
+                raise Stopped(f"stopped at step {step}; go on with the same command and --resume")
+
+
+def tiny_llada(recipe: TinyModel, tokenizer: PreTrainedTokenizerFast, seed: int) -> LLaDAModelLM:
+    """A freshly initialised LLaDA of the recipe's size over the tokenizer's vocabulary."""
+    config = LLaDAConfig(
+        d_model=recipe.d_model,
+        n_layers=recipe.n_layers,
+        n_heads=recipe.n_heads,
+        mlp_hidden_size=recipe.mlp_hidden_size,
+        rope_theta=recipe.rope_theta,
+        vocab_size=len(tokenizer),
+        mask_token_id=tokenizer.mask_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LLaDAModelLM(config)
+
+
+def denoising_loss(
+    denoiser: Denoiser,
+    tokenizer: PreTrainedTokenizerFast,
+    problems: list[Problem],
+    weighting: Literal["elbo", "uniform"],
+    generator: torch.Generator,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of the masked answer tokens, in nats per answer token; the prompt is never masked.
+
+    A row's number of masked tokens m is uniform over 1..L, stratified over the batch. `elbo` weighs each token by L / m
+    and is then unbiased for the bound -log p(answer) <= L E[mean cross-entropy] (LLaDA, arXiv 2502.09992); drawing m
+    and not a rate keeps its weights bounded by L. `uniform` weighs all masked tokens of the batch the same,
+    which favours nearly empty canvases, where the hard decisions are.
+    """
+    prompt_ids, prompt_mask = encode(tokenizer, [problem.prompt for problem in problems])
+    answer_ids, _ = encode(tokenizer, [problem.answer for problem in problems])
+    batch, length = answer_ids.shape
+    strata = (torch.randperm(batch, generator=generator) + torch.rand(batch, generator=generator)) / batch
+    count = (strata * length).long().clamp(max=length - 1) + 1
+    rank = torch.rand(answer_ids.shape, generator=generator).argsort(dim=1).argsort(dim=1)
+    is_masked = rank < count[:, None]
+    canvas = torch.cat([prompt_ids, answer_ids.masked_fill(is_masked, denoiser.mask_id)], dim=1)
+    at = F.pad(is_masked, (prompt_ids.shape[1], 0), value=False)
+    logits = denoiser(canvas, full_attention_mask(prompt_mask, length), at)
+    losses = F.cross_entropy(logits, answer_ids[is_masked], reduction="none")
+    if weighting == "uniform":
+        return losses.mean()
+    per_row = (1 / count)[:, None].expand(batch, length)
+    return (losses * per_row[is_masked]).sum() / batch
+
+
+def is_due(stop_at: StopAt, step: int) -> bool:
+    return step >= stop_at.start and (step - stop_at.start) % stop_at.every == 0
+
+
+def validate(denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast, task: Task, count: int) -> float:
+    """Share of validation problems solved greedily at one token per call. The problems are the same at every check."""
+    problems = task.problems("validation", count, seed=0)
+    decoding = Decoding(TopK(1), task.completion_length, task.completion_length)
+    _, grades = answer(denoiser, tokenizer, task, problems, decoding)
+    return sum(grade.is_solved for grade in grades) / count
