@@ -1,0 +1,5 @@
+"""`python -m diffpo`."""
+
+from diffpo.cli import main
+
+main()

@@ -1,0 +1,145 @@
+"""The command line. Every verb imports its work when it runs, so that `--help` and a user's mistake cost no torch."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diffpo import __version__
+from diffpo.errors import NonFiniteLossError, Stopped, UserError
+
+app = typer.Typer(
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a built-in recipe.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="TABLE.KEY=VALUE", help="Changes to the recipe: optimizer.lr=1e-4")
+]
+RunDir = Annotated[Path, typer.Option("--out", help="The run's directory.", file_okay=False)]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's directory.")]
+ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", exists=True, file_okay=False)]
+Seed = Annotated[int, typer.Option(min=0)]
+
+
+def _print_version(is_wanted: bool) -> bool:
+    if is_wanted:
+        typer.echo(f"diffpo {__version__}")
+        raise typer.Exit
+    return is_wanted
+
+
+@app.callback()
+def diffpo(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Train masked diffusion language models to reason better in fewer denoiser calls."""
+
+
+@app.command()
+def sft(recipe: Recipe, out: RunDir, overrides: Overrides = None, resume: Resume = False) -> None:
+    """Fine-tune a denoiser on solved problems."""
+    from diffpo.recipes import load_recipe
+    from diffpo.recipes.schema import SftRecipe
+
+    loaded = load_recipe(SftRecipe, recipe, overrides or ())
+    from diffpo.sft import run_sft
+
+    run_sft(loaded, out, resume)
+
+
+@app.command()
+def rl(recipe: Recipe, out: RunDir, overrides: Overrides = None, resume: Resume = False) -> None:
+    """Train a denoiser, its sampler or both with rewards."""
+    from diffpo.recipes import load_recipe
+    from diffpo.recipes.schema import RlRecipe
+
+    loaded = load_recipe(RlRecipe, recipe, overrides or ())
+    from diffpo.rl import run_rl
+
+    run_rl(loaded, out, resume)
+
+
+@app.command(name="eval")
+def evaluate(
+    model_dir: ModelDir,
+    overrides: Overrides = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A TOML file or a built-in name; without it, the defaults.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Where to write the JSON record. [default: MODEL_DIR/eval.json]")
+    ] = None,
+) -> None:
+    """Measure accuracy and denoiser calls on unseen problems."""
+    from diffpo.recipes import load_recipe
+    from diffpo.recipes.schema import EvalRecipe
+
+    loaded = load_recipe(EvalRecipe, recipe, [*(overrides or ()), f"model={json.dumps(str(model_dir))}"])
+    from diffpo.evaluate import run_eval
+
+    typer.echo(run_eval(loaded, out or model_dir / "eval.json"))
+
+
+@app.command()
+def sample(
+    model_dir: ModelDir,
+    prompt: Annotated[str, typer.Option(help="What to complete.")],
+    entropy_bound: Annotated[
+        float | None,
+        typer.Option(min=0, help="0: one token per denoiser call. [default: the learned sampler's choice, or 0]"),
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
+    seed: Seed = 0,
+) -> None:
+    """Complete a prompt, token by token."""
+    from diffpo.sample import run_sample
+
+    run_sample(model_dir, prompt, entropy_bound, temperature, seed)
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", exists=True, file_okay=False)],
+    out: Annotated[Path | None, typer.Option(dir_okay=False, help="[default: RUN_DIR/report.html]")] = None,
+) -> None:
+    """Write a run's report: one HTML file that needs nothing else."""
+    from diffpo.report import write_report
+
+    typer.echo(f"wrote {write_report(run_dir, out)}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(file_okay=False, help="Where everything goes.")] = Path("runs/demo"),
+    seed: Seed = 0,
+) -> None:
+    """Train a tiny model here, and report what it learnt."""
+    typer.echo("loading torch")  # seconds, on a cold disk: do not leave the terminal silent
+    from diffpo.demo import run_demo
+
+    run_demo(out, seed)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 1 our mistake, 2 the user's, 130 interrupted."""
+    try:
+        app(arguments, prog_name="diffpo")
+    except UserError as error:
+        print(f"diffpo: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Stopped as stopped:
+        print(f"diffpo: {stopped}", file=sys.stderr)
+        sys.exit(130)
+    except NonFiniteLossError as error:
+        print(f"diffpo: training stopped: {error}; the last checkpoint is as it was", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,206 @@
+"""The pictures of a report: frontier, prompt awareness, training curves."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from diffpo.report.data import Arm, Point
+from diffpo.report.svg import Axis, Panel, linear_axis, log_axis, marker, picture, text
+from diffpo.report.table import display, interval_percent, percent
+
+SHAPES = {"base": "circle", "d1": "square", "diffpo": "diamond"}
+CURVE_POINTS = 40
+"""A training curve is drawn as this many means of consecutive log lines, at most."""
+
+SHARES = {"solved", "accuracy", "weight_ess", "weight_capped", "clip_fraction", "frac_reward_zero_std"}
+"""Logged fields that are fractions, shown in percent."""
+
+
+def style_of(arm: str) -> str:
+    """The CSS class with the arm's colour; an unknown arm has the colour of the others."""
+    return f"arm-{arm if arm in SHAPES else 'other'}"
+
+
+# -------------------------------------------------------------------------------------------------------- frontier
+
+
+def frontier_svg(arms: Sequence[Arm], width: int = 760, height: int = 440, is_standalone: bool = False) -> str:
+    """Accuracy against mean NFE (log axis) with 95 % intervals; a line per arm, and a star for the learned sampler.
+
+    The line of an arm joins its entropy bounds; rules of other kinds are hollow. `is_standalone` gives the contents
+    of a file that any viewer of SVG can show.
+    """
+    every = [point for arm in arms for point in _points(arm)]
+    shares = [100 * value for point in every for value in (point.accuracy, *point.ci95)]
+    panel = Panel(
+        width,
+        height,
+        x=log_axis([point.nfe for point in every]),
+        y=linear_axis(shares, floor=0, ceiling=100, ticks=5, unit=" %"),
+        top=62,
+    )
+    body = panel.frame("mean denoiser calls per puzzle (NFE)", "accuracy on unseen puzzles")
+    stars = ""
+    for arm in arms:
+        style = style_of(arm.name)
+        shape = SHAPES.get(arm.name, "circle")
+        joined = sorted((p for p in arm.points if p.kind == _main_kind(arm)), key=lambda p: p.nfe)
+        body += panel.line([(p.nfe, 100 * p.accuracy) for p in joined], style)
+        for point in arm.points:
+            hollow = "" if point.kind == _main_kind(arm) else " hollow"
+            body += _bar_and_marker(panel, point, f"{display(arm.name)}, {point.rule}", shape, style + hollow)
+        if arm.learned:
+            point = arm.learned.point
+            name = f"{display(arm.name)}, learned sampler"
+            stars += _bar_and_marker(panel, point, name, "star", style)
+            x, y = panel.at((point.nfe, 100 * point.accuracy))
+            to_the_left = x > 0.6 * width
+            stars += text((x + (-14 if to_the_left else 14), y - 10), name, "label", "end" if to_the_left else "start")
+    body += stars + _legend(panel, arms)
+    css = (Path(__file__).parent / "chart.css").read_text(encoding="utf-8") if is_standalone else None
+    label = "Accuracy against denoiser calls: " + "; ".join(_spoken(arm) for arm in arms)
+    return picture(width, height, label, body, css)
+
+
+def _points(arm: Arm) -> list[Point]:
+    return [*arm.points, *([arm.learned.point] if arm.learned else [])]
+
+
+def _main_kind(arm: Arm) -> str:
+    """Entropy bounds where there are any, else the kind of the first rule."""
+    kinds = [point.kind for point in arm.points]
+    return next(
+        (kind for kind in kinds if kind.replace("-", " ").startswith("entropy bound")), kinds[0] if kinds else ""
+    )
+
+
+def _bar_and_marker(panel: Panel, point: Point, name: str, shape: str, style: str) -> str:
+    low, high = (100 * end for end in point.ci95)
+    tooltip = f"{name}: {percent(point.accuracy)} % {interval_percent(point.ci95)} in {point.nfe:.2f} calls"
+    bar = panel.error_bar(point.nfe, low, high, style)
+    return bar + panel.marker((point.nfe, 100 * point.accuracy), shape, style, tooltip)
+
+
+def _legend(panel: Panel, arms: Sequence[Arm]) -> str:
+    x, parts = float(panel.left), []
+    for arm in arms:
+        if arm.is_evaluated:
+            parts.append(marker((x + 5, 36), SHAPES.get(arm.name, "circle"), style_of(arm.name)))
+            parts.append(text((x + 15, 40), display(arm.name), "label"))
+            x += 34 + 7.5 * len(display(arm.name))
+    if any(point.kind != _main_kind(arm) for arm in arms for point in arm.points):
+        parts.append(marker((x + 5, 36), "circle", "arm-other hollow") + text((x + 15, 40), "other rules", "label"))
+    return "".join(parts)
+
+
+def _spoken(arm: Arm) -> str:
+    if not arm.is_evaluated:
+        return f"{display(arm.name)} not evaluated"
+    best = max(_points(arm), key=lambda point: (point.accuracy, -point.nfe))
+    return f"{display(arm.name)} reaches {percent(best.accuracy)} % in {best.nfe:.1f} calls"
+
+
+# ------------------------------------------------------------------------------------------------- prompt awareness
+
+
+def by_clues(clues: Sequence[int], values: Sequence[float]) -> dict[int, float]:
+    """The mean of `values` for every number of clues; empty where they were not recorded."""
+    if len(clues) != len(values):
+        return {}
+    pairs = sorted(zip(clues, values, strict=True))
+    groups = ((key, [value for _, value in group]) for key, group in groupby(pairs, key=lambda pair: pair[0]))
+    return {key: math.fsum(group) / len(group) for key, group in groups}
+
+
+def nearest_fixed(arm: Arm) -> Point | None:
+    """The fixed entropy bound whose mean NFE is nearest to the learned sampler's, by ratio."""
+    fixed = [point for point in arm.points if point.kind == _main_kind(arm) and point.nfe > 0]
+    if not arm.learned or not fixed:
+        return None
+    calls = arm.learned.point.nfe
+    return min(fixed, key=lambda point: abs(math.log(point.nfe / calls)))
+
+
+def clue_charts(arm: Arm) -> list[str]:
+    """Entropy bound, accuracy and NFE of the learned sampler by number of clues, beside the nearest fixed bound."""
+    if not arm.learned:
+        return []
+    learned, fixed = arm.learned.point, nearest_fixed(arm)
+    percents = [[100 * value for value in point.solved] if point else [] for point in (learned, fixed)]
+    panels = {
+        "entropy bound": (arm.learned.bounds, ()),
+        "accuracy": percents,
+        "denoiser calls": (learned.nfe_rows, fixed.nfe_rows if fixed else ()),
+    }
+    return [
+        _clue_chart(name, of_learned, by_clues(arm.clues, of_fixed), style_of(arm.name))
+        for name, (rows, of_fixed) in panels.items()
+        if (of_learned := by_clues(arm.clues, rows))
+    ]
+
+
+def _clue_chart(name: str, of_learned: Mapping[int, float], of_fixed: Mapping[int, float], style: str) -> str:
+    is_accuracy = name == "accuracy"
+    unit = " %" if is_accuracy else ""
+    shown = [*of_learned.values(), *of_fixed.values()]
+    y = linear_axis(shown if is_accuracy else [0, *shown], floor=0, ceiling=100 if is_accuracy else math.inf, unit=unit)
+    panel = Panel(280, 220, x=_whole_axis(list(of_learned)), y=y)
+    body = panel.frame("clues given in the puzzle", name)
+    if of_fixed:
+        body += panel.line(list(of_fixed.items()), "arm-other dashed")
+    body += panel.line(list(of_learned.items()), style)
+    for clues, value in of_learned.items():
+        body += panel.marker((clues, value), "circle", style, f"{clues} clues: {name} {value:.3g}{unit}")
+    fewest, most = (f"{of_learned[clues]:.3g}{unit} with {clues} clues" for clues in (min(of_learned), max(of_learned)))
+    return picture(280, 220, f"{name} of the learned sampler, {fewest} and {most}", body)
+
+
+def _whole_axis(values: Sequence[int]) -> Axis:
+    lo, hi = min(values), max(values)
+    step = max(1, math.ceil((hi - lo) / 8))
+    return Axis(lo - 0.3, hi + 0.3, tuple(float(tick) for tick in range(lo, hi + 1, step)))
+
+
+# --------------------------------------------------------------------------------------------------------- training
+
+
+def curve(metrics: Sequence[Mapping[str, float]], x: str, y: str) -> list[tuple[float, float, float, float]]:
+    """(x, mean, lowest, highest) over at most `CURVE_POINTS` runs of consecutive lines that have both fields."""
+    pairs = [(row[x], row[y]) for row in metrics if x in row and y in row]
+    count = min(len(pairs), CURVE_POINTS)
+    bins = [pairs[i * len(pairs) // count : (i + 1) * len(pairs) // count] for i in range(count)]
+    return [
+        (pair[-1][0], math.fsum(v for _, v in pair) / len(pair), min(v for _, v in pair), max(v for _, v in pair))
+        for pair in bins
+    ]
+
+
+def training_svg(
+    arms: Sequence[Arm], x: str, x_label: str, y: str, y_label: str, width: int = 360, height: int = 250
+) -> str | None:
+    """The field `y` of every arm's log against the field `x` on shared axes, or None where no arm has them.
+
+    The line is the mean of consecutive log lines, the band their range.
+    """
+    curves = {arm.name: found for arm in arms if len(found := curve(arm.metrics, x, y)) > 1}
+    if not curves:
+        return None
+    factor, unit = (100, " %") if y in SHARES else (1, "")
+    every = [point for found in curves.values() for point in found]
+    # Of the noise only the middle is in view: one wild batch shall not flatten the curve.
+    means = [factor * mean for _, mean, _, _ in every]
+    panel = Panel(
+        width,
+        height,
+        x=linear_axis([0, *(point[0] for point in every)], floor=0),
+        y=linear_axis(means, floor=0 if min(means) >= 0 else -math.inf, ceiling=100 if unit else math.inf, unit=unit),
+    )
+    bands = lines = ""
+    for name, found in curves.items():
+        xs, mean, low, high = (list(column) for column in zip(*found, strict=True))
+        bands += panel.band(xs, [factor * v for v in low], [factor * v for v in high], style_of(name))
+        lines += panel.line([(px, factor * v) for px, v in zip(xs, mean, strict=True)], style_of(name))
+    ends = "; ".join(f"{display(name)} ends at {factor * found[-1][1]:.3g}{unit}" for name, found in curves.items())
+    body = panel.frame(x_label, y_label) + bands + lines
+    return picture(width, height, f"{y_label} in training: {ends}", body)

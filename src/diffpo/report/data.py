@@ -1,0 +1,241 @@
+"""The files of a run as frozen records. A piece that is not there is None or empty; a broken one is a UserError."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from diffpo.errors import UserError
+from diffpo.stats import Estimate, Gain, Interval
+
+ARMS = ("base", "d1", "diffpo")
+"""The arms of a demo run, in the order of the story; others follow by name."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One sampler on one set of problems. `solved` and `nfe_rows` hold a value per problem, or nothing."""
+
+    rule: str
+    kind: str
+    accuracy: float
+    ci95: Interval
+    nfe: float
+    n: int
+    bound: float | None = None
+    solved: tuple[float, ...] = ()
+    nfe_rows: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The learned sampler: its point, the entropy bound of every problem, and its gain over mixtures of fixed ones."""
+
+    point: Point
+    bounds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One finished puzzle: what was asked, what came out, and the denoiser call that fixed each cell."""
+
+    prompt: str
+    completion: str
+    answer: str
+    unmask_step: tuple[int, ...]
+    logp: tuple[float, ...]
+    nfe: int
+    is_solved: bool
+    entropy_bound: float | None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training recipe of the run with all that is known of it."""
+
+    name: str
+    points: tuple[Point, ...] = ()
+    learned: Learned | None = None
+    area: Estimate | None = None
+    aup: Estimate | None = None
+    gain: Gain | None = None
+    clues: tuple[int, ...] = ()
+    playback: tuple[Completion, ...] = ()
+    metrics: tuple[Mapping[str, float], ...] = field(default=(), repr=False)
+    train_denoiser_calls: int | None = None
+
+    @property
+    def is_evaluated(self) -> bool:
+        return bool(self.points) or self.learned is not None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory."""
+
+    name: str
+    arms: tuple[Arm, ...]
+    task: str | None = None
+    split: str | None = None
+    seed: int | None = None
+    wall_s: float | None = None
+    completion_length: int | None = None
+
+
+def read_run(run_dir: Path) -> Run:
+    """Read `summary.json`, `eval/*.json` and `*/metrics.jsonl` of a run directory, whichever are there.
+
+    A `metrics.jsonl` of its own makes the directory an arm: that of one training run.
+    """
+    if not run_dir.is_dir():
+        raise UserError(f"{run_dir}: no such run directory; give the directory that a run has written.")
+    summary = _read_object(run_dir / "summary.json")
+    evals = {path.stem: path for path in sorted(run_dir.glob("eval/*.json"))}
+    logs = {path.parent.name: path for path in sorted(run_dir.glob("*/metrics.jsonl"))}
+    if (own := run_dir / "metrics.jsonl").exists():
+        logs.setdefault(run_dir.resolve().name, own)
+    summaries = _built(run_dir / "summary.json", _arms_by_name, summary)
+    names = {*summaries, *evals, *logs}
+    if not names:
+        raise UserError(
+            f"{run_dir}: nothing to report (no summary.json, eval/*.json or metrics.jsonl in it or below it); "
+            "give the directory of a run that has finished at least one training or evaluation."
+        )
+    arms = []
+    wall_s = summary.get("wall_s")
+    facts: dict[str, Any] = {"seed": summary.get("seed"), "wall_s": None if wall_s is None else float(wall_s)}
+    for name in sorted(names, key=lambda name: (ARMS.index(name) if name in ARMS else len(ARMS), name)):
+        arm = _built(run_dir / "summary.json", _arm_of_summary, name, summaries.get(name, {}))
+        if name in evals:
+            found = _read_object(evals[name])
+            arm = _built(evals[name], _with_evaluation, arm, found)
+            for key in ("task", "split", "completion_length", "seed"):
+                facts[key] = facts.get(key) if facts.get(key) is not None else found.get(key)
+        if name in logs:
+            arm = replace(arm, metrics=_read_metrics(logs[name]))
+        arms.append(arm)
+    return Run(name=run_dir.resolve().name, arms=tuple(arms), **facts)
+
+
+def arms_of_summary(summary: Mapping[str, Any]) -> tuple[Arm, ...]:
+    """The arms of the contents of `summary.json`, in the order that they stand there."""
+    return tuple(_arm_of_summary(name, found) for name, found in summary.get("arms", {}).items())
+
+
+def _arms_by_name(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: dict(found) for name, found in summary.get("arms", {}).items()}
+
+
+def _arm_of_summary(name: str, found: Mapping[str, Any]) -> Arm:
+    return _with_evaluation(
+        Arm(name=name, train_denoiser_calls=found.get("train_denoiser_calls")),
+        {**found, "points": found.get("frontier", [])},
+    )
+
+
+def _with_evaluation(arm: Arm, found: Mapping[str, Any]) -> Arm:
+    learned = found.get("learned")
+    gain = found.get("gain")
+    return replace(
+        arm,
+        points=tuple(_point(p) for p in found.get("points", [])) or arm.points,
+        learned=Learned(_point(learned), tuple(learned.get("bounds", ()))) if learned else arm.learned,
+        area=_estimate(found, "area") or arm.area,
+        aup=_estimate(found, "aup") or arm.aup,
+        gain=_gain(gain) if gain else arm.gain,
+        clues=tuple(found.get("clues", ())),
+        playback=tuple(_completion(c) for c in found.get("playback", [])),
+    )
+
+
+def _point(found: Mapping[str, Any]) -> Point:
+    rule = str(found.get("rule", "learned sampler"))
+    bound = found.get("bound")
+    return Point(
+        rule=rule,
+        kind=str(found.get("kind") or re.sub(r"[-\s]*(\d[\d.e-]*|inf)$", "", rule)),
+        accuracy=float(found["accuracy"]),
+        ci95=_interval(found["ci95"]),
+        nfe=float(found["nfe"]),
+        n=int(found["n"]),
+        bound=None if bound is None else float(bound),
+        solved=tuple(map(float, found.get("solved", ()))),
+        nfe_rows=tuple(map(float, found.get("nfe_rows", ()))),
+    )
+
+
+def _completion(found: Mapping[str, Any]) -> Completion:
+    bound = found.get("entropy_bound")
+    return Completion(
+        prompt=str(found["prompt"]),
+        completion=str(found["completion"]),
+        answer=str(found["answer"]),
+        unmask_step=tuple(map(int, found["unmask_step"])),
+        logp=tuple(map(float, found.get("logp", ()))),
+        nfe=int(found["nfe"]),
+        is_solved=bool(found["solved"]),
+        entropy_bound=None if bound is None else float(bound),
+    )
+
+
+def _gain(found: Mapping[str, Any]) -> Gain:
+    return Gain(
+        accuracy=float(found["accuracy"]),
+        accuracy_ci95=_interval(found["accuracy_ci95"]),
+        nfe=float(found["nfe"]),
+        nfe_ci95=_interval(found["nfe_ci95"]),
+    )
+
+
+def _interval(found: Any) -> Interval:
+    low, high = found
+    return float(low), float(high)
+
+
+def _estimate(found: Mapping[str, Any], key: str) -> Estimate | None:
+    inner = found.get(key)
+    return Estimate(float(inner["value"]), _interval(inner["ci95"])) if inner else None
+
+
+def _built(path: Path, build: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    try:
+        return build(*args, **kwargs)
+    except KeyError as error:
+        raise UserError(f"{path}: the field {error} is missing; was it written by another version?") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: a field has the wrong shape ({error}); was it written by another version?") from error
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`, empty where there is no such file."""
+    if not path.exists():
+        return {}
+    return _parsed(path.read_text(encoding="utf-8"), path, 1)
+
+
+def _read_metrics(path: Path) -> tuple[Mapping[str, float], ...]:
+    """The finite numbers of every line."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    # Every complete line ends in a newline: text after the last one is a line being written, or cut off by a crash.
+    rows = [_parsed(line, path, number) for number, line in enumerate(lines[:-1], start=1) if line.strip()]
+    return tuple(
+        {key: float(value) for key, value in row.items() if isinstance(value, int | float) and math.isfinite(value)}
+        for row in rows
+    )
+
+
+def _parsed(text: str, path: Path, first_line: int) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        line = first_line + error.lineno - 1
+        raise UserError(f"{path}:{line}: not JSON ({error.msg}); repair or remove the file and try again.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}:{first_line}: a JSON object is needed here; repair or remove the file and try again.")
+    return found

@@ -1,0 +1,155 @@
+"""Puts the page together and writes it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from diffpo.report import charts, playback, table, words
+from diffpo.report.data import ARMS, Arm, Run, read_run
+
+HERE = Path(__file__).parent
+NARROW, WIDE = (380, 400), (760, 440)
+
+RL_CURVES = {
+    "solved": "training puzzles solved",
+    "nfe": "denoiser calls per puzzle",
+    "kl": "KL to the start",
+    "weight_ess": "effective sample size of weights",
+    "weight_capped": "weights capped",
+    "clip_fraction": "policy ratios clipped",
+    "frac_reward_zero_std": "groups with nothing to learn",
+    "bound_median": "median entropy bound",
+    "bound_log_sd": "spread of log bound over prompts",
+}
+SFT_CURVES = {"loss": "loss", "accuracy": "accuracy on validation"}
+
+
+@dataclass(frozen=True)
+class ClueRow:
+    """The learned sampler on the problems with this many clues."""
+
+    clues: int
+    n: int
+    bound: str
+    accuracy: str
+    nfe: str
+
+
+def write_report(run_dir: Path, out_file: Path | None = None) -> Path:
+    """Write the report of `run_dir` to `out_file` (default: `report.html` in it) and return where it is.
+
+    The page needs no network, and is a pure function of the run's files. Raises UserError where there is nothing to
+    report or a file is broken.
+    """
+    out_file = out_file or run_dir / "report.html"
+    html = render(read_run(run_dir))
+    out_file.parent.mkdir(parents=True, exist_ok=True)
+    partial = out_file.with_name(f".{out_file.name}.{os.getpid()}")
+    try:
+        partial.write_text(html, encoding="utf-8", newline="\n")
+        partial.replace(out_file)
+    finally:
+        partial.unlink(missing_ok=True)
+    return out_file
+
+
+def render(run: Run) -> str:
+    """The page as HTML."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    evaluated = [arm for arm in run.arms if arm.is_evaluated]
+    learned = next((arm for arm in evaluated if arm.learned), None)
+    fixed = charts.nearest_fixed(learned) if learned else None
+    rl, sft = _by_training(run.arms)
+    known = {arm.name for arm in run.arms}
+    return environment.get_template("template.html.j2").render(
+        css=_text("chart.css") + _text("style.css"),
+        script=_text("playback.js"),
+        run=run,
+        facts=_facts(run),
+        absent=[table.display(name) for name in ARMS if name not in known and known & {*ARMS}],
+        headline=words.headline(run.arms),
+        figures=words.figures(run.arms),
+        frontiers=[
+            (name, Markup(charts.frontier_svg(evaluated, *size))) for name, size in (("wide", WIDE), ("narrow", NARROW))
+        ]
+        if evaluated
+        else [],
+        gain=words.gain_sentence(learned) if learned else None,
+        header=table.HEADER,
+        rows=table.table_rows(run.arms),
+        clue_charts=[Markup(svg) for svg in charts.clue_charts(learned)] if learned else [],
+        clue_rows=_clue_rows(learned) if learned else [],
+        learned_style=charts.style_of(learned.name) if learned else None,
+        learned_name=table.display(learned.name) if learned else None,
+        fixed_rule=fixed.rule if fixed else None,
+        curves=_curves(rl, "denoiser_calls", "denoiser calls spent in training", RL_CURVES),
+        rl_arms=rl,
+        sft_curves=_curves(sft, "step", "optimiser step", SFT_CURVES),
+        sft_arms=sft,
+        puzzles=playback.puzzles(run.arms),
+        style_of=charts.style_of,
+        display=table.display,
+    )
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    n = {point.n for arm in run.arms for point in arm.points}
+    facts = [
+        ("task", run.task),
+        ("problems", f"{max(n)} ({run.split} split)" if n and run.split else str(max(n)) if n else None),
+        ("tokens per completion", run.completion_length),
+        ("seed", run.seed),
+        ("wall time", _duration(run.wall_s) if run.wall_s is not None else None),
+    ]
+    facts += [
+        (f"denoiser calls to train {table.display(arm.name)}", f"{arm.train_denoiser_calls:,}")
+        for arm in run.arms
+        if arm.train_denoiser_calls is not None
+    ]
+    return [(name, str(value)) for name, value in facts if value is not None]
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _clue_rows(arm: Arm) -> list[ClueRow]:
+    if not arm.learned:
+        return []
+    bounds = charts.by_clues(arm.clues, arm.learned.bounds)
+    solved = charts.by_clues(arm.clues, arm.learned.point.solved)
+    calls = charts.by_clues(arm.clues, arm.learned.point.nfe_rows)
+    return [
+        ClueRow(
+            clues,
+            arm.clues.count(clues),
+            f"{bounds[clues]:.3g}" if clues in bounds else table.ABSENT,
+            table.percent(solved[clues]),
+            f"{calls[clues]:.2f}" if clues in calls else table.ABSENT,
+        )
+        for clues in solved
+    ]
+
+
+def _curves(arms: Sequence[Arm], x: str, x_label: str, fields: Mapping[str, str]) -> list[Markup]:
+    found = (charts.training_svg(arms, x, x_label, y, y_label) for y, y_label in fields.items())
+    return [Markup(svg) for svg in found if svg]
+
+
+def _by_training(arms: Sequence[Arm]) -> tuple[list[Arm], list[Arm]]:
+    """The arms with the lines of their log that are of RL, and with the others: RL counts the calls that it spends."""
+    rl = [replace(arm, metrics=tuple(row for row in arm.metrics if "denoiser_calls" in row)) for arm in arms]
+    sft = [replace(arm, metrics=tuple(row for row in arm.metrics if "denoiser_calls" not in row)) for arm in arms]
+    return [arm for arm in rl if arm.metrics], [arm for arm in sft if arm.metrics]
+
+
+def _text(name: str) -> Markup:
+    return Markup((HERE / name).read_text(encoding="utf-8"))

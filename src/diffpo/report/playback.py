@@ -1,0 +1,93 @@
+"""Finished puzzles as grids whose cells know at which denoiser call they were fixed."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diffpo.report.data import Arm, Completion
+from diffpo.report.table import display
+
+BOX_ROWS = {4: 2, 6: 2, 9: 3}
+"""Rows of a box of a Sudoku of this size; boxes fill the width with size / rows columns."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One token of the completion. `call` counts from 1; `shade` is how late it was, from 0 to 1."""
+
+    character: str
+    call: int
+    shade: float
+    classes: str
+    description: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    arm: str
+    name: str
+    columns: int
+    cells: tuple[Cell, ...]
+    nfe: int
+    verdict: str
+    bound: str | None
+
+
+@dataclass(frozen=True)
+class Puzzle:
+    """One prompt with the grids of every arm that played it."""
+
+    prompt: str
+    calls: int
+    grids: tuple[Grid, ...]
+
+
+def puzzles(arms: Sequence[Arm]) -> list[Puzzle]:
+    """One puzzle per prompt, those played by most arms first, otherwise in the order of the files."""
+    played: dict[str, list[tuple[str, Completion]]] = {}
+    for arm in arms:
+        for completion in arm.playback:
+            played.setdefault(completion.prompt, []).append((arm.name, completion))
+    ordered = sorted(played.items(), key=lambda item: -len(item[1]))
+    return [
+        Puzzle(prompt, max(c.nfe for _, c in plays), tuple(_grid(arm, c) for arm, c in plays))
+        for prompt, plays in ordered
+    ]
+
+
+def _grid(arm: str, found: Completion) -> Grid:
+    length = len(found.unmask_step)
+    size = math.isqrt(length)
+    # A grid is asked for as its clues in reading order, so the prompt's characters lie over the completion's.
+    asked = found.prompt[:length]
+    is_sudoku = (
+        size in BOX_ROWS and len(asked) == length == size**2 and all(c in "0123456789." or c.isalpha() for c in asked)
+    )
+    columns = size if is_sudoku else min(length, 16)
+    cells = tuple(_cell(found, i, _borders(i, size) if is_sudoku else [], is_sudoku) for i in range(length))
+    verdict = "solved" if found.is_solved else f"{sum('wrong' in cell.classes for cell in cells)} wrong"
+    bound = None if found.entropy_bound is None else f"{found.entropy_bound:.3g}"
+    return Grid(arm, display(arm), columns, cells, found.nfe, verdict, bound)
+
+
+def _borders(i: int, size: int) -> list[str]:
+    """The edges of cell `i` at which a box ends inside the grid."""
+    rows = BOX_ROWS[size]
+    (row, column), columns = divmod(i, size), size // rows
+    is_right, is_below = (column + 1) % columns == 0, (row + 1) % rows == 0
+    return ["box-right"] * (is_right and column + 1 < size) + ["box-below"] * (is_below and row + 1 < size)
+
+
+def _cell(found: Completion, i: int, borders: list[str], is_sudoku: bool) -> Cell:
+    character = found.completion[i] if i < len(found.completion) else ""
+    expected = found.answer[i] if i < len(found.answer) else ""
+    call = found.unmask_step[i] + 1
+    is_clue = is_sudoku and found.prompt[i] in "123456789"
+    is_wrong = not found.is_solved and character != expected
+    classes = borders + ["clue"] * is_clue + ["wrong"] * is_wrong
+    logp = f", log-probability {found.logp[i]:.2f}" if i < len(found.logp) else ""
+    description = (
+        f"call {call}{logp}" + (", a clue" if is_clue else "") + (f", should be {expected}" if is_wrong else "")
+    )
+    shade = (call - 1) / max(found.nfe - 1, 1)
+    return Cell(character, call, round(min(max(shade, 0.0), 1.0), 2), " ".join(classes), description)

@@ -1,0 +1,74 @@
+"""The table of a run, in rows for the page and as plain text for the terminal."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffpo.report.data import Arm, Point, arms_of_summary
+from diffpo.stats import Estimate, Interval
+
+ABSENT = "-"
+HEADER = ("arm", "rule", "accuracy %", "95 % interval", "NFE", "area", "AUP")
+DISPLAY = {"base": "Base", "d1": "d1", "diffpo": "DiFFPO"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """The cells of a row under `HEADER`. Area and AUP belong to an arm's frontier and stand in its first row."""
+
+    arm: str
+    cells: tuple[str, ...]
+    is_first: bool
+    is_learned: bool
+
+
+def display(arm: str) -> str:
+    """The name of an arm as readers see it."""
+    return DISPLAY.get(arm, arm)
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    return f"{100 * fraction:.{digits}f}"
+
+
+def interval_percent(interval: Interval, digits: int = 1) -> str:
+    return f"[{percent(interval[0], digits)}, {percent(interval[1], digits)}]"
+
+
+def table_rows(arms: Sequence[Arm]) -> list[Row]:
+    """The learned sampler of an arm first, then its rules as they were evaluated."""
+    rows = []
+    for arm in arms:
+        points: list[tuple[Point | None, bool]] = [(arm.learned.point, True)] if arm.learned else []
+        points += [(point, False) for point in arm.points]
+        for i, (point, is_learned) in enumerate(points or [(None, False)]):
+            figures = (_plain(arm.area, 3), _plain(arm.aup, 1)) if i == 0 else ("", "")
+            if point is None:
+                cells = (ABSENT,) * 4
+            else:
+                rule = "learned sampler" if is_learned else point.rule
+                cells = (rule, percent(point.accuracy), interval_percent(point.ci95), f"{point.nfe:.2f}")
+            rows.append(Row(arm.name, (display(arm.name), *cells, *figures), i == 0, is_learned))
+    return rows
+
+
+def summary_table(summary: Mapping[str, Any]) -> str:
+    """The contents of `summary.json` as a table of plain text; what an arm lacks is a dash."""
+    rows = table_rows(arms_of_summary(summary))
+    lines = [HEADER, *(row.cells if row.is_first else ("", *row.cells[1:]) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
+    aligned = [
+        "  ".join(
+            cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
+    aligned.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(line.rstrip() for line in aligned) + "\n"
+
+
+def _plain(estimate: Estimate | None, digits: int) -> str:
+    if estimate is None:
+        return ABSENT
+    low, high = estimate.ci95
+    return f"{estimate.value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
