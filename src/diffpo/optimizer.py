@@ -5,6 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from diffpo.muon import Muon
 from diffpo.recipes.schema import AdamRecipe, PolicyOptimizerRecipe
 
 MUON_SCALE = 10.0
@@ -30,7 +31,7 @@ class Optimizer(Protocol):
 class MuonAndAdam:
     """Muon on the blocks' matrices, AdamW on embeddings, norms and the output head."""
 
-    def __init__(self, muon: torch.optim.Muon, adam: torch.optim.AdamW) -> None:
+    def __init__(self, muon: Muon, adam: torch.optim.AdamW) -> None:
         self._parts = {"muon": muon, "adam": adam}
 
     @property
@@ -59,12 +60,7 @@ def policy_optimizer(model: torch.nn.Module, recipe: PolicyOptimizerRecipe) -> O
         return adam(model.parameters(), recipe)
     matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and ".blocks." in name]
     others = [p for name, p in model.named_parameters() if not (p.dim() == 2 and ".blocks." in name)]
-    muon = torch.optim.Muon(
-        [{"params": matrices, "scale": MUON_SCALE}],
-        lr=recipe.lr * MUON_SCALE,
-        weight_decay=recipe.weight_decay,
-        adjust_lr_fn="match_rms_adamw",
-    )
+    muon = Muon([{"params": matrices, "scale": MUON_SCALE}], recipe.lr * MUON_SCALE, recipe.weight_decay)
     return MuonAndAdam(muon, adam(others, recipe))
 
 

@@ -1,0 +1,62 @@
+"""Muon in float32: momentum whose matrix is replaced by its nearest orthogonal one, roughly.
+
+`torch.optim.Muon` does the same in bfloat16 whatever the weights are. On CPUs without bfloat16 that is slow, and on
+virtual machines that announce AMX and then forbid it the process dies of an illegal instruction (docs/log.md).
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+MOMENTUM = 0.95
+QUINTIC = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the iteration that is steepest at zero (Jordan et al. 2024): after five steps all singular values
+lie near 1, between about 0.7 and 1.2, but do not converge to it."""
+ITERATIONS = 5
+RMS = 0.2
+"""Root mean square of an update, times the learning rate: as of a usual AdamW's (arXiv 2502.16982)."""
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum, orthogonalised. For matrices only; matrices of one shape are done together."""
+
+    def __init__(self, params: Iterable[Any], lr: float, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            by_shape: defaultdict[torch.Size, list[Tensor]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape[parameter.shape].append(parameter)
+            for shape, parameters in by_shape.items():
+                step = group["lr"] * RMS * math.sqrt(max(shape))
+                updates = orthogonalised(torch.stack([self._direction(parameter) for parameter in parameters]).float())
+                for parameter, update in zip(parameters, updates, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=step)
+
+    def _direction(self, parameter: Tensor) -> Tensor:
+        """The gradient, smoothed, and once more looked at from where the momentum will lead."""
+        gradient = parameter.grad
+        assert gradient is not None
+        momentum: Tensor = self.state[parameter].setdefault("momentum", torch.zeros_like(gradient))
+        momentum.lerp_(gradient, 1 - MOMENTUM)
+        return gradient.lerp(momentum, MOMENTUM)
+
+
+def orthogonalised(matrices: Float[Tensor, "K M N"]) -> Float[Tensor, "K M N"]:
+    """U S' V^T for each U S V^T, with every s' near 1, by Newton and Schulz's iteration; a zero matrix stays zero."""
+    if matrices.shape[1] > matrices.shape[2]:
+        return orthogonalised(matrices.mT).mT
+    a, b, c = QUINTIC
+    x: Tensor = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x
