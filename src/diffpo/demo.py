@@ -108,7 +108,7 @@ def train_arms(out: Path, seed: int) -> None:
             processes[arm] = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         # Ctrl-C reaches the runs too: wait until they have left their checkpoints.
-        with Progress("rl d1 + diffpo", budget) as bar, interruptible():
+        with Progress("rl d1 + diffpo", budget) as bar, interruptible() as interrupt:
             while any(process.poll() is None for process in processes.values()):
                 time.sleep(1)
                 latest = {arm: last_line(out / arm / METRICS) for arm in RL_ARMS}
@@ -122,9 +122,10 @@ def train_arms(out: Path, seed: int) -> None:
     finally:
         for process in processes.values():
             process.terminate()  # nothing to a run that has ended
+    if interrupt.requested:
+        # What the runs returned then says nothing: one may have been about to start, or to end.
+        raise KeyboardInterrupt
     for arm, process in processes.items():
-        if process.returncode == 130:
-            raise KeyboardInterrupt
         if process.returncode:
             tail = (out / f"{arm}.log").read_text(errors="replace").splitlines()[-1:]
             raise RuntimeError(f"training of {arm} failed (see {out / arm}.log): {' '.join(tail)}")
