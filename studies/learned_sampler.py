@@ -21,27 +21,27 @@ from diffpo.controller import Controller, entropy_features
 from diffpo.models.denoiser import Denoiser
 from diffpo.problem import Problem
 from diffpo.recipes import load_recipe
+from diffpo.recipes.parts import task_of
 from diffpo.recipes.schema import RlRecipe, SftRecipe
 from diffpo.records import RECIPE
 from diffpo.rl import run_rl
 from diffpo.rollout import Decoding, answer, first_call_entropy
 from diffpo.sft import run_sft
 from diffpo.stats import gain_over_fixed, mean_interval
-from diffpo.tasks.sudoku import Sudoku
 from diffpo.unmasking import EntropyBound
 
 OUT = Path("runs/study-sampler")
 RESULT = Path("results/learned_sampler.json")
 SEEDS = (0, 1, 2)
 BOUNDS = (0.0, 0.01, 0.03, 0.06, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
-TASK = Sudoku()
+STRONG = load_recipe(SftRecipe, "sudoku4-strong")
+TASK = task_of(STRONG.task)
 LENGTH = TASK.completion_length
 TEST, TRAIN = 1000, 2000
 
 
 def main() -> None:
-    strong = load_recipe(SftRecipe, "sudoku4-strong")
-    run_sft(strong, OUT / "base", resume=(OUT / "base" / RECIPE).is_file())
+    run_sft(STRONG, OUT / "base", resume=(OUT / "base" / RECIPE).is_file())
     for seed in SEEDS:
         out = OUT / f"seed-{seed}"
         recipe = load_recipe(RlRecipe, "sudoku4-sampler-only", [f"seed={seed}", f'base="{OUT / "base"}"'])

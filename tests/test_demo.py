@@ -64,7 +64,7 @@ def log_and_wait(run, step, metrics):
 records.Run.log = log_and_wait
 main()
 """
-"""`python -m diffpo` whose run, unless it is resumed, waits after its first step for Ctrl-C, however long that takes."""
+"""`python -m diffpo` whose run, unless it is resumed, waits after its first step for Ctrl-C."""
 POINT = {"rule", "accuracy", "ci95", "nfe", "n"}
 
 

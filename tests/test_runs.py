@@ -7,8 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from diffpo.recipes import load_recipe
 from diffpo.recipes.schema import RlRecipe, SftRecipe
 from diffpo.records import METRICS, RECIPE, Run
 from diffpo.rl import run_rl
+from diffpo.rollout import Batch, collect
 from diffpo.sft import run_sft
 
 # A model of this shape solves half of these puzzles after a second of SFT: RL then has something to credit.
@@ -54,8 +55,10 @@ RL = [
     "optimizer.warmup=3",
     "optimizer.decay=linear",
     "controller.momentum=0.3",
+    "controller.optimizer.decay=linear",
 ]
-KILLED_STEPS = 12
+SETTLE = "controller.settle=0.3"
+KILLED_STEPS = 8
 
 ROLLOUT_KEYS = {"step", "reward", "reward_std", "frac_reward_zero_std", "solved", "nfe", "denoiser_calls", "seconds"}
 POLICY_KEYS = {"loss", "clip_fraction", "policy_ratio", "weight_mean", "grad_norm"}
@@ -86,7 +89,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def killed_recipe(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recipe of the runs that are killed, as a file: a checkpoint at every step."""
     file = tmp_path_factory.mktemp("recipe") / "killed.toml"
-    checkpointing = ["checkpoint.every=1", f"budget.steps={KILLED_STEPS}"]
+    checkpointing = ["checkpoint.every=1", f"budget.steps={KILLED_STEPS}", SETTLE]
     file.write_text(_toml_of(rl_overrides(base, *checkpointing)), encoding="utf-8")
     return file
 
@@ -227,6 +230,30 @@ def test_rl_trains_what_it_is_told_to(learn: str, kl: float, estimator: str, bas
     assert is_unchanged == (learn == "sampler")
     assert (load(out)[2] is None) == (learn == "model")
     assert any(path.name.startswith("controller") for path in last.iterdir()) == (learn != "model")
+
+
+def test_a_joint_run_ends_with_the_policy_at_rest_and_greedy_rollouts(
+    base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    temperatures: list[float] = []
+
+    def spy(*arguments: Any, **options: Any) -> Batch:
+        temperatures.append(arguments[4].temperature)
+        return collect(*arguments, **options)
+
+    monkeypatch.setattr(rl, "collect", spy)
+    keep = ["checkpoint.every=1", "checkpoint.keep=9", "controller.settle=0.5", "budget.steps=6"]
+    run_rl(rl_recipe(base, *keep), tmp_path / "run")
+    assert temperatures == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+    assert ["loss" in line for line in lines_of(tmp_path / "run")] == [True] * 3 + [False] * 3
+    folders = checkpoints(tmp_path / "run")
+    policies = [{k: v for k, v in weights_of(f).items() if k.startswith("model.")} for f in folders]
+    controllers = [{k: v for k, v in weights_of(f).items() if k.startswith("controller.")} for f in folders]
+    assert [now == after for now, after in pairwise(policies)] == [False, False, True, True, True]
+    assert not any(now == after for now, after in pairwise(controllers))
+    states = [torch.load(folder / "optimizer.pt", weights_only=True) for folder in folders]
+    rates = [state["controller"]["param_groups"][0]["lr"] for state in states]
+    assert rates == pytest.approx([3e-3, 2e-3, 1e-3] * 2), "each stage has a schedule of its own"
 
 
 @pytest.mark.parametrize("estimator", ["mean-field", "two-times-mean-field"])
@@ -511,42 +538,50 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(
 # ---------------------------------------------------------------------------------------------------- real processes
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "diffpo", *arguments]
+DOOMED = """
+import os, signal, sys
+from diffpo import records
+from diffpo.cli import main
+
+where, name = {"fsync": (os, "fsync"), "log": (records.Run, "log")}[sys.argv[1]]
+number, left = signal.Signals[sys.argv[2]], int(sys.argv[3])
+call = getattr(where, name)
+
+
+def doomed(*arguments):
+    global left
+    call(*arguments)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), number)
+
+
+setattr(where, name, doomed)
+main(sys.argv[4:])
+"""
+"""`diffpo` that gets a signal after the n-th file of a checkpoint is flushed, or the n-th step is logged."""
+
+
+def start_doomed(at: str, number: str, count: int, *arguments: str) -> tuple[int, str]:
+    """Run the command until the signal; the exit code, and what stood on stderr."""
+    command = [sys.executable, "-c", DOOMED, at, number, str(count), *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, bufsize=-1
-    )
+    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return done.returncode, done.stderr
 
 
-def signal_when(process: subprocess.Popen[str], number: int, condition: Callable[[], bool]) -> tuple[int, str]:
-    """Send the signal once the condition holds; the exit code, and what stood on stderr."""
-    while process.poll() is None and not condition():
-        time.sleep(0.001)
-    process.send_signal(number)
-    _, errors = process.communicate()
-    return process.returncode, errors
-
-
-def steps_logged(out: Path) -> int:
-    return (out / METRICS).read_bytes().count(b"\n") if (out / METRICS).exists() else 0
-
-
-def is_writing(out: Path, after: int) -> bool:
-    """Whether a checkpoint is being written, `after` steps or more into the run."""
-    return steps_logged(out) >= after and any(out.glob(".checkpoint-*"))
-
-
+@pytest.mark.parametrize("flushed", [9, 16, 23])
 def test_rl_killed_twice_ends_where_an_undisturbed_run_does(
-    killed_recipe: Path, undisturbed: dict[str, Any], tmp_path: Path
+    flushed: int, killed_recipe: Path, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
+    """Once within a checkpoint, after so many files, and once between two."""
     out = tmp_path / "run"
     arguments = ["rl", str(killed_recipe), "--out", str(out)]
-    code, _ = signal_when(start(*arguments), signal.SIGKILL, lambda: is_writing(out, after=2))
+    code, _ = start_doomed("fsync", "SIGKILL", flushed, *arguments)
     assert code == -signal.SIGKILL
+    assert any(out.glob(".checkpoint-*")), "killed while a checkpoint was being written"
     assert_whole(out)
-    reached = steps_logged(out)
-    code, _ = signal_when(start(*arguments, "--resume"), signal.SIGKILL, lambda: steps_logged(out) > reached + 1)
+    code, _ = start_doomed("log", "SIGKILL", 2, *arguments, "--resume")
     assert code == -signal.SIGKILL
     assert_whole(out)
     run_rl(load_recipe(RlRecipe, str(killed_recipe)), out, resume=True)
@@ -555,9 +590,10 @@ def test_rl_killed_twice_ends_where_an_undisturbed_run_does(
 
 def test_sft_killed_ends_where_an_undisturbed_run_does(tmp_path: Path) -> None:
     file, out = tmp_path / "sft.toml", tmp_path / "run"
-    file.write_text(_toml_of([*SFT, "steps=40", "checkpoint.every=2"]), encoding="utf-8")
-    code, _ = signal_when(start("sft", str(file), "--out", str(out)), signal.SIGKILL, lambda: is_writing(out, after=5))
+    file.write_text(_toml_of([*SFT, "steps=12", "checkpoint.every=2"]), encoding="utf-8")
+    code, _ = start_doomed("fsync", "SIGKILL", 15, "sft", str(file), "--out", str(out))
     assert code == -signal.SIGKILL
+    assert any(out.glob(".checkpoint-*"))
     assert_whole(out)
     recipe = load_recipe(SftRecipe, str(file))
     run_sft(recipe, out, resume=True)
@@ -569,15 +605,15 @@ def test_one_ctrl_c_ends_the_command_with_a_checkpoint_and_a_word_on_how_to_go_o
     killed_recipe: Path, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    process = start("rl", str(killed_recipe), "checkpoint.every=1000", "--out", str(out))
-    code, errors = signal_when(process, signal.SIGINT, lambda: steps_logged(out) >= 2)
+    code, errors = start_doomed(
+        "log", "SIGINT", 2, "rl", str(killed_recipe), "checkpoint.every=1000", "--out", str(out)
+    )
     assert code == 130
     (folder,) = checkpoints(out)
-    step = read_progress(folder).step
-    assert step == steps_logged(out) < KILLED_STEPS
+    assert read_progress(folder).step == len(lines_of(out)) == 2
     assert "Traceback" not in errors
     (told,) = errors.splitlines()
-    assert f"step {step}" in told and "--resume" in told
+    assert "step 2" in told and "--resume" in told
 
     run_rl(load_recipe(RlRecipe, str(killed_recipe), ["checkpoint.every=1000"]), out, resume=True)
     assert snapshot(out) == undisturbed

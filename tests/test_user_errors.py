@@ -111,7 +111,9 @@ def test_five_mistakes_in_a_recipe_are_told_at_once(told: Tell, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("override", "key", "advice"),
     [
-        ("rollout.temperature=0", "rollout.temperature", "greater than 0"),
+        ("rollout.temperature=0", "rollout.temperature 0", "or train the sampler alone"),
+        ("rollout.temperature=-1", "rollout.temperature", "greater than or equal to 0"),
+        ("controller.settle=0.1", "controller.settle", "use learn = 'joint'"),
         ("rollout.temperature=nan", "rollout.temperature", "finite"),
         ("rollout.group=1", "rollout.group", "greater than or equal to 2"),
         ("rollout.rule.kind=low-confidence", "low-confidence", "keep it for evaluation"),

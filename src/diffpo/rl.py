@@ -1,7 +1,7 @@
 """Reinforcement learning of the policy, the sampler, or both. The loop is `run_rl`; read it from top to bottom."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -39,6 +39,17 @@ class Learner:
     decoding: Decoding
 
 
+@dataclass(frozen=True)
+class Stage:
+    """What a step of a run does: a joint run may end with a stage in which the policy rests and the sampler settles."""
+
+    trains_policy: bool
+    temperature: float
+    """Of its rollouts."""
+    spent: float
+    """Share of the stage's part of the budget that is gone."""
+
+
 def run_rl(recipe: RlRecipe, out: Path, resume: bool = False) -> None:
     """Train from the recipe into `out`: a JSON line per step, checkpoints, the finished model as the last of them.
 
@@ -59,10 +70,11 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False) -> None:
         Bar(f"rl {out.name}", recipe.budget.steps or recipe.budget.denoiser_calls or 0) as bar,
         interruptible() as stop,
     ):
-        while spent(recipe, step, calls) < 1:
+        while (share := spent(recipe, step, calls)) < 1:
             started = time.perf_counter()
-            batch = experience(recipe, learner, step)
-            metrics = summary(batch) | learn(recipe, learner, batch, step, spent(recipe, step, calls))
+            stage = stage_at(recipe, share)
+            batch = experience(recipe, learner, stage, step)
+            metrics = summary(batch) | learn(recipe, learner, stage, batch, step)
             calls += int(batch.rollout.nfe.sum()) + int(metrics.pop("update_calls"))
             step += 1
             metrics |= {"denoiser_calls": calls, "seconds": time.perf_counter() - started}
@@ -104,7 +116,6 @@ def prepare(recipe: RlRecipe, run: Run) -> Learner:
         rule=rule_of(recipe.rollout.rule),
         length=task.completion_length,
         block_length=recipe.rollout.block_length or task.completion_length,
-        temperature=recipe.rollout.temperature,
         controller=controller,
         explore=controller is not None,
     )
@@ -126,14 +137,26 @@ def calibrate(recipe: RlRecipe, learner: Learner, controller: Controller) -> int
     return CALIBRATION_PROBLEMS
 
 
-def experience(recipe: RlRecipe, learner: Learner, step: int) -> Batch:
+def stage_at(recipe: RlRecipe, share: float) -> Stage:
+    """The stage that a run is in when `share` of its budget is gone.
+
+    Settling rollouts are greedy, as at evaluation. A sampled rollout fails by its noise whatever the bound, so it
+    teaches bounds that are too large for greedy decoding (docs/log.md).
+    """
+    start = 1 - recipe.controller.settle
+    if share >= start:
+        return Stage(trains_policy=False, temperature=0.0, spent=(share - start) / recipe.controller.settle)
+    return Stage(recipe.learn != "sampler", recipe.rollout.temperature, spent=share / start)
+
+
+def experience(recipe: RlRecipe, learner: Learner, stage: Stage, step: int) -> Batch:
     """The step's batch: its problems and its randomness depend on the seed and the step alone."""
     return collect(
         learner.denoiser,
         learner.tokenizer,
         learner.task,
         learner.task.problems("train", recipe.rollout.prompts, seed_of(recipe.seed, "problems", step)),
-        learner.decoding,
+        replace(learner.decoding, temperature=stage.temperature),
         group=recipe.rollout.group,
         speed=recipe.objective.speed,
         bound_speed=recipe.controller.speed,
@@ -143,10 +166,11 @@ def experience(recipe: RlRecipe, learner: Learner, step: int) -> Batch:
     )
 
 
-def learn(recipe: RlRecipe, learner: Learner, batch: Batch, step: int, share: float) -> dict[str, float]:
-    """Update what the recipe trains on this batch; the metrics of both updates."""
+def learn(recipe: RlRecipe, learner: Learner, stage: Stage, batch: Batch, step: int) -> dict[str, float]:
+    """Update what the stage trains on this batch; the metrics of both updates."""
     metrics: dict[str, float] = {"update_calls": 0.0}
-    if policy := learner.optimizers.get("policy"):
+    if stage.trains_policy:
+        policy = learner.optimizers["policy"]
         settings = recipe.objective
         update = PolicyUpdate(
             estimator=estimator_of(recipe.estimator),
@@ -154,18 +178,18 @@ def learn(recipe: RlRecipe, learner: Learner, batch: Batch, step: int, share: fl
             normalise=settings.normalise,
             kl=settings.kl,
             kl_kind=settings.kl_kind,
-            temperature=recipe.rollout.temperature,
+            temperature=stage.temperature,
             inner_steps=settings.inner_steps,
             micro_batch=settings.micro_batch,
             grad_clip=recipe.optimizer.grad_clip,
         )
-        set_learning_rate(policy, recipe.optimizer, step * settings.inner_steps, share)
+        set_learning_rate(policy, recipe.optimizer, step * settings.inner_steps, stage.spent)
         draw = stream(recipe.seed, "estimator", step)
         metrics |= update_policy(learner.denoiser, learner.base, batch, update, policy, draw)
     if learner.controller is not None:
         bound = recipe.controller
         optimizer = learner.optimizers["controller"]
-        set_learning_rate(optimizer, bound.optimizer, step, share)
+        set_learning_rate(optimizer, bound.optimizer, step, stage.spent)
         controller_update = ControllerUpdate(bound.coef, bound.clip, bound.optimizer.grad_clip)
         metrics |= update_controller(learner.controller, batch, controller_update, optimizer)
         learner.controller.observe(batch.rollout.prompt_features, bound.momentum)

@@ -73,7 +73,7 @@ EstimatorRecipe = Annotated[MeanFieldEstimator | TwoTimesMeanFieldEstimator, Fie
 class RolloutRecipe(Strict):
     prompts: Count = 16
     group: Annotated[int, Field(ge=2)] = 8
-    temperature: Positive = 1.0
+    temperature: NonNegative = 1.0
     block_length: Count | None = None
     """None: one block, the whole completion."""
     rule: RuleRecipe = EntropyBoundRule()
@@ -108,7 +108,7 @@ class AdamRecipe(Strict):
     warmup: Annotated[int, Field(ge=0)] = 0
     """Updates over which the learning rate rises from 0."""
     decay: Literal["none", "linear"] = "none"
-    """linear: the rate falls to 0 as the run's budget is spent."""
+    """linear: the rate falls to 0 as the budget is spent, that of each stage where the sampler settles at the end."""
 
 
 class PolicyOptimizerRecipe(AdamRecipe):
@@ -127,6 +127,8 @@ class ControllerRecipe(Strict):
     advantage: AdvantageKind = "batch-std"
     momentum: Share = 0.05
     """How fast the running statistics that standardise its features follow the model."""
+    settle: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Last share of a joint run's budget in which the policy rests and the bounds learn from greedy rollouts."""
     optimizer: AdamRecipe = AdamRecipe(lr=3e-3)
 
 
@@ -168,6 +170,16 @@ class RlRecipe(Strict):
             yield (
                 f"learn = '{self.learn}' trains entropy bounds, which rollout.rule '{self.rollout.rule.kind}' does not "
                 "have; use kind = 'entropy-bound' or learn = 'model'"
+            )
+        if self.controller.settle and self.learn != "joint":
+            yield (
+                f"controller.settle ends a joint run, and learn = '{self.learn}' is none; "
+                "leave it out or use learn = 'joint'"
+            )
+        if self.rollout.temperature == 0 and self.learn != "sampler":
+            yield (
+                "rollout.temperature 0 draws the same completion every time, from which a policy learns nothing; "
+                "raise it, or train the sampler alone (learn = 'sampler')"
             )
 
 
