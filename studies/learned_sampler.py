@@ -2,7 +2,7 @@
 
     make study-sampler          # about 8 minutes on two cores; goes on where it was interrupted
 
-Three training seeds, 1000 test puzzles, and beside the learned sampler a supervised ceiling: the same head fitted to
+Three training seeds, 2000 test puzzles, and beside the learned sampler a supervised ceiling: the same head fitted to
 the exact reward of every bound on 2000 training puzzles. A per-prompt oracle would mostly be hindsight: whether a
 bound solves a puzzle depends on the labels of its digits, which say nothing about its difficulty.
 """
@@ -37,7 +37,7 @@ BOUNDS = (0.0, 0.01, 0.03, 0.06, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5
 STRONG = load_recipe(SftRecipe, "sudoku4-strong")
 TASK = task_of(STRONG.task)
 LENGTH = TASK.completion_length
-TEST, TRAIN = 1000, 2000
+TEST, TRAIN = 2000, 2000
 
 
 def main() -> None:

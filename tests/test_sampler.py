@@ -204,15 +204,29 @@ def test_the_denoiser_saw_exactly_the_canvases_that_replay_shows() -> None:
     replayed: Counter[tuple[int, ...]] = Counter()
     for step in range(int(rollout.nfe.max())):
         replayed.update(tuple(row) for row in canvas_at(rollout, step, denoiser.mask_id)[rollout.nfe > step].tolist())
+    empty = (PROMPT, *[denoiser.mask_id] * 4)
+    assert replayed.pop(empty) == 20 and seen.pop(empty) == 1, "completions of one prompt share its first call"
     assert seen == replayed
-    assert sum(len(canvas) for canvas, _ in denoiser.asked) == int(rollout.nfe.sum())
+
+
+def test_prompts_that_differ_by_padding_alone_share_no_call() -> None:
+    denoiser = TableDenoiser(width=4)
+    prompt_ids = torch.tensor([[3, 3], [3, 3], [3, 3], [2, 3]])
+    prompt_mask = torch.tensor([[True, True], [False, True], [True, True], [True, True]])
+    rollout = sample(denoiser, prompt_ids, prompt_mask, length=2, block_length=2, rule=TopK(1))
+    assert [len(canvas) for canvas, _ in denoiser.asked] == [3, 4]
+    for row in range(4):
+        alone = sample(
+            denoiser, prompt_ids[row : row + 1], prompt_mask[row : row + 1], length=2, block_length=2, rule=TopK(1)
+        )
+        assert torch.equal(alone.completion_ids[0], rollout.completion_ids[row])
 
 
 def test_only_the_open_block_is_asked_for() -> None:
     denoiser = TableDenoiser(width=5)
     draw(TopK(1), 3, denoiser, block_length=2)
     asked = [at.tolist() for _, at in denoiser.asked]
-    assert asked[0] == [[False, True, True, False, False]] * 3
+    assert asked[0] == [[False, True, True, False, False]]
     assert asked[2] == [[False, False, False, True, True]] * 3
 
 

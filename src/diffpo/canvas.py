@@ -35,3 +35,13 @@ def open_block(is_masked: Bool[Tensor, "B L"], block_length: int) -> Bool[Tensor
     has_mask = blocks.any(dim=2)
     is_first = has_mask & (has_mask.cumsum(dim=1) == 1)
     return (blocks & is_first[:, :, None]).view(batch, length)
+
+
+def distinct(
+    canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"]
+) -> tuple[Int[Tensor, "U N"], Bool[Tensor, "U N"], Int[Tensor, " R"]]:
+    """Equal canvases merged: U <= R of them with their attention masks, and where each of the R went."""
+    width = canvas.shape[1]
+    keys = torch.cat([canvas, attention_mask.long()], dim=1)
+    unique, place = torch.unique(keys, dim=0, return_inverse=True)
+    return unique[:, :width], unique[:, width:].bool(), place

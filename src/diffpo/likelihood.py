@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from diffpo.canvas import canvas_at, full_attention_mask
+from diffpo.canvas import canvas_at, distinct, full_attention_mask
 from diffpo.types import DenoiseFn, Rollout
 
 
@@ -28,10 +28,8 @@ class Views:
 
     def shared(self) -> "Views":
         """The same views with equal canvases merged."""
-        keys = torch.cat([self.canvas, self.attention_mask.long()], dim=1)
-        unique, inverse = torch.unique(keys, dim=0, return_inverse=True)
-        width = self.canvas.shape[1]
-        return Views(unique[:, :width], unique[:, width:].bool(), inverse[self.source])
+        canvas, attention_mask, place = distinct(self.canvas, self.attention_mask)
+        return Views(canvas, attention_mask, place[self.source])
 
 
 @runtime_checkable

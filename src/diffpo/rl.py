@@ -38,6 +38,11 @@ class Learner:
     task: Task
     decoding: Decoding
 
+    @property
+    def calls(self) -> int:
+        """Canvases shown to the policy and to the base, backward passes not counted."""
+        return sum(denoiser.shown.canvases for denoiser in (self.denoiser, self.base) if denoiser is not None)
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -62,9 +67,10 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False) -> None:
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     learner = prepare(recipe, run)
-    step, calls = run.progress.step, run.progress.denoiser_calls
-    if step == 0 and learner.controller is not None:
-        calls += calibrate(recipe, learner, learner.controller)
+    if run.progress.step == 0 and learner.controller is not None:
+        calibrate(recipe, learner, learner.controller)
+    begun = run.progress
+    step, calls = begun.step, begun.denoiser_calls + learner.calls
 
     with (
         Bar(f"rl {out.name}", recipe.budget.steps or recipe.budget.denoiser_calls or 0) as bar,
@@ -75,8 +81,7 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False) -> None:
             stage = stage_at(recipe, share)
             batch = experience(recipe, learner, stage, step)
             metrics = summary(batch) | learn(recipe, learner, stage, batch, step)
-            calls += int(batch.rollout.nfe.sum()) + int(metrics.pop("update_calls"))
-            step += 1
+            step, calls = step + 1, begun.denoiser_calls + learner.calls
             metrics |= {"denoiser_calls": calls, "seconds": time.perf_counter() - started}
             run.log(step, metrics)
             bar.update(step if recipe.budget.steps else calls, **metrics)
@@ -129,12 +134,11 @@ def new_controller(recipe: RlRecipe) -> Controller:
         return Controller(settings.initial_bound, settings.initial_spread, settings.hidden)
 
 
-def calibrate(recipe: RlRecipe, learner: Learner, controller: Controller) -> int:
+def calibrate(recipe: RlRecipe, learner: Learner, controller: Controller) -> None:
     """Give the controller's standardisation its first statistics: one call for each of some training prompts."""
     problems = learner.task.problems("train", CALIBRATION_PROBLEMS, seed_of(recipe.seed, "calibration"))
     entropies = first_call_entropy(learner.denoiser, learner.tokenizer, problems, learner.decoding.length)
     controller.observe(controller.features(entropies), momentum=1.0)
-    return CALIBRATION_PROBLEMS
 
 
 def stage_at(recipe: RlRecipe, share: float) -> Stage:
@@ -168,7 +172,7 @@ def experience(recipe: RlRecipe, learner: Learner, stage: Stage, step: int) -> B
 
 def learn(recipe: RlRecipe, learner: Learner, stage: Stage, batch: Batch, step: int) -> dict[str, float]:
     """Update what the stage trains on this batch; the metrics of both updates."""
-    metrics: dict[str, float] = {"update_calls": 0.0}
+    metrics: dict[str, float] = {}
     if stage.trains_policy:
         policy = learner.optimizers["policy"]
         settings = recipe.objective
@@ -181,6 +185,7 @@ def learn(recipe: RlRecipe, learner: Learner, stage: Stage, batch: Batch, step: 
             temperature=stage.temperature,
             inner_steps=settings.inner_steps,
             micro_batch=settings.micro_batch,
+            skip_ties=settings.skip_ties,
             grad_clip=recipe.optimizer.grad_clip,
         )
         set_learning_rate(policy, recipe.optimizer, step * settings.inner_steps, stage.spent)

@@ -47,7 +47,15 @@ class Batch:
     bound_advantage: Float[Tensor, " B"]
     """Credit of the drawn entropy bound."""
 
-    def rows(self, index: slice) -> "Batch":
+    @property
+    def has_spread(self) -> Bool[Tensor, " B"]:
+        """Whether the completions of the row's prompt earned different rewards, so that there is something to learn."""
+        spread: Bool[Tensor, " B"] = (self.reward.amax(dim=1) > self.reward.amin(dim=1)).repeat_interleave(
+            self.reward.shape[1]
+        )
+        return spread
+
+    def rows(self, index: slice | Tensor) -> "Batch":
         """Some rows, for micro-batches: what is per prompt is kept whole."""
         return replace(
             self,

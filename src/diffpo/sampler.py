@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from diffpo.canvas import completion_mask, full_attention_mask, open_block
+from diffpo.canvas import completion_mask, distinct, full_attention_mask, open_block
 from diffpo.types import DenoiseFn, Rollout
 from diffpo.unmasking import EntropyBound, Rule, entropy
 
@@ -77,8 +77,7 @@ def sample(
         # The controller reads the entropy of the whole completion; everyone else needs the open block alone.
         is_read = is_masked if controller is not None and step == 0 else is_candidate
         canvas = torch.cat([prompt_ids[rows], completion[rows]], dim=1)
-        at = torch.nn.functional.pad(is_read, (prompt_ids.shape[1], 0), value=False)
-        logits = denoiser(canvas, attention_mask[rows], at)
+        logits = _ask(denoiser, canvas, attention_mask[rows], is_read, is_shared=step == 0)
         if controller is not None and step == 0:
             features = controller.features(entropy(logits).view(batch, length))
             bound, bound_logp = controller.choose(features, bound_noise if explore else None)
@@ -111,6 +110,24 @@ def sample(
         entropy_bound_logp=bound_logp,
         prompt_features=features,
     )
+
+
+def _ask(
+    denoiser: DenoiseFn,
+    canvas: Int[Tensor, "b N"],
+    attention_mask: Bool[Tensor, "b N"],
+    is_read: Bool[Tensor, "b L"],
+    is_shared: bool,
+) -> Float[Tensor, "M V"]:
+    """Logits at the completion positions to be read. Before the first commit the completions of a prompt share one
+    canvas, and the same positions are read in all rows: it is shown once."""
+    prompt_length = canvas.shape[1] - is_read.shape[1]
+    if not is_shared:
+        return denoiser(canvas, attention_mask, torch.nn.functional.pad(is_read, (prompt_length, 0), value=False))
+    canvas, attention_mask, place = distinct(canvas, attention_mask)
+    at = torch.nn.functional.pad(is_read[: len(canvas)], (prompt_length, 0), value=False)
+    logits = denoiser(canvas, attention_mask, at)
+    return logits.view(len(canvas), -1, logits.shape[-1])[place].flatten(0, 1)
 
 
 def row_noise(seeds: Int[Tensor, " B"], count: int) -> Float[Tensor, "B count"]:

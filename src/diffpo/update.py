@@ -31,6 +31,7 @@ class PolicyUpdate:
     inner_steps: int
     micro_batch: int | None
     grad_clip: float
+    skip_ties: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,14 @@ def update_policy(
     optimizer: Optimizer,
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """`inner_steps` optimiser steps on one batch. Returns metrics averaged over tokens and inner steps.
+    """`inner_steps` optimiser steps on one batch. Returns metrics averaged over tokens and inner steps; none, and no
+    step, where ties are skipped and all prompts are tied.
 
     Raises NonFiniteLossError before the optimiser is touched.
     """
     parts = _split(denoiser, base, batch, update, generator)
+    if not parts:
+        return {}
     totals: defaultdict[str, float] = defaultdict(float)
     old_logps: list[Float[Tensor, "b L"]] = []
     weights: list[Float[Tensor, " n"]] = []
@@ -100,13 +104,11 @@ def update_policy(
             raise NonFiniteLossError(f"the gradient's norm is {float(norm)}")
         totals["grad_norm"] += float(norm)
         optimizer.step()
-    canvases = sum(len(part.views.canvas) for part in parts)
-    passes = update.inner_steps + (base is not None)
     metrics = {name: value / update.inner_steps for name, value in totals.items()}
     if weights:
         scored = torch.cat(weights).cpu().numpy()
         metrics["weight_ess"] = effective_sample_size(scored) / scored.size
-    return metrics | {"update_calls": float(canvases * passes)}
+    return metrics
 
 
 def update_controller(
@@ -139,12 +141,13 @@ def _split(
     """Draw the estimator's randomness for the whole batch, then cut it; read the base policy on every part."""
     draw = update.estimator.draw(batch.rollout, generator)
     weight = token_weights(batch.is_scored, update.normalise)
-    size = update.micro_batch or len(batch.rollout)
+    rows = torch.arange(len(batch.rollout), device=weight.device)
+    if update.skip_ties:
+        rows = rows[batch.has_spread]
     parts = []
-    for start in range(0, len(batch.rollout), size):
-        index = slice(start, start + size)
+    for index in rows.split(update.micro_batch or len(batch.rollout)) if len(rows) else ():
         part = batch.rows(index)
-        views = update.estimator(part.rollout, draw[index], denoiser.mask_id)
+        views = update.estimator(part.rollout, draw[index.to(draw.device)], denoiser.mask_id)
         with torch.no_grad():
             read = conditionals(base, views, part.is_scored) if base is not None else None
         parts.append(_Part(part, weight[index], views, read))

@@ -1,11 +1,18 @@
 """The border: a transformers model becomes the denoiser that samplers and likelihoods ask."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
+
+
+@dataclass
+class Tally:
+    """How many canvases a denoiser has been shown: what a budget of denoiser calls is counted in."""
+
+    canvases: int = 0
 
 
 @dataclass(frozen=True)
@@ -15,10 +22,12 @@ class Denoiser:
     model: PreTrainedModel
     mask_id: int
     stop_ids: tuple[int, ...]
+    shown: Tally = field(default_factory=Tally, compare=False)
 
     def __call__(
         self, canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"], at: Bool[Tensor, "R N"]
     ) -> Float[Tensor, "M V"]:
+        self.shown.canvases += len(canvas)
         logits: Tensor = self.model(input_ids=canvas, attention_mask=attention_mask, logits_at=at).logits.float()
         # Not -inf: 0 * -inf would be nan in entropies and KL.
         is_mask = torch.arange(logits.shape[-1], device=logits.device) == self.mask_id

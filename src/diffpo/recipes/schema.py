@@ -98,6 +98,8 @@ class ObjectiveRecipe(Strict):
     kl_kind: Literal["full", "k3"] = "full"
     inner_steps: Count = 2
     micro_batch: Count | None = None
+    skip_ties: bool = False
+    """Leave prompts whose completions all earned the same out of the update, KL included: DAPO's filter."""
 
 
 class AdamRecipe(Strict):
