@@ -55,17 +55,20 @@ Rotation = tuple[Float[Tensor, "*#B N h"], Float[Tensor, "*#B N h"]]
 
 
 def rotary_angles(position: Int[Tensor, "*B N"], head_dim: int, theta: float) -> Rotation:
-    """cos and sin of RoPE at each position, in float32, both halves of the head the same (half-split rotation)."""
+    """What RoPE multiplies each position's head with, and its head with the halves swapped: cos and -+sin, in float32.
+
+    Half-split rotation: (first, second) becomes (first cos - second sin, second cos + first sin).
+    """
     frequency = theta ** (-torch.arange(0, head_dim, 2, device=position.device).float() / head_dim)
     angle = position[..., None].float() * frequency
-    angle = torch.cat([angle, angle], dim=-1)
-    return angle.cos(), angle.sin()
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 def rotate(x: Float[Tensor, "B H N h"], rotation: Rotation) -> Float[Tensor, "B H N h"]:
-    cos, sin = (part.unsqueeze(-3) for part in rotation)
+    own, other = (part.unsqueeze(-3) for part in rotation)
     first, second = x.float().chunk(2, dim=-1)
-    return (x.float() * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+    return torch.addcmul(x * own, torch.cat([second, first], dim=-1), other).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
