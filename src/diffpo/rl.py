@@ -61,12 +61,12 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False) -> None:
     Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
     # A base that is not there and a task out of range are said before the run's folder is made.
-    load(Path(recipe.base))
+    base, _, _ = load(Path(recipe.base))
     task_of(recipe.task)
     run = open_run(out, recipe, resume)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    learner = prepare(recipe, run)
+    learner = prepare(recipe, run, base)
     if run.progress.step == 0 and learner.controller is not None:
         calibrate(recipe, learner, learner.controller)
     begun = run.progress
@@ -99,7 +99,7 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False) -> None:
                 raise Stopped(f"stopped at step {step}; go on with the same command and --resume")
 
 
-def prepare(recipe: RlRecipe, run: Run) -> Learner:
+def prepare(recipe: RlRecipe, run: Run, base: Denoiser) -> Learner:
     """Models, controller and optimisers as they stood at the run's checkpoint, or at its beginning."""
     task = task_of(recipe.task)
     denoiser, tokenizer, controller = load(run.checkpoint or Path(recipe.base))
@@ -107,9 +107,7 @@ def prepare(recipe: RlRecipe, run: Run) -> Learner:
         controller = None
     elif run.checkpoint is None:
         controller = new_controller(recipe)
-    base = None
-    if recipe.learn != "sampler" and recipe.objective.kl > 0:
-        base, _, _ = load(Path(recipe.base))
+    holds_on = recipe.learn != "sampler" and recipe.objective.kl > 0
     optimizers: dict[str, Optimizer] = {}
     if recipe.learn != "sampler":
         optimizers["policy"] = policy_optimizer(denoiser.model, recipe.optimizer)
@@ -124,7 +122,7 @@ def prepare(recipe: RlRecipe, run: Run) -> Learner:
         controller=controller,
         explore=controller is not None,
     )
-    return Learner(denoiser, tokenizer, controller, optimizers, base, task, decoding)
+    return Learner(denoiser, tokenizer, controller, optimizers, base if holds_on else None, task, decoding)
 
 
 def new_controller(recipe: RlRecipe) -> Controller:
