@@ -57,7 +57,7 @@ RL = [
     "controller.momentum=0.3",
     "controller.optimizer.decay=linear",
 ]
-SETTLE = "controller.settle=0.3"
+SETTLE = ["controller.settle.share=0.3", "controller.settle.speed=0.9"]
 KILLED_STEPS = 8
 
 ROLLOUT_KEYS = {"step", "reward", "reward_std", "frac_reward_zero_std", "solved", "nfe", "denoiser_calls", "seconds"}
@@ -89,7 +89,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def killed_recipe(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recipe of the runs that are killed, as a file: a checkpoint at every step."""
     file = tmp_path_factory.mktemp("recipe") / "killed.toml"
-    checkpointing = ["checkpoint.every=1", f"budget.steps={KILLED_STEPS}", SETTLE]
+    checkpointing = ["checkpoint.every=1", f"budget.steps={KILLED_STEPS}", *SETTLE]
     file.write_text(_toml_of(rl_overrides(base, *checkpointing)), encoding="utf-8")
     return file
 
@@ -235,16 +235,17 @@ def test_rl_trains_what_it_is_told_to(learn: str, kl: float, estimator: str, bas
 def test_a_joint_run_ends_with_the_policy_at_rest_and_greedy_rollouts(
     base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    temperatures: list[float] = []
+    asked: list[tuple[float, float]] = []
 
     def spy(*arguments: Any, **options: Any) -> Batch:
-        temperatures.append(arguments[4].temperature)
+        asked.append((arguments[4].temperature, options["bound_speed"]))
         return collect(*arguments, **options)
 
     monkeypatch.setattr(rl, "collect", spy)
-    keep = ["checkpoint.every=1", "checkpoint.keep=9", "controller.settle=0.5", "budget.steps=6"]
-    run_rl(rl_recipe(base, *keep), tmp_path / "run")
-    assert temperatures == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+    keep = ["checkpoint.every=1", "checkpoint.keep=9", "budget.steps=6", "controller.speed=0.4"]
+    settle = ["controller.settle.share=0.5", "controller.settle.speed=0.2", "controller.settle.lr=0.06"]
+    run_rl(rl_recipe(base, *keep, *settle), tmp_path / "run")
+    assert asked == [(1.0, 0.4)] * 3 + [(0.0, 0.2)] * 3
     assert ["loss" in line for line in lines_of(tmp_path / "run")] == [True] * 3 + [False] * 3
     folders = checkpoints(tmp_path / "run")
     policies = [{k: v for k, v in weights_of(f).items() if k.startswith("model.")} for f in folders]
@@ -253,7 +254,7 @@ def test_a_joint_run_ends_with_the_policy_at_rest_and_greedy_rollouts(
     assert not any(now == after for now, after in pairwise(controllers))
     states = [torch.load(folder / "optimizer.pt", weights_only=True) for folder in folders]
     rates = [state["controller"]["param_groups"][0]["lr"] for state in states]
-    assert rates == pytest.approx([3e-3, 2e-3, 1e-3] * 2), "each stage has a schedule of its own"
+    assert rates == pytest.approx([3e-3, 2e-3, 1e-3, 6e-2, 4e-2, 2e-2]), "each stage has a schedule of its own"
 
 
 @pytest.mark.parametrize("estimator", ["mean-field", "two-times-mean-field"])

@@ -113,7 +113,7 @@ def test_five_mistakes_in_a_recipe_are_told_at_once(told: Tell, tmp_path: Path) 
     [
         ("rollout.temperature=0", "rollout.temperature 0", "or train the sampler alone"),
         ("rollout.temperature=-1", "rollout.temperature", "greater than or equal to 0"),
-        ("controller.settle=0.1", "controller.settle", "use learn = 'joint'"),
+        ("controller.settle.share=0.1", "controller.settle", "use learn = 'joint'"),
         ("rollout.temperature=nan", "rollout.temperature", "finite"),
         ("rollout.group=1", "rollout.group", "greater than or equal to 2"),
         ("rollout.rule.kind=low-confidence", "low-confidence", "keep it for evaluation"),

@@ -17,7 +17,7 @@ from diffpo.problem import Task
 from diffpo.progress import Progress as Bar
 from diffpo.randomness import seed_of, stream
 from diffpo.recipes.parts import ADVANTAGES, estimator_of, rule_of, task_of
-from diffpo.recipes.schema import RlRecipe
+from diffpo.recipes.schema import AdamRecipe, RlRecipe
 from diffpo.records import Run, interruptible, open_run
 from diffpo.rollout import Batch, Decoding, collect, first_call_entropy
 from diffpo.update import ControllerUpdate, PolicyUpdate, update_controller, update_policy
@@ -51,6 +51,8 @@ class Stage:
     trains_policy: bool
     temperature: float
     """Of its rollouts."""
+    bound_speed: float
+    bound_optimizer: AdamRecipe
     spent: float
     """Share of the stage's part of the budget that is gone."""
 
@@ -145,10 +147,13 @@ def stage_at(recipe: RlRecipe, share: float) -> Stage:
     Settling rollouts are greedy, as at evaluation. A sampled rollout fails by its noise whatever the bound, so it
     teaches bounds that are too large for greedy decoding (docs/log.md).
     """
-    start = 1 - recipe.controller.settle
-    if share >= start:
-        return Stage(trains_policy=False, temperature=0.0, spent=(share - start) / recipe.controller.settle)
-    return Stage(recipe.learn != "sampler", recipe.rollout.temperature, spent=share / start)
+    bound, settle = recipe.controller, recipe.controller.settle
+    start = 1 - settle.share if settle is not None else 1.0
+    if settle is not None and share >= start:
+        optimizer = bound.optimizer.model_copy(update={"lr": settle.lr})
+        return Stage(False, 0.0, settle.speed, optimizer, spent=(share - start) / settle.share)
+    is_sampler_only = recipe.learn == "sampler"
+    return Stage(not is_sampler_only, recipe.rollout.temperature, bound.speed, bound.optimizer, spent=share / start)
 
 
 def experience(recipe: RlRecipe, learner: Learner, stage: Stage, step: int) -> Batch:
@@ -161,7 +166,7 @@ def experience(recipe: RlRecipe, learner: Learner, stage: Stage, step: int) -> B
         replace(learner.decoding, temperature=stage.temperature),
         group=recipe.rollout.group,
         speed=recipe.objective.speed,
-        bound_speed=recipe.controller.speed,
+        bound_speed=stage.bound_speed,
         advantage=ADVANTAGES[recipe.objective.advantage],
         bound_advantage=ADVANTAGES[recipe.controller.advantage],
         generator=stream(recipe.seed, "rollout", step),
@@ -192,7 +197,7 @@ def learn(recipe: RlRecipe, learner: Learner, stage: Stage, batch: Batch, step: 
     if learner.controller is not None:
         bound = recipe.controller
         optimizer = learner.optimizers["controller"]
-        set_learning_rate(optimizer, bound.optimizer, step, stage.spent)
+        set_learning_rate(optimizer, stage.bound_optimizer, step, stage.spent)
         controller_update = ControllerUpdate(bound.coef, bound.clip, bound.optimizer.grad_clip)
         metrics |= update_controller(learner.controller, batch, controller_update, optimizer)
         learner.controller.observe(batch.rollout.prompt_features, bound.momentum)

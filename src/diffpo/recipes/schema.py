@@ -118,6 +118,15 @@ class PolicyOptimizerRecipe(AdamRecipe):
     """muon: orthogonalised updates for the blocks' matrices, at ten times `lr`; AdamW for the rest."""
 
 
+class SettleRecipe(Strict):
+    """The end of a joint run, in which the policy rests and the bounds learn from greedy rollouts."""
+
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Of the run's budget."""
+    speed: Share = 0.3
+    lr: Positive = 3e-3
+
+
 class ControllerRecipe(Strict):
     initial_bound: Positive = 0.3
     initial_spread: Positive = 1.0
@@ -129,9 +138,8 @@ class ControllerRecipe(Strict):
     advantage: AdvantageKind = "batch-std"
     momentum: Share = 0.05
     """How fast the running statistics that standardise its features follow the model."""
-    settle: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Last share of a joint run's budget in which the policy rests and the bounds learn from greedy rollouts."""
     optimizer: AdamRecipe = AdamRecipe(lr=3e-3)
+    settle: SettleRecipe | None = None
 
 
 class BudgetRecipe(Strict):
@@ -175,7 +183,7 @@ class RlRecipe(Strict):
             )
         if self.controller.settle and self.learn != "joint":
             yield (
-                f"controller.settle ends a joint run, and learn = '{self.learn}' is none; "
+                f"controller.settle is the end of a joint run, and learn = '{self.learn}' is none; "
                 "leave it out or use learn = 'joint'"
             )
         if self.rollout.temperature == 0 and self.learn != "sampler":
