@@ -70,7 +70,8 @@ def encode(
     tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]
 ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
     """Prompts as ids, padded on the left, and the mask of what is not padding."""
-    rows = [encode_text(tokenizer, prompt) for prompt in prompts]
+    ids_of = {prompt: encode_text(tokenizer, prompt) for prompt in set(prompts)}
+    rows = [ids_of[prompt] for prompt in prompts]
     width = max(map(len, rows))
     pad = tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])

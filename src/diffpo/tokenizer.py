@@ -53,8 +53,9 @@ def decode_text(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
 
     Raises ValueError for an id that the tokenizer does not have: dropping it would let a broken answer look whole.
     """
-    kept = list(takewhile(lambda index: index != tokenizer.eos_token_id, ids))
-    stray = [index for index in kept if not 0 <= index < len(tokenizer)]
+    stop, size = tokenizer.eos_token_id, len(tokenizer)  # both are computed anew at every look
+    kept = list(takewhile(lambda index: index != stop, ids))
+    stray = [index for index in kept if not 0 <= index < size]
     if stray:
-        raise ValueError(f"ids {stray} are outside the tokenizer's vocabulary of {len(tokenizer)}.")
+        raise ValueError(f"ids {stray} are outside the tokenizer's vocabulary of {size}.")
     return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
