@@ -27,7 +27,7 @@ def task_of(recipe: schema.TaskRecipe) -> Task:
         case schema.SudokuTask():
             return Sudoku(recipe.size, recipe.min_clues, recipe.max_clues, recipe.cell_credit)
         case schema.CountdownTask():
-            return Countdown(recipe.max_number, recipe.max_target, recipe.number_credit)
+            return Countdown(recipe.max_number, recipe.max_target, recipe.operators, recipe.number_credit)
         case schema.WalkTask():
             return Walk(recipe.successors, recipe.length, recipe.step_credit)
 

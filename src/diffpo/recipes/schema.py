@@ -40,6 +40,8 @@ class CountdownTask(Strict):
     kind: Literal["countdown"]
     max_number: Annotated[int, Field(ge=countdown.NUMBERS[0], le=countdown.NUMBERS[1])] = 9
     max_target: Annotated[int, Field(ge=countdown.TARGETS[0], le=countdown.TARGETS[1])] = 99
+    operators: countdown.Operators = "+-*/"
+    """Those of the answers to learn from; with them every target can be reached."""
     number_credit: Share = 0.0
     """What an expression of the right numbers earns that is not worth the target."""
 

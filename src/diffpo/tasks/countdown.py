@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from random import Random
+from typing import Literal, get_args
 
 from diffpo.errors import UserError
 from diffpo.problem import Grade, Problem, Split
@@ -19,6 +20,7 @@ NUMBERS = (4, 99)  # the least and the greatest `max_number`
 TARGETS = (10, 999)
 
 Numbers = tuple[int, int, int]
+Operators = Literal["+-", "+-*", "+-*/"]
 
 _NUMBER = rf" *([0-9]{{1,{MAX_DIGITS}}})"
 _PROMPT = re.compile(f"{_NUMBER},{_NUMBER},{_NUMBER}={_NUMBER}:")
@@ -34,7 +36,7 @@ class _Term:
 
 
 @lru_cache(maxsize=2**16)
-def answers(numbers: Numbers) -> dict[int, tuple[str, ...]]:
+def answers(numbers: Numbers, operators: Operators = "+-*/") -> dict[int, tuple[str, ...]]:
     """The targets that three numbers reach in any order, each with the expressions that are drawn as answers.
 
     Not all expressions: as in the television game every intermediate result is a positive whole number, and of two
@@ -45,7 +47,8 @@ def answers(numbers: Numbers) -> dict[int, tuple[str, ...]]:
     for pair, third in (((a, b), c), ((a, c), b), ((b, c), a)):
         for term in _joined(*pair):
             for whole in _joined(term, third):
-                found.setdefault(whole.value, set()).add(whole.text)
+                if term.operator in operators and whole.operator in operators:
+                    found.setdefault(whole.value, set()).add(whole.text)
     return {target: tuple(sorted(found[target])) for target in sorted(found)}
 
 
@@ -86,7 +89,8 @@ class Countdown:
     """Three numbers from 1 to `max_number`, a target from 1 to `max_target` that they reach.
 
     Prompt: `3,7,4=25:`, numbers and target padded with spaces to the width of the greatest; completion: an expression,
-    shorter than the canvas as a rule. `number_credit`: the reward of an expression that has a value and uses the
+    shorter than the canvas as a rule. `operators`: those that the drawn answers need, and with which every target can
+    be reached; the grader takes all four. `number_credit`: the reward of an expression that has a value and uses the
     numbers, each once, without being worth the target. Raises UserError for values out of range.
 
     Splits are by the SHA-256 of the sorted numbers with the target, so no problem is in two of them in any order.
@@ -94,6 +98,7 @@ class Countdown:
 
     max_number: int = 9
     max_target: int = 99
+    operators: Operators = "+-*/"
     number_credit: float = 0.0
 
     def __post_init__(self) -> None:
@@ -104,6 +109,10 @@ class Countdown:
         ):
             if not low <= value <= high:
                 raise UserError(f"countdown: {field} is {value}; give a number from {low} to {high}.")
+        if self.operators not in get_args(Operators):
+            raise UserError(
+                f"countdown: operators is {self.operators!r}; give one of {', '.join(get_args(Operators))}."
+            )
 
     @property
     def name(self) -> str:
@@ -135,7 +144,7 @@ class Countdown:
         number = partial(rng.randint, 1, self.max_number)
         while True:
             numbers = (number(), number(), number())
-            found = answers(numbers)
+            found = answers(numbers, self.operators)
             targets = [target for target in found if target <= self.max_target]
             if targets and split_of(numbers, target := rng.choice(targets)) == split:
                 break

@@ -29,14 +29,14 @@ def check_split(task: str, split: str) -> None:
 
 
 def draw_distinct(draw: Callable[[], Problem], count: int) -> list[Problem]:
-    """`count` drawn problems whose ids differ, unless 1000 draws find no new one."""
+    """`count` drawn problems whose ids differ, until 1000 draws in a row find no new one; from there on, any."""
     seen: set[str] = set()
     problems: list[Problem] = []
+    draws = _MAX_DRAWS
     for _ in range(count):
-        for _ in range(_MAX_DRAWS):
-            problem = draw()
-            if problem.id not in seen:
-                break
+        problem = next((p for p in (draw() for _ in range(draws)) if p.id not in seen), None)
+        if problem is None:
+            draws, problem = 1, draw()
         seen.add(problem.id)
         problems.append(problem)
     return problems
