@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from transformers import PreTrainedTokenizerFast
 
 from diffpo.checkpoint import load
@@ -20,14 +21,17 @@ from diffpo.problem import Problem, Task
 from diffpo.progress import Progress
 from diffpo.randomness import seed_of
 from diffpo.recipes.parts import rule_of, task_of
-from diffpo.recipes.schema import EntropyBoundRule, EvalRecipe, RuleRecipe, SudokuTask, block_problems
+from diffpo.recipes.schema import EntropyBoundRule, EvalRecipe, RuleRecipe, TaskRecipe, block_problems
 from diffpo.records import RECIPE
 from diffpo.rollout import Decoding, answer
 from diffpo.stats import Estimate, aup_estimate, frontier_area_estimate, gain_over_fixed, mean_interval
+from diffpo.tokenizer import decode_text
 from diffpo.types import Rollout
 from diffpo.unmasking import EntropyBound, Rule
 
 PLAYED_BACK = 6
+STORED_TASK: TypeAdapter[TaskRecipe] = TypeAdapter(TaskRecipe)
+TASK_HINT = "task.size=4 or 6, or task.kind=countdown or walk"
 FRONTIER_FIGURES = (("area under the frontier", "area"), ("AUP", "aup"))
 
 
@@ -103,18 +107,18 @@ def _shown(value: float, interval: Sequence[float]) -> str:
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def stored_task(path: Path) -> SudokuTask:
+def stored_task(path: Path) -> TaskRecipe:
     """The task in the recipe of the run that `path` is or belongs to."""
     path = path.resolve()
     for folder in (path, path.parent):
         if (folder / RECIPE).is_file():
             try:
                 table = tomllib.loads((folder / RECIPE).read_text())
-                return SudokuTask.model_validate(table.get("task", {}))
-            except ValueError as error:
+                return STORED_TASK.validate_python({"kind": "sudoku"} | table.get("task", {}))
+            except (ValueError, TypeError) as error:
                 line = str(error).splitlines()[0]
-                raise UserError(f"{folder / RECIPE} does not say which task: {line}; give task.size=4 or 6") from error
-    raise UserError(f"no {RECIPE} in {path} or above it says which task it was trained on; give task.size=4 or 6")
+                raise UserError(f"{folder / RECIPE} does not say which task: {line}; give {TASK_HINT}") from error
+    raise UserError(f"no {RECIPE} in {path} or above it says which task it was trained on; give {TASK_HINT}")
 
 
 def rules_of(recipe: EvalRecipe) -> list[RuleRecipe]:
@@ -181,7 +185,7 @@ def as_record(
     return {
         "completion_length": length,
         "clusters": clusters,
-        "clues": [problem.facts.get("clues", 0) for problem in evaluation.problems],
+        "clues": clues_of(evaluation.problems),
         "points": [_point(outcome, clusters) for outcome in fixed],
         "learned": _learned(learned, evaluation.problems, clusters) if learned is not None else None,
         "area": _estimate(frontier_area_estimate(solved, nfe, clusters, hi=length)),
@@ -192,6 +196,11 @@ def as_record(
             for row in range(min(PLAYED_BACK, len(evaluation.problems)))
         ],
     }
+
+
+def clues_of(problems: Sequence[Problem]) -> list[int]:
+    """The clues of each problem, which tables of the learned sampler group by; empty for a task that has none."""
+    return [int(problem.facts["clues"]) for problem in problems if "clues" in problem.facts]
 
 
 def _point(outcome: Outcome, clusters: list[str]) -> dict[str, Any]:
@@ -213,8 +222,8 @@ def _point(outcome: Outcome, clusters: list[str]) -> dict[str, Any]:
 def _learned(outcome: Outcome, problems: Sequence[Problem], clusters: list[str]) -> dict[str, Any]:
     bounds = outcome.rollout.entropy_bound.cpu().numpy()
     groups: defaultdict[int, list[int]] = defaultdict(list)
-    for row, problem in enumerate(problems):
-        groups[int(problem.facts.get("clues", 0))].append(row)
+    for row, clues in enumerate(clues_of(problems)):
+        groups[clues].append(row)
     by_clues = [
         {
             "clues": clues,
@@ -239,9 +248,9 @@ def _played_back(
     bound = float(rollout.entropy_bound[row])
     return {
         "prompt": problem.prompt,
-        "clues": problem.facts.get("clues", 0),
+        "clues": problem.facts.get("clues"),
         "answer": problem.answer,
-        "completion": tokenizer.decode(rollout.completion_ids[row].tolist()),
+        "completion": decode_text(tokenizer, rollout.completion_ids[row].tolist()),
         "unmask_step": rollout.unmask_step[row].tolist(),
         "nfe": int(rollout.nfe[row]),
         "solved": bool(outcome.is_solved[row]),

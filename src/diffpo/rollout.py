@@ -79,6 +79,18 @@ def encode(
     return ids, visible
 
 
+def encode_answers(tokenizer: PreTrainedTokenizerFast, answers: Sequence[str], length: int) -> Int[Tensor, "B L"]:
+    """Answers as canvases of `length` ids: a shorter one is followed by end-of-text tokens.
+
+    They are tokens like the others, to be predicted and scored: it is by them that a model learns to end (LLaDA,
+    arXiv 2502.09992). Raises ValueError for an answer that the canvas cannot hold.
+    """
+    rows = [encode_text(tokenizer, answer) for answer in answers]
+    if (longest := max(map(len, rows))) > length:
+        raise ValueError(f"an answer has {longest} tokens, and the canvas {length}")
+    return torch.tensor([row + [tokenizer.eos_token_id] * (length - len(row)) for row in rows])
+
+
 def answer(
     denoiser: Denoiser,
     tokenizer: PreTrainedTokenizerFast,

@@ -13,7 +13,7 @@ from diffpo.rollout import encode
 from diffpo.sampler import sample
 from diffpo.unmasking import EntropyBound
 
-HIDDEN = "_"
+HIDDEN, ENDED = "_", "·"
 
 
 def run_sample(model_dir: Path, prompt: str, entropy_bound: float | None, temperature: float, seed: int) -> None:
@@ -36,7 +36,8 @@ def run_sample(model_dir: Path, prompt: str, entropy_bound: float | None, temper
         stop_ids=denoiser.stop_ids,
     )
     calls = int(rollout.nfe)
+    signs = {denoiser.mask_id: HIDDEN} | dict.fromkeys(denoiser.stop_ids, ENDED)
     for call in range(1, calls + 1):
         ids = canvas_at(rollout, call, denoiser.mask_id)[0, -length:].tolist()
-        print(f"{call:4d}  {''.join(HIDDEN if i == denoiser.mask_id else tokenizer.decode([i]) for i in ids)}")
+        print(f"{call:4d}  {''.join(signs.get(i) or tokenizer.decode([i]) for i in ids)}")
     print(f"{calls} denoiser calls, entropy bound {float(rollout.entropy_bound):.3g}")

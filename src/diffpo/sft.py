@@ -22,7 +22,7 @@ from diffpo.randomness import seed_of, stream
 from diffpo.recipes.parts import task_of
 from diffpo.recipes.schema import SftRecipe, StopAt, TinyModel
 from diffpo.records import interruptible, open_run
-from diffpo.rollout import Decoding, answer, encode
+from diffpo.rollout import Decoding, answer, encode, encode_answers
 from diffpo.tokenizer import char_tokenizer
 from diffpo.unmasking import TopK
 
@@ -52,7 +52,7 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
             problems = task.problems("train", recipe.batch, seed_of(recipe.seed, "sft", step))
             set_learning_rate(optimizer, recipe.optimizer, step, step / recipe.steps)
             draw = stream(recipe.seed, "mask", step)
-            loss = denoising_loss(denoiser, tokenizer, problems, recipe.weighting, draw)
+            loss = denoising_loss(denoiser, tokenizer, problems, task.completion_length, recipe.weighting, draw)
             optimizer.zero_grad()
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(denoiser.model.parameters(), recipe.optimizer.grad_clip)
@@ -96,19 +96,21 @@ def denoising_loss(
     denoiser: Denoiser,
     tokenizer: PreTrainedTokenizerFast,
     problems: list[Problem],
+    length: int,
     weighting: Literal["elbo", "uniform"],
     generator: torch.Generator,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the masked answer tokens, in nats per answer token; the prompt is never masked.
 
-    A row's number of masked tokens m is uniform over 1..L, stratified over the batch. `elbo` weighs each token by L / m
+    An answer shorter than the canvas of `length` L is filled up with end-of-text tokens, which count like the rest. A
+    row's number of masked tokens m is uniform over 1..L, stratified over the batch. `elbo` weighs each token by L / m
     and is then unbiased for the bound -log p(answer) <= L E[mean cross-entropy] (LLaDA, arXiv 2502.09992); drawing m
     and not a rate keeps its weights bounded by L. `uniform` weighs all masked tokens of the batch the same,
     which favours nearly empty canvases, where the hard decisions are.
     """
     prompt_ids, prompt_mask = encode(tokenizer, [problem.prompt for problem in problems])
-    answer_ids, _ = encode(tokenizer, [problem.answer for problem in problems])
-    batch, length = answer_ids.shape
+    answer_ids = encode_answers(tokenizer, [problem.answer for problem in problems], length)
+    batch = len(problems)
     strata = (torch.randperm(batch, generator=generator) + torch.rand(batch, generator=generator)) / batch
     count = (strata * length).long().clamp(max=length - 1) + 1
     rank = torch.rand(answer_ids.shape, generator=generator).argsort(dim=1).argsort(dim=1)

@@ -9,7 +9,9 @@ from diffpo import advantage
 from diffpo.likelihood import Estimator, MeanField, TwoTimesMeanField
 from diffpo.problem import Task
 from diffpo.recipes import schema
+from diffpo.tasks.countdown import Countdown
 from diffpo.tasks.sudoku import Sudoku
+from diffpo.tasks.walk import Walk
 from diffpo.unmasking import ConfidenceThreshold, EntropyBound, LowConfidence, Rule, TopK
 
 ADVANTAGES: Mapping[schema.AdvantageKind, Callable[[Float[Tensor, "Q G"]], Float[Tensor, "Q G"]]] = {
@@ -20,8 +22,14 @@ ADVANTAGES: Mapping[schema.AdvantageKind, Callable[[Float[Tensor, "Q G"]], Float
 }
 
 
-def task_of(recipe: schema.SudokuTask) -> Task:
-    return Sudoku(recipe.size, recipe.min_clues, recipe.max_clues, recipe.cell_credit)
+def task_of(recipe: schema.TaskRecipe) -> Task:
+    match recipe:
+        case schema.SudokuTask():
+            return Sudoku(recipe.size, recipe.min_clues, recipe.max_clues, recipe.cell_credit)
+        case schema.CountdownTask():
+            return Countdown(recipe.max_number, recipe.max_target, recipe.operators, recipe.number_credit)
+        case schema.WalkTask():
+            return Walk(recipe.successors, recipe.length, recipe.step_credit)
 
 
 def rule_of(recipe: schema.RuleRecipe) -> Rule:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from diffpo.recipes.strict import Strict
+from diffpo.tasks import countdown, walk
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -16,6 +17,7 @@ AdvantageKind = Literal["group-centered", "group-std", "batch-std", "leave-one-o
 
 class SudokuTask(Strict):
     kind: Literal["sudoku"] = "sudoku"
+    """The one task whose kind may be left out."""
     size: Literal[4, 6] = 4
     min_clues: Count | None = None
     max_clues: Count | None = None
@@ -32,6 +34,36 @@ class SudokuTask(Strict):
         for name, clues in (("min_clues", self.min_clues), ("max_clues", self.max_clues)):
             if clues is not None and clues >= self.completion_length:
                 yield f"{name} {clues} leaves no empty cell of {self.completion_length}; lower it"
+
+
+class CountdownTask(Strict):
+    kind: Literal["countdown"]
+    max_number: Annotated[int, Field(ge=countdown.NUMBERS[0], le=countdown.NUMBERS[1])] = 9
+    max_target: Annotated[int, Field(ge=countdown.TARGETS[0], le=countdown.TARGETS[1])] = 99
+    operators: countdown.Operators = "+-*/"
+    """Those of the answers to learn from; with them every target can be reached."""
+    number_credit: Share = 0.0
+    """What an expression of the right numbers earns that is not worth the target."""
+
+    @property
+    def completion_length(self) -> int:
+        return countdown.longest_answer(self.max_number)
+
+
+class WalkTask(Strict):
+    kind: Literal["walk"]
+    successors: Annotated[int, Field(ge=walk.SUCCESSORS[0], le=walk.SUCCESSORS[1])] = 2
+    """Legal nodes for each step."""
+    length: Annotated[int, Field(ge=walk.LENGTHS[0], le=walk.LENGTHS[1])] = 8
+    step_credit: Share = 0.0
+    """What a walk that is not legal throughout earns, times its share of legal steps."""
+
+    @property
+    def completion_length(self) -> int:
+        return self.length
+
+
+TaskRecipe = Annotated[SudokuTask | CountdownTask | WalkTask, Field(discriminator="kind")]
 
 
 class EntropyBoundRule(Strict):
@@ -164,7 +196,7 @@ class RlRecipe(Strict):
     """Torch threads; None: torch's own choice. Another number may change the last bits of a result."""
     base: str
     """Folder of the model to start from, which also is what the KL term holds on to: a run or a Hugging Face folder."""
-    task: SudokuTask = SudokuTask()
+    task: TaskRecipe = SudokuTask()
     learn: Literal["model", "sampler", "joint"] = "model"
     rollout: RolloutRecipe = RolloutRecipe()
     estimator: EstimatorRecipe = TwoTimesMeanFieldEstimator()
@@ -222,7 +254,7 @@ class StopAt(Strict):
 class SftRecipe(Strict):
     seed: int = 0
     threads: Count | None = None
-    task: SudokuTask = SudokuTask()
+    task: TaskRecipe = SudokuTask()
     model: TinyModel = TinyModel()
     batch: Count = 128
     steps: Count = 400
@@ -240,7 +272,7 @@ class EvalRecipe(Strict):
     seed: int = 0
     threads: Count | None = None
     model: str
-    task: SudokuTask | None = None
+    task: TaskRecipe | None = None
     """None: the task the model was trained on."""
     split: Literal["train", "validation", "test"] = "test"
     count: Annotated[int, Field(ge=2)] = 500
@@ -251,7 +283,7 @@ class EvalRecipe(Strict):
     """Rules besides the entropy bounds."""
 
 
-def block_problems(name: str, block_length: int | None, task: SudokuTask) -> Iterable[str]:
+def block_problems(name: str, block_length: int | None, task: TaskRecipe) -> Iterable[str]:
     length = task.completion_length
     if block_length is not None and length % block_length:
         divisors = ", ".join(str(d) for d in range(1, length + 1) if length % d == 0)

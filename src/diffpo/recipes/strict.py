@@ -54,7 +54,8 @@ def load_recipe(kind: type[M], path_or_name: str | None, overrides: Sequence[str
     """Read a TOML file, or a built-in recipe by its name, or nothing (None), then apply `a.b=c` overrides.
 
     The `c` of an override is a TOML value, or failing that a bare string. A table that is given in part takes the rest
-    from the default of its field. Raises UserError naming every mistake, one line each.
+    from the default of its field. One without a `kind` is of the one class that has a default for it, if there is one.
+    Raises UserError naming every mistake, one line each.
     """
     mistakes: list[str] = []
     table = {} if path_or_name is None else _read_toml(path_or_name)
@@ -188,7 +189,8 @@ def _choose(
     }
     if not kinds or ("kind" not in table and len(classes) == 1):
         return classes[0]
-    kind = table.get("kind")
+    assumed = [kind for kind, c in kinds.items() if not c.model_fields["kind"].is_required()]
+    kind = table.get("kind", assumed[0] if len(assumed) == 1 else None)
     if isinstance(kind, str) and kind in kinds:
         return kinds[kind]
     choices = " or ".join(map(repr, kinds))

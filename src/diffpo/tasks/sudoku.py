@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple, get_args
 
 from diffpo.errors import UserError
 from diffpo.problem import Grade, Problem, Split
+from diffpo.tasks.drawing import check_split, split_by_hash
 
 Size = Literal[4, 6]
 
@@ -30,7 +31,6 @@ _DEFAULT_CLUES: dict[Size, tuple[int, int]] = {4: (4, 10), 6: (12, 24)}
 _MAX_PASSES = 1000  # of digging for one puzzle; about 630 of them reach 4 clues in 4x4, all reach 12 in 6x6
 
 _TEST_GRIDS_4X4, _VALIDATION_GRIDS_4X4 = 88, 20  # of 288
-_TEST_BYTES_6X6, _VALIDATION_BYTES_6X6 = 26, 13  # of 256 values of a hash's first byte
 
 
 class Board:
@@ -166,19 +166,12 @@ def split_of(grid: str) -> Split:
     """The split that a solution grid of 4x4 or 6x6 belongs to, whatever the seed. Raises UserError for other texts."""
     for size in get_args(Size):
         if is_grid(grid, size):
-            return _split_4x4(grid) if size == 4 else _split_6x6(grid)
+            return _split_4x4(grid) if size == 4 else split_by_hash(grid)
     raise UserError(f"sudoku: {grid!r} is no full and valid grid of 4x4 or 6x6.")
 
 
 def _split_4x4(grid: str) -> Split:
     return next(split for split, grids in _grids_4x4().items() if grid in grids)
-
-
-def _split_6x6(grid: str) -> Split:
-    first_byte = _sha256(grid)[0]
-    if first_byte < _TEST_BYTES_6X6:
-        return "test"
-    return "validation" if first_byte < _TEST_BYTES_6X6 + _VALIDATION_BYTES_6X6 else "train"
 
 
 @cache
@@ -208,7 +201,7 @@ def _draw_grid(size: Size, split: Split, rng: Random) -> str:
     rules = board(size)
     while True:
         grid = rules.text(next(rules.solutions(rules.everything, rng=rng)))
-        if _split_6x6(grid) == split:
+        if split_by_hash(grid) == split:
             return grid
 
 
@@ -300,8 +293,7 @@ class Sudoku:
         no new one. Raises UserError if 1000 passes never reach the number of clues, which only a 6x6 range near its
         lower end can cause.
         """
-        if split not in get_args(Split):
-            raise UserError(f"sudoku: unknown split {split!r}; give one of {', '.join(get_args(Split))}.")
+        check_split("sudoku", split)
         rng = Random(f"{self.name}/{split}/{seed}")
         seen: set[str] = set()
         problems = []
