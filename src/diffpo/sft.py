@@ -18,7 +18,7 @@ from diffpo.models.loading import denoiser_of, load_denoiser
 from diffpo.optimizer import Optimizer, policy_optimizer, set_learning_rate
 from diffpo.problem import Problem, Task
 from diffpo.progress import Progress as Bar
-from diffpo.randomness import seed_of, stream
+from diffpo.randomness import pick, seed_of, strata, stream
 from diffpo.recipes.parts import task_of
 from diffpo.recipes.schema import SftRecipe, StopAt, TinyModel
 from diffpo.records import interruptible, open_run
@@ -109,8 +109,7 @@ def denoising_loss(
     prompt_ids, prompt_mask = encode(tokenizer, [problem.prompt for problem in problems])
     answer_ids, _ = encode(tokenizer, [problem.answer for problem in problems])
     batch, length = answer_ids.shape
-    strata = (torch.randperm(batch, generator=generator) + torch.rand(batch, generator=generator)) / batch
-    count = (strata * length).long().clamp(max=length - 1) + 1
+    count = 1 + pick(strata(batch, 1, generator)[:, 0], length)
     rank = torch.rand(answer_ids.shape, generator=generator).argsort(dim=1).argsort(dim=1)
     is_masked = rank < count[:, None]
     canvas = torch.cat([prompt_ids, answer_ids.masked_fill(is_masked, denoiser.mask_id)], dim=1)
