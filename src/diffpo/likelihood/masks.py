@@ -122,7 +122,7 @@ def random_masks(count: Int[Tensor, "B K"], length: int, generator: torch.Genera
     return rank < count[:, :, None]
 
 
-def with_complements(is_masked: Bool[Tensor, "B K L"]) -> Bool[Tensor, "B 2K L"]:
+def with_complements(is_masked: Bool[Tensor, "B K L"]) -> Bool[Tensor, "B 2*K L"]:
     """The masks, then what each leaves out.
 
     A full mask leaves out nothing and comes again itself: so the complements' number of masked tokens is uniform over
