@@ -54,7 +54,7 @@ class Coupled:
 
 @dataclass(frozen=True)
 class Elbo:
-    """Monte Carlo ELBO of the completion's log-likelihood (LLaDA, arXiv 2502.09992, eq. 14): K = `draws` masks.
+    """Monte Carlo ELBO of the completion's log-likelihood (LLaDA, arXiv 2502.09992) from K = `draws` masks.
 
     log p(o) >= E[L / m sum over masked i of log p(o_i | the rest)], with m uniform over 1..L and the m masked places
     uniform. A token's share is the mean over the draws of L / m log p where it is masked, 0 where it is not, so the sum
