@@ -67,10 +67,8 @@ def log_power_mean(
     logp: Float[Tensor, "K B L"], weight: Float[Tensor, "K B L"], is_read: Bool[Tensor, "K B L"], beta: float
 ) -> Float[Tensor, "B L"]:
     """log(sum_k weight_k p_k^beta) / beta of each token; 0 for a token that no canvas reads, as in SPG's code."""
-    is_seen = is_read.any(dim=0)
-    # Unseen tokens get a finite stand-in before the logarithm: -inf everywhere has no gradient.
-    scores = (beta * logp + weight.log()).masked_fill(~is_read, -math.inf).masked_fill(~is_seen, 0.0)
-    return (scores.logsumexp(dim=0) / beta).masked_fill(~is_seen, 0.0)
+    scores = (beta * logp + weight.log()).masked_fill(~is_read, -math.inf)
+    return (scores.logsumexp(dim=0) / beta).masked_fill(~is_read.any(dim=0), 0.0)
 
 
 def kl_full(logits: Float[Tensor, "M V"], base_logits: Float[Tensor, "M V"]) -> Float[Tensor, " M"]:
