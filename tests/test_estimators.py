@@ -583,7 +583,7 @@ def recipe(tmp_path: Path, *overrides: str) -> RlRecipe:
         (["kind=exact"], Exact()),
         (["kind=coupled", "weighting=published", "max_rate=0.5"], Coupled(0.2, 0.5, "published")),
         (["kind=elbo", "draws=3", "antithetic=false"], Elbo(3, False)),
-        (["kind=eubo", "draws=4", "beta=1.0", "mix=1.0"], Eubo(4, True, 1.0, 1.0)),
+        (["kind=eubo", "draws=4", "beta=2.0", "mix=0.25"], Eubo(4, True, 2.0, 0.25)),
     ],
 )
 def test_kinds_become_parts(settings: list[str], part: Estimator, tmp_path: Path) -> None:
