@@ -5,9 +5,9 @@ Nothing here calls the rules, the sampler or the likelihoods under test.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import permutations, product
 from typing import Any
 
 import torch
@@ -172,6 +172,43 @@ def chi_square_p(observed: Counter[Key], probability: Mapping[Key, float]) -> fl
     statistic = sum((seen - expected) ** 2 / expected for seen, expected in cells)
     freedom = len(cells) - 1
     return float(torch.special.gammaincc(torch.tensor(freedom / 2.0).double(), torch.tensor(statistic / 2).double()))
+
+
+# ------------------------------------------------------------------------------------------------ random-order decoding
+
+
+def conditional(
+    denoiser: TableDenoiser, prompt: Sequence[int], completion: Sequence[int], shown: Collection[int], position: int
+) -> float:
+    """log p of one completion token where only the `shown` completion positions are not masked."""
+    canvas = [*prompt, *(token if i in shown else denoiser.mask_id for i, token in enumerate(completion))]
+    return denoiser.logp(canvas, len(prompt) + position)[completion[position]]
+
+
+def order_logps(
+    denoiser: TableDenoiser, prompt: Sequence[int], completion: Sequence[int]
+) -> list[tuple[tuple[int, ...], list[float]]]:
+    """Every order of decoding one token a call, and each token's log-probability in it."""
+    length = len(completion)
+    found = []
+    for order in permutations(range(length)):
+        shown = {position: order[: order.index(position)] for position in order}
+        found.append((order, [conditional(denoiser, prompt, completion, shown[i], i) for i in range(length)]))
+    return found
+
+
+def random_order_logp(denoiser: TableDenoiser, prompt: Sequence[int], completion: Sequence[int]) -> float:
+    """log-likelihood of the completion where every order is equally likely: what the ELBO bounds."""
+    orders = order_logps(denoiser, prompt, completion)
+    return math.log(sum(math.exp(sum(logps)) for _, logps in orders) / len(orders))
+
+
+def random_order_mean(
+    denoiser: TableDenoiser, prompt: Sequence[int], completion: Sequence[int], of: Callable[[float], float]
+) -> list[float]:
+    """Mean over the orders of a function of each token's log-probability."""
+    orders = order_logps(denoiser, prompt, completion)
+    return [sum(of(logps[i]) for _, logps in orders) / len(orders) for i in range(len(completion))]
 
 
 # ------------------------------------------------------------------------------------------------------------- records

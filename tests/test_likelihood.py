@@ -269,7 +269,8 @@ def test_low_temperatures_keep_values_and_gradients_finite() -> None:
     logits = torch.randn(2, TABLE.vocab, generator=torch.Generator().manual_seed(0))
     logits[:, MASK] = torch.finfo(torch.float32).min / 2
     logits.requires_grad_(True)
-    logp = Conditionals(logits, torch.tensor([[0, 1]])).logp(torch.tensor([[0, 2]]), 0.05)
+    slot = torch.tensor([[0, 1]])
+    logp = Conditionals(logits, slot, slot >= 0).logp(torch.tensor([[0, 2]]), 0.05)
     logp.sum().backward()
     assert logits.grad is not None
     assert bool(logp.isfinite().all() and logits.grad.isfinite().all())

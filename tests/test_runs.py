@@ -257,7 +257,7 @@ def test_a_joint_run_ends_with_the_policy_at_rest_and_greedy_rollouts(
     assert rates == pytest.approx([3e-3, 2e-3, 1e-3, 6e-2, 4e-2, 2e-2]), "each stage has a schedule of its own"
 
 
-@pytest.mark.parametrize("estimator", ["mean-field", "two-times-mean-field"])
+@pytest.mark.parametrize("estimator", ["mean-field", "two-times-mean-field", "exact", "coupled"])
 def test_denoiser_calls_are_all_canvases_that_the_denoiser_was_shown(
     estimator: str, base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

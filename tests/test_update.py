@@ -13,7 +13,18 @@ from torch import Tensor
 from diffpo.canvas import canvas_at, completion_mask, full_attention_mask
 from diffpo.controller import Controller, entropy_features
 from diffpo.errors import NonFiniteLossError
-from diffpo.likelihood import Estimator, MeanField, TwoTimesMeanField, Views, conditionals
+from diffpo.likelihood import (
+    Coupled,
+    Elbo,
+    Estimator,
+    Eubo,
+    Exact,
+    ManyTimesMeanField,
+    MeanField,
+    TwoTimesMeanField,
+    Views,
+    conditionals,
+)
 from diffpo.models.denoiser import Denoiser
 from diffpo.objective import ClippedSurrogate, PolicyLoss, token_weights
 from diffpo.problem import Grade, Problem, Split
@@ -137,7 +148,17 @@ class Spy(ClippedSurrogate):
         return found
 
 
-ESTIMATORS: list[Estimator] = [MeanField(0.0), MeanField(0.3), TwoTimesMeanField()]
+ESTIMATORS: list[Estimator] = [
+    MeanField(0.0),
+    MeanField(0.3),
+    TwoTimesMeanField(),
+    ManyTimesMeanField(3),
+    Exact(),
+    Coupled(),
+    Coupled(weighting="published"),
+    Elbo(2),
+    Eubo(2, antithetic=False),
+]
 
 
 def test_the_batch_is_worth_testing_on() -> None:
@@ -216,6 +237,70 @@ def test_the_first_step_is_weighted_reinforce_token_by_token(kl: float, normalis
     assert metrics["grad_norm"] == pytest.approx(float(expected.norm()), rel=1e-3)
     if base:
         assert metrics["kl"] == pytest.approx(divergence, rel=1e-4)
+
+
+@pytest.mark.parametrize("kl_kind", ["full", "k3"])
+@pytest.mark.parametrize("estimator", [Elbo(3, False), Eubo(3, False, beta=1.5, mix=0.25)], ids=str)
+def test_the_first_step_on_a_bound_is_its_gradient_token_by_token(estimator: Elbo | Eubo, kl_kind: Any) -> None:
+    temperature, kl, base = 0.7, 0.3, new_denoiser(seed=7)
+    update = settings_of(
+        estimator, objective=ClippedSurrogate(0.2), kl=kl, kl_kind=kl_kind, temperature=temperature, micro_batch=5
+    )
+    found, metrics = step(COOL, update, base)
+
+    denoiser, rollout = new_denoiser(), COOL.rollout
+    masks = estimator.draw(rollout, torch.Generator().manual_seed(DRAW_SEED))
+    attention_mask = full_attention_mask(rollout.prompt_mask, LENGTH)
+    policy, base_policy = [], []
+    for k in range(3):
+        canvas = torch.cat([rollout.prompt_ids, rollout.completion_ids.masked_fill(masks[:, k], MASK)], dim=1)
+        policy.append(denoiser.model(canvas, attention_mask).logits[:, -LENGTH:])
+        base_policy.append(base.model(canvas, attention_mask).logits[:, -LENGTH:].detach())
+    is_token = torch.arange(len(TOKENIZER)) != MASK
+    loss, divergence = torch.zeros(()), 0.0
+    for row, position in COOL.is_scored.nonzero().tolist():
+        token = int(rollout.completion_ids[row, position])
+        token -= token > MASK
+        advantage = float(COOL.advantage[row])
+        lower, power, gap = torch.zeros(()), torch.zeros(()), torch.zeros(())
+        for k in range(3):
+            if not masks[row, k, position]:
+                continue
+            weight = LENGTH / int(masks[row, k].sum()) / 3
+            logits, held = (x[k][row, position][is_token] for x in (policy, base_policy))
+            logp, base_logp = ((x / temperature).log_softmax(-1)[token] for x in (logits, held))
+            lower = lower + weight * logp
+            power = power + weight * logp.exp() ** 1.5
+            if kl_kind == "full":
+                gap = gap + weight * (logits.softmax(-1) * (logits.log_softmax(-1) - held.log_softmax(-1))).sum()
+            else:
+                gap = gap + weight * ((base_logp - logp).exp() - (base_logp - logp) - 1)
+        value = lower
+        if isinstance(estimator, Eubo) and advantage < 0 and float(power.detach()):
+            value = 0.25 * power.log() / 1.5 + 0.75 * lower
+        share = 1 / int(COOL.is_scored[row].sum()) / ROWS
+        loss = loss + share * (-advantage * value + kl * gap)
+        divergence += share * float(gap.detach())
+    loss.backward()
+    expected = -torch.cat([p.grad.flatten() for p in denoiser.model.parameters() if p.grad is not None])
+    assert float(expected.abs().max()) > 0.05
+    torch.testing.assert_close(found, expected, atol=5e-5, rtol=1e-3)
+    assert metrics["kl"] == pytest.approx(divergence, rel=1e-4)
+
+
+@pytest.mark.parametrize("kl_kind", ["full", "k3"])
+def test_a_micro_batch_that_masks_no_scored_token_adds_nothing(kl_kind: Any) -> None:
+    batch = BATCH.rows((~BATCH.is_scored).any(dim=1).nonzero().flatten())
+    assert len(batch.rollout) > 1
+
+    @dataclass(frozen=True)
+    class TailOnly(Elbo):
+        def draw(self, rollout: Rollout, generator: torch.Generator) -> Tensor:
+            return ~batch.is_scored[:, None]
+
+    update = settings_of(TailOnly(1, False), objective=ClippedSurrogate(), kl=0.1, kl_kind=kl_kind, micro_batch=1)
+    moved, metrics = step(batch, update, new_denoiser(seed=7))
+    assert not moved.any() and metrics["kl"] == 0 and metrics["grad_norm"] == 0
 
 
 def test_the_kl_to_itself_pulls_nowhere() -> None:

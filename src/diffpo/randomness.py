@@ -3,6 +3,8 @@
 import hashlib
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 
 def seed_of(*parts: int | str) -> int:
@@ -13,3 +15,18 @@ def seed_of(*parts: int | str) -> int:
 
 def stream(*parts: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(*parts))
+
+
+def strata(rows: int, columns: int, generator: torch.Generator) -> Float[Tensor, "rows columns"]:
+    """Uniform numbers, stratified twice: column j lies in its own 1 / columns of [0, 1], evenly filled by the rows."""
+    filled = [
+        (torch.randperm(rows, generator=generator) + torch.rand(rows, generator=generator)) / rows
+        for _ in range(columns)
+    ]
+    return (torch.arange(columns) + torch.stack(filled, dim=1)) / columns
+
+
+def pick(uniform: Float[Tensor, "*n"], count: int | Int[Tensor, "*#n"]) -> Int[Tensor, "*n"]:
+    """Whole numbers 0..count-1 from uniform ones in [0, 1]: rounding may have made a 1 of what was just below."""
+    last = torch.as_tensor(count) - 1
+    return torch.minimum((uniform * count).long(), last)

@@ -18,7 +18,7 @@ from diffpo.models.loading import denoiser_of, load_denoiser
 from diffpo.optimizer import Optimizer, policy_optimizer, set_learning_rate
 from diffpo.problem import Problem, Task
 from diffpo.progress import Progress as Bar
-from diffpo.randomness import seed_of, stream
+from diffpo.randomness import pick, seed_of, strata, stream
 from diffpo.recipes.parts import task_of
 from diffpo.recipes.schema import SftRecipe, StopAt, TinyModel
 from diffpo.records import interruptible, open_run
@@ -110,9 +110,7 @@ def denoising_loss(
     """
     prompt_ids, prompt_mask = encode(tokenizer, [problem.prompt for problem in problems])
     answer_ids = encode_answers(tokenizer, [problem.answer for problem in problems], length)
-    batch = len(problems)
-    strata = (torch.randperm(batch, generator=generator) + torch.rand(batch, generator=generator)) / batch
-    count = (strata * length).long().clamp(max=length - 1) + 1
+    count = 1 + pick(strata(len(problems), 1, generator)[:, 0], length)
     rank = torch.rand(answer_ids.shape, generator=generator).argsort(dim=1).argsort(dim=1)
     is_masked = rank < count[:, None]
     canvas = torch.cat([prompt_ids, answer_ids.masked_fill(is_masked, denoiser.mask_id)], dim=1)
@@ -121,8 +119,8 @@ def denoising_loss(
     losses = F.cross_entropy(logits, answer_ids[is_masked], reduction="none")
     if weighting == "uniform":
         return losses.mean()
-    per_row = (1 / count)[:, None].expand(batch, length)
-    return (losses * per_row[is_masked]).sum() / batch
+    per_row = (1 / count)[:, None].expand(answer_ids.shape)
+    return (losses * per_row[is_masked]).sum() / len(problems)
 
 
 def is_due(stop_at: StopAt, step: int) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffpo.controller import Controller
 from diffpo.errors import NonFiniteLossError
-from diffpo.likelihood import Conditionals, Estimator, Views, conditionals, kl_full, kl_k3
+from diffpo.likelihood import Conditionals, Estimator, Views, conditionals, kl_full, kl_k3, surrogate_logp
 from diffpo.models.denoiser import Denoiser
 from diffpo.objective import ClippedSurrogate, clipped_loss, token_weights
 from diffpo.optimizer import Optimizer
@@ -77,14 +77,15 @@ def update_policy(
         for index, part in enumerate(parts):
             rollout = part.batch.rollout
             now = conditionals(denoiser, part.views, part.batch.is_scored)
-            logp = now.logp(rollout.completion_ids, update.temperature).masked_fill(~part.batch.is_scored, 0.0)
+            readings = now.logp(rollout.completion_ids, update.temperature)
+            logp = surrogate_logp(part.views, readings, now.is_read, part.batch.advantage < 0)
             if inner == 0:
                 # No weight has moved yet: what is about to be the new policy still is the old one.
                 old_logps.append(logp.detach())
             terms = update.objective(logp, old_logps[index], rollout.behaviour_logp, part.batch.advantage)
             loss = terms.loss
             if part.base is not None:
-                kl = _kl(now, part.base, logp, rollout.completion_ids, part.batch.is_scored, update)
+                kl = _kl(now, part.base, readings, part, update)
                 loss = loss + update.kl * kl
                 totals["kl"] += _total(part.weight, kl)
             total = (part.weight * loss).sum()
@@ -155,17 +156,16 @@ def _split(
 
 
 def _kl(
-    now: Conditionals,
-    base: Conditionals,
-    logp: Float[Tensor, "b L"],
-    completion_ids: Tensor,
-    is_scored: Tensor,
-    update: PolicyUpdate,
+    now: Conditionals, base: Conditionals, readings: Float[Tensor, "*K b L"], part: _Part, update: PolicyUpdate
 ) -> Float[Tensor, "b L"]:
-    """KL of each token's conditional to the base's on its canvas, at temperature 1 (full) or the rollout's (k3)."""
+    """KL of each token's conditionals to the base's on its canvases, at temperature 1 (full) or the rollout's (k3).
+
+    With several canvases for a token it is weighted as the token's log-probability is.
+    """
     if update.kl_kind == "full":
-        return now.per_token(kl_full(now.logits, base.logits))
-    return kl_k3(logp, base.logp(completion_ids, update.temperature).masked_fill(~is_scored, 0.0))
+        return part.views.total(now.per_token(kl_full(now.logits, base.logits)))
+    base_readings = base.logp(part.batch.rollout.completion_ids, update.temperature)
+    return part.views.total(kl_k3(readings, base_readings))
 
 
 def _total(weight: Float[Tensor, "b L"], values: Tensor) -> float:

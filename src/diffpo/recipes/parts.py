@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffpo import advantage
-from diffpo.likelihood import Estimator, MeanField, TwoTimesMeanField
+from diffpo.likelihood import Coupled, Elbo, Estimator, Eubo, Exact, ManyTimesMeanField, MeanField, TwoTimesMeanField
 from diffpo.problem import Task
 from diffpo.recipes import schema
 from diffpo.tasks.countdown import Countdown
@@ -50,3 +50,13 @@ def estimator_of(recipe: schema.EstimatorRecipe) -> Estimator:
             return MeanField(recipe.prompt_mask_rate)
         case schema.TwoTimesMeanFieldEstimator():
             return TwoTimesMeanField()
+        case schema.ManyTimesMeanFieldEstimator():
+            return ManyTimesMeanField(recipe.boundaries)
+        case schema.ExactEstimator():
+            return Exact()
+        case schema.CoupledEstimator():
+            return Coupled(recipe.min_rate, recipe.max_rate, recipe.weighting)
+        case schema.EuboEstimator():
+            return Eubo(recipe.draws, recipe.antithetic, recipe.beta, recipe.mix)
+        case schema.ElboEstimator():
+            return Elbo(recipe.draws, recipe.antithetic)

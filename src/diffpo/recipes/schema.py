@@ -99,7 +99,62 @@ class TwoTimesMeanFieldEstimator(Strict):
     kind: Literal["two-times-mean-field"] = "two-times-mean-field"
 
 
-EstimatorRecipe = Annotated[MeanFieldEstimator | TwoTimesMeanFieldEstimator, Field(discriminator="kind")]
+class ManyTimesMeanFieldEstimator(Strict):
+    kind: Literal["many-times-mean-field"] = "many-times-mean-field"
+    boundaries: Annotated[int, Field(ge=2)] = 4
+    """Canvases for each rollout, the fully masked one among them; 2 is two-times-mean-field."""
+
+
+class ExactEstimator(Strict):
+    kind: Literal["exact"] = "exact"
+
+
+class CoupledEstimator(Strict):
+    kind: Literal["coupled"] = "coupled"
+    min_rate: Share = 0.2
+    max_rate: Share = 0.8
+    weighting: Literal["plain", "published"] = "plain"
+    """plain: a token's log-probability where it is masked; published: DiffuCoder's weighted sum with mean-field."""
+
+    def problems(self) -> Iterable[str]:
+        if self.min_rate > self.max_rate:
+            yield f"min_rate {self.min_rate} is above max_rate {self.max_rate}; swap them"
+
+
+class MaskDraws(Strict):
+    """What the bounds have in common."""
+
+    draws: Count = 2
+    antithetic: bool = True
+    """Half of the masks are complements of the others."""
+
+    def problems(self) -> Iterable[str]:
+        if self.antithetic and self.draws % 2:
+            yield f"draws {self.draws} is odd, but antithetic masks come in pairs; make it even or antithetic = false"
+
+
+class ElboEstimator(MaskDraws):
+    kind: Literal["elbo"] = "elbo"
+
+
+class EuboEstimator(MaskDraws):
+    """SPG: the ELBO, but for completions of negative advantage a mixture with an upper bound."""
+
+    kind: Literal["eubo"] = "eubo"
+    beta: Annotated[float, Field(ge=1)] = 1.5
+    mix: Share = 0.5
+
+
+EstimatorRecipe = Annotated[
+    MeanFieldEstimator
+    | TwoTimesMeanFieldEstimator
+    | ManyTimesMeanFieldEstimator
+    | ExactEstimator
+    | CoupledEstimator
+    | ElboEstimator
+    | EuboEstimator,
+    Field(discriminator="kind"),
+]
 
 
 class RolloutRecipe(Strict):
@@ -218,6 +273,12 @@ class RlRecipe(Strict):
                 f"controller.settle is the end of a joint run, and learn = '{self.learn}' is none; "
                 "leave it out or use learn = 'joint'"
             )
+        if self.objective.weight_cap is not None and not gives_token_probabilities(self.estimator):
+            yield (
+                f"objective.weight_cap compares each token's probability with the one it was drawn with, and estimator "
+                f"'{self.estimator.kind}' gives a weighted sum of several readings instead; leave weight_cap out, or "
+                "use an estimator that reads each token once"
+            )
         if self.rollout.temperature == 0 and self.learn != "sampler":
             yield (
                 "rollout.temperature 0 draws the same completion every time, from which a policy learns nothing; "
@@ -281,6 +342,16 @@ class EvalRecipe(Strict):
     bounds: tuple[NonNegative, ...] = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
     rules: tuple[RuleRecipe, ...] = ()
     """Rules besides the entropy bounds."""
+
+
+def gives_token_probabilities(estimator: EstimatorRecipe) -> bool:
+    """Whether each token is read on one canvas, so that surrogate / behaviour is a ratio of probabilities."""
+    match estimator:
+        case MaskDraws():
+            return False
+        case CoupledEstimator():
+            return estimator.weighting == "plain"
+    return True
 
 
 def block_problems(name: str, block_length: int | None, task: TaskRecipe) -> Iterable[str]:

@@ -1,0 +1,143 @@
+"""Estimators on random masks of the finished completion, whatever the order in which it was decoded.
+
+Masks are drawn by their number of masked tokens m, not by a rate: the weights L / m stay bounded by L. A bound is one
+on the likelihood of the whole completion, tail included: L is its length, not its number of scored tokens.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from diffpo.canvas import full_attention_mask
+from diffpo.likelihood.views import UpperBound, Views
+from diffpo.randomness import pick, strata
+from diffpo.types import Rollout
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """coupled-GRPO's pair (DiffuCoder, arXiv 2506.20639): a random mask of the completion and its complement.
+
+    Each token is masked on exactly one canvas of the pair, and scored there. The share of masked tokens is uniform over
+    [`min_rate`, `max_rate`] (stratified over the batch; theirs is one for the batch) and rounded to whole tokens.
+
+    `plain` takes that reading as the token's log-probability. `published` is their code's
+    (log p on the fully masked canvas + log p on its own / its share of masked tokens) / 2: one canvas more, which the
+    completions of a prompt share, and no log-probability any more, since the weights add up to 3/2 on average.
+    """
+
+    min_rate: float = 0.2
+    max_rate: float = 0.8
+    weighting: Literal["plain", "published"] = "plain"
+
+    def draw(self, rollout: Rollout, generator: torch.Generator) -> Bool[Tensor, "B L"]:
+        batch, length = rollout.completion_ids.shape
+        rate = self.min_rate + (self.max_rate - self.min_rate) * strata(batch, 1, generator)
+        return random_masks((rate * length).round().long(), length, generator)[:, 0]
+
+    def __call__(self, rollout: Rollout, draw: Bool[Tensor, "B L"], mask_id: int) -> Views:
+        draw = draw.to(rollout.completion_ids.device)
+        masks = [draw, ~draw]
+        if self.weighting == "plain":
+            pair = masked_views(rollout, torch.stack(masks, dim=1), mask_id)
+            return replace(pair, source=torch.where(draw, pair.source[0], pair.source[1])).shared()
+        trio = masked_views(rollout, torch.stack([*masks, torch.ones_like(draw)], dim=1), mask_id)
+        own = torch.where(draw, trio.source[0], trio.source[1])
+        rate = draw.float().mean(dim=1, keepdim=True)
+        share = torch.where(draw, rate, 1 - rate)
+        weight = torch.stack([torch.full_like(share, 0.5), 0.5 / share])
+        return replace(trio, source=torch.stack([trio.source[2], own]), weight=weight).shared()
+
+
+@dataclass(frozen=True)
+class Elbo:
+    """Monte Carlo ELBO of the completion's log-likelihood (LLaDA, arXiv 2502.09992) from K = `draws` masks.
+
+    log p(o) >= E[L / m sum over masked i of log p(o_i | the rest)], with m uniform over 1..L and the m masked places
+    uniform. A token's share is the mean over the draws of L / m log p where it is masked, 0 where it is not, so the sum
+    over the tokens is an unbiased estimate of the bound. m is stratified over the draws and over the batch.
+
+    `antithetic`: half of the masks are complements of the others. As m is uniform over 1..L and L - m over 0..L-1, the
+    plain complement would lose m = L and be biased; see `with_complements`.
+    """
+
+    draws: int = 2
+    antithetic: bool = True
+
+    def draw(self, rollout: Rollout, generator: torch.Generator) -> Bool[Tensor, "B K L"]:
+        batch, length = rollout.completion_ids.shape
+        if not self.antithetic:
+            return uniform_masks(batch, self.draws, length, generator)
+        if self.draws % 2:
+            raise ValueError(f"antithetic masks come in pairs, so draws = {self.draws} must be even")
+        return with_complements(uniform_masks(batch, self.draws // 2, length, generator))
+
+    def __call__(self, rollout: Rollout, draw: Bool[Tensor, "B K L"], mask_id: int) -> Views:
+        views = masked_views(rollout, draw, mask_id)
+        is_masked = draw.to(views.source.device).transpose(0, 1)
+        share = is_masked.float().mean(dim=2, keepdim=True)
+        return replace(views, weight=is_masked / share / len(is_masked)).shared()
+
+
+@dataclass(frozen=True)
+class Eubo:
+    """SPG's sandwich (arXiv 2510.09541): the ELBO where the advantage is not negative, an upper bound where it is.
+
+    The EUBO of token i is log E[L / m p(o_i | the rest)^beta where i is masked] / beta, on the ELBO's own masks; rows
+    of negative advantage get `mix` EUBO + (1 - mix) ELBO (1: SPG with EUBO, 0.5: SPG with mixture). The defaults are
+    those of the public code. It takes the logarithm of a mean over K draws, which on average is too low: it tends to
+    the EUBO from below as K grows. A token that no draw masks adds 0, as in that code.
+
+    Inferred. We read the formula in the public code and in a summary of the paper, not in the paper. It drops a
+    constant of the policy, so for the published beta (1 to 1.5) it need not lie above log p(o) under random-order
+    decoding: with two tokens of which context helps one and hurts the other it lies below. From beta = L on it always
+    lies above (Hoelder's inequality), and above the ELBO for every beta > 0 (Jensen's). Theirs masks block by block and
+    takes means over masked tokens instead of sums over L; ours is on the scale of the ELBO above.
+    """
+
+    draws: int = 2
+    antithetic: bool = True
+    beta: float = 1.5
+    mix: float = 0.5
+
+    def draw(self, rollout: Rollout, generator: torch.Generator) -> Bool[Tensor, "B K L"]:
+        return Elbo(self.draws, self.antithetic).draw(rollout, generator)
+
+    def __call__(self, rollout: Rollout, draw: Bool[Tensor, "B K L"], mask_id: int) -> Views:
+        views = Elbo(self.draws, self.antithetic)(rollout, draw, mask_id)
+        return replace(views, upper=UpperBound(self.beta, self.mix))
+
+
+def uniform_masks(batch: int, draws: int, length: int, generator: torch.Generator) -> Bool[Tensor, "B K L"]:
+    """Masks whose number of masked tokens is uniform over 1..L, stratified over the draws and over the batch."""
+    return random_masks(1 + pick(strata(batch, draws, generator), length), length, generator)
+
+
+def random_masks(count: Int[Tensor, "B K"], length: int, generator: torch.Generator) -> Bool[Tensor, "B K L"]:
+    """`count` of `length` places masked, all sets of that many equally likely."""
+    rank = torch.rand((*count.shape, length), generator=generator).argsort(dim=2).argsort(dim=2)
+    return rank < count[:, :, None]
+
+
+def with_complements(is_masked: Bool[Tensor, "B K L"]) -> Bool[Tensor, "B 2*K L"]:
+    """The masks, then what each leaves out.
+
+    A full mask leaves out nothing and comes again itself: so the complements' number of masked tokens is uniform over
+    1..L too, and none of them is empty.
+    """
+    is_full = is_masked.all(dim=2, keepdim=True)
+    return torch.cat([is_masked, ~is_masked | is_full], dim=1)
+
+
+def masked_views(rollout: Rollout, is_masked: Bool[Tensor, "B K L"], mask_id: int) -> Views:
+    """The completion under each of K masks; `source` [K, B, L] names the canvas of each mask."""
+    batch, draws, length = is_masked.shape
+    is_masked = is_masked.to(rollout.completion_ids.device).transpose(0, 1)
+    completion = torch.where(is_masked, mask_id, rollout.completion_ids)
+    canvas = torch.cat([rollout.prompt_ids.expand(draws, -1, -1), completion], dim=2).flatten(end_dim=1)
+    attention_mask = full_attention_mask(rollout.prompt_mask, length).repeat(draws, 1)
+    row = torch.arange(draws * batch, device=canvas.device).view(draws, batch, 1)
+    return Views(canvas, attention_mask, row.expand(draws, batch, length))

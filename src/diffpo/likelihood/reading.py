@@ -1,0 +1,83 @@
+"""Score tokens on their views: one denoiser call, then pure functions of its logits."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from diffpo.likelihood.views import Views
+from diffpo.types import DenoiseFn
+
+
+@dataclass(frozen=True)
+class Conditionals:
+    """Logits at every scored place, once each, and where each completion token finds its own."""
+
+    logits: Float[Tensor, "M V"]
+    slot: Int[Tensor, "*K B L"]
+    """Index into `logits`; 0 where a token is not read."""
+    is_read: Bool[Tensor, "*K B L"]
+
+    def per_token(self, values: Float[Tensor, " M"]) -> Float[Tensor, "*K B L"]:
+        """0 where a token is not read."""
+        return values[self.slot].masked_fill(~self.is_read, 0.0)
+
+    def logp(self, completion_ids: Int[Tensor, "B L"], temperature: float) -> Float[Tensor, "*K B L"]:
+        """Log-probability of the given tokens under softmax(logits / temperature), as the sampler drew them.
+
+        0 where a token is not read.
+        """
+        logp = (self.logits / temperature).log_softmax(dim=-1)
+        return logp[self.slot, completion_ids].masked_fill(~self.is_read, 0.0)
+
+
+def conditionals(denoiser: DenoiseFn, views: Views, is_scored: Bool[Tensor, "B L"]) -> Conditionals:
+    """Ask the denoiser for the conditionals that the scored tokens need, on their own canvases."""
+    is_read = views.is_read(is_scored)
+    length = is_scored.shape[1]
+    position = torch.arange(length, device=views.canvas.device) + views.canvas.shape[1] - length
+    position = position.expand(is_read.shape)
+    at = torch.zeros_like(views.attention_mask)
+    at[views.source[is_read], position[is_read]] = True
+    if not is_read.any():
+        at[0, -1] = True  # a small micro-batch may mask no scored token; its slots still point at a place
+    logits = denoiser(views.canvas, views.attention_mask, at)
+    slot_of = (at.flatten().cumsum(dim=0) - 1).view_as(at)
+    slot = torch.where(is_read, slot_of[views.source, position], 0)
+    return Conditionals(logits, slot, is_read)
+
+
+def surrogate_logp(
+    views: Views, logp: Float[Tensor, "*K B L"], is_read: Bool[Tensor, "*K B L"], is_upper: Bool[Tensor, " B"]
+) -> Float[Tensor, "B L"]:
+    """Each token's surrogate log-probability from its readings: itself, or its share of a bound on the completion's.
+
+    `is_upper`: rows that are read by the upper bound, where the views have one (SPG: those of negative advantage).
+    """
+    lower = views.total(logp)
+    if views.upper is None or views.weight is None:
+        return lower
+    upper = log_power_mean(logp, views.weight, is_read, views.upper.beta)
+    return lower + views.upper.mix * is_upper[:, None] * (upper - lower)
+
+
+def log_power_mean(
+    logp: Float[Tensor, "K B L"], weight: Float[Tensor, "K B L"], is_read: Bool[Tensor, "K B L"], beta: float
+) -> Float[Tensor, "B L"]:
+    """log(sum_k weight_k p_k^beta) / beta of each token; 0 for a token that no canvas reads, as in SPG's code."""
+    scores = (beta * logp + weight.log()).masked_fill(~is_read, -math.inf)
+    return (scores.logsumexp(dim=0) / beta).masked_fill(~is_read.any(dim=0), 0.0)
+
+
+def kl_full(logits: Float[Tensor, "M V"], base_logits: Float[Tensor, "M V"]) -> Float[Tensor, " M"]:
+    """KL(policy || base) over the whole vocabulary, nats, at each place: exact, where k3 is a one-sample estimate."""
+    logp, base_logp = logits.log_softmax(dim=-1), base_logits.log_softmax(dim=-1)
+    return (logp.exp() * (logp - base_logp)).sum(dim=-1)
+
+
+def kl_k3(logp: Float[Tensor, "*n"], base_logp: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Schulman's k3 estimate of KL(policy || base) from the drawn token, as d1 and GRPO use it: never negative."""
+    gap = base_logp - logp
+    return gap.exp() - gap - 1
