@@ -418,6 +418,8 @@ def test_tied_prompts_are_left_out_when_they_are_skipped(micro_batch: int | None
     everything = settings_of(TwoTimesMeanField(), inner_steps=2, micro_batch=micro_batch)
     some = replace(everything, skip_ties=True)
     torch.testing.assert_close(step(batch, some)[0], step(batch, everything)[0], atol=1e-4, rtol=1e-3)
+    first = step(batch, replace(some, inner_steps=1))[1]
+    assert first["policy_ratio"] == pytest.approx(1, abs=1e-5), "an average over the tokens that were in it"
 
     base = new_denoiser(seed=7)
     held = step(batch, replace(some, kl=0.1), base)[0]

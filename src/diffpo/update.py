@@ -105,7 +105,10 @@ def update_policy(
             raise NonFiniteLossError(f"the gradient's norm is {float(norm)}")
         totals["grad_norm"] += float(norm)
         optimizer.step()
-    metrics = {name: value / update.inner_steps for name, value in totals.items()}
+    # Averages over the tokens that were in the update, whose weights do not sum to 1 where ties are skipped.
+    share = {"loss": 1.0, "grad_norm": 1.0}
+    in_update = sum(float(part.weight.sum()) for part in parts)
+    metrics = {name: value / update.inner_steps / share.get(name, in_update) for name, value in totals.items()}
     if weights:
         scored = torch.cat(weights).cpu().numpy()
         metrics["weight_ess"] = effective_sample_size(scored) / scored.size
