@@ -65,7 +65,7 @@ Watch = Callable[[Learner, int, int, float], None]
 def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | None = None) -> None:
     """Train from the recipe into `out`: a JSON line per step, checkpoints, the finished model as the last of them.
 
-    `watch` is called before the step's checkpoint is written, so what it has not seen to its end comes again on resuming.
+    `watch` is called before the step's checkpoint is written: a step it has not seen to its end comes again.
     Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
     # A base that is not there and a task out of range are said before the run's folder is made.

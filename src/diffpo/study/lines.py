@@ -38,7 +38,7 @@ def read_lines(path: Path, skip_broken: bool = False) -> list[Line]:
             continue
         try:
             line = _parsed(text, found.keys())
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             if not skip_broken:
                 raise UserError(
                     f"{path}, line {number} is broken: {error}; mend or delete it, or leave it out by --skip-broken"

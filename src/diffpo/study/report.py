@@ -91,7 +91,7 @@ def trajectory_tables(found: Sequence[Trajectory]) -> Iterator[str]:
             of_rule = [t for t in members if t.rule == rule]
             shares = list(dict.fromkeys(share for t in of_rule for share in t.shares))
             rows = [
-                [t.arm, *(share_text(dict(zip(t.shares, t.points, strict=True))[s].accuracy) for s in shares)]
+                [t.arm, *(share_text(t.points[t.shares.index(s)].accuracy) if s in t.shares else "-" for s in shares)]
                 for t in of_rule
             ]
             header = ["arm", *(f"{100 * share:g} %" for share in shares)]

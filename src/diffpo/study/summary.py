@@ -1,4 +1,4 @@
-"""What the lines of a study say: means over seeds with 95 % intervals. Imports no torch; nothing but the lines is read."""
+"""What the lines of a study say: means over seeds with 95 % intervals. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,9 +55,7 @@ def groups(lines: Sequence[Line]) -> list[list[Line]]:
     for key, members in found.items():
         members.sort(key=lambda line: int(line["seed"]))
         if any(line["clusters"] != members[0]["clusters"] for line in members):
-            raise UserError(
-                f"the lines of {' '.join(key).strip()} were measured on different problems; keep those alike"
-            )
+            raise UserError(f"the lines of {' '.join(key).strip()} were not measured on the same problems")
     return list(found.values())
 
 
@@ -69,9 +67,7 @@ def trajectories(lines: Sequence[Line]) -> list[Trajectory]:
         shares = tuple(float(point["share"]) for point in first["points"])
         for rule in first["points"][-1]["rules"]:
             # A learned sampler has no figure at the base, where there is none yet.
-            at = [
-                i for i, point in enumerate(first["points"]) if any(r["rule"] == rule["rule"] for r in point["rules"])
-            ]
+            at = [i for i, point in enumerate(first["points"]) if rule["rule"] in {r["rule"] for r in point["rules"]}]
             found.append(
                 Trajectory(
                     first["task"],
@@ -103,7 +99,7 @@ def profiles(lines: Sequence[Line]) -> list[Profile]:
     for members in groups(lines):
         first = members[0]
         sums, counts = (
-            np.stack([np.array(line[name], dtype=float) for line in members], 1) for name in ("sums", "counts")
+            np.stack([np.array(line[name], dtype=float) for line in members], axis=1) for name in ("sums", "counts")
         )
         steps = sums.shape[2]
         table = np.concatenate([sums, counts, sums.sum(2, keepdims=True), counts.sum(2, keepdims=True)], axis=2)
