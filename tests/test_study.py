@@ -25,7 +25,7 @@ from diffpo.stats import resampled_run_means
 from diffpo.study import arms, harness
 from diffpo.study.harness import run_study
 from diffpo.study.lines import RUNS, append_lines, read_lines
-from diffpo.study.plan import Places, Selection, Unit, rl_recipe, units_of
+from diffpo.study.plan import Places, Selection, Unit, check, rl_recipe, units_of
 from diffpo.study.report import write_study_report
 from diffpo.study.summary import trajectories, verdicts
 
@@ -69,6 +69,7 @@ recipe = "rl.toml"
 overrides = ["objective.weight_cap=2.0"]
 """
 CLOCKS = {"seconds"}
+SHARES = [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
 @pytest.fixture
@@ -118,12 +119,10 @@ def test_a_line_for_each_run_with_its_whole_trajectory(undisturbed: Path) -> Non
     assert [(line["arm"], line["seed"]) for line in lines] == [("2-MF+IS", 0), ("mf", 0), ("2-MF+IS", 1), ("mf", 1)]
     for line in lines:
         assert line["study"] == "tiny" and line["task"] == "walk" and line["completion_length"] == 4
-        assert [point["share"] for point in line["points"]] == [0, 0.25, 0.5, 0.75, 1]
+        assert [point["share"] for point in line["points"]] == SHARES
         calls = [point["calls"] for point in line["points"]]
         assert calls == sorted(calls) and calls[-1] >= 500 > calls[-2]
-        assert all(
-            point["calls"] >= share * 500 for point, share in zip(line["points"], (0, 0.25, 0.5, 0.75, 1), strict=True)
-        )
+        assert all(point["calls"] >= share * 500 for point, share in zip(line["points"], SHARES, strict=True))
         for point in line["points"]:
             assert [rule["rule"] for rule in point["rules"]] == ["entropy bound 0", "entropy bound 1", "temperature 1"]
             for rule in point["rules"]:
@@ -359,7 +358,7 @@ def test_the_figures_are_means_over_seeds(undisturbed: Path) -> None:
     lines = lines_in(undisturbed / "results")
     for found in trajectories(lines):
         members = [line for line in lines if line["arm"] == found.arm]
-        assert found.seeds == (0, 1) and found.shares == (0, 0.25, 0.5, 0.75, 1)
+        assert list(found.seeds) == [0, 1] and list(found.shares) == SHARES
         for index, point in enumerate(found.points):
             each = [
                 rule["accuracy"]
@@ -417,5 +416,5 @@ def test_a_study_of_likelihoods_before_and_after_training(undisturbed: Path, her
 @pytest.mark.parametrize("name", ["study-arms", "study-likelihood"])
 def test_the_built_in_studies_can_run(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(StudyRecipe, name)
-    harness.check(recipe, units_of(recipe, Selection()), Places(tmp_path))
+    check(recipe, units_of(recipe, Selection()), Places(tmp_path))
     assert len(recipe.seeds) >= 3
