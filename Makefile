@@ -2,16 +2,17 @@
 SHELL := /bin/sh
 PYTHON ?= $(shell for p in python3.11 python3; do $$p -c $(IS_NEW_ENOUGH) 2>/dev/null && echo $$p && break; done)
 SEED ?= 0
+JOBS ?= 2
 
 IS_NEW_ENOUGH := 'import sys; sys.exit(sys.version_info < (3, 11))'
 BIN := .venv/bin
 BEAT := sh tools/heartbeat.sh
 
-.PHONY: help demo test lint study-sampler clean
+.PHONY: help demo test lint study-sampler study-arms study-likelihood clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/.ready ## Train a tiny model in minutes and write its report (SEED=0)
 	@$(BIN)/diffpo demo --seed $(SEED)
@@ -26,6 +27,12 @@ lint: .venv/.ready ## Check style and types
 
 study-sampler: .venv/.ready ## Slow: learned sampler against fixed ones
 	@$(BIN)/python studies/learned_sampler.py
+
+study-arms: .venv/.ready ## Slow: surrogates with and without KL on two tasks, three seeds (JOBS=2)
+	@$(BIN)/diffpo study study-arms --out results/arms --jobs $(JOBS)
+
+study-likelihood: .venv/.ready ## Slow: how far the surrogates are from the behaviour (JOBS=2)
+	@$(BIN)/diffpo study study-likelihood --out results/likelihood --jobs $(JOBS)
 
 clean: ## Remove the environment and every cache; runs/ stays
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -119,6 +119,43 @@ def report(
 
 
 @app.command()
+def study(
+    out: Annotated[Path, typer.Option("--out", help="Where the results go: results/NAME.", file_okay=False)],
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a built-in study.")
+    ] = None,
+    overrides: Overrides = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each in a process of one thread.")] = 1,
+    arms: Annotated[str | None, typer.Option(help="Some of the arms: a,b. [default: all]")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Some of the tasks. [default: all]")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Some of the seeds. [default: all]")] = None,
+    work: Annotated[
+        Path | None, typer.Option(file_okay=False, help="For bases and runs. [default: runs/study-NAME]")
+    ] = None,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave broken result lines out.")] = False,
+    report_only: Annotated[bool, typer.Option("--report-only", help="Only table and figures, from the lines.")] = False,
+) -> None:
+    """Run what a study of many arms, tasks and seeds still lacks, and report it."""
+    if report_only:
+        from diffpo.study.report import write_study_report
+
+        typer.echo("\n".join(f"wrote {path}" for path in write_study_report(out, skip_broken)))
+        return
+    from diffpo.recipes import load_recipe
+    from diffpo.recipes.study import StudyRecipe
+
+    if recipe is None:
+        raise UserError("which study? Give a recipe, or --report-only for the table of results that are there")
+    loaded = load_recipe(StudyRecipe, recipe, overrides or ())
+    from diffpo.study.harness import run_study
+    from diffpo.study.plan import Selection
+
+    names = (tuple(text.split(",")) if text is not None else None for text in (arms, tasks, seeds))
+    run_study(loaded, out, work or Path("runs") / f"study-{loaded.name}", jobs, Selection(*names), skip_broken)
+    typer.echo(f"results and table: {out}")
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(file_okay=False, help="Where everything goes.")] = Path("runs/demo"),
     seed: Seed = 0,

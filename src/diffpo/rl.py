@@ -1,6 +1,7 @@
 """Reinforcement learning of the policy, the sampler, or both. The loop is `run_rl`; read it from top to bottom."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,9 +58,14 @@ class Stage:
     """Share of the stage's part of the budget that is gone."""
 
 
-def run_rl(recipe: RlRecipe, out: Path, resume: bool = False) -> None:
+Watch = Callable[[Learner, int, int, float], None]
+"""Looks at the learner after a step: how many are done, the denoiser calls so far, the share of the budget spent."""
+
+
+def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | None = None) -> None:
     """Train from the recipe into `out`: a JSON line per step, checkpoints, the finished model as the last of them.
 
+    `watch` is called before the step's checkpoint is written: a step it has not seen to its end comes again.
     Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
     # A base that is not there and a task out of range are said before the run's folder is made.
@@ -87,6 +93,8 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False) -> None:
             metrics |= {"denoiser_calls": calls, "seconds": time.perf_counter() - started}
             run.log(step, metrics)
             bar.update(step if recipe.budget.steps else calls, **metrics)
+            if watch is not None:
+                watch(learner, step, calls, spent(recipe, step, calls))
             if stop.requested or step % recipe.checkpoint.every == 0 or spent(recipe, step, calls) == 1:
                 save_checkpoint(
                     out,

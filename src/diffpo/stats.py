@@ -96,6 +96,22 @@ def mean_interval(values: Shaped[np.ndarray, " n"], clusters: Clusters, draws: i
     return percentile_interval(resampled_means(values[:, None], clusters, draws, seed)[:, 0])
 
 
+def resampled_run_means(
+    values: Shaped[np.ndarray, "n s k"], clusters: Clusters, draws: int = 2000, seed: Seed = 0
+) -> Float[np.ndarray, "draws k"]:
+    """Column means over n rows and s training runs, of resamples in which clusters and runs are drawn with replacement.
+
+    Every run was evaluated on the same rows. So an interval made from this speaks of other problems and other runs;
+    with s runs the spread between them is understated by a factor (s - 1) / s in variance, and one run has none.
+    """
+    n, s, k = values.shape
+    rng = np.random.default_rng(seed)
+    means = resampled_means(values.reshape(n, s * k), clusters, draws, rng).reshape(draws, s, k)
+    weights = rng.multinomial(s, np.full(s, 1 / s), size=draws) / s
+    averaged: np.ndarray = np.einsum("dsk,ds->dk", means, weights)
+    return averaged
+
+
 # -------------------------------------------------------------------------------------------------------- frontier
 
 

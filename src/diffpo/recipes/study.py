@@ -1,0 +1,117 @@
+"""The recipe of a study: which arms meet which tasks, with which seeds, at which budget. Imports no torch."""
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from diffpo.recipes.schema import (
+    Count,
+    EstimatorRecipe,
+    ManyTimesMeanFieldEstimator,
+    MeanFieldEstimator,
+    NonNegative,
+    TwoTimesMeanFieldEstimator,
+    gives_token_probabilities,
+)
+from diffpo.recipes.strict import Strict
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9+._-]*$")]
+"""Names folders, and is listed with commas on the command line."""
+BASE = "base"
+"""The model before training, in studies of likelihoods."""
+
+
+class StudyTask(Strict):
+    """A task with the base model that every arm starts from."""
+
+    name: Name
+    base: str
+    """An SFT recipe: a file or a built-in name. Its task is the task of the arms."""
+    overrides: tuple[str, ...] = ()
+    """Of the SFT recipe."""
+    rl: tuple[str, ...] = ()
+    """Overrides of every arm's recipe on this task: task.step_credit=0.3."""
+
+
+class StudyArm(Strict):
+    """One way to train: an RL recipe, a file or a built-in name, with overrides."""
+
+    name: Name
+    recipe: str
+    overrides: tuple[str, ...] = ()
+
+
+class StudyEvaluation(Strict):
+    """How the points of a trajectory are measured: on the same problems for all arms and seeds."""
+
+    every: Annotated[float, Field(gt=0, le=0.25)] = 0.25
+    """Share of the budget between two points; the base and the end are points too."""
+    seed: int = 0
+    split: Literal["validation", "test"] = "test"
+    count: Annotated[int, Field(ge=2)] = 200
+    batch: Count = 200
+    bounds: tuple[NonNegative, ...] = (0.0, 0.1, 0.5)
+    """Fixed entropy bounds, decoded greedily."""
+    sampled_bound: NonNegative = 0.1
+    """Entropy bound of the completions at temperature 1, one for each problem."""
+
+
+class StudyMismatch(Strict):
+    """How the distance of a surrogate from the behaviour is measured: on rollouts at temperature 1, one a problem."""
+
+    seed: int = 0
+    """Of the problems, which are the same for all models and seeds."""
+    split: Literal["train", "validation", "test"] = "test"
+    count: Annotated[int, Field(ge=2)] = 128
+    bound: NonNegative = 0.1
+    """Entropy bound of the rollouts."""
+    draws: Count = 8
+    """Draws of the estimator for each rollout, averaged."""
+    estimators: tuple[EstimatorRecipe, ...] = (
+        MeanFieldEstimator(prompt_mask_rate=0.0),
+        TwoTimesMeanFieldEstimator(),
+        ManyTimesMeanFieldEstimator(boundaries=4),
+    )
+
+    def problems(self) -> Iterable[str]:
+        for estimator in self.estimators:
+            if not gives_token_probabilities(estimator):
+                yield (
+                    f"estimators: '{estimator.kind}' reads a token on several canvases, so there is no one conditional "
+                    "to compare with the true one; leave it out"
+                )
+
+
+class StudyRecipe(Strict):
+    name: Name
+    kind: Literal["arms", "likelihood"]
+    """arms: what training gains; likelihood: how far the surrogates are from the behaviour, before and after it."""
+    tasks: tuple[StudyTask, ...]
+    arms: tuple[StudyArm, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    budget: Count
+    """Denoiser calls of each run."""
+    evaluation: StudyEvaluation = StudyEvaluation()
+    mismatch: StudyMismatch = StudyMismatch()
+
+    def problems(self) -> Iterable[str]:
+        parts: tuple[tuple[str, tuple[object, ...]], ...] = (
+            ("tasks", tuple(task.name for task in self.tasks)),
+            ("arms", tuple(arm.name for arm in self.arms)),
+            ("seeds", self.seeds),
+        )
+        for what, names in parts:
+            if not names:
+                yield f"{what}: none is given; name at least one"
+            for name in sorted({str(name) for name in names if names.count(name) > 1}):
+                yield f"{what}: {name} is there twice; rename one or leave it out"
+        if any(arm.name == BASE for arm in self.arms):
+            yield f"arms: '{BASE}' is the model before training; choose another name"
+
+
+def estimator_name(estimator: EstimatorRecipe) -> str:
+    """What an estimator is called in result lines, tables and figures."""
+    if isinstance(estimator, ManyTimesMeanFieldEstimator):
+        return f"{estimator.kind} {estimator.boundaries}"
+    return estimator.kind

@@ -1,0 +1,135 @@
+"""One run of a study of arms: train, measure points of the trajectory on the way, make the result line."""
+
+import json
+from dataclasses import replace
+from math import ceil
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from diffpo.checkpoint import load
+from diffpo.controller import Controller
+from diffpo.errors import UserError
+from diffpo.models.denoiser import Denoiser, Tally
+from diffpo.problem import Problem, Task
+from diffpo.randomness import seed_of, stream
+from diffpo.recipes.parts import task_of
+from diffpo.recipes.study import StudyEvaluation, StudyRecipe
+from diffpo.records import METRICS, RECIPE
+from diffpo.rl import Learner, run_rl
+from diffpo.rollout import Decoding, answer
+from diffpo.stats import mean_interval
+from diffpo.study.lines import Line, write_whole
+from diffpo.study.plan import Places, Unit, rl_recipe, settings_of, sft_recipe, task_named
+from diffpo.unmasking import EntropyBound
+
+
+def run_arm(recipe: StudyRecipe, unit: Unit, places: Places) -> Line:
+    """Train to the end of the budget, from wherever an earlier attempt has left its checkpoint."""
+    out = places.run(unit)
+    evaluation = recipe.evaluation
+    shares = shares_of(evaluation)
+    settings = evaluation.model_dump(mode="json")
+    files = [out / "points" / f"{index}.json" for index in range(1, len(shares) + 1)]
+    for file in files:
+        if file.is_file() and json.loads(file.read_text())["measured"] != settings:
+            raise UserError(f"{file} was measured with other settings; choose another --work, or delete {out}")
+
+    def measure(learner: Learner, step: int, calls: int, spent: float) -> None:
+        due = [i for i, share in enumerate(shares) if spent >= share and not files[i].exists()]
+        if not due:
+            return
+        # Not counted: what a run spends on being looked at is no part of its budget.
+        denoiser = replace(learner.denoiser, shown=Tally())
+        rules = measured(denoiser, learner.tokenizer, learner.controller, learner.task, evaluation)
+        for i in due:
+            point = {"share": shares[i], "step": step, "calls": calls, "rules": rules}
+            write_whole(files[i], {"measured": settings, "point": point})
+
+    trained = rl_recipe(recipe, unit, places)
+    run_rl(trained, out, resume=(out / RECIPE).is_file(), watch=measure)
+    task = task_of(trained.task)
+    log = [json.loads(line) for line in (out / METRICS).read_text().splitlines()]
+    return {
+        "study": recipe.name,
+        "kind": recipe.kind,
+        "task": unit.task,
+        "arm": unit.arm,
+        "seed": unit.seed,
+        "settings": settings_of(recipe, unit, places),
+        "completion_length": task.completion_length,
+        "clusters": [problem.cluster for problem in problems_of(task, evaluation)],
+        "points": [base_point(recipe, unit.task, places), *(json.loads(file.read_text())["point"] for file in files)],
+        "training": [{name: value for name, value in step.items() if name != "seconds"} for step in log],
+        "seconds": sum(step["seconds"] for step in log),
+    }
+
+
+def shares_of(evaluation: StudyEvaluation) -> list[float]:
+    """The shares of the budget at which a trajectory has its points, the start apart: 0.25, 0.5, 0.75, 1."""
+    count = ceil(1 / evaluation.every - 1e-9)
+    return [min(1.0, round((i + 1) * evaluation.every, 9)) for i in range(count)]
+
+
+def base_point(recipe: StudyRecipe, task_name: str, places: Places) -> dict[str, Any]:
+    """The start that all runs of a task share: measured once, by whoever comes first."""
+    kept = places.base(task_name) / "point.json"
+    settings = recipe.evaluation.model_dump(mode="json")
+    if kept.is_file() and (record := json.loads(kept.read_text()))["measured"] == settings:
+        return dict(record["point"])
+    task = task_of(sft_recipe(task_named(recipe, task_name)).task)
+    denoiser, tokenizer, _ = load(places.base(task_name))
+    rules = measured(denoiser, tokenizer, None, task, recipe.evaluation)
+    point = {"share": 0.0, "step": 0, "calls": 0, "rules": rules}
+    write_whole(kept, {"measured": settings, "point": point})
+    return point
+
+
+def problems_of(task: Task, evaluation: StudyEvaluation) -> list[Problem]:
+    return task.problems(evaluation.split, evaluation.count, seed_of(evaluation.seed, "eval"))
+
+
+def measured(
+    denoiser: Denoiser,
+    tokenizer: PreTrainedTokenizerFast,
+    controller: Controller | None,
+    task: Task,
+    evaluation: StudyEvaluation,
+) -> list[dict[str, Any]]:
+    """Every fixed bound, decoded greedily, the learned bounds if there are any, then temperature 1: accuracy and calls.
+
+    The rows are kept, so that intervals over problems and seeds can be made from the lines.
+    """
+    problems = problems_of(task, evaluation)
+    seeds = torch.randint(2**62, (len(problems),), generator=stream(evaluation.seed, "temperature 1"))
+    length = task.completion_length
+    kinds: list[tuple[str, Decoding]] = [
+        (f"entropy bound {bound:g}", Decoding(EntropyBound(bound), length, length)) for bound in evaluation.bounds
+    ]
+    if controller is not None:
+        kinds.append(("learned", Decoding(EntropyBound(), length, length, controller=controller)))
+    sampled = EntropyBound(evaluation.sampled_bound)
+    kinds.append(("temperature 1", Decoding(sampled, length, length, temperature=1.0)))
+    clusters = [problem.cluster for problem in problems]
+    found = []
+    for name, decoding in kinds:
+        solved: list[int] = []
+        calls: list[int] = []
+        for start in range(0, len(problems), evaluation.batch):
+            rows = slice(start, start + evaluation.batch)
+            rollout, grades = answer(denoiser, tokenizer, task, problems[rows], decoding, seeds[rows])
+            solved += [int(grade.is_solved) for grade in grades]
+            calls += rollout.nfe.tolist()
+        found.append(
+            {
+                "rule": name,
+                "accuracy": float(np.mean(solved)),
+                "ci95": mean_interval(np.array(solved, dtype=float), clusters),
+                "nfe": float(np.mean(calls)),
+                "solved": solved,
+                "nfe_rows": calls,
+            }
+        )
+    return found

@@ -1,0 +1,95 @@
+"""One run of a study of likelihoods: how far are the surrogates from the behaviour, for the base or a trained model?"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffpo.canvas import completion_mask
+from diffpo.checkpoint import load
+from diffpo.mismatch import boundary_kl, by_step, committed_kl, rises
+from diffpo.randomness import seed_of, stream
+from diffpo.recipes.parts import estimator_of, task_of
+from diffpo.recipes.study import BASE, StudyRecipe, estimator_name
+from diffpo.records import RECIPE
+from diffpo.rl import run_rl
+from diffpo.rollout import Decoding, answer
+from diffpo.stats import percentile_interval, resampled_means
+from diffpo.study.lines import BOUNDARIES, Line
+from diffpo.study.plan import Places, Unit, rl_recipe, settings_of, sft_recipe, task_named
+from diffpo.unmasking import EntropyBound
+
+FEWEST_ROLLOUTS = 20
+"""Of a call and a boundary, below which no interval is made: a bootstrap of so few is too narrow."""
+
+
+def run_likelihood(recipe: StudyRecipe, unit: Unit, places: Places) -> list[Line]:
+    """A line for each estimator, and one for all boundaries, of the base or of the model that the arm trains."""
+    model = places.base(unit.task)
+    if unit.arm != BASE:
+        model = places.run(unit)
+        run_rl(rl_recipe(recipe, unit, places), model, resume=(model / RECIPE).is_file())
+    about = {"study": recipe.name, "kind": recipe.kind, "task": unit.task, "arm": unit.arm, "seed": unit.seed}
+    about |= {"settings": settings_of(recipe, unit, places)}
+    return [about | found for found in measured(recipe, unit, model)]
+
+
+def measured(recipe: StudyRecipe, unit: Unit, model: Path) -> list[Line]:
+    """The KL of each estimator by call, and its rise by boundary, as sums and counts for each rollout."""
+    settings = recipe.mismatch
+    denoiser, tokenizer, _ = load(model)
+    task = task_of(sft_recipe(task_named(recipe, unit.task)).task)
+    problems = task.problems(settings.split, settings.count, seed_of(settings.seed, "mismatch"))
+    # The seed and not the model: before and after training the same noise draws the tokens.
+    seeds = torch.randint(2**62, (len(problems),), generator=stream(unit.seed, "mismatch rollouts"))
+    length = task.completion_length
+    decoding = Decoding(EntropyBound(settings.bound), length, length, temperature=1.0)
+    rollout, grades = answer(denoiser, tokenizer, task, problems, decoding, seeds)
+    is_scored = completion_mask(rollout.completion_ids, denoiser.stop_ids)
+    clusters = [problem.cluster for problem in problems]
+    about = {
+        "completion_length": length,
+        "clusters": clusters,
+        "solved": float(np.mean([grade.is_solved for grade in grades])),
+        "nfe": float(rollout.nfe.float().mean()),
+    }
+    found = []
+    for estimator in settings.estimators:
+        name = estimator_name(estimator)
+        draw = stream(unit.seed, "mismatch", name)
+        kl = committed_kl(denoiser, rollout, is_scored, estimator_of(estimator), settings.draws, draw)
+        sums, counts = by_step(kl, rollout, is_scored)
+        found.append({"estimator": name} | about | _rows(sums, counts))
+    sums, counts = rises(boundary_kl(denoiser, rollout, is_scored), rollout, is_scored)
+    pairs = {"pairs": rises_of_pairs(sums.numpy(), counts.numpy(), clusters)}
+    found.append({"estimator": BOUNDARIES} | about | _rows(sums.sum(dim=1), counts.sum(dim=1)) | pairs)
+    return found
+
+
+def _rows(sums: Tensor, counts: Tensor) -> dict[str, Any]:
+    """One row for each rollout; six digits are more than the figures can show."""
+    return {
+        "sums": [[float(f"{value:.6g}") for value in row] for row in sums.tolist()],
+        "counts": counts.long().tolist(),
+    }
+
+
+def rises_of_pairs(sums: np.ndarray, counts: np.ndarray, clusters: list[str]) -> list[dict[str, Any]]:
+    """Mean rise of the KL per token of call t from boundary s - 1 to s, with its interval, where there are rollouts."""
+    calls, boundaries = ((counts > 0).sum(axis=0) >= FEWEST_ROLLOUTS).nonzero()
+    if not len(calls):
+        return []
+    columns = [array[:, calls, boundaries] for array in (sums, counts)]
+    total, tokens = (column.sum(axis=0) for column in columns)
+    drawn_total, drawn_tokens = np.split(resampled_means(np.hstack(columns), clusters), 2, axis=1)
+    return [
+        {
+            "call": int(call),
+            "boundary": int(boundary),
+            "rise": float(total[i] / tokens[i]),
+            "ci95": percentile_interval(drawn_total[:, i] / drawn_tokens[:, i]),
+        }
+        for i, (call, boundary) in enumerate(zip(calls, boundaries, strict=True))
+    ]

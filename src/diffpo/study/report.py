@@ -1,0 +1,123 @@
+"""`table.md` and the SVG figures of a study, from its lines alone. Imports no torch."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from diffpo.errors import UserError
+from diffpo.report.table import interval_percent, percent
+from diffpo.stats import Estimate
+from diffpo.study.charts import profiles_svg, trajectories_svg
+from diffpo.study.lines import BOUNDARIES, RUNS, Line, read_lines
+from diffpo.study.summary import Profile, Trajectory, profiles, trajectories, verdicts
+
+TABLE = "table.md"
+ARMS_NOTE = (
+    "Mean over seeds with 95 % intervals by resampling clusters of problems and seeds; all arms met the same problems. "
+    "With few seeds the spread between them is understated (with 3, by a third in variance): look at the column by "
+    "seed. All seeds start from one base."
+)
+LIKELIHOOD_NOTE = (
+    "KL in nats per token, of the conditional that drew the token to the one that the surrogate reads, on the model's "
+    "own rollouts at temperature 1; mean over seeds with 95 % intervals by resampling clusters of problems and seeds."
+)
+RISES_NOTE = (
+    "Assumption 2 says that no figure of the rises is above 0: they are the mean rise of a token's KL when it is read "
+    "on the rollout's canvas of call s instead of s - 1, over the tokens committed after call s. The last table counts "
+    "pairs (call of the token, s) whose 95 % interval, by problems, lies below 0 (falls) or above 0 (rises): where "
+    "nothing changes, one in 40 rises by chance."
+)
+
+
+def write_study_report(out: Path, skip_broken: bool = False) -> list[Path]:
+    """The table and the figures of a result folder; what was written. Raises UserError where there are no lines."""
+    lines = read_lines(out / RUNS, skip_broken)
+    if not lines:
+        raise UserError(f"nothing to report: {out} holds no results (no {RUNS}, or an empty one)")
+    texts = {}
+    sections = [f"# {lines[0]['study']}\n"]
+    if arms := [line for line in lines if line["kind"] == "arms"]:
+        found = trajectories(arms)
+        sections += [ARMS_NOTE + "\n", *final_tables(found), *trajectory_tables(found)]
+        for task in dict.fromkeys(trajectory.task for trajectory in found):
+            texts[f"trajectories-{task}.svg"] = trajectories_svg([t for t in found if t.task == task])
+    if measured := [line for line in lines if line["kind"] == "likelihood"]:
+        estimators = [line for line in measured if line["estimator"] != BOUNDARIES]
+        rises = [line for line in measured if line["estimator"] == BOUNDARIES]
+        kl = profiles(estimators)
+        sections += [LIKELIHOOD_NOTE + "\n", *profile_tables(kl, "call"), RISES_NOTE + "\n"]
+        sections += [*profile_tables(profiles(rises), "boundary s"), verdict_table(measured)]
+        for task in dict.fromkeys(profile.task for profile in kl):
+            texts[f"kl-{task}.svg"] = profiles_svg([profile for profile in kl if profile.task == task])
+    texts[TABLE] = "\n".join(sections)
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8")
+    return [out / name for name in texts]
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    body = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in body) + "\n"
+
+
+def share_text(estimate: Estimate) -> str:
+    return f"{percent(estimate.value)} {interval_percent(estimate.ci95)}"
+
+
+def plain_text(estimate: Estimate | None, digits: int) -> str:
+    if estimate is None:
+        return "-"
+    low, high = estimate.ci95
+    return f"{estimate.value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def final_tables(found: Sequence[Trajectory]) -> Iterator[str]:
+    """The end of the budget: a row for each arm and rule, after the base's."""
+    for task, members in _by_task(found):
+        rows = [("base", t.rule, "", share_text(t.points[0].accuracy), "", plain_text(t.points[0].nfe, 2))
+                for t in members if t.arm == members[0].arm and t.shares[0] == 0]  # fmt: skip
+        for t in members:
+            end = t.points[-1]
+            each = " ".join(percent(value) for value in end.by_seed)
+            seeds = " ".join(map(str, t.seeds))
+            rows.append((t.arm, t.rule, seeds, share_text(end.accuracy), each, plain_text(end.nfe, 2)))
+        header = ("arm", "rule", "seeds", "accuracy % at the end", "by seed", "NFE")
+        yield f"## {task}: at the end of the budget\n\n{markdown_table(header, rows)}"
+
+
+def trajectory_tables(found: Sequence[Trajectory]) -> Iterator[str]:
+    """All points of all arms, a table for each rule."""
+    for task, members in _by_task(found):
+        for rule in dict.fromkeys(t.rule for t in members):
+            of_rule = [t for t in members if t.rule == rule]
+            shares = list(dict.fromkeys(share for t in of_rule for share in t.shares))
+            rows = [
+                [t.arm, *(share_text(t.points[t.shares.index(s)].accuracy) if s in t.shares else "-" for s in shares)]
+                for t in of_rule
+            ]
+            header = ["arm", *(f"{100 * share:g} %" for share in shares)]
+            yield f"## {task}, {rule}: accuracy % by share of the budget\n\n{markdown_table(header, rows)}"
+
+
+def profile_tables(found: Sequence[Profile], what: str) -> Iterator[str]:
+    """A row for each model and estimator, a column for each call or boundary that any has tokens of."""
+    for task in dict.fromkeys(profile.task for profile in found):
+        members = [profile for profile in found if profile.task == task]
+        columns = [i for i in range(len(members[0].by_step)) if any(p.by_step[i] is not None for p in members)]
+        header = ["model", "estimator", "seeds", "all tokens", *(f"{what} {i}" for i in columns)]
+        rows = [
+            [p.arm, p.estimator, " ".join(map(str, p.seeds)), plain_text(p.mean, 3)]
+            + [plain_text(p.by_step[i], 3) for i in columns]
+            for p in members
+        ]
+        title = "rise of the KL" if what.startswith("boundary") else "KL"
+        yield f"## {task}: {title} by {what}\n\n{markdown_table(header, rows)}"
+
+
+def verdict_table(lines: Sequence[Line]) -> str:
+    rows = [(v.task, v.arm, *map(str, (v.seed, v.falling, v.undecided, v.rising))) for v in verdicts(lines)]
+    return markdown_table(("task", "model", "seed", "falls", "undecided", "rises"), rows)
+
+
+def _by_task(found: Sequence[Trajectory]) -> Iterator[tuple[str, list[Trajectory]]]:
+    for task in dict.fromkeys(t.task for t in found):
+        yield task, [t for t in found if t.task == task]

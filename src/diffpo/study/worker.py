@@ -1,0 +1,24 @@
+"""`python -m diffpo.study.worker WORK TASK [ARM SEED]`: one job of a study, in a process of its own."""
+
+import sys
+from pathlib import Path
+
+from diffpo.errors import NonFiniteLossError, Stopped, UserError
+from diffpo.study.harness import perform_stored
+
+
+def main() -> None:
+    """Exit codes as those of the command line: what is wrong stands in the last line of the log."""
+    try:
+        perform_stored(Path(sys.argv[1]), sys.argv[2:])
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except NonFiniteLossError as error:
+        sys.exit(f"training stopped: {error}")
+    except (Stopped, KeyboardInterrupt):
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
