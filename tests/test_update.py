@@ -28,7 +28,9 @@ from diffpo.likelihood import (
 from diffpo.models.denoiser import Denoiser
 from diffpo.objective import (
     ClippedSurrogate,
+    Credit,
     DistributionMatching,
+    Groups,
     Objective,
     PolicyLoss,
     Reinforce,
@@ -501,7 +503,7 @@ def test_neither_the_order_of_prompts_nor_that_of_completions_matters(objective:
     assert shuffled_metrics == pytest.approx(metrics, rel=1e-3, abs=1e-5)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES[3:], ids=str)
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
 def test_ties_are_skipped_by_whole_groups(objective: Objective) -> None:
     """What is left is updated as if the tied prompt had never been asked, but for its share of the tokens."""
     whole, base = graded(BATCH), new_denoiser(seed=7)
@@ -569,6 +571,33 @@ def test_a_target_costs_one_more_pass_only_where_the_batch_is_cut(micro_batch: i
         update_policy(denoiser, base, batch, update, optimizer, torch.Generator())
         assert denoiser.shown.canvases == PROMPTS * (passes if micro_batch else inner)
         assert base.shown.canvases == PROMPTS
+
+
+@pytest.mark.parametrize("micro_batch", [None, 5])
+@pytest.mark.parametrize(("baseline", "times"), [("neg", 1), ("unbias", 3)])
+def test_credit_sees_the_old_policy_and_where_it_asks_the_one_that_stands(
+    baseline: Any, times: int, micro_batch: int | None
+) -> None:
+    seen: list[Groups] = []
+
+    @dataclass(frozen=True)
+    class SeenMatching(DistributionMatching):
+        def credit(self, groups: Groups) -> Credit:
+            seen.append(groups)
+            return super().credit(groups)
+
+    update = settings_of(MeanField(), objective=SeenMatching(baseline=baseline), inner_steps=3, micro_batch=micro_batch)
+    step(graded(BATCH), update, new_denoiser(seed=7), lr=0.1)
+    assert len(seen) == times
+    old = seen[0].old_logp
+    assert old is not None
+    for index, groups in enumerate(seen):
+        assert groups.old_logp is not None and groups.now_logp is not None
+        assert torch.equal(groups.old_logp, old)
+        assert torch.equal(groups.now_logp, old) == (index == 0)
+    if times > 1:
+        assert seen[1].now_logp is not None and seen[2].now_logp is not None
+        assert not torch.equal(seen[1].now_logp, seen[2].now_logp)
 
 
 def test_a_target_without_its_base_is_refused() -> None:

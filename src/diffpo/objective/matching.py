@@ -123,7 +123,7 @@ def proximal_step(score: Float[Tensor, "Q G"], largest: float, min_ess: float | 
     def reaches(step: Float[Tensor, "Q 1"]) -> Bool[Tensor, "Q 1"]:
         return effective_share((step * score).softmax(dim=1))[:, None] >= min_ess
 
-    low = torch.where(reaches(high), high, 0.0)
+    low = torch.zeros_like(high)
     for _ in range(30):
         middle = (low + high) / 2
         low, high = torch.where(reaches(middle), middle, low), torch.where(reaches(middle), high, middle)
