@@ -33,7 +33,7 @@ from diffpo.likelihood.masks import with_complements
 from diffpo.objective import ClippedSurrogate
 from diffpo.recipes import load_recipe
 from diffpo.recipes.parts import estimator_of
-from diffpo.recipes.schema import RlRecipe
+from diffpo.recipes.schema import ClippedSurrogateObjective, RlRecipe
 from diffpo.rollout import Batch
 from diffpo.sampler import sample
 from diffpo.types import Rollout
@@ -601,7 +601,8 @@ def test_importance_weights_need_one_reading_of_each_token(settings: list[str], 
 
 @pytest.mark.parametrize("kind", ["mean-field", "two-times-mean-field", "many-times-mean-field", "exact", "coupled"])
 def test_importance_weights_go_with_every_estimator_that_has_it(kind: str, tmp_path: Path) -> None:
-    assert recipe(tmp_path, f"estimator.kind={kind}", "objective.weight_cap=2.0").objective.weight_cap == 2.0
+    objective = recipe(tmp_path, f"estimator.kind={kind}", "objective.weight_cap=2.0").objective
+    assert objective == ClippedSurrogateObjective(weight_cap=2.0)
 
 
 def test_odd_antithetic_draws_and_swapped_rates_are_refused(tmp_path: Path) -> None:

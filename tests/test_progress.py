@@ -69,3 +69,12 @@ def test_a_terminal_gets_a_bar_with_the_metrics() -> None:
         progress.update(3, reward=0.25)
     assert "3/4" in stdout.getvalue()
     assert "reward 0.25" in stdout.getvalue()
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_a_warning_is_said_once(kind: type[io.StringIO]) -> None:
+    with redirect_stdout(kind()) as stdout, Progress("rl", 4) as progress:
+        for step in range(4):
+            progress.update(step)
+            progress.warn("look [here]")
+    assert stdout.getvalue().count("rl: warning: look [here]") == 1

@@ -26,7 +26,19 @@ from diffpo.likelihood import (
     conditionals,
 )
 from diffpo.models.denoiser import Denoiser
-from diffpo.objective import ClippedSurrogate, PolicyLoss, token_weights
+from diffpo.objective import (
+    ClippedSurrogate,
+    Credit,
+    DistributionMatching,
+    Groups,
+    Objective,
+    PolicyLoss,
+    Reinforce,
+    Target,
+    Wddo,
+    WeightedLikelihood,
+    token_weights,
+)
 from diffpo.problem import Grade, Problem, Split
 from diffpo.rollout import Batch, Decoding, collect, encode
 from diffpo.tokenizer import char_tokenizer, encode_text
@@ -91,6 +103,13 @@ def new_batch(temperature: float = 1.0, **options: Any) -> Batch:
 
 BATCH = new_batch()
 COOL = new_batch(temperature=0.7)
+
+
+def as_one_group(rows: Tensor) -> Batch:
+    """Some rows, as if they were completions of one prompt."""
+    some = BATCH.rows(rows)
+    per_prompt = {name: getattr(BATCH, name).flatten()[rows][None] for name in ("reward", "bound_reward", "is_solved")}
+    return replace(some, **per_prompt)
 
 
 def settings_of(estimator: Estimator, **changes: Any) -> PolicyUpdate:
@@ -239,7 +258,7 @@ def test_the_first_step_is_weighted_reinforce_token_by_token(kl: float, normalis
         assert metrics["kl"] == pytest.approx(divergence, rel=1e-4)
 
 
-@pytest.mark.parametrize("kl_kind", ["full", "k3"])
+@pytest.mark.parametrize("kl_kind", ["full", "k2", "k3"])
 @pytest.mark.parametrize("estimator", [Elbo(3, False), Eubo(3, False, beta=1.5, mix=0.25)], ids=str)
 def test_the_first_step_on_a_bound_is_its_gradient_token_by_token(estimator: Elbo | Eubo, kl_kind: Any) -> None:
     temperature, kl, base = 0.7, 0.3, new_denoiser(seed=7)
@@ -273,6 +292,8 @@ def test_the_first_step_on_a_bound_is_its_gradient_token_by_token(estimator: Elb
             power = power + weight * logp.exp() ** 1.5
             if kl_kind == "full":
                 gap = gap + weight * (logits.softmax(-1) * (logits.log_softmax(-1) - held.log_softmax(-1))).sum()
+            elif kl_kind == "k2":
+                gap = gap + weight * (logp - base_logp) ** 2 / 2
             else:
                 gap = gap + weight * ((base_logp - logp).exp() - (base_logp - logp) - 1)
         value = lower
@@ -290,7 +311,7 @@ def test_the_first_step_on_a_bound_is_its_gradient_token_by_token(estimator: Elb
 
 @pytest.mark.parametrize("kl_kind", ["full", "k3"])
 def test_a_micro_batch_that_masks_no_scored_token_adds_nothing(kl_kind: Any) -> None:
-    batch = BATCH.rows((~BATCH.is_scored).any(dim=1).nonzero().flatten())
+    batch = as_one_group((~BATCH.is_scored).any(dim=1).nonzero().flatten())
     assert len(batch.rollout) > 1
 
     @dataclass(frozen=True)
@@ -305,7 +326,7 @@ def test_a_micro_batch_that_masks_no_scored_token_adds_nothing(kl_kind: Any) -> 
 
 def test_the_kl_to_itself_pulls_nowhere() -> None:
     quiet = replace(BATCH, advantage=torch.zeros(ROWS))
-    for kind in ("full", "k3"):
+    for kind in ("full", "k1", "k2", "k3"):
         moved, metrics = step(quiet, settings_of(TwoTimesMeanField(), kl=1.0, kl_kind=kind), base=new_denoiser())
         assert moved.abs().max() < 1e-4
         assert abs(metrics["kl"]) < 1e-5
@@ -347,13 +368,7 @@ def test_unscored_tokens_cannot_poison_the_loss() -> None:
 
     rows = (BATCH.rollout.completion_ids[:, 0] != STOP).nonzero().flatten()
     assert not BATCH.is_scored[rows].all()
-    batch = replace(
-        BATCH,
-        rollout=BATCH.rollout.rows(rows),
-        is_scored=BATCH.is_scored[rows],
-        advantage=BATCH.advantage[rows],
-        bound_advantage=BATCH.bound_advantage[rows],
-    )
+    batch = as_one_group(rows)
     denoiser, base = shifted(new_denoiser(), -200.0), new_denoiser(seed=7)
     optimizer = torch.optim.SGD(denoiser.model.parameters(), lr=0.01)
     update = settings_of(MeanField(), kl=0.1, kl_kind="k3")
@@ -445,6 +460,153 @@ def test_the_draw_is_made_once_for_all_inner_steps_and_policies() -> None:
     assert [len(one) for one in draws] == [ROWS]
 
 
+# ---------------------------------------------------------------------------------------- credit of whole groups
+
+OBJECTIVES: list[Objective] = [
+    ClippedSurrogate(0.2, 2.0, 0.5, "positive"),
+    Reinforce(),
+    WeightedLikelihood(2.0),
+    *(DistributionMatching(Target(0.5), baseline) for baseline in ("none", "mean", "unbias", "neg")),
+    DistributionMatching(Target(0.04, min_ess=0.7), "neg"),
+    Wddo(Target(0.5)),
+]
+
+
+def graded(batch: Batch) -> Batch:
+    """The batch with rewards of every size, tied for no prompt, and right and wrong answers for each."""
+    reward = torch.rand(PROMPTS, GROUP, generator=torch.Generator().manual_seed(8))
+    return replace(batch, reward=reward, is_solved=reward > reward.median(dim=1, keepdim=True).values)
+
+
+@pytest.mark.parametrize("micro_batch", [3, 5, 8])
+@pytest.mark.parametrize("estimator", [MeanField(), Elbo(2)], ids=str)
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_a_group_may_be_split_over_micro_batches(objective: Objective, estimator: Estimator, micro_batch: int) -> None:
+    batch, base = graded(BATCH), new_denoiser(seed=7)
+    update = settings_of(estimator, objective=objective, kl=0.1, kl_kind="k2", inner_steps=3)
+    expected, whole = step(batch, update, base)
+    found, cut = step(batch, replace(update, micro_batch=micro_batch), base)
+    assert float(expected.abs().max()) > 0.01
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-3)
+    assert cut == pytest.approx(whole, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_neither_the_order_of_prompts_nor_that_of_completions_matters(objective: Objective) -> None:
+    batch, base = graded(BATCH), new_denoiser(seed=7)
+    prompts, members = (torch.randperm(n, generator=torch.Generator().manual_seed(n)) for n in (PROMPTS, GROUP))
+    rows = torch.arange(ROWS).view(PROMPTS, GROUP)[prompts][:, members].flatten()
+    per_prompt = {name: getattr(batch, name)[prompts][:, members] for name in ("reward", "bound_reward", "is_solved")}
+    shuffled = replace(batch.rows(rows), **per_prompt)
+    update = settings_of(MeanField(), objective=objective, inner_steps=2)
+    found, shuffled_metrics = step(shuffled, replace(update, micro_batch=5), base)
+    expected, metrics = step(batch, update, base)
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-3)
+    assert shuffled_metrics == pytest.approx(metrics, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_ties_are_skipped_by_whole_groups(objective: Objective) -> None:
+    """What is left is updated as if the tied prompt had never been asked, but for its share of the tokens."""
+    whole, base = graded(BATCH), new_denoiser(seed=7)
+    tied = replace(whole, reward=whole.reward.index_fill(0, torch.tensor([1]), 0.5))
+    left = [0, 2]
+    rows = torch.arange(ROWS).view(PROMPTS, GROUP)[left].flatten()
+    per_prompt = {name: getattr(tied, name)[left] for name in ("reward", "bound_reward", "is_solved")}
+    alone = replace(tied.rows(rows), **per_prompt)
+    update = settings_of(MeanField(), objective=objective, micro_batch=3, skip_ties=True)
+    found, expected = step(tied, update, base)[0], step(alone, update, base)[0]
+    torch.testing.assert_close(1.5 * found, expected, atol=2e-4, rtol=2e-3)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_first_step_of_dmpo_is_its_weighted_likelihood_token_by_token(temperature: float) -> None:
+    batch, base, alpha, coef = graded(COOL), new_denoiser(seed=7), 0.05, 0.1
+    steps = batch.rollout.nfe // 2
+    objective = DistributionMatching(Target(alpha, coef), "neg")
+    update = settings_of(
+        FixedBoundary(steps), objective=objective, normalise="token", temperature=temperature, micro_batch=5
+    )
+    found, metrics = step(batch, update, base)
+
+    denoiser, rollout = new_denoiser(), batch.rollout
+    attention_mask = full_attention_mask(rollout.prompt_mask, LENGTH)
+    views = [canvas_at(rollout, boundary, MASK) for boundary in (torch.zeros_like(steps), steps)]
+    is_token = torch.arange(len(TOKENIZER)) != MASK
+
+    def likelihoods(of: Denoiser) -> list[Tensor]:
+        logits = [of.model(canvas, attention_mask).logits[:, -LENGTH:] for canvas in views]
+        totals = [torch.zeros(()) for _ in range(ROWS)]
+        for row, position in batch.is_scored.nonzero().tolist():
+            late = int(rollout.unmask_step[row, position] >= steps[row])
+            token = int(rollout.completion_ids[row, position])
+            law = (logits[late][row, position][is_token] / temperature).log_softmax(-1)
+            totals[row] = totals[row] + law[token - (token > MASK)]
+        return totals
+
+    policy, held = likelihoods(denoiser), [float(total.detach()) for total in likelihoods(base)]
+    loss = torch.zeros(())
+    for prompt in range(PROMPTS):
+        members = range(prompt * GROUP, (prompt + 1) * GROUP)
+        gaps = [held[i] - float(policy[i].detach()) for i in members]
+        rewards = batch.reward[prompt].tolist()
+        good = [math.exp(coef * (gap + reward / alpha)) for gap, reward in zip(gaps, rewards, strict=True)]
+        bad = [math.exp(coef * (gap - reward / alpha)) for gap, reward in zip(gaps, rewards, strict=True)]
+        for i, w, b in zip(members, good, bad, strict=True):
+            loss = loss - GROUP * (w / sum(good) - b / sum(bad)) * policy[i] / int(batch.is_scored.sum())
+    loss.backward()
+    expected = -torch.cat([p.grad.flatten() for p in denoiser.model.parameters() if p.grad is not None])
+    assert float(expected.abs().max()) > 0.05
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-3)
+    assert metrics["proximal"] == pytest.approx(coef)
+    assert 0 < metrics["weight_ess"] < 1
+
+
+@pytest.mark.parametrize("micro_batch", [None, 4])
+def test_a_target_costs_one_more_pass_only_where_the_batch_is_cut(micro_batch: int | None) -> None:
+    batch, inner = graded(BATCH), 3
+    for baseline, passes in (("neg", inner + 1), ("unbias", 2 * inner)):
+        denoiser, base = new_denoiser(), new_denoiser(seed=7)
+        objective = DistributionMatching(Target(0.5), baseline)  # type: ignore[arg-type]
+        update = settings_of(MeanField(), objective=objective, inner_steps=inner, micro_batch=micro_batch)
+        optimizer = torch.optim.SGD(denoiser.model.parameters(), lr=0.01)
+        update_policy(denoiser, base, batch, update, optimizer, torch.Generator())
+        assert denoiser.shown.canvases == PROMPTS * (passes if micro_batch else inner)
+        assert base.shown.canvases == PROMPTS
+
+
+@pytest.mark.parametrize("micro_batch", [None, 5])
+@pytest.mark.parametrize(("baseline", "times"), [("neg", 1), ("unbias", 3)])
+def test_credit_sees_the_old_policy_and_where_it_asks_the_one_that_stands(
+    baseline: Any, times: int, micro_batch: int | None
+) -> None:
+    seen: list[Groups] = []
+
+    @dataclass(frozen=True)
+    class SeenMatching(DistributionMatching):
+        def credit(self, groups: Groups) -> Credit:
+            seen.append(groups)
+            return super().credit(groups)
+
+    update = settings_of(MeanField(), objective=SeenMatching(baseline=baseline), inner_steps=3, micro_batch=micro_batch)
+    step(graded(BATCH), update, new_denoiser(seed=7), lr=0.1)
+    assert len(seen) == times
+    old = seen[0].old_logp
+    assert old is not None
+    for index, groups in enumerate(seen):
+        assert groups.old_logp is not None and groups.now_logp is not None
+        assert torch.equal(groups.old_logp, old)
+        assert torch.equal(groups.now_logp, old) == (index == 0)
+    if times > 1:
+        assert seen[1].now_logp is not None and seen[2].now_logp is not None
+        assert not torch.equal(seen[1].now_logp, seen[2].now_logp)
+
+
+def test_a_target_without_its_base_is_refused() -> None:
+    with pytest.raises(ValueError, match="give the update its base"):
+        step(graded(BATCH), settings_of(MeanField(), objective=DistributionMatching()))
+
+
 # --------------------------------------------------------------------------------------------------------- bookkeeping
 
 
@@ -482,6 +644,25 @@ def test_metrics_of_the_importance_weight() -> None:
     assert 0 < metrics["weight_capped"] < 1
     share = weights.sum() ** 2 / (weights**2).sum() / len(weights)
     assert metrics["weight_ess"] == pytest.approx(float(share), rel=1e-5)
+
+
+def test_metrics_of_the_weight_by_answer_and_by_quarter() -> None:
+    batch = graded(BATCH)
+    spy = Spy(0.2, 1.2)
+    _, metrics = step(batch, settings_of(MeanField(), objective=spy))
+    ((_, _, found),) = spy.seen
+    weight, is_right = found.importance_weight, batch.is_solved.flatten()
+    right = weight[is_right][batch.is_scored[is_right]]
+    wrong = weight[~is_right][batch.is_scored[~is_right]]
+    assert metrics["weight_right"] == pytest.approx(float(right.mean()), rel=1e-5)
+    assert metrics["weight_wrong"] == pytest.approx(float(wrong.mean()), rel=1e-5)
+    assert metrics["weight_right"] != pytest.approx(metrics["weight_wrong"], rel=1e-3)
+    quarter = 4 * batch.rollout.unmask_step // batch.rollout.nfe[:, None]
+    for index in range(4):
+        there = weight[batch.is_scored & (quarter == index)]
+        assert metrics[f"weight_capped_{index + 1}"] == pytest.approx(float((there >= 1.2).float().mean()), rel=1e-5)
+        share = float(there.sum() ** 2 / (there**2).sum()) / len(there)
+        assert metrics[f"weight_ess_{index + 1}"] == pytest.approx(share, rel=1e-4)
 
 
 def scored_place(value: float) -> Batch:

@@ -14,6 +14,8 @@ Metric = int | float | str
 class _Display(Protocol):
     def show(self, step: int, metrics: Mapping[str, Metric]) -> None: ...
 
+    def warn(self, line: str) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -31,6 +33,7 @@ class Progress:
 
     def __init__(self, label: str, total: int, *, min_gap: float = 2.0, max_gap: float = 8.0) -> None:
         self._label, self._total, self._min_gap, self._max_gap = label, total, min_gap, max_gap
+        self._has_warned = False
 
     def __enter__(self) -> "Progress":
         self._display: _Display
@@ -43,6 +46,12 @@ class Progress:
     def update(self, step: int, **metrics: Metric) -> None:
         """`step` steps are done; `metrics` are the latest numbers."""
         self._display.show(step, metrics)
+
+    def warn(self, message: str) -> None:
+        """Say a line that stays, the first time only: what is wrong with one step is wrong with the next, too."""
+        if not self._has_warned:
+            self._display.warn(f"{self._label}: warning: {message}")
+        self._has_warned = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -69,6 +78,9 @@ class _Bar:
     def show(self, step: int, metrics: Mapping[str, Metric]) -> None:
         self._bar.update(self._task, completed=step, metrics=_format(metrics))
 
+    def warn(self, line: str) -> None:
+        self._bar.console.print(line, markup=False, highlight=False)
+
     def close(self) -> None:
         self._bar.stop()
 
@@ -94,6 +106,10 @@ class _Lines:
             if now - self._printed >= self._min_gap:
                 self._say(self._unsaid)
                 self._unsaid = ""
+
+    def warn(self, line: str) -> None:
+        with self._lock:
+            print(line, flush=True)
 
     def close(self) -> None:
         self._closed.set()

@@ -1,7 +1,7 @@
 """Reinforcement learning of the policy, the sampler, or both. The loop is `run_rl`; read it from top to bottom."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from diffpo.checkpoint import Progress, load, restore_optimizers, save_checkpoin
 from diffpo.controller import Controller
 from diffpo.errors import Stopped
 from diffpo.models.denoiser import Denoiser
-from diffpo.objective import ClippedSurrogate
+from diffpo.objective import PUSHES_DOWN, pushes_down
 from diffpo.optimizer import Optimizer, adam, policy_optimizer, set_learning_rate
 from diffpo.problem import Task
 from diffpo.progress import Progress as Bar
 from diffpo.randomness import seed_of, stream
-from diffpo.recipes.parts import ADVANTAGES, estimator_of, rule_of, task_of
+from diffpo.recipes.parts import ADVANTAGES, estimator_of, objective_of, rule_of, task_of
 from diffpo.recipes.schema import AdamRecipe, RlRecipe
 from diffpo.records import Run, interruptible, open_run
 from diffpo.rollout import Batch, Decoding, collect, first_call_entropy
@@ -35,7 +35,7 @@ class Learner:
     controller: Controller | None
     optimizers: dict[str, Optimizer]
     base: Denoiser | None
-    """The frozen start, where a KL term holds on to it."""
+    """The frozen start, where a KL term holds on to it or the objective's target is made of it."""
     task: Task
     decoding: Decoding
 
@@ -92,7 +92,9 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
             step, calls = step + 1, begun.denoiser_calls + learner.calls
             metrics |= {"denoiser_calls": calls, "seconds": time.perf_counter() - started}
             run.log(step, metrics)
-            bar.update(step if recipe.budget.steps else calls, **metrics)
+            bar.update(step if recipe.budget.steps else calls, **headlines(metrics))
+            if pushes_down(metrics):
+                bar.warn(PUSHES_DOWN.format(**metrics))
             if watch is not None:
                 watch(learner, step, calls, spent(recipe, step, calls))
             if stop.requested or step % recipe.checkpoint.every == 0 or spent(recipe, step, calls) == 1:
@@ -117,7 +119,8 @@ def prepare(recipe: RlRecipe, run: Run, base: Denoiser) -> Learner:
         controller = None
     elif run.checkpoint is None:
         controller = new_controller(recipe)
-    holds_on = recipe.learn != "sampler" and recipe.objective.kl > 0
+    reads_base = recipe.objective.kl > 0 or objective_of(recipe.objective).reads != "none"
+    holds_on = recipe.learn != "sampler" and reads_base
     optimizers: dict[str, Optimizer] = {}
     if recipe.learn != "sampler":
         optimizers["policy"] = policy_optimizer(denoiser.model, recipe.optimizer)
@@ -189,7 +192,7 @@ def learn(recipe: RlRecipe, learner: Learner, stage: Stage, batch: Batch, step: 
         settings = recipe.objective
         update = PolicyUpdate(
             estimator=estimator_of(recipe.estimator),
-            objective=ClippedSurrogate(settings.clip, settings.weight_cap),
+            objective=objective_of(settings),
             normalise=settings.normalise,
             kl=settings.kl,
             kl_kind=settings.kl_kind,
@@ -221,6 +224,11 @@ def summary(batch: Batch) -> dict[str, float]:
         "solved": float(batch.is_solved.float().mean()),
         "nfe": float(batch.rollout.nfe.float().mean()),
     }
+
+
+def headlines(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What fits beside a bar: all but what is counted by quarters of a rollout."""
+    return {name: value for name, value in metrics.items() if not name[-1].isdigit()}
 
 
 def spent(recipe: RlRecipe, step: int, calls: int) -> float:

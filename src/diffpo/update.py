@@ -1,21 +1,38 @@
 """A batch becomes optimiser steps: the policy's and, in a joint run, the controller's."""
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffpo.controller import Controller
 from diffpo.errors import NonFiniteLossError
-from diffpo.likelihood import Conditionals, Estimator, Views, conditionals, kl_full, kl_k3, surrogate_logp
+from diffpo.likelihood import (
+    SAMPLED_KL,
+    Conditionals,
+    Estimator,
+    KlKind,
+    Views,
+    conditionals,
+    kl_full,
+    surrogate_logp,
+)
 from diffpo.models.denoiser import Denoiser
-from diffpo.objective import ClippedSurrogate, clipped_loss, token_weights
+from diffpo.objective import (
+    Credit,
+    Groups,
+    Objective,
+    PolicyLoss,
+    clipped_loss,
+    group_weight_metrics,
+    token_weight_metrics,
+    token_weights,
+)
 from diffpo.optimizer import Optimizer
 from diffpo.rollout import Batch
-from diffpo.stats import effective_sample_size
 
 
 @dataclass(frozen=True)
@@ -23,10 +40,10 @@ class PolicyUpdate:
     """What is minimised, and how often per batch."""
 
     estimator: Estimator
-    objective: ClippedSurrogate
+    objective: Objective
     normalise: Literal["sequence", "token"]
     kl: float
-    kl_kind: Literal["full", "k3"]
+    kl_kind: KlKind
     temperature: float
     inner_steps: int
     micro_batch: int | None
@@ -47,10 +64,21 @@ class ControllerUpdate:
 class _Part:
     """A micro-batch with the canvases it is read on, drawn once for the old, the new and the base policy."""
 
+    index: Int[Tensor, " b"]
+    """Its rows in the whole batch."""
     batch: Batch
     weight: Float[Tensor, "b L"]
     views: Views
     base: Conditionals | None
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A policy on the canvases of a part."""
+
+    now: Conditionals
+    readings: Float[Tensor, "*K b L"]
+    logp: Float[Tensor, "b L"]
 
 
 def update_policy(
@@ -64,55 +92,62 @@ def update_policy(
     """`inner_steps` optimiser steps on one batch. Returns metrics averaged over tokens and inner steps; none, and no
     step, where ties are skipped and all prompts are tied.
 
+    An objective whose credit is made of likelihoods gets those of whole groups first: with several micro-batches that
+    is one more pass of the policy, at the first inner step or (where it reads the policy as it stands) at each.
+
     Raises NonFiniteLossError before the optimiser is touched.
     """
     parts = _split(denoiser, base, batch, update, generator)
     if not parts:
         return {}
     totals: defaultdict[str, float] = defaultdict(float)
-    old_logps: list[Float[Tensor, "b L"]] = []
-    weights: list[Float[Tensor, " n"]] = []
+    old: list[Tensor] = []  # [b, L] of each part
+    terms: list[PolicyLoss] = []
+    credit: Credit | None = None
+    weights: dict[str, float] = {}
     for inner in range(update.inner_steps):
         optimizer.zero_grad()
-        for index, part in enumerate(parts):
-            rollout = part.batch.rollout
-            now = conditionals(denoiser, part.views, part.batch.is_scored)
-            readings = now.logp(rollout.completion_ids, update.temperature)
-            logp = surrogate_logp(part.views, readings, now.is_read, part.batch.advantage < 0)
-            if inner == 0:
-                # No weight has moved yet: what is about to be the new policy still is the old one.
-                old_logps.append(logp.detach())
-            terms = update.objective(logp, old_logps[index], rollout.behaviour_logp, part.batch.advantage)
-            loss = terms.loss
+        # A single part is read once, for its credit and for its gradient.
+        single = _read(denoiser, parts[0], update) if len(parts) == 1 else None
+        if credit is None or update.objective.reads == "now":
+            now = _logps(denoiser, parts, update, single) if update.objective.reads != "none" else None
+            # No weight has moved yet: what is about to be the new policy still is the old one.
+            old = old or now or []
+            credit = _credit(batch, parts, update, old, now)
+        rows = credit.value.flatten().split([len(part.index) for part in parts])
+        for number, part in enumerate(parts):
+            read = single or _read(denoiser, part, update)
+            if len(old) == number:
+                old.append(read.logp.detach())
+            found = update.objective(read.logp, old[number], part.batch.rollout.behaviour_logp, rows[number])
+            loss = found.loss
             if part.base is not None:
-                kl = _kl(now, part.base, readings, part, update)
+                kl = _kl(read, part.base, part, update)
                 loss = loss + update.kl * kl
                 totals["kl"] += _total(part.weight, kl)
             total = (part.weight * loss).sum()
             total.backward()
             totals["loss"] += float(total.detach())
-            totals["clip_fraction"] += _total(part.weight, terms.is_clipped)
-            totals["policy_ratio"] += _total(part.weight, terms.policy_ratio)
-            totals["weight_mean"] += _total(part.weight, terms.importance_weight)
-            if update.objective.weight_cap is not None:
-                is_capped = terms.importance_weight >= update.objective.weight_cap
-                totals["weight_capped"] += _total(part.weight, is_capped)
-                if inner == 0:
-                    # They do not change with the policy: one sample, however it was cut.
-                    weights.append(terms.importance_weight[part.batch.is_scored])
+            totals["clip_fraction"] += _total(part.weight, found.is_clipped)
+            totals["policy_ratio"] += _total(part.weight, found.policy_ratio)
+            totals["weight_mean"] += _total(part.weight, found.importance_weight)
+            if found.is_weighted.any():
+                totals["weight_capped"] += _total(part.weight, found.is_capped)
+            if inner == 0:
+                # Importance weights do not change with the policy: one sample, however it was cut.
+                terms.append(replace(found, loss=found.loss.detach()))
         norm = torch.nn.utils.clip_grad_norm_(denoiser.model.parameters(), update.grad_clip)
         if not bool(norm.isfinite()):
             raise NonFiniteLossError(f"the gradient's norm is {float(norm)}")
         totals["grad_norm"] += float(norm)
         optimizer.step()
+        if inner == 0:
+            weights = _token_weights(parts, terms) | group_weight_metrics(credit, _groups_of(batch.is_solved, parts))
     # Averages over the tokens that were in the update, whose weights do not sum to 1 where ties are skipped.
     share = {"loss": 1.0, "grad_norm": 1.0}
     in_update = sum(float(part.weight.sum()) for part in parts)
     metrics = {name: value / update.inner_steps / share.get(name, in_update) for name, value in totals.items()}
-    if weights:
-        scored = torch.cat(weights).cpu().numpy()
-        metrics["weight_ess"] = effective_sample_size(scored) / scored.size
-    return metrics
+    return metrics | weights
 
 
 def update_controller(
@@ -154,21 +189,81 @@ def _split(
         views = update.estimator(part.rollout, draw[index.to(draw.device)], denoiser.mask_id)
         with torch.no_grad():
             read = conditionals(base, views, part.is_scored) if base is not None else None
-        parts.append(_Part(part, weight[index], views, read))
+        parts.append(_Part(index, part, weight[index], views, read))
     return parts
 
 
-def _kl(
-    now: Conditionals, base: Conditionals, readings: Float[Tensor, "*K b L"], part: _Part, update: PolicyUpdate
-) -> Float[Tensor, "b L"]:
-    """KL of each token's conditionals to the base's on its canvases, at temperature 1 (full) or the rollout's (k3).
+def _read(denoiser: Denoiser, part: _Part, update: PolicyUpdate) -> _Read:
+    now = conditionals(denoiser, part.views, part.batch.is_scored)
+    readings = now.logp(part.batch.rollout.completion_ids, update.temperature)
+    return _Read(now, readings, _surrogate(part, now, readings))
+
+
+def _surrogate(part: _Part, read: Conditionals, readings: Float[Tensor, "*K b L"]) -> Float[Tensor, "b L"]:
+    return surrogate_logp(part.views, readings, read.is_read, part.batch.advantage < 0)
+
+
+def _logps(denoiser: Denoiser, parts: list[_Part], update: PolicyUpdate, single: _Read | None) -> list[Tensor]:
+    """[b, L] of each part: the policy as it stands, without a gradient."""
+    if single is not None:
+        return [single.logp.detach()]
+    with torch.no_grad():
+        return [_read(denoiser, part, update).logp for part in parts]
+
+
+def _credit(
+    batch: Batch, parts: list[_Part], update: PolicyUpdate, old: list[Tensor], now: list[Tensor] | None
+) -> Credit:
+    """The objective's credit for the completions of whole groups, however they are cut into parts."""
+    group = batch.reward.shape[1]
+    reward = _groups_of(batch.reward, parts)
+    advantage = _groups_of(batch.advantage, parts).view(-1, group)
+    if now is None:
+        return update.objective.credit(Groups(reward, advantage))
+
+    def completions(tokens: list[Tensor]) -> Float[Tensor, "Q G"]:
+        return torch.cat([part.sum(dim=1) for part in tokens]).view(-1, group)
+
+    held = [
+        _surrogate(part, part.base, part.base.logp(part.batch.rollout.completion_ids, update.temperature))
+        for part in parts
+        if part.base is not None
+    ]
+    base = completions(held) if held else None
+    return update.objective.credit(Groups(reward, advantage, base, completions(old), completions(now)))
+
+
+def _groups_of(values: Tensor, parts: list[_Part]) -> Tensor:
+    """What belongs to the rows of the parts; those are whole groups."""
+    rows = torch.cat([part.index for part in parts])
+    return values.flatten()[rows].view(-1, *values.shape[1:])
+
+
+def _token_weights(parts: list[_Part], terms: list[PolicyLoss]) -> dict[str, float]:
+    """Metrics of the importance weights, over the tokens of all parts that have one."""
+    columns: defaultdict[str, list[Tensor]] = defaultdict(list)
+    for part, found in zip(parts, terms, strict=True):
+        at = part.batch.is_scored & found.is_weighted
+        rollout = part.batch.rollout
+        is_right = part.batch.is_solved.flatten()[part.index]
+        columns["weight"].append(found.importance_weight[at])
+        columns["is_capped"].append(found.is_capped[at])
+        columns["is_floored"].append(found.is_floored[at])
+        columns["is_right"].append(is_right[:, None].expand_as(at)[at])
+        columns["progress"].append((rollout.unmask_step / rollout.nfe[:, None])[at])
+    values = {name: torch.cat(column) for name, column in columns.items()}
+    return token_weight_metrics(**values) if len(values["weight"]) else {}
+
+
+def _kl(read: _Read, base: Conditionals, part: _Part, update: PolicyUpdate) -> Float[Tensor, "b L"]:
+    """KL of each token's conditionals to the base's on its canvases, at temperature 1 (full) or the rollout's.
 
     With several canvases for a token it is weighted as the token's log-probability is.
     """
     if update.kl_kind == "full":
-        return part.views.total(now.per_token(kl_full(now.logits, base.logits)))
+        return part.views.total(read.now.per_token(kl_full(read.now.logits, base.logits)))
     base_readings = base.logp(part.batch.rollout.completion_ids, update.temperature)
-    return part.views.total(kl_k3(readings, base_readings))
+    return part.views.total(SAMPLED_KL[update.kl_kind](read.readings, base_readings))
 
 
 def _total(weight: Float[Tensor, "b L"], values: Tensor) -> float:

@@ -7,18 +7,21 @@ the reference policy are read on the same canvases. Equal canvases are evaluated
 all completions of a prompt share one denoiser call. The mathematics: `docs/math.md`.
 """
 
+from diffpo.likelihood.kl import SAMPLED_KL, KlKind, kl_full, kl_k1, kl_k2, kl_k3
 from diffpo.likelihood.masks import Coupled, Elbo, Eubo
-from diffpo.likelihood.reading import Conditionals, conditionals, kl_full, kl_k3, surrogate_logp
+from diffpo.likelihood.reading import Conditionals, conditionals, surrogate_logp
 from diffpo.likelihood.trajectory import Exact, ManyTimesMeanField, MeanField, TwoTimesMeanField
 from diffpo.likelihood.views import Estimator, UpperBound, Views
 
 __all__ = [
+    "SAMPLED_KL",
     "Conditionals",
     "Coupled",
     "Elbo",
     "Estimator",
     "Eubo",
     "Exact",
+    "KlKind",
     "ManyTimesMeanField",
     "MeanField",
     "TwoTimesMeanField",
@@ -26,6 +29,8 @@ __all__ = [
     "Views",
     "conditionals",
     "kl_full",
+    "kl_k1",
+    "kl_k2",
     "kl_k3",
     "surrogate_logp",
 ]

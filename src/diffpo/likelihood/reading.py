@@ -69,15 +69,3 @@ def log_power_mean(
     """log(sum_k weight_k p_k^beta) / beta of each token; 0 for a token that no canvas reads, as in SPG's code."""
     scores = (beta * logp + weight.log()).masked_fill(~is_read, -math.inf)
     return (scores.logsumexp(dim=0) / beta).masked_fill(~is_read.any(dim=0), 0.0)
-
-
-def kl_full(logits: Float[Tensor, "M V"], base_logits: Float[Tensor, "M V"]) -> Float[Tensor, " M"]:
-    """KL(policy || base) over the whole vocabulary, nats, at each place: exact, where k3 is a one-sample estimate."""
-    logp, base_logp = logits.log_softmax(dim=-1), base_logits.log_softmax(dim=-1)
-    return (logp.exp() * (logp - base_logp)).sum(dim=-1)
-
-
-def kl_k3(logp: Float[Tensor, "*n"], base_logp: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """Schulman's k3 estimate of KL(policy || base) from the drawn token, as d1 and GRPO use it: never negative."""
-    gap = base_logp - logp
-    return gap.exp() - gap - 1

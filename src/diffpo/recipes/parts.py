@@ -7,6 +7,15 @@ from torch import Tensor
 
 from diffpo import advantage
 from diffpo.likelihood import Coupled, Elbo, Estimator, Eubo, Exact, ManyTimesMeanField, MeanField, TwoTimesMeanField
+from diffpo.objective import (
+    ClippedSurrogate,
+    DistributionMatching,
+    Objective,
+    Reinforce,
+    Target,
+    Wddo,
+    WeightedLikelihood,
+)
 from diffpo.problem import Task
 from diffpo.recipes import schema
 from diffpo.tasks.countdown import Countdown
@@ -60,3 +69,21 @@ def estimator_of(recipe: schema.EstimatorRecipe) -> Estimator:
             return Eubo(recipe.draws, recipe.antithetic, recipe.beta, recipe.mix)
         case schema.ElboEstimator():
             return Elbo(recipe.draws, recipe.antithetic)
+
+
+def objective_of(recipe: schema.ObjectiveRecipe) -> Objective:
+    match recipe:
+        case schema.ClippedSurrogateObjective():
+            return ClippedSurrogate(recipe.clip, recipe.weight_cap, recipe.weight_floor, recipe.weight_on)
+        case schema.ReinforceObjective():
+            return Reinforce()
+        case schema.WeightedLikelihoodObjective():
+            return WeightedLikelihood(recipe.psi)
+        case schema.DistributionMatchingObjective():
+            return DistributionMatching(_target_of(recipe), recipe.baseline)
+        case schema.WddoObjective():
+            return Wddo(_target_of(recipe), recipe.beta, recipe.fake)
+
+
+def _target_of(recipe: schema.TargetSettings) -> Target:
+    return Target(recipe.alpha, recipe.proximal, recipe.min_ess)

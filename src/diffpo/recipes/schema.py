@@ -13,6 +13,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 AdvantageKind = Literal["group-centered", "group-std", "batch-std", "leave-one-out"]
+KlKind = Literal["full", "k1", "k2", "k3"]
 
 
 class SudokuTask(Strict):
@@ -173,20 +174,120 @@ class RolloutRecipe(Strict):
             )
 
 
-class ObjectiveRecipe(Strict):
-    clip: Positive = 0.2
-    weight_cap: Positive | None = None
-    """C of the truncated importance weight surrogate / behaviour; None: no correction."""
-    normalise: Literal["sequence", "token"] = "sequence"
-    advantage: AdvantageKind = "group-std"
+class UpdateSettings(Strict):
+    """What all objectives have in common."""
+
     speed: Share = 0.0
     """What a solved problem loses of its reward at one call per token (gated speed); 0: accuracy only."""
-    kl: NonNegative = 0.05
-    kl_kind: Literal["full", "k3"] = "full"
     inner_steps: Count = 2
     micro_batch: Count | None = None
     skip_ties: bool = False
     """Leave prompts whose completions all earned the same out of the update, KL included: DAPO's filter."""
+
+
+class CreditSettings(UpdateSettings):
+    """What objectives have in common that credit completions by their advantage."""
+
+    normalise: Literal["sequence", "token"] = "token"
+    advantage: AdvantageKind = "group-centered"
+    kl: NonNegative = 0.0
+    kl_kind: KlKind = "full"
+
+
+class ClippedSurrogateObjective(CreditSettings):
+    """diffu-GRPO; with `weight_cap` DiFFPO; on coupled masks coupled-GRPO."""
+
+    kind: Literal["clipped-surrogate"] = "clipped-surrogate"
+    """The one objective whose kind may be left out."""
+    normalise: Literal["sequence", "token"] = "sequence"
+    advantage: AdvantageKind = "group-std"
+    kl: NonNegative = 0.05
+    clip: Positive = 0.2
+    weight_cap: Positive | None = None
+    """C of the truncated importance weight surrogate / behaviour; None: no correction."""
+    weight_floor: NonNegative = 0.0
+    """The weight is truncated from below, too."""
+    weight_on: Literal["all", "positive"] = "all"
+    """positive: completions whose advantage is not positive keep weight 1."""
+
+    def problems(self) -> Iterable[str]:
+        if self.weight_cap is None and (self.weight_floor > 0 or self.weight_on != "all"):
+            yield "weight_floor and weight_on shape importance weights, and without weight_cap there are none; set it"
+        if self.weight_cap is not None and self.weight_floor > self.weight_cap:
+            yield f"weight_floor {self.weight_floor} is above weight_cap {self.weight_cap}; swap them"
+
+
+class ReinforceObjective(CreditSettings):
+    """REINFORCE leave-one-out; on the `eubo` estimator SPG."""
+
+    kind: Literal["reinforce"]
+    advantage: AdvantageKind = "leave-one-out"
+    inner_steps: Count = 1
+
+
+class WeightedLikelihoodObjective(CreditSettings):
+    """wd1."""
+
+    kind: Literal["weighted-likelihood"]
+    psi: Positive = 1.0
+    """How sharply weights follow the advantage."""
+
+
+class TargetSettings(UpdateSettings):
+    """DMPO's target, the base tilted by the reward. It holds on to the base by itself, so there is no KL term."""
+
+    alpha: Positive = 0.04
+    proximal: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Step from the policy (0) to the tilted base (1)."""
+    min_ess: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Shorten each prompt's step until its weights' effective sample size is this share of the group."""
+
+    @property
+    def advantage(self) -> AdvantageKind:
+        return "group-centered"
+
+    @property
+    def kl(self) -> float:
+        return 0.0
+
+    @property
+    def kl_kind(self) -> KlKind:
+        return "full"
+
+
+class DistributionMatchingObjective(TargetSettings):
+    """DMPO's weighted denoising cross-entropy."""
+
+    kind: Literal["distribution-matching"]
+    baseline: Literal["none", "mean", "unbias", "neg"] = "neg"
+    """What is subtracted from the weights."""
+
+    @property
+    def normalise(self) -> Literal["sequence", "token"]:
+        return "token"
+
+
+class WddoObjective(TargetSettings):
+    """DMPO's weighted discriminator."""
+
+    kind: Literal["wddo"]
+    beta: Positive = 1.0
+    fake: Positive = 1.0
+    """Weight of the samples that the discriminator should reject."""
+
+    @property
+    def normalise(self) -> Literal["sequence", "token"]:
+        return "sequence"
+
+
+ObjectiveRecipe = Annotated[
+    ClippedSurrogateObjective
+    | ReinforceObjective
+    | WeightedLikelihoodObjective
+    | DistributionMatchingObjective
+    | WddoObjective,
+    Field(discriminator="kind"),
+]
 
 
 class AdamRecipe(Strict):
@@ -255,7 +356,7 @@ class RlRecipe(Strict):
     learn: Literal["model", "sampler", "joint"] = "model"
     rollout: RolloutRecipe = RolloutRecipe()
     estimator: EstimatorRecipe = TwoTimesMeanFieldEstimator()
-    objective: ObjectiveRecipe = ObjectiveRecipe()
+    objective: ObjectiveRecipe = ClippedSurrogateObjective()
     optimizer: PolicyOptimizerRecipe = PolicyOptimizerRecipe(lr=1e-4)
     controller: ControllerRecipe = ControllerRecipe()
     budget: BudgetRecipe
@@ -273,12 +374,7 @@ class RlRecipe(Strict):
                 f"controller.settle is the end of a joint run, and learn = '{self.learn}' is none; "
                 "leave it out or use learn = 'joint'"
             )
-        if self.objective.weight_cap is not None and not gives_token_probabilities(self.estimator):
-            yield (
-                f"objective.weight_cap compares each token's probability with the one it was drawn with, and estimator "
-                f"'{self.estimator.kind}' gives a weighted sum of several readings instead; leave weight_cap out, or "
-                "use an estimator that reads each token once"
-            )
+        yield from pairing_problems(self.objective, self.estimator)
         if self.rollout.temperature == 0 and self.learn != "sampler":
             yield (
                 "rollout.temperature 0 draws the same completion every time, from which a policy learns nothing; "
@@ -352,6 +448,28 @@ def gives_token_probabilities(estimator: EstimatorRecipe) -> bool:
         case CoupledEstimator():
             return estimator.weighting == "plain"
     return True
+
+
+def pairing_problems(objective: ObjectiveRecipe, estimator: EstimatorRecipe) -> Iterable[str]:
+    """Objectives and estimators that make no sense together."""
+    has_cap = isinstance(objective, ClippedSurrogateObjective) and objective.weight_cap is not None
+    if has_cap and not gives_token_probabilities(estimator):
+        yield (
+            f"objective.weight_cap compares each token's probability with the one it was drawn with, and estimator "
+            f"'{estimator.kind}' gives a weighted sum of several readings instead; leave weight_cap out, or "
+            "use an estimator that reads each token once"
+        )
+    if isinstance(estimator, EuboEstimator) and isinstance(objective, WeightedLikelihoodObjective | TargetSettings):
+        yield (
+            f"estimator 'eubo' chooses its bound by the sign of the advantage, which objective '{objective.kind}' does "
+            "not multiply with; use estimator 'elbo', or objective 'reinforce' (SPG)"
+        )
+    is_published = isinstance(estimator, CoupledEstimator) and estimator.weighting == "published"
+    if isinstance(objective, TargetSettings) and is_published:
+        yield (
+            f"objective '{objective.kind}' compares likelihoods of whole completions, and estimator 'coupled' with the "
+            "published weighting gives none (its weights add up to 3/2); use weighting = 'plain', or estimator 'elbo'"
+        )
 
 
 def block_problems(name: str, block_length: int | None, task: TaskRecipe) -> Iterable[str]:

@@ -1,0 +1,64 @@
+"""What weights do to a batch, in numbers that a log can hold; a number that would be one of nothing is left out."""
+
+from collections.abc import Mapping
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from diffpo.objective.matching import effective_share
+from diffpo.objective.terms import Credit
+from diffpo.stats import effective_sample_size
+
+QUARTERS = 4
+NEAR_ONE, FAR_BELOW = 0.8, 0.5
+PUSHES_DOWN = (
+    "importance weights are near 1 on wrong answers ({weight_wrong:.2f}) and far below on right ones "
+    "({weight_right:.2f}), so updates mostly push down; without a KL term such runs have collapsed: raise "
+    "objective.kl, set objective.weight_on = 'positive', or use an estimator that reads more canvases"
+)
+
+
+def token_weight_metrics(
+    weight: Float[Tensor, " n"],
+    is_capped: Bool[Tensor, " n"],
+    is_floored: Bool[Tensor, " n"],
+    is_right: Bool[Tensor, " n"],
+    progress: Float[Tensor, " n"],
+) -> dict[str, float]:
+    """Of the importance weights of a batch's tokens: effective share, means on right and on wrong answers, and by the
+    quarter of its rollout's calls in which each token was committed (`progress`, from 0 to below 1) effective share
+    and shares at the cap."""
+    metrics = {"weight_ess": _effective(weight), "weight_floored": float(is_floored.float().mean())}
+    metrics |= _means(weight, is_right)
+    quarter = (QUARTERS * progress).long()
+    for index in range(QUARTERS):
+        is_in = quarter == index
+        if is_in.any():
+            metrics[f"weight_ess_{index + 1}"] = _effective(weight[is_in])
+            metrics[f"weight_capped_{index + 1}"] = float(is_capped[is_in].float().mean())
+    return metrics
+
+
+def group_weight_metrics(credit: Credit, is_right: Bool[Tensor, "Q G"]) -> dict[str, float]:
+    """Of the weights within groups, G of which have mean 1 here: effective share, means on right and wrong answers."""
+    if credit.weight is None:
+        return {}
+    metrics = {"weight_ess": float(effective_share(credit.weight).mean())}
+    metrics |= _means((credit.weight.shape[1] * credit.weight).flatten(), is_right.flatten())
+    if credit.proximal is not None:
+        metrics["proximal"] = float(credit.proximal.mean())
+    return metrics
+
+
+def pushes_down(metrics: Mapping[str, float]) -> bool:
+    """Whether weights sit near 1 on failures and far below on successes, the sign of a run that will collapse."""
+    return metrics.get("weight_wrong", 0.0) > NEAR_ONE and metrics.get("weight_right", 1.0) < FAR_BELOW
+
+
+def _effective(weight: Float[Tensor, " n"]) -> float:
+    return effective_sample_size(weight.cpu().numpy()) / len(weight)
+
+
+def _means(weight: Float[Tensor, " n"], is_right: Bool[Tensor, " n"]) -> dict[str, float]:
+    sides = {"weight_right": weight[is_right], "weight_wrong": weight[~is_right]}
+    return {name: float(side.mean()) for name, side in sides.items() if len(side)}
