@@ -307,6 +307,7 @@ def test_the_learning_rate_rises_over_optimiser_steps(base: Path, tmp_path: Path
 
 
 RL_RECIPES = [
+    "study-rl",
     "sudoku4-coupled",
     "sudoku4-d1",
     "sudoku4-diffpo",
@@ -322,7 +323,8 @@ RL_RECIPES = [
 
 def test_every_built_in_recipe_is_of_a_known_sort() -> None:
     others = [name for name in recipe_names() if name not in RL_RECIPES]
-    assert all(name.endswith(("-base", "-strong", "-eval")) for name in others)
+    sorts = ("-base", "-strong", "-eval", "study-arms", "study-likelihood")
+    assert all(name.endswith(sorts) for name in others)
 
 
 @pytest.mark.parametrize("name", RL_RECIPES)
