@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from diffpo import evaluate
+from diffpo import evaluate, rollout
 from diffpo.checkpoint import load, model_folder
 from diffpo.controller import Controller
 from diffpo.evaluate import run_eval
@@ -106,11 +106,11 @@ def test_every_rule_meets_the_same_problems_of_the_split(
     met: dict[Decoding, list[Problem]] = {}
 
     def spy(*arguments: Any) -> Any:
-        *_, problems, decoding = arguments
+        *_, problems, decoding, _ = arguments
         met.setdefault(decoding, []).extend(problems)
         return answer(*arguments)
 
-    monkeypatch.setattr(evaluate, "answer", spy)
+    monkeypatch.setattr(rollout, "answer", spy)
     record = evaluated("batch=7", model=controlled)
     first, *others = met.values()
     assert len(others) == 5 and all(problems == first for problems in others)

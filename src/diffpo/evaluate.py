@@ -22,8 +22,9 @@ from diffpo.progress import Progress
 from diffpo.randomness import seed_of
 from diffpo.recipes.parts import rule_of, task_of
 from diffpo.recipes.schema import EntropyBoundRule, EvalRecipe, RuleRecipe, TaskRecipe, block_problems
+from diffpo.recipes.study import StudyEvaluation
 from diffpo.records import RECIPE
-from diffpo.rollout import Decoding, answer
+from diffpo.rollout import Decoding, answer_in_batches
 from diffpo.stats import Estimate, aup_estimate, frontier_area_estimate, gain_over_fixed, mean_interval
 from diffpo.tokenizer import decode_text
 from diffpo.types import Rollout
@@ -125,6 +126,11 @@ def rules_of(recipe: EvalRecipe) -> list[RuleRecipe]:
     return [*(EntropyBoundRule(bound=bound) for bound in recipe.bounds), *recipe.rules]
 
 
+def problems_of(task: Task, recipe: EvalRecipe | StudyEvaluation) -> list[Problem]:
+    """The problems that everything measured with these settings meets."""
+    return task.problems(recipe.split, recipe.count, seed_of(recipe.seed, "eval"))
+
+
 def evaluate(
     recipe: EvalRecipe,
     denoiser: Denoiser,
@@ -136,16 +142,13 @@ def evaluate(
     """Every rule, and the learned sampler if there is one, on the same problems."""
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    problems = task.problems(recipe.split, recipe.count, seed_of(recipe.seed, "eval"))
+    problems = problems_of(task, recipe)
     block_length = recipe.block_length or task.completion_length
 
     def outcome(name: str, kind: RuleRecipe | None, rule: Rule, controller: Controller | None) -> Outcome:
         decoding = Decoding(rule, task.completion_length, block_length, controller=controller)
-        rollouts, solved = [], []
-        for start in range(0, len(problems), recipe.batch):
-            rollout, grades = answer(denoiser, tokenizer, task, problems[start : start + recipe.batch], decoding)
-            rollouts.append(rollout)
-            solved += [grade.is_solved for grade in grades]
+        rollouts, grades = answer_in_batches(denoiser, tokenizer, task, problems, decoding, recipe.batch)
+        solved = [grade.is_solved for grade in grades]
         bar.update(len(done) + 1, rule=name, accuracy=float(np.mean(solved)))
         return Outcome(name, kind, joined(rollouts), np.array(solved, dtype=float))
 

@@ -119,6 +119,26 @@ def answer(
     return rollout, [task.grade(problem, text) for problem, text in zip(problems, texts, strict=True)]
 
 
+def answer_in_batches(
+    denoiser: Denoiser,
+    tokenizer: PreTrainedTokenizerFast,
+    task: Task,
+    problems: Sequence[Problem],
+    decoding: Decoding,
+    batch: int,
+    seeds: Int[Tensor, " B"] | None = None,
+) -> tuple[list[Rollout], list[Grade]]:
+    """`answer` for at most `batch` problems at a time: a rollout for each batch, a grade for each problem."""
+    rollouts: list[Rollout] = []
+    grades: list[Grade] = []
+    for start in range(0, len(problems), batch):
+        rows = slice(start, start + batch)
+        found = answer(denoiser, tokenizer, task, problems[rows], decoding, None if seeds is None else seeds[rows])
+        rollouts.append(found[0])
+        grades += found[1]
+    return rollouts, grades
+
+
 @torch.no_grad()
 def first_call_entropy(
     denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem], length: int

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpo.objective.terms import Credit, Groups, PolicyLoss, Reads, TokenLogp, unweighted
+from diffpo.objective.terms import Credit, Groups, PolicyLoss, Reads, TokenLogp, weighed_likelihood
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Reinforce:
     def __call__(
         self, logp: TokenLogp, old_logp: TokenLogp, behaviour_logp: TokenLogp, credit: Float[Tensor, " B"]
     ) -> PolicyLoss:
-        return unweighted(-credit[:, None] * logp, logp, old_logp)
+        return weighed_likelihood(credit, logp, old_logp)
 
 
 @dataclass(frozen=True)
@@ -52,4 +52,4 @@ class WeightedLikelihood:
     def __call__(
         self, logp: TokenLogp, old_logp: TokenLogp, behaviour_logp: TokenLogp, credit: Float[Tensor, " B"]
     ) -> PolicyLoss:
-        return unweighted(-credit[:, None] * logp, logp, old_logp)
+        return weighed_likelihood(credit, logp, old_logp)

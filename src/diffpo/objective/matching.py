@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from diffpo.objective.terms import Credit, Groups, PolicyLoss, Reads, TokenLogp, unweighted
+from diffpo.objective.terms import Credit, Groups, PolicyLoss, Reads, TokenLogp, unweighted, weighed_likelihood
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class DistributionMatching:
     def __call__(
         self, logp: TokenLogp, old_logp: TokenLogp, behaviour_logp: TokenLogp, credit: Float[Tensor, " B"]
     ) -> PolicyLoss:
-        return unweighted(-credit[:, None] * logp, logp, old_logp)
+        return weighed_likelihood(credit, logp, old_logp)
 
 
 @dataclass(frozen=True)

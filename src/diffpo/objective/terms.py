@@ -70,6 +70,11 @@ def unweighted(loss: Float[Tensor, "B L"], logp: TokenLogp, old_logp: TokenLogp)
     return PolicyLoss(loss, ratio, torch.ones_like(ratio), no, no, no, no)
 
 
+def weighed_likelihood(credit: Float[Tensor, " B"], logp: TokenLogp, old_logp: TokenLogp) -> PolicyLoss:
+    """loss = -credit log p: what objectives without a ratio share; they differ in the credit."""
+    return unweighted(-credit[:, None] * logp, logp, old_logp)
+
+
 def token_weights(is_scored: Bool[Tensor, "B L"], normalise: Literal["sequence", "token"]) -> Float[Tensor, "B L"]:
     """How much each token counts in the batch's loss; they sum to 1.
 

@@ -12,14 +12,15 @@ from transformers import PreTrainedTokenizerFast
 from diffpo.checkpoint import load
 from diffpo.controller import Controller
 from diffpo.errors import UserError
+from diffpo.evaluate import problems_of
 from diffpo.models.denoiser import Denoiser, Tally
-from diffpo.problem import Problem, Task
-from diffpo.randomness import seed_of, stream
+from diffpo.problem import Task
+from diffpo.randomness import stream
 from diffpo.recipes.parts import task_of
 from diffpo.recipes.study import StudyEvaluation, StudyRecipe
 from diffpo.records import METRICS, RECIPE
 from diffpo.rl import Learner, run_rl
-from diffpo.rollout import Decoding, answer
+from diffpo.rollout import Decoding, answer_in_batches
 from diffpo.stats import mean_interval
 from diffpo.study.lines import Line, write_whole
 from diffpo.study.plan import Places, Unit, rl_recipe, settings_of, sft_recipe, task_named
@@ -87,10 +88,6 @@ def base_point(recipe: StudyRecipe, task_name: str, places: Places) -> dict[str,
     return point
 
 
-def problems_of(task: Task, evaluation: StudyEvaluation) -> list[Problem]:
-    return task.problems(evaluation.split, evaluation.count, seed_of(evaluation.seed, "eval"))
-
-
 def measured(
     denoiser: Denoiser,
     tokenizer: PreTrainedTokenizerFast,
@@ -115,13 +112,9 @@ def measured(
     clusters = [problem.cluster for problem in problems]
     found = []
     for name, decoding in kinds:
-        solved: list[int] = []
-        calls: list[int] = []
-        for start in range(0, len(problems), evaluation.batch):
-            rows = slice(start, start + evaluation.batch)
-            rollout, grades = answer(denoiser, tokenizer, task, problems[rows], decoding, seeds[rows])
-            solved += [int(grade.is_solved) for grade in grades]
-            calls += rollout.nfe.tolist()
+        rollouts, grades = answer_in_batches(denoiser, tokenizer, task, problems, decoding, evaluation.batch, seeds)
+        solved = [int(grade.is_solved) for grade in grades]
+        calls = [nfe for rollout in rollouts for nfe in rollout.nfe.tolist()]
         found.append(
             {
                 "rule": name,
