@@ -28,8 +28,8 @@ lint: .venv/.ready ## Check style and types
 study-sampler: .venv/.ready ## Slow: learned sampler against fixed ones
 	@$(BIN)/python studies/learned_sampler.py
 
-study-arms: .venv/.ready ## Slow: surrogates with and without KL on two tasks, three seeds (JOBS=2)
-	@$(BIN)/diffpo study study-arms --out results/arms --jobs $(JOBS)
+study-arms: .venv/.ready ## Slow: ten algorithms at equal calls, with and without KL (JOBS=2)
+	@$(BIN)/diffpo study study-arms --out results/arms --against d1,d1+KL --jobs $(JOBS)
 
 study-likelihood: .venv/.ready ## Slow: how far the surrogates are from the behaviour (JOBS=2)
 	@$(BIN)/diffpo study study-likelihood --out results/likelihood --jobs $(JOBS)

@@ -44,7 +44,7 @@ def main() -> None:
     run_sft(STRONG, OUT / "base", resume=(OUT / "base" / RECIPE).is_file())
     for seed in SEEDS:
         out = OUT / f"seed-{seed}"
-        recipe = load_recipe(RlRecipe, "sudoku4-sampler-only", [f"seed={seed}", f'base="{OUT / "base"}"'])
+        recipe = load_recipe(RlRecipe, "tiny-diffpo-sampler-only", [f"seed={seed}", f'base="{OUT / "base"}"'])
         run_rl(recipe, out, resume=(out / RECIPE).is_file())
     base, tokenizer, _ = load(OUT / "base")
 

@@ -34,16 +34,16 @@ budget.denoiser_calls = {BUDGET}
 checkpoint.every = 5
 """
 RECIPES = {
-    "base": f"""{TASK}
+    "sudoku4-base": f"""{TASK}
         batch = 32
         steps = 100
         weighting = "uniform"
         model = {{d_model = 32, n_layers = 2, n_heads = 2, mlp_hidden_size = 48}}
         optimizer.lr = 0.01
         """,
-    "d1": f"{RL}\nestimator.kind = 'mean-field'",
-    "diffpo": f"{RL}\nlearn = 'joint'\nobjective.speed = 0.5",
-    "eval": f"{TASK}\nmodel = 'overridden'\ncount = 20\nbounds = [0.0, 1.0, 100.0]",
+    "tiny-d1": f"{RL}\nestimator.kind = 'mean-field'",
+    "tiny-diffpo": f"{RL}\nlearn = 'joint'\nobjective.speed = 0.5",
+    "sudoku4-eval": f"{TASK}\nmodel = 'overridden'\ncount = 20\nbounds = [0.0, 1.0, 100.0]",
 }
 MAIN = """
 import signal
@@ -101,7 +101,7 @@ def tiny_package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     package = root / "diffpo"
     shutil.copytree(Path(diffpo.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     for name, text in RECIPES.items():
-        (package / "recipes" / f"sudoku4-{name}.toml").write_text(text, encoding="utf-8")
+        (package / "recipes" / f"{name}.toml").write_text(text, encoding="utf-8")
     (package / "__main__.py").write_text(MAIN, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(root), prepend=os.pathsep)
@@ -172,7 +172,7 @@ def test_it_goes_on_where_it_was(observed: Observed) -> None:
 
 def test_the_arms_are_the_commands_that_a_user_would_type(observed: Observed) -> None:
     for arm, command in zip(demo.RL_ARMS, observed.commands, strict=False):
-        assert command[:5] == [sys.executable, "-m", "diffpo", "rl", f"sudoku4-{arm}"]
+        assert command[:5] == [sys.executable, "-m", "diffpo", "rl", f"tiny-{arm}"]
         assert "seed=3" in command
         assert command[command.index("--out") + 1] == str(observed.out / arm)
 

@@ -26,8 +26,8 @@ from diffpo.study import arms, harness
 from diffpo.study.harness import run_study
 from diffpo.study.lines import RUNS, append_lines, read_lines
 from diffpo.study.plan import Places, Selection, Unit, check, rl_recipe, units_of
-from diffpo.study.report import write_study_report
-from diffpo.study.summary import trajectories, verdicts
+from diffpo.study.report import points_text, write_study_report
+from diffpo.study.summary import differences, trajectories, verdicts
 
 BASE = """
 batch = 16
@@ -342,7 +342,7 @@ def test_only_one_study_at_a_time_writes_results(here: Path) -> None:
 def test_the_report_needs_the_lines_alone_and_no_torch(undisturbed: Path, tmp_path: Path) -> None:
     shutil.copy(undisturbed / "results" / RUNS, tmp_path)
     script = (
-        "import sys\nfrom pathlib import Path\nfrom diffpo.study.report import write_study_report\n"
+        "import sys\nfrom pathlib import Path\nfrom diffpo.study.report import points_text, write_study_report\n"
         "write_study_report(Path(sys.argv[1]))\nassert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, timeout=60)
@@ -378,6 +378,37 @@ def test_an_interval_over_seeds_is_wider_than_one_over_problems() -> None:
     assert means.mean() == pytest.approx(1 / 3, abs=0.02)
     assert means.std() == pytest.approx(np.sqrt(2 / 9 / 3), abs=0.02)
     assert np.unique(means.round(9)).tolist() == pytest.approx([0, 1 / 3, 2 / 3, 1])
+
+
+def an_end(arm: str, seed: int, *solved: int) -> dict[str, Any]:
+    rules = [{"rule": "entropy bound 0", "solved": list(solved), "nfe_rows": [4] * len(solved)}]
+    clusters = [str(problem) for problem in range(len(solved))]
+    point = {"share": 1.0, "step": 9, "calls": 500, "rules": rules}
+    return {"task": "walk", "arm": arm, "seed": seed, "clusters": clusters, "points": [point]}
+
+
+def test_arms_are_compared_problem_by_problem_and_seed_by_seed() -> None:
+    """Problems and seeds differ much and the arms by exactly one problem in four: so there is no doubt about that."""
+    lines = [an_end("a", 0, 1, 0, 0, 0), an_end("a", 1, 1, 1, 0, 0), an_end("a", 2, 0, 0, 0, 0)]
+    lines += [an_end("b", 1, 1, 1, 1, 1), an_end("b", 0, 1, 1, 0, 1)]
+    (found,) = differences(lines, "a")
+    assert (found.arm, found.against, found.seeds) == ("b", "a", (0, 1))
+    assert found.gain.value == pytest.approx(0.5)
+    assert found.gain.ci95[0] >= 0, "no problem was lost"
+    (back,) = differences([line for line in lines if line["seed"] < 2], "b")
+    assert back.gain.value == pytest.approx(-0.5)
+    same = [line | {"arm": name} for line in lines[:3] for name in ("x", "y")]
+    assert differences(same, "x")[0].gain.ci95 == (0.0, 0.0)
+
+
+def test_the_table_compares_with_the_arms_that_are_named(undisturbed: Path, tmp_path: Path, capfd: Any) -> None:
+    shutil.copy(undisturbed / "results" / RUNS, tmp_path)
+    write_study_report(tmp_path, against=["mf"])
+    (gain,) = (d.gain for d in differences(read_lines(tmp_path / RUNS), "mf") if d.rule == "temperature 1")
+    assert "## walk: against mf at the end of the budget" in (tmp_path / "table.md").read_text()
+    assert f" {points_text(gain)} |" in (tmp_path / "table.md").read_text()
+    said = told("--out", str(tmp_path), "--report-only", "--against", "mg", capfd=capfd)
+    assert "there are no results of an arm mg to compare with; choose from" in said
 
 
 def test_nothing_to_report(tmp_path: Path) -> None:

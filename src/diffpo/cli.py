@@ -132,14 +132,16 @@ def study(
     work: Annotated[
         Path | None, typer.Option(file_okay=False, help="For bases and runs. [default: runs/study-NAME]")
     ] = None,
+    against: Annotated[str | None, typer.Option(help="Compare all arms with these: a,b. [default: none]")] = None,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave broken result lines out.")] = False,
     report_only: Annotated[bool, typer.Option("--report-only", help="Only table and figures, from the lines.")] = False,
 ) -> None:
     """Run what a study of many arms, tasks and seeds still lacks, and report it."""
+    references = () if against is None else tuple(against.split(","))
     if report_only:
         from diffpo.study.report import write_study_report
 
-        typer.echo("\n".join(f"wrote {path}" for path in write_study_report(out, skip_broken)))
+        typer.echo("\n".join(f"wrote {path}" for path in write_study_report(out, skip_broken, references)))
         return
     from diffpo.recipes import load_recipe
     from diffpo.recipes.study import StudyRecipe
@@ -151,7 +153,8 @@ def study(
     from diffpo.study.plan import Selection
 
     names = (tuple(text.split(",")) if text is not None else None for text in (arms, tasks, seeds))
-    run_study(loaded, out, work or Path("runs") / f"study-{loaded.name}", jobs, Selection(*names), skip_broken)
+    work = work or Path("runs") / f"study-{loaded.name}"
+    run_study(loaded, out, work, jobs, Selection(*names), skip_broken, references)
     typer.echo(f"results and table: {out}")
 
 

@@ -99,9 +99,9 @@ def train_arms(out: Path, seed: int) -> None:
     processes: dict[str, subprocess.Popen[bytes]] = {}
     for arm in RL_ARMS:
         overrides = [f"seed={seed}", f"base={json.dumps(str(out / 'base'))}"]
-        recipe = load_recipe(RlRecipe, f"sudoku4-{arm}", overrides)
+        recipe = load_recipe(RlRecipe, f"tiny-{arm}", overrides)
         budget += recipe.budget.denoiser_calls or 0
-        command = [sys.executable, "-m", "diffpo", "rl", f"sudoku4-{arm}", *overrides, "--out", str(out / arm)]
+        command = [sys.executable, "-m", "diffpo", "rl", f"tiny-{arm}", *overrides, "--out", str(out / arm)]
         if (out / arm / RECIPE).is_file():
             command.append("--resume")
         with (out / f"{arm}.log").open("ab") as log:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from diffpo.checkpoint import Progress, load, restore_optimizers, save_checkpoint
 from diffpo.controller import Controller
 from diffpo.errors import Stopped
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import Denoiser, Tally
 from diffpo.objective import PUSHES_DOWN, pushes_down
 from diffpo.optimizer import Optimizer, adam, policy_optimizer, set_learning_rate
 from diffpo.problem import Task
@@ -40,9 +40,10 @@ class Learner:
     decoding: Decoding
 
     @property
-    def calls(self) -> int:
-        """Canvases shown to the policy and to the base, backward passes not counted."""
-        return sum(denoiser.shown.canvases for denoiser in (self.denoiser, self.base) if denoiser is not None)
+    def shown(self) -> Tally:
+        """What the policy and the base have been shown, backward passes not counted."""
+        tallies = [denoiser.shown for denoiser in (self.denoiser, self.base) if denoiser is not None]
+        return Tally(sum(tally.canvases for tally in tallies), sum(tally.tokens for tally in tallies))
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
     if run.progress.step == 0 and learner.controller is not None:
         calibrate(recipe, learner, learner.controller)
     begun = run.progress
-    step, calls = begun.step, begun.denoiser_calls + learner.calls
+    step, calls = begun.step, begun.denoiser_calls + learner.shown.canvases
 
     with (
         Bar(f"rl {out.name}", recipe.budget.steps or recipe.budget.denoiser_calls or 0) as bar,
@@ -87,9 +88,12 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
         while (share := spent(recipe, step, calls)) < 1:
             started = time.perf_counter()
             stage = stage_at(recipe, share)
+            before = learner.shown.tokens
             batch = experience(recipe, learner, stage, step)
+            between = learner.shown.tokens
             metrics = summary(batch) | learn(recipe, learner, stage, batch, step)
-            step, calls = step + 1, begun.denoiser_calls + learner.calls
+            metrics |= {"rollout_tokens": between - before, "update_tokens": learner.shown.tokens - between}
+            step, calls = step + 1, begun.denoiser_calls + learner.shown.canvases
             metrics |= {"denoiser_calls": calls, "seconds": time.perf_counter() - started}
             run.log(step, metrics)
             bar.update(step if recipe.budget.steps else calls, **headlines(metrics))

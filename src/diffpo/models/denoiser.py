@@ -10,9 +10,10 @@ from transformers import PreTrainedModel
 
 @dataclass
 class Tally:
-    """How many canvases a denoiser has been shown: what a budget of denoiser calls is counted in."""
+    """What a denoiser has been shown: canvases, which budgets are counted in, and their tokens, padding included."""
 
     canvases: int = 0
+    tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Denoiser:
         self, canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"], at: Bool[Tensor, "R N"]
     ) -> Float[Tensor, "M V"]:
         self.shown.canvases += len(canvas)
+        self.shown.tokens += canvas.numel()
         logits: Tensor = self.model(input_ids=canvas, attention_mask=attention_mask, logits_at=at).logits.float()
         # Not -inf: 0 * -inf would be nan in entropies and KL.
         is_mask = torch.arange(logits.shape[-1], device=logits.device) == self.mask_id

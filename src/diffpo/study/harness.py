@@ -52,8 +52,9 @@ def run_study(
     jobs: int = 1,
     selection: Selection | None = None,
     skip_broken: bool = False,
+    against: Sequence[str] = (),
 ) -> None:
-    """Append the lines of all selected runs that `out` lacks, then write its table and figure.
+    """Append the lines of all selected runs that `out` lacks, then write its table, with comparisons, and figures.
 
     Raises UserError before anything is trained where a combination cannot run, a line is broken, or the lines that are
     there are of other settings; Stopped when interrupted; RuntimeError, when all others are done, where a run failed.
@@ -67,7 +68,7 @@ def run_study(
         print(f"{recipe.name}: {len(units) - len(missing)} of {len(units)} runs are done", flush=True)
         if missing:
             _carry_out_missing(recipe, missing, places, out / RUNS, done, jobs)
-        write_study_report(out, skip_broken)
+        write_study_report(out, skip_broken, against)
 
 
 def _is_done(recipe: StudyRecipe, unit: Unit, places: Places, done: dict[Key, Line]) -> bool:

@@ -8,13 +8,17 @@ from diffpo.report.table import interval_percent, percent
 from diffpo.stats import Estimate
 from diffpo.study.charts import profiles_svg, trajectories_svg
 from diffpo.study.lines import BOUNDARIES, RUNS, Line, read_lines
-from diffpo.study.summary import Profile, Trajectory, profiles, trajectories, verdicts
+from diffpo.study.summary import Difference, Profile, Trajectory, differences, profiles, trajectories, verdicts
 
 TABLE = "table.md"
 ARMS_NOTE = (
     "Mean over seeds with 95 % intervals by resampling clusters of problems and seeds; all arms met the same problems. "
     "With few seeds the spread between them is understated (with 3, by a third in variance): look at the column by "
     "seed. All seeds start from one base."
+)
+DIFFERENCES_NOTE = (
+    "Points of accuracy by which an arm ends above (or below) another, with 95 % intervals by resampling clusters of "
+    "problems and seeds, both paired. Among many comparisons one in twenty lies off 0 by chance."
 )
 LIKELIHOOD_NOTE = (
     "KL in nats per token, of the conditional that drew the token to the one that the surrogate reads, on the model's "
@@ -28,8 +32,11 @@ RISES_NOTE = (
 )
 
 
-def write_study_report(out: Path, skip_broken: bool = False) -> list[Path]:
-    """The table and the figures of a result folder; what was written. Raises UserError where there are no lines."""
+def write_study_report(out: Path, skip_broken: bool = False, against: Sequence[str] = ()) -> list[Path]:
+    """The table and the figures of a result folder; what was written. All arms are compared with those in `against`.
+
+    Raises UserError where there are no lines, or none of such an arm.
+    """
     lines = read_lines(out / RUNS, skip_broken)
     if not lines:
         raise UserError(f"nothing to report: {out} holds no results (no {RUNS}, or an empty one)")
@@ -37,7 +44,10 @@ def write_study_report(out: Path, skip_broken: bool = False) -> list[Path]:
     sections = [f"# {lines[0]['study']}\n"]
     if arms := [line for line in lines if line["kind"] == "arms"]:
         found = trajectories(arms)
-        sections += [ARMS_NOTE + "\n", *final_tables(found), *trajectory_tables(found)]
+        sections += [ARMS_NOTE + "\n", *final_tables(found)]
+        sections += [DIFFERENCES_NOTE + "\n"] if against else []
+        sections += [table for arm in against for table in difference_tables(differences(arms, arm))]
+        sections += trajectory_tables(found)
         for task in dict.fromkeys(trajectory.task for trajectory in found):
             texts[f"trajectories-{task}.svg"] = trajectories_svg([t for t in found if t.task == task])
     if measured := [line for line in lines if line["kind"] == "likelihood"]:
@@ -82,6 +92,24 @@ def final_tables(found: Sequence[Trajectory]) -> Iterator[str]:
             rows.append((t.arm, t.rule, seeds, share_text(end.accuracy), each, plain_text(end.nfe, 2)))
         header = ("arm", "rule", "seeds", "accuracy % at the end", "by seed", "NFE")
         yield f"## {task}: at the end of the budget\n\n{markdown_table(header, rows)}"
+
+
+def difference_tables(found: Sequence[Difference]) -> Iterator[str]:
+    """A row for each arm, a column for each rule."""
+    for task in dict.fromkeys(difference.task for difference in found):
+        members = [difference for difference in found if difference.task == task]
+        rules = list(dict.fromkeys(difference.rule for difference in members))
+        gains = {(d.arm, d.rule): points_text(d.gain) for d in members}
+        seeds = {d.arm: " ".join(map(str, d.seeds)) for d in members}
+        rows = [(arm, seeds[arm], *(gains.get((arm, rule), "-") for rule in rules)) for arm in seeds]
+        title = f"## {task}: against {members[0].against} at the end of the budget"
+        yield f"{title}\n\n{markdown_table(('arm', 'seeds', *rules), rows)}"
+
+
+def points_text(estimate: Estimate) -> str:
+    """A difference of shares, in points."""
+    low, high = (100 * end for end in estimate.ci95)
+    return f"{100 * estimate.value:+.1f} [{low:.1f}, {high:.1f}]"
 
 
 def trajectory_tables(found: Sequence[Trajectory]) -> Iterator[str]:

@@ -93,6 +93,48 @@ def _point(members: Sequence[Line], index: int, rule: str) -> Point:
     )
 
 
+@dataclass(frozen=True)
+class Difference:
+    """By how much an arm solves more than another at the end of the budget, under one rule."""
+
+    task: str
+    arm: str
+    against: str
+    rule: str
+    seeds: tuple[int, ...]
+    """Those that both arms have."""
+    gain: Estimate
+
+
+def differences(lines: Sequence[Line], against: str) -> list[Difference]:
+    """Every arm against one, problem by problem and seed by seed: equal seeds met the same problems in training.
+
+    Raises UserError for an arm that the lines do not have.
+    """
+    if against not in (arms := list(dict.fromkeys(line["arm"] for line in lines))):
+        raise UserError(f"there are no results of an arm {against} to compare with; choose from {', '.join(arms)}")
+    found = []
+    for members in groups([line for line in lines if line["arm"] != against]):
+        others = {line["seed"]: line for line in lines if (line["task"], line["arm"]) == (members[0]["task"], against)}
+        pairs = [(line, others[line["seed"]]) for line in members if line["seed"] in others]
+        if not pairs:
+            continue
+        if any(line["clusters"] != other["clusters"] for line, other in pairs):
+            raise UserError(f"{members[0]['arm']} and {against} were not measured on the same problems")
+        seeds = tuple(line["seed"] for line, _ in pairs)
+        for rule in (rule for rule in _end(pairs[0][0]) if rule in _end(pairs[0][1])):
+            gains = np.stack([_end(line)[rule] - _end(other)[rule] for line, other in pairs], axis=1)
+            drawn = resampled_run_means(gains[:, :, None], members[0]["clusters"])[:, 0]
+            estimate = Estimate(float(gains.mean()), percentile_interval(drawn))
+            found.append(Difference(members[0]["task"], members[0]["arm"], against, rule, seeds, estimate))
+    return found
+
+
+def _end(line: Line) -> dict[str, np.ndarray]:
+    """Which problems were solved at the end of the budget, by rule."""
+    return {rule["rule"]: np.array(rule["solved"], dtype=float) for rule in line["points"][-1]["rules"]}
+
+
 def profiles(lines: Sequence[Line]) -> list[Profile]:
     """KL per token of each call, of every task, model and estimator; rises by boundary under the name `BOUNDARIES`."""
     found = []
