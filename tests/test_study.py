@@ -346,12 +346,13 @@ def test_the_report_needs_the_lines_alone_and_no_torch(undisturbed: Path, tmp_pa
         "write_study_report(Path(sys.argv[1]))\nassert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, timeout=60)
-    for name in ("table.md", "trajectories-walk.svg"):
+    for name in ("table.md", "trajectories-walk.svg", "ends-walk.svg"):
         assert (tmp_path / name).read_text() == (undisturbed / "results" / name).read_text()
     table = (tmp_path / "table.md").read_text()
     assert "| 2-MF+IS | temperature 1 | 0 1 |" in table and "| arm | 0 % | 25 % | 50 % | 75 % | 100 % |" in table
-    figure = (tmp_path / "trajectories-walk.svg").read_text()
-    assert figure.startswith("<svg") and figure.count("<g transform") == 3 and "2-MF+IS" in figure
+    for name, panels in (("trajectories", 2), ("ends", 3)):  # an arm each, a rule each
+        figure = (tmp_path / f"{name}-walk.svg").read_text()
+        assert figure.startswith("<svg") and figure.count("<g transform") == panels and "2-MF+IS" in figure
 
 
 def test_the_figures_are_means_over_seeds(undisturbed: Path) -> None:

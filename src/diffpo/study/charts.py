@@ -1,30 +1,65 @@
-"""The figures of a study: accuracy against denoiser calls of training, and KL against the call of the rollout."""
+"""The figures of a study: accuracy along training and at its end, and KL against the call of the rollout."""
 
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 
 from diffpo import report
-from diffpo.report.svg import Panel, linear_axis, picture, text
+from diffpo.report.svg import Axis, Panel, linear_axis, picture, text
 from diffpo.stats import Estimate
 from diffpo.study.summary import Profile, Trajectory
 
 COLOURS = ("#2f6a96", "#c0432a", "#4f8a3c", "#8a5aa8", "#c08a1e", "#3a8f8c", "#a8456e", "#7b756c")
 """For light and dark paper alike. The ninth line and those after it are dashed."""
 WIDTH, HEIGHT, LEGEND_LINE = 380, 280, 18
+IN_A_ROW = 4
+"""Panels side by side."""
+ROW, NAMES = 20, 170
+"""Of the figure of ends: height of an arm, width of their names."""
 Curve = tuple[str, list[float], list[Estimate]]
 """Name, places on the x axis, figures with intervals."""
 
 
 def trajectories_svg(found: Sequence[Trajectory]) -> str:
-    """One task: a panel for each rule, a line for each arm, from the base to the end of the budget."""
+    """One task: a panel for each arm, a line for each rule, from the base to the end of the budget."""
     panels = {}
-    for rule in dict.fromkeys(t.rule for t in found):
-        of_rule = [t for t in found if t.rule == rule]
-        panels[f"{rule}: accuracy, %"] = [
-            (t.arm, [p.calls for p in t.points], [_percent(p.accuracy) for p in t.points]) for t in of_rule
+    for arm in dict.fromkeys(t.arm for t in found):
+        panels[f"{arm}: accuracy, %"] = [
+            (t.rule, [p.calls for p in t.points], [_percent(p.accuracy) for p in t.points])
+            for t in found
+            if t.arm == arm
         ]
-    ends = "; ".join(f"{t.arm} at {t.rule} {100 * t.points[-1].accuracy.value:.0f} %" for t in found)
-    return _figure(f"{found[0].task}: {ends}", panels, "denoiser calls of training", ceiling=100.0)
+    return _figure(_label(found), panels, "denoiser calls of training", ceiling=100.0)
+
+
+def ends_svg(found: Sequence[Trajectory]) -> str:
+    """One task: a panel for each rule, a row for each arm with its accuracy at the end; upright, the base's."""
+    arms, rules = (list(dict.fromkeys(getattr(t, name) for t in found)) for name in ("arm", "rule"))
+    ends = [_percent(t.points[-1].accuracy) for t in found] + [_percent(t.points[0].accuracy) for t in found]
+    x = linear_axis([end for estimate in ends for end in estimate.ci95], floor=0.0, ceiling=100.0)
+    rows = Axis(0, len(arms), ())
+    panel = Panel(WIDTH - 80, ROW * len(arms) + 76, x, rows, left=18)
+    body = "".join(
+        text((NAMES, panel.at((x.lo, len(arms) - i - 0.5))[1] + 4), arm, "label", "end") for i, arm in enumerate(arms)
+    )
+    for place, rule in enumerate(rules):
+        inner = panel.frame("accuracy at the end, %", rule)
+        of_rule = [t for t in found if t.rule == rule]
+        if of_rule[0].shares[0] == 0:
+            start = 100 * of_rule[0].points[0].accuracy.value
+            inner += panel.line([(start, 0), (start, len(arms))], "curve-7")
+        for t in of_rule:
+            end = _percent(t.points[-1].accuracy)
+            at = len(arms) - arms.index(t.arm) - 0.5
+            inner += panel.line([(end.ci95[0], at), (end.ci95[1], at)], "curve-0")
+            inner += panel.marker((end.value, at), "circle", "curve-0", f"{t.arm}: {_text(end)}")
+        body += f'<g transform="translate({NAMES + place * panel.width} 0)">{inner}</g>'
+    return picture(NAMES + panel.width * len(rules), panel.height, _label(found), body, _css())
+
+
+def _label(found: Sequence[Trajectory]) -> str:
+    ends = (f"{t.arm} at {t.rule} {100 * t.points[-1].accuracy.value:.0f} %" for t in found)
+    return f"{found[0].task}: {'; '.join(ends)}"
 
 
 def profiles_svg(found: Sequence[Profile]) -> str:
@@ -46,7 +81,7 @@ def _percent(estimate: Estimate) -> Estimate:
 
 
 def _figure(label: str, panels: dict[str, list[Curve]], x_label: str, ceiling: float) -> str:
-    """Panels side by side on shared axes, and one legend for all."""
+    """Panels in rows on shared axes, and one legend for all."""
     curves = [curve for members in panels.values() for curve in members]
     names = list(dict.fromkeys(name for name, _, _ in curves))
     ends = [end for _, _, estimates in curves for estimate in estimates for end in estimate.ci95]
@@ -58,14 +93,23 @@ def _figure(label: str, panels: dict[str, list[Curve]], x_label: str, ceiling: f
         inner = panel.frame(x_label, title)
         inner += "".join(_band(panel, names.index(name), xs, estimates) for name, xs, estimates in members)
         inner += "".join(_line(panel, names.index(name), xs, estimates, name) for name, xs, estimates in members)
-        body += f'<g transform="translate({place * WIDTH} 0)">{inner}</g>'
+        at_x, at_y = place % IN_A_ROW * WIDTH, place // IN_A_ROW * HEIGHT
+        body += f'<g transform="translate({at_x} {at_y})">{inner}</g>'
+    bottom = HEIGHT * ceil(len(panels) / IN_A_ROW)
     for place, name in enumerate(names):
-        at = HEIGHT + LEGEND_LINE * (place + 1)
+        at = bottom + LEGEND_LINE * (place + 1)
         mark = f'<line class="line {_style(place)}" x1="46" y1="{at - 4}" x2="76" y2="{at - 4}"/>'
         body += mark + text((84, at), name, "label")
+    return picture(WIDTH * min(len(panels), IN_A_ROW), bottom + LEGEND_LINE * (len(names) + 1), label, body, _css())
+
+
+def _css() -> str:
     css = (Path(report.__file__).parent / "chart.css").read_text(encoding="utf-8")
-    css += "".join(f".curve-{i} {{ --arm: {colour}; }}\n" for i, colour in enumerate(COLOURS))
-    return picture(WIDTH * len(panels), HEIGHT + LEGEND_LINE * (len(names) + 1), label, body, css)
+    return css + "".join(f".curve-{i} {{ --arm: {colour}; }}\n" for i, colour in enumerate(COLOURS))
+
+
+def _text(estimate: Estimate) -> str:
+    return f"{estimate.value:.3g} [{estimate.ci95[0]:.3g}, {estimate.ci95[1]:.3g}]"
 
 
 def _style(place: int) -> str:
@@ -78,7 +122,7 @@ def _band(panel: Panel, place: int, xs: list[float], estimates: list[Estimate]) 
 
 def _line(panel: Panel, place: int, xs: list[float], estimates: list[Estimate], name: str) -> str:
     marks = "".join(
-        panel.marker((x, e.value), "circle", _style(place), f"{name}: {e.value:.3g} [{e.ci95[0]:.3g}, {e.ci95[1]:.3g}]")
+        panel.marker((x, e.value), "circle", _style(place), f"{name}: {_text(e)}")
         for x, e in zip(xs, estimates, strict=True)
     )
     return panel.line([(x, e.value) for x, e in zip(xs, estimates, strict=True)], _style(place)) + marks

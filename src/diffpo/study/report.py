@@ -6,7 +6,7 @@ from pathlib import Path
 from diffpo.errors import UserError
 from diffpo.report.table import interval_percent, percent
 from diffpo.stats import Estimate
-from diffpo.study.charts import profiles_svg, trajectories_svg
+from diffpo.study.charts import ends_svg, profiles_svg, trajectories_svg
 from diffpo.study.lines import BOUNDARIES, RUNS, Line, read_lines
 from diffpo.study.summary import Difference, Profile, Trajectory, differences, profiles, trajectories, verdicts
 
@@ -40,7 +40,7 @@ def write_study_report(out: Path, skip_broken: bool = False, against: Sequence[s
     lines = read_lines(out / RUNS, skip_broken)
     if not lines:
         raise UserError(f"nothing to report: {out} holds no results (no {RUNS}, or an empty one)")
-    texts = {}
+    texts: dict[str, str] = {}
     sections = [f"# {lines[0]['study']}\n"]
     if arms := [line for line in lines if line["kind"] == "arms"]:
         found = trajectories(arms)
@@ -49,7 +49,8 @@ def write_study_report(out: Path, skip_broken: bool = False, against: Sequence[s
         sections += [table for arm in against for table in difference_tables(differences(arms, arm))]
         sections += trajectory_tables(found)
         for task in dict.fromkeys(trajectory.task for trajectory in found):
-            texts[f"trajectories-{task}.svg"] = trajectories_svg([t for t in found if t.task == task])
+            of_task = [t for t in found if t.task == task]
+            texts |= {f"trajectories-{task}.svg": trajectories_svg(of_task), f"ends-{task}.svg": ends_svg(of_task)}
     if measured := [line for line in lines if line["kind"] == "likelihood"]:
         estimators = [line for line in measured if line["estimator"] != BOUNDARIES]
         rises = [line for line in measured if line["estimator"] == BOUNDARIES]
