@@ -445,7 +445,7 @@ def test_a_study_of_likelihoods_before_and_after_training(undisturbed: Path, her
     assert (here / "results" / "kl-walk.svg").read_text().count("<g transform") == 2
 
 
-@pytest.mark.parametrize("name", ["study-arms", "study-likelihood"])
+@pytest.mark.parametrize("name", ["study-arms", "study-full", "study-likelihood"])
 def test_the_built_in_studies_can_run(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(StudyRecipe, name)
     check(recipe, units_of(recipe, Selection()), Places(tmp_path))
