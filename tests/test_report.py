@@ -17,7 +17,7 @@ from diffpo.report import frontier_svg, summary_table, write_report
 from diffpo.report.charts import by_clues, curve
 from diffpo.report.data import Arm, Completion, Point, arms_of_summary, read_run
 from diffpo.report.page import render
-from diffpo.report.playback import puzzles
+from diffpo.report.playback import plays
 from diffpo.report.svg import linear_axis, log_axis
 from diffpo.report.words import headline, representative
 
@@ -219,7 +219,7 @@ def test_an_arm_that_is_only_in_the_log_is_not_evaluated_and_a_lone_log_is_a_rep
 def test_a_training_run_by_itself_is_an_arm(tmp_path: Path) -> None:
     lines = [json.dumps({"step": i, "denoiser_calls": 10 * i, "solved": 0.1 * i}) + "\n" for i in range(5)]
     (tmp_path / "metrics.jsonl").write_text("".join(lines))
-    assert f"training puzzles solved in training: {tmp_path.name} ends at 40 %" in write_report(tmp_path).read_text()
+    assert f"training problems solved in training: {tmp_path.name} ends at 40 %" in write_report(tmp_path).read_text()
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -283,17 +283,19 @@ def test_playback_marks_clues_wrong_cells_and_calls(run_dir: Path) -> None:
 
 
 def test_a_box_of_six_by_six_is_two_rows_high_and_what_is_no_grid_has_none() -> None:
-    def play(prompt: str) -> Completion:
-        return Completion(prompt, "1" * 36, "1" * 35 + "2", tuple(range(36)), (), 36, False, None)
+    def play(prompt: str, clues: int | None) -> Completion:
+        return Completion(prompt, "1" * 36, "1" * 35 + "2", tuple(range(36)), (), 36, False, None, clues)
 
-    (puzzle,) = puzzles([Arm("d1", playback=(play("." * 35 + "1="),))])
-    cells = puzzle.grids[0].cells
+    (grid,) = plays([Arm("d1", playback=(play("." * 35 + "1=", 1),))])
+    cells = grid.grids[0].cells
+    assert grid.grids[0].verdict == "1 wrong"
     assert [i for i in range(36) if "box-right" in cells[i].classes] == list(range(2, 36, 6))
     assert [i for i in range(36) if "box-below" in cells[i].classes] == [*range(6, 12), *range(18, 24)]
     assert (cells[35].classes, cells[35].description) == ("clue wrong", "call 36, a clue, should be 2")
-    (text,) = puzzles([Arm("d1", playback=(play("3 4 5 = 27, using each number at most once"),))])
+    (text,) = plays([Arm("d1", playback=(play("3 4 5 = 27, using each number at most once", None),))])
     assert text.grids[0].columns == 16
-    assert {cell.classes for cell in text.grids[0].cells} == {"", "wrong"}
+    assert {cell.classes for cell in text.grids[0].cells} == {""}, "there are other right answers than the listed one"
+    assert text.grids[0].verdict == "not solved"
 
 
 # ------------------------------------------------------------------------------------------------- words and figures

@@ -40,7 +40,7 @@ def frontier_svg(arms: Sequence[Arm], width: int = 760, height: int = 440, is_st
         y=linear_axis(shares, floor=0, ceiling=100, ticks=5, unit=" %"),
         top=62,
     )
-    body = panel.frame("mean denoiser calls per puzzle (NFE)", "accuracy on unseen puzzles")
+    body = panel.frame("mean denoiser calls per problem (NFE)", "accuracy on unseen problems")
     stars = ""
     for arm in arms:
         style = style_of(arm.name)

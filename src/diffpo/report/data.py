@@ -43,7 +43,7 @@ class Learned:
 
 @dataclass(frozen=True)
 class Completion:
-    """One finished puzzle: what was asked, what came out, and the denoiser call that fixed each cell."""
+    """One finished completion: what was asked, what came out, and the denoiser call that fixed each token."""
 
     prompt: str
     completion: str
@@ -53,6 +53,8 @@ class Completion:
     nfe: int
     is_solved: bool
     entropy_bound: float | None
+    clues: int | None = None
+    """Of a Sudoku, whose prompt and completion are grids."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ def _completion(found: Mapping[str, Any]) -> Completion:
         nfe=int(found["nfe"]),
         is_solved=bool(found["solved"]),
         entropy_bound=None if bound is None else float(bound),
+        clues=found.get("clues"),
     )
 
 

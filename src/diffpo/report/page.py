@@ -15,8 +15,8 @@ HERE = Path(__file__).parent
 NARROW, WIDE = (380, 400), (760, 440)
 
 RL_CURVES = {
-    "solved": "training puzzles solved",
-    "nfe": "denoiser calls per puzzle",
+    "solved": "training problems solved",
+    "nfe": "denoiser calls per problem",
     "kl": "KL to the start",
     "weight_ess": "effective sample size of weights",
     "weight_capped": "weights capped",
@@ -92,7 +92,8 @@ def render(run: Run) -> str:
         rl_arms=rl,
         sft_curves=_curves(sft, "step", "optimiser step", SFT_CURVES),
         sft_arms=sft,
-        puzzles=playback.puzzles(run.arms),
+        plays=playback.plays(run.arms),
+        has_grids=any(completion.clues is not None for arm in run.arms for completion in arm.playback),
         style_of=charts.style_of,
         display=table.display,
     )

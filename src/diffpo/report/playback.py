@@ -1,4 +1,4 @@
-"""Finished puzzles as grids whose cells know at which denoiser call they were fixed."""
+"""Finished completions as cells that know at which denoiser call they were fixed; Sudokus as grids."""
 
 import math
 from collections.abc import Sequence
@@ -34,38 +34,35 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Puzzle:
-    """One prompt with the grids of every arm that played it."""
+class Play:
+    """One prompt with what every arm made of it."""
 
     prompt: str
     calls: int
     grids: tuple[Grid, ...]
 
 
-def puzzles(arms: Sequence[Arm]) -> list[Puzzle]:
-    """One puzzle per prompt, those played by most arms first, otherwise in the order of the files."""
+def plays(arms: Sequence[Arm]) -> list[Play]:
+    """One play per prompt, those played by most arms first, otherwise in the order of the files."""
     played: dict[str, list[tuple[str, Completion]]] = {}
     for arm in arms:
         for completion in arm.playback:
             played.setdefault(completion.prompt, []).append((arm.name, completion))
     ordered = sorted(played.items(), key=lambda item: -len(item[1]))
     return [
-        Puzzle(prompt, max(c.nfe for _, c in plays), tuple(_grid(arm, c) for arm, c in plays))
-        for prompt, plays in ordered
+        Play(prompt, max(c.nfe for _, c in answers), tuple(_grid(arm, c) for arm, c in answers))
+        for prompt, answers in ordered
     ]
 
 
 def _grid(arm: str, found: Completion) -> Grid:
     length = len(found.unmask_step)
     size = math.isqrt(length)
-    # A grid is asked for as its clues in reading order, so the prompt's characters lie over the completion's.
-    asked = found.prompt[:length]
-    is_sudoku = (
-        size in BOX_ROWS and len(asked) == length == size**2 and all(c in "0123456789." or c.isalpha() for c in asked)
-    )
+    is_sudoku = found.clues is not None and size in BOX_ROWS and length == size**2
     columns = size if is_sudoku else min(length, 16)
     cells = tuple(_cell(found, i, _borders(i, size) if is_sudoku else [], is_sudoku) for i in range(length))
-    verdict = "solved" if found.is_solved else f"{sum('wrong' in cell.classes for cell in cells)} wrong"
+    wrong = f"{sum('wrong' in cell.classes for cell in cells)} wrong" if is_sudoku else "not solved"
+    verdict = "solved" if found.is_solved else wrong
     bound = None if found.entropy_bound is None else f"{found.entropy_bound:.3g}"
     return Grid(arm, display(arm), columns, cells, found.nfe, verdict, bound)
 
@@ -82,8 +79,10 @@ def _cell(found: Completion, i: int, borders: list[str], is_sudoku: bool) -> Cel
     character = found.completion[i] if i < len(found.completion) else ""
     expected = found.answer[i] if i < len(found.answer) else ""
     call = found.unmask_step[i] + 1
+    # A grid is asked for as its clues in reading order, so the prompt's characters lie over the completion's.
     is_clue = is_sudoku and found.prompt[i] in "123456789"
-    is_wrong = not found.is_solved and character != expected
+    # Other tasks have many right answers, and another than the listed one is not wrong.
+    is_wrong = is_sudoku and not found.is_solved and character != expected
     classes = borders + ["clue"] * is_clue + ["wrong"] * is_wrong
     logp = f", log-probability {found.logp[i]:.2f}" if i < len(found.logp) else ""
     description = (
