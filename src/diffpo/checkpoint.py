@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from diffpo.controller import Controller
 from diffpo.errors import UserError
+from diffpo.models.adapters import base_of, is_adapter
 from diffpo.models.denoiser import Denoiser
 from diffpo.models.loading import load_controller, load_denoiser, save_controller
 from diffpo.optimizer import Optimizer
@@ -77,7 +78,7 @@ def restore_optimizers(checkpoint: Path, optimizers: dict[str, Optimizer]) -> No
 
 def model_folder(path: Path) -> Path:
     """The folder with the weights: the path itself, or the last checkpoint of the run it names."""
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() or is_adapter(path):
         return path
     if found := checkpoints(path):
         return found[-1]
@@ -94,6 +95,17 @@ def load(path: str | Path) -> tuple[Denoiser, PreTrainedTokenizerFast, Controlle
     folder = model_folder(Path(path))
     denoiser, tokenizer = load_denoiser(folder)
     return denoiser, tokenizer, load_controller(folder)
+
+
+def load_base(path: str | Path) -> tuple[Denoiser, PreTrainedTokenizerFast, Controller | None]:
+    """A model to train from. Raises UserError for an adapter, on which no other can be put."""
+    folder = model_folder(Path(path))
+    if is_adapter(folder):
+        raise UserError(
+            f"{path} holds an adapter of {base_of(folder)}, not a model; make one of both first: diffpo merge {path} "
+            "--out DIR"
+        )
+    return load(folder)
 
 
 def _flush(folder: Path) -> None:

@@ -108,6 +108,17 @@ def sample(
 
 
 @app.command()
+def merge(
+    model_dir: ModelDir, out: Annotated[Path, typer.Option("--out", help="Where the model goes.", file_okay=False)]
+) -> None:
+    """Make one model of an adapter and its base."""
+    from diffpo.merge import run_merge
+
+    run_merge(model_dir, out)
+    typer.echo(f"wrote {out}")
+
+
+@app.command()
 def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", exists=True, file_okay=False)],
     out: Annotated[Path | None, typer.Option(dir_okay=False, help="[default: RUN_DIR/report.html]")] = None,

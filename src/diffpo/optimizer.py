@@ -55,11 +55,12 @@ class MuonAndAdam:
 
 
 def policy_optimizer(model: torch.nn.Module, recipe: PolicyOptimizerRecipe) -> Optimizer:
-    """The optimiser of a denoiser's weights."""
+    """The optimiser of a denoiser's weights, or of its adapter's, which leaves nothing else to train."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if recipe.kind == "adamw":
-        return adam(model.parameters(), recipe)
-    matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and ".blocks." in name]
-    others = [p for name, p in model.named_parameters() if not (p.dim() == 2 and ".blocks." in name)]
+        return adam(trained.values(), recipe)
+    matrices = [p for name, p in trained.items() if p.dim() == 2 and ".blocks." in name]
+    others = [p for name, p in trained.items() if not (p.dim() == 2 and ".blocks." in name)]
     muon = Muon([{"params": matrices, "scale": MUON_SCALE}], recipe.lr * MUON_SCALE, recipe.weight_decay)
     return MuonAndAdam(muon, adam(others, recipe))
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from diffpo.checkpoint import Progress, load, restore_optimizers, save_checkpoint
+from diffpo.checkpoint import Progress, load, load_base, restore_optimizers, save_checkpoint
 from diffpo.controller import Controller
 from diffpo.errors import Stopped
+from diffpo.models.adapters import AdapterOff, add_adapter
 from diffpo.models.denoiser import Denoiser, Tally
 from diffpo.objective import PUSHES_DOWN, pushes_down
 from diffpo.optimizer import Optimizer, adam, policy_optimizer, set_learning_rate
@@ -70,7 +71,7 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
     Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
     # A base that is not there and a task out of range are said before the run's folder is made.
-    base, _, _ = load(Path(recipe.base))
+    base, _, _ = load_base(recipe.base)
     task_of(recipe.task)
     run = open_run(out, recipe, resume)
     if recipe.threads:
@@ -119,6 +120,10 @@ def prepare(recipe: RlRecipe, run: Run, base: Denoiser) -> Learner:
     """Models, controller and optimisers as they stood at the run's checkpoint, or at its beginning."""
     task = task_of(recipe.task)
     denoiser, tokenizer, controller = load(run.checkpoint or Path(recipe.base))
+    if recipe.lora is not None:
+        if run.checkpoint is None:
+            add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, seed_of(recipe.seed, "adapter"))
+        base = AdapterOff(denoiser.model, denoiser.mask_id, denoiser.stop_ids)
     if recipe.learn == "model":
         controller = None
     elif run.checkpoint is None:

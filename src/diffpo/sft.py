@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from diffpo.canvas import full_attention_mask
-from diffpo.checkpoint import Progress, restore_optimizers, save_checkpoint
+from diffpo.checkpoint import Progress, load_base, model_folder, restore_optimizers, save_checkpoint
 from diffpo.errors import NonFiniteLossError, Stopped
+from diffpo.models.adapters import add_adapter
 from diffpo.models.denoiser import Denoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.models.loading import denoiser_of, load_denoiser
@@ -32,12 +33,19 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
 
     Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
-    task = task_of(recipe.task)  # one out of range is said before the run's folder is made
+    # A task out of range and a base that is not there are said before the run's folder is made.
+    task = task_of(recipe.task)
+    if recipe.base is not None:
+        model_folder(Path(recipe.base))
     run = open_run(out, recipe, resume)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     if run.checkpoint:
         denoiser, tokenizer = load_denoiser(run.checkpoint)
+    elif recipe.base is not None:
+        denoiser, tokenizer, _ = load_base(recipe.base)
+        if recipe.lora is not None:
+            add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, seed_of(recipe.seed, "adapter"))
     else:
         tokenizer = char_tokenizer(task.alphabet)
         denoiser = denoiser_of(tiny_llada(recipe.model, tokenizer, seed_of(recipe.seed, "init")), tokenizer)

@@ -11,6 +11,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from diffpo.controller import Controller
 from diffpo.errors import UserError
+from diffpo.models.adapters import base_of, is_adapter, load_adapter
 from diffpo.models.denoiser import Denoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 
@@ -23,7 +24,14 @@ CONTROLLER_CONFIG = "controller_config.json"
 
 
 def load_denoiser(folder: Path) -> tuple[Denoiser, PreTrainedTokenizerFast]:
-    """A LLaDA folder, strictly: a missing, extra or misshapen weight is a UserError that names it."""
+    """A LLaDA folder, strictly: a missing, extra or misshapen weight is a UserError that names it.
+
+    An adapter's folder gives its base with the adapter on it, trainable.
+    """
+    if is_adapter(folder):
+        denoiser, tokenizer = load_denoiser(Path(base_of(folder)))
+        load_adapter(denoiser.model, folder)
+        return denoiser, tokenizer
     try:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, json.JSONDecodeError) as error:

@@ -306,6 +306,14 @@ class PolicyOptimizerRecipe(AdamRecipe):
     """muon: orthogonalised updates for the blocks' matrices, at ten times `lr`; AdamW for the rest."""
 
 
+class LoraRecipe(Strict):
+    """Train a low-rank adapter on all matrices of the blocks instead of the model itself; needs peft."""
+
+    rank: Count = 128
+    alpha: Count = 64
+    """What the adapter adds is scaled by alpha / rank."""
+
+
 class SettleRecipe(Strict):
     """The end of a joint run, in which the policy rests and the bounds learn from greedy rollouts."""
 
@@ -354,6 +362,7 @@ class RlRecipe(Strict):
     """Folder of the model to start from, which also is what the KL term holds on to: a run or a Hugging Face folder."""
     task: TaskRecipe = SudokuTask()
     learn: Literal["model", "sampler", "joint"] = "model"
+    lora: LoraRecipe | None = None
     rollout: RolloutRecipe = RolloutRecipe()
     estimator: EstimatorRecipe = TwoTimesMeanFieldEstimator()
     objective: ObjectiveRecipe = ClippedSurrogateObjective()
@@ -374,6 +383,8 @@ class RlRecipe(Strict):
                 f"controller.settle is the end of a joint run, and learn = '{self.learn}' is none; "
                 "leave it out or use learn = 'joint'"
             )
+        if self.lora is not None and self.learn == "sampler":
+            yield "lora trains the model, and learn = 'sampler' leaves it alone; leave lora out"
         yield from pairing_problems(self.objective, self.estimator)
         if self.rollout.temperature == 0 and self.learn != "sampler":
             yield (
@@ -411,6 +422,9 @@ class StopAt(Strict):
 class SftRecipe(Strict):
     seed: int = 0
     threads: Count | None = None
+    base: str | None = None
+    """Folder of the model to go on from; None: a fresh one of `model`'s size."""
+    lora: LoraRecipe | None = None
     task: TaskRecipe = SudokuTask()
     model: TinyModel = TinyModel()
     batch: Count = 128
@@ -421,6 +435,10 @@ class SftRecipe(Strict):
     stop_at: StopAt | None = None
     optimizer: PolicyOptimizerRecipe = PolicyOptimizerRecipe(lr=1e-3, warmup=20)
     checkpoint: CheckpointRecipe = CheckpointRecipe()
+
+    def problems(self) -> Iterable[str]:
+        if self.lora is not None and self.base is None:
+            yield "lora adapts a model that is there, and without base there is none; set base, or leave lora out"
 
 
 class EvalRecipe(Strict):

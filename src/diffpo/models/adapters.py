@@ -1,0 +1,102 @@
+"""LoRA (arXiv 2106.09685) by PEFT, through transformers' own hooks: the model keeps its class, folders are PEFT's.
+
+There is no dropout: rollouts, the old policy and the new one must be the same function, or the policy ratio is not 1
+at the first step of an update.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from diffpo.errors import UserError
+from diffpo.models.denoiser import Denoiser
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+NAME = "default"
+TARGETS: Mapping[str, str] = {
+    # Llama's names, which d1's list has, miss half of LLaDA's matrices; and a bare ff_out is the output head, too.
+    "llada": r".*\.blocks\.\d+\.(q_proj|k_proj|v_proj|attn_out|ff_proj|up_proj|ff_out)",
+    "Dream": r".*\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)",
+}
+"""Every matrix of the blocks and nothing else, as a pattern for whole module names, by `model_type`."""
+
+
+@dataclass(frozen=True)
+class AdapterOff(Denoiser):
+    """The model under a denoiser's adapter: the reference policy, for no memory of its own."""
+
+    def __call__(
+        self, canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"], at: Bool[Tensor, "R N"]
+    ) -> Float[Tensor, "M V"]:
+        self.model.disable_adapters()
+        try:
+            return super().__call__(canvas, attention_mask, at)
+        finally:
+            self.model.enable_adapters()
+
+
+def add_adapter(denoiser: Denoiser, rank: int, alpha: int, seed: int) -> None:
+    """Freeze the model and put a trainable adapter, scaled by `alpha` / `rank`, on all matrices of its blocks.
+
+    It starts as the model: one factor is random, the other zero. Raises UserError where peft is not installed.
+    """
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise UserError("an adapter needs peft, which is not installed: pip install 'diffpo[lora]'") from error
+    targets = TARGETS[denoiser.model.config.model_type]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        denoiser.model.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), NAME)
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / CONFIG).is_file()
+
+
+def base_of(folder: Path) -> str:
+    """The model that an adapter belongs to, by the name under which it was trained."""
+    try:
+        return str(json.loads((folder / CONFIG).read_text())["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / CONFIG} cannot be read ({error}); is it an adapter of PEFT's?") from error
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """Put a stored adapter on its model, trainable. Raises UserError naming a weight that fits no place."""
+    try:
+        found = model.load_adapter(str(folder), NAME, is_trainable=True, ignore_mismatched_sizes=True)
+    except ImportError as error:
+        raise UserError(f"{folder} holds an adapter, which needs peft: pip install 'diffpo[lora]'") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"the adapter in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+    kinds = {"missing": found.missing_keys, "unexpected": found.unexpected_keys, "misshapen": found.mismatched_keys}
+    if wrong := [f"{len(names)} {kind}, {min(map(str, names))} for one" for kind, names in kinds.items() if names]:
+        raise UserError(
+            f"the adapter in {folder} does not fit the model in {model.name_or_path} ({'; '.join(wrong)}); it was "
+            f"trained on {base_of(folder)}"
+        )
+
+
+@torch.no_grad()
+def merge_adapter(adapted: PreTrainedModel, model: PreTrainedModel) -> None:
+    """Add what `adapted` has learnt to `model`, a copy of the model under its adapter: W += alpha / rank B A."""
+    for name, layer in adapter_layers(adapted).items():
+        weight = cast(Tensor, model.get_submodule(name).weight)
+        weight += cast(Any, layer).get_delta_weight(NAME).to(weight.dtype)
+
+
+def adapter_layers(model: nn.Module) -> "dict[str, LoraLayer]":
+    from peft.tuners.lora import LoraLayer
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
