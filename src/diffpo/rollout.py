@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from diffpo.canvas import completion_mask, full_attention_mask
+from diffpo.chat import prompt_ids_of, turn_end
 from diffpo.models.denoiser import Denoiser
 from diffpo.problem import Grade, Problem, Task
 from diffpo.sampler import BoundPolicy, sample
@@ -69,8 +70,8 @@ class Batch:
 def encode(
     tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]
 ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
-    """Prompts as ids, padded on the left, and the mask of what is not padding."""
-    ids_of = {prompt: encode_text(tokenizer, prompt) for prompt in set(prompts)}
+    """Prompts as ids in the model's frame, padded on the left, and the mask of what is not padding."""
+    ids_of = {prompt: prompt_ids_of(tokenizer, prompt) for prompt in set(prompts)}
     rows = [ids_of[prompt] for prompt in prompts]
     width = max(map(len, rows))
     pad = tokenizer.pad_token_id
@@ -80,12 +81,12 @@ def encode(
 
 
 def encode_answers(tokenizer: PreTrainedTokenizerFast, answers: Sequence[str], length: int) -> Int[Tensor, "B L"]:
-    """Answers as canvases of `length` ids: a shorter one is followed by end-of-text tokens.
+    """Answers as canvases of `length` ids: the end of the turn, where the model has one, then end-of-text tokens.
 
     They are tokens like the others, to be predicted and scored: it is by them that a model learns to end (LLaDA,
     arXiv 2502.09992). Raises ValueError for an answer that the canvas cannot hold.
     """
-    rows = [encode_text(tokenizer, answer) for answer in answers]
+    rows = [encode_text(tokenizer, answer) + turn_end(tokenizer) for answer in answers]
     if (longest := max(map(len, rows))) > length:
         raise ValueError(f"an answer has {longest} tokens, and the canvas {length}")
     return torch.tensor([row + [tokenizer.eos_token_id] * (length - len(row)) for row in rows])
