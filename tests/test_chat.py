@@ -1,5 +1,7 @@
 """Chat templates: by hand, against the plain rendering, and against users who spell control tokens."""
 
+from functools import lru_cache
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +30,7 @@ QWEN = (
 )
 
 
+@lru_cache
 def tokenizer_with(template: str | None) -> PreTrainedTokenizerFast:
     """Every character a token, behind the marks, which are LLaDA's."""
     characters = [chr(i) for i in range(32, 127)] + ["\n"]

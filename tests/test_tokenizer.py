@@ -59,6 +59,7 @@ def test_decode_cuts_at_the_first_end_and_shows_what_comes_before() -> None:
     assert decode_text(PLAIN, [one, mask, pad, two, eos, one, mask, eos]) == f"1{MASK_TOKEN}{PAD_TOKEN}2"
     assert decode_text(PLAIN, [eos, one]) == ""
     assert decode_text(PLAIN, []) == ""
+    assert decode_text(PLAIN, [one, two, one], stop_ids=(two,)) == "1"
 
 
 @pytest.mark.parametrize("stray", [-1, len(PLAIN)])
