@@ -12,8 +12,9 @@ from transformers import PreTrainedTokenizerFast
 
 from diffpo.controller import Controller
 from diffpo.errors import UserError
+from diffpo.hub import is_hub_name
 from diffpo.models.denoiser import Denoiser
-from diffpo.models.loading import load_controller, load_denoiser, save_controller
+from diffpo.models.loading import find_model, load_controller, load_denoiser, save_controller, save_denoiser
 from diffpo.optimizer import Optimizer
 
 PREFIX = "checkpoint-"
@@ -43,8 +44,7 @@ def save_checkpoint(
     for left in run.glob(f".{PREFIX}*.tmp"):  # by a process that ended while it wrote
         shutil.rmtree(left)
     temporary.mkdir(parents=True)
-    denoiser.model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
+    save_denoiser(denoiser, tokenizer, temporary)
     if controller is not None:
         save_controller(controller, temporary)
     torch.save({name: optimizer.state_dict() for name, optimizer in optimizers.items()}, temporary / "optimizer.pt")
@@ -76,7 +76,7 @@ def restore_optimizers(checkpoint: Path, optimizers: dict[str, Optimizer]) -> No
 
 
 def model_folder(path: Path) -> Path:
-    """The folder with the weights: the path itself, or the last checkpoint of the run it names."""
+    """The folder with the weights: the path itself, the last checkpoint of the run it names, or a hub model's files."""
     if (path / "config.json").is_file():
         return path
     if found := checkpoints(path):
@@ -85,14 +85,21 @@ def model_folder(path: Path) -> Path:
         raise UserError(
             f"{path} holds neither a model (config.json) nor a run's checkpoint-N folders; name one that does"
         )
+    if not path.exists() and is_hub_name(str(path)):
+        return find_model(str(path))
     what = "is a file" if path.exists() else "does not exist"
-    raise UserError(f"{path} {what}; name a folder with a model, or a run's folder")
+    raise UserError(f"{path} {what}; name a folder with a model, a run's folder, or a model's hub name")
 
 
-def load(path: str | Path) -> tuple[Denoiser, PreTrainedTokenizerFast, Controller | None]:
-    """Denoiser, tokenizer and, where the model was trained with one, its learned sampler."""
+def load(
+    path: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> tuple[Denoiser, PreTrainedTokenizerFast, Controller | None]:
+    """Denoiser, tokenizer and, where the model was trained with one, its learned sampler.
+
+    `path` is a model's folder, a run's, or a hub name ORG/NAME. The weights are converted to `dtype`, on `device`.
+    """
     folder = model_folder(Path(path))
-    denoiser, tokenizer = load_denoiser(folder)
+    denoiser, tokenizer = load_denoiser(folder, dtype, device)
     return denoiser, tokenizer, load_controller(folder)
 
 

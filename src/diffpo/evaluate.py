@@ -253,7 +253,7 @@ def _played_back(
         "prompt": problem.prompt,
         "clues": problem.facts.get("clues"),
         "answer": problem.answer,
-        "completion": decode_text(tokenizer, rollout.completion_ids[row].tolist()),
+        "completion": decode_text(tokenizer, rollout.completion_ids[row].tolist(), denoiser.stop_ids),
         "unmask_step": rollout.unmask_step[row].tolist(),
         "nfe": int(rollout.nfe[row]),
         "solved": bool(outcome.is_solved[row]),

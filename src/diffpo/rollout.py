@@ -115,7 +115,7 @@ def answer(
         explore=decoding.explore,
         stop_ids=denoiser.stop_ids,
     )
-    texts = [decode_text(tokenizer, row) for row in rollout.completion_ids.tolist()]
+    texts = [decode_text(tokenizer, row, denoiser.stop_ids) for row in rollout.completion_ids.tolist()]
     return rollout, [task.grade(problem, text) for problem, text in zip(problems, texts, strict=True)]
 
 
