@@ -87,7 +87,7 @@ def test_adapters_of_equal_seeds_are_equal_and_the_global_generator_has_no_part_
 
 def test_rl_trains_the_adapter_and_the_base_is_the_model_under_it(base: Path, adapted: Path) -> None:
     before, (denoiser, _, _) = load(base)[0], load(adapted)
-    off = AdapterOff(denoiser.model, denoiser.mask_id, denoiser.stop_ids)
+    off = AdapterOff.of(denoiser)
     assert not torch.allclose(logits(denoiser), logits(before), atol=1e-3)
     assert logits(off).equal(logits(before))
     assert not logits(denoiser).equal(logits(off)), "off is for one call"
@@ -105,7 +105,7 @@ def test_the_reference_is_off_where_the_model_fails_too(base: Path) -> None:
             if p.requires_grad:
                 p.add_(0.1)
     changed = logits(denoiser)
-    off = AdapterOff(denoiser.model, denoiser.mask_id, denoiser.stop_ids)
+    off = AdapterOff.of(denoiser)
     with pytest.raises(IndexError):
         off(torch.tensor([[10**6]]), torch.ones(1, 1, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool))
     assert logits(denoiser).equal(changed)

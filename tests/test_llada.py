@@ -225,7 +225,9 @@ def test_the_auto_classes_know_it(folder: Path) -> None:
 
 
 def test_wrapping_turns_evaluation_mode_on() -> None:
-    assert not denoiser_of(model_of().train(), char_tokenizer("12345678")).model.training
+    model, tokenizer = model_of().train(), char_tokenizer("12345678")
+    model.config.mask_token_id = tokenizer.mask_token_id
+    assert not denoiser_of(model, tokenizer).model.training
 
 
 def without(weights: dict[str, Tensor]) -> None:

@@ -12,9 +12,10 @@ from transformers import PreTrainedTokenizerFast
 
 from diffpo.controller import Controller
 from diffpo.errors import UserError
+from diffpo.hub import is_hub_name
 from diffpo.models.adapters import base_of, is_adapter
 from diffpo.models.denoiser import Denoiser
-from diffpo.models.loading import load_controller, load_denoiser, save_controller
+from diffpo.models.loading import find_model, load_controller, load_denoiser, save_controller, save_denoiser
 from diffpo.optimizer import Optimizer
 
 PREFIX = "checkpoint-"
@@ -44,8 +45,7 @@ def save_checkpoint(
     for left in run.glob(f".{PREFIX}*.tmp"):  # by a process that ended while it wrote
         shutil.rmtree(left)
     temporary.mkdir(parents=True)
-    denoiser.model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
+    save_denoiser(denoiser, tokenizer, temporary)
     if controller is not None:
         save_controller(controller, temporary)
     torch.save({name: optimizer.state_dict() for name, optimizer in optimizers.items()}, temporary / "optimizer.pt")
@@ -77,7 +77,7 @@ def restore_optimizers(checkpoint: Path, optimizers: dict[str, Optimizer]) -> No
 
 
 def model_folder(path: Path) -> Path:
-    """The folder with the weights: the path itself, or the last checkpoint of the run it names."""
+    """The folder with the weights: the path itself, the last checkpoint of the run it names, or a hub model's files."""
     if (path / "config.json").is_file() or is_adapter(path):
         return path
     if found := checkpoints(path):
@@ -86,18 +86,29 @@ def model_folder(path: Path) -> Path:
         raise UserError(
             f"{path} holds neither a model (config.json) nor a run's checkpoint-N folders; name one that does"
         )
+    if not path.exists() and is_hub_name(str(path)):
+        return find_model(str(path))
     what = "is a file" if path.exists() else "does not exist"
-    raise UserError(f"{path} {what}; name a folder with a model, or a run's folder")
+    raise UserError(f"{path} {what}; name a folder with a model, a run's folder, or a model's hub name")
 
 
-def load(path: str | Path) -> tuple[Denoiser, PreTrainedTokenizerFast, Controller | None]:
-    """Denoiser, tokenizer and, where the model was trained with one, its learned sampler."""
+def load(
+    path: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> tuple[Denoiser, PreTrainedTokenizerFast, Controller | None]:
+    """Denoiser, tokenizer and, where the model was trained with one, its learned sampler.
+
+    `path` is a model's folder, a run's, or a hub name ORG/NAME. The weights are converted to `dtype`, on `device`.
+    """
     folder = model_folder(Path(path))
-    denoiser, tokenizer = load_denoiser(folder)
+    denoiser, tokenizer = load_denoiser(folder, dtype, device)
+    if not Path(path).exists():  # an adapter trained on it names its base by the hub's name, not by a cache's folder
+        denoiser.model.name_or_path = str(path)
     return denoiser, tokenizer, load_controller(folder)
 
 
-def load_base(path: str | Path) -> tuple[Denoiser, PreTrainedTokenizerFast, Controller | None]:
+def load_base(
+    path: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> tuple[Denoiser, PreTrainedTokenizerFast, Controller | None]:
     """A model to train from. Raises UserError for an adapter, on which no other can be put."""
     folder = model_folder(Path(path))
     if is_adapter(folder):
@@ -105,7 +116,7 @@ def load_base(path: str | Path) -> tuple[Denoiser, PreTrainedTokenizerFast, Cont
             f"{path} holds an adapter of {base_of(folder)}, not a model; make one of both first: diffpo merge {path} "
             "--out DIR"
         )
-    return load(folder)
+    return load(path, dtype, device)
 
 
 def _flush(folder: Path) -> None:

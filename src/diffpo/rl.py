@@ -123,7 +123,7 @@ def prepare(recipe: RlRecipe, run: Run, base: Denoiser) -> Learner:
     if recipe.lora is not None:
         if run.checkpoint is None:
             add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, seed_of(recipe.seed, "adapter"))
-        base = AdapterOff(denoiser.model, denoiser.mask_id, denoiser.stop_ids)
+        base = AdapterOff.of(denoiser)
     if recipe.learn == "model":
         controller = None
     elif run.checkpoint is None:

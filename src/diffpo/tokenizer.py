@@ -48,12 +48,13 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     return ids
 
 
-def decode_text(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], stop_ids: Collection[int] = ()) -> str:
-    """The text before the first end-of-text or other stop token; special tokens in it stay visible, as text.
+def decode_text(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], stop_ids: Collection[int] | None = None) -> str:
+    """The text before the first of `stop_ids` (by default, end of text); special tokens in it stay visible, as text.
 
     Raises ValueError for an id that the tokenizer does not have: dropping it would let a broken answer look whole.
     """
-    stops, size = {tokenizer.eos_token_id, *stop_ids}, len(tokenizer)  # both are computed anew at every look
+    size = len(tokenizer)  # computed anew at every look, as is eos_token_id
+    stops = {tokenizer.eos_token_id} if stop_ids is None else stop_ids
     kept = list(takewhile(lambda index: index not in stops, ids))
     stray = [index for index in kept if not 0 <= index < size]
     if stray:

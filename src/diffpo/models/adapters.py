@@ -35,6 +35,10 @@ TARGETS: Mapping[str, str] = {
 class AdapterOff(Denoiser):
     """The model under a denoiser's adapter: the reference policy, for no memory of its own."""
 
+    @classmethod
+    def of(cls, denoiser: Denoiser) -> "AdapterOff":
+        return cls(denoiser.model, denoiser.mask_id, denoiser.stop_ids, denoiser.vocabulary)
+
     def __call__(
         self, canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"], at: Bool[Tensor, "R N"]
     ) -> Float[Tensor, "M V"]:

@@ -23,6 +23,8 @@ class Denoiser:
     model: PreTrainedModel
     mask_id: int
     stop_ids: tuple[int, ...]
+    vocabulary: int | None = None
+    """How many tokens the tokenizer has, where that is fewer than the embedding's rows: the rest cannot be said."""
     shown: Tally = field(default_factory=Tally, compare=False)
 
     def __call__(
@@ -32,5 +34,8 @@ class Denoiser:
         self.shown.tokens += canvas.numel()
         logits: Tensor = self.model(input_ids=canvas, attention_mask=attention_mask, logits_at=at).logits.float()
         # Not -inf: 0 * -inf would be nan in entropies and KL.
-        is_mask = torch.arange(logits.shape[-1], device=logits.device) == self.mask_id
-        return logits.masked_fill(is_mask, torch.finfo(torch.float32).min / 2)
+        token = torch.arange(logits.shape[-1], device=logits.device)
+        is_barred = token == self.mask_id
+        if self.vocabulary is not None:
+            is_barred |= token >= self.vocabulary
+        return logits.masked_fill(is_barred, torch.finfo(torch.float32).min / 2)

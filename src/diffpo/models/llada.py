@@ -6,12 +6,14 @@ Logits are not shifted: position k predicts token k.
 
 from typing import Any, ClassVar, cast
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
+
+from diffpo.models.family import Family
+from diffpo.models.layers import Frame, RMSNorm, at_positions, attend, frame_of, initialise, run
 
 
 class LLaDAConfig(PretrainedConfig):
@@ -32,7 +34,7 @@ class LLaDAConfig(PretrainedConfig):
         rope_theta: float = 100.0,
         rms_norm_eps: float = 1e-5,
         initializer_range: float = 0.05,
-        mask_token_id: int = 0,
+        mask_token_id: int | None = None,
         **kwargs: Any,
     ) -> None:
         self.d_model = d_model
@@ -51,44 +53,12 @@ class LLaDAConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
 
-Rotation = tuple[Float[Tensor, "*#B N h"], Float[Tensor, "*#B N h"]]
-
-
-def rotary_angles(position: Int[Tensor, "*B N"], head_dim: int, theta: float) -> Rotation:
-    """What RoPE multiplies each position's head with, and its head with the halves swapped: cos and -+sin, in float32.
-
-    Half-split rotation: (first, second) becomes (first cos - second sin, second cos + first sin).
-    """
-    frequency = theta ** (-torch.arange(0, head_dim, 2, device=position.device).float() / head_dim)
-    angle = position[..., None].float() * frequency
-    cos, sin = angle.cos(), angle.sin()
-    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
-
-
-def rotate(x: Float[Tensor, "B H N h"], rotation: Rotation) -> Float[Tensor, "B H N h"]:
-    own, other = (part.unsqueeze(-3) for part in rotation)
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.addcmul(x * own, torch.cat([second, first], dim=-1), other).to(x.dtype)
-
-
-class RMSNorm(nn.Module):
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        return self.weight * F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps).to(x.dtype)
-
-
 class LLaDABlock(nn.Module):
     """h += attention(norm h); h += ff_out(silu(ff_proj n) * up_proj n) with n = norm h."""
 
     def __init__(self, config: LLaDAConfig) -> None:
         super().__init__()
-        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
-        self.head_dim = config.d_model // config.n_heads
-        kv_size = self.n_kv_heads * self.head_dim
+        kv_size = config.n_kv_heads * (config.d_model // config.n_heads)
         self.attn_norm = RMSNorm(config.d_model, config.rms_norm_eps)
         self.q_proj = nn.Linear(config.d_model, config.d_model, bias=False)
         self.k_proj = nn.Linear(config.d_model, kv_size, bias=False)
@@ -99,22 +69,9 @@ class LLaDABlock(nn.Module):
         self.up_proj = nn.Linear(config.d_model, config.mlp_hidden_size, bias=False)
         self.ff_out = nn.Linear(config.mlp_hidden_size, config.d_model, bias=False)
 
-    def forward(
-        self, h: Float[Tensor, "B N D"], rotation: Rotation, visible: Bool[Tensor, "B 1 1 N"] | None
-    ) -> Float[Tensor, "B N D"]:
-        batch, length, _ = h.shape
+    def forward(self, h: Float[Tensor, "B N D"], frame: Frame) -> Float[Tensor, "B N D"]:
         n = self.attn_norm(h)
-        q = self.q_proj(n).view(batch, length, self.n_heads, self.head_dim).transpose(1, 2)
-        k = self.k_proj(n).view(batch, length, self.n_kv_heads, self.head_dim).transpose(1, 2)
-        v = self.v_proj(n).view(batch, length, self.n_kv_heads, self.head_dim).transpose(1, 2)
-        attended = F.scaled_dot_product_attention(
-            rotate(q, rotation),
-            rotate(k, rotation),
-            v,
-            attn_mask=visible,
-            enable_gqa=self.n_kv_heads != self.n_heads,
-        )
-        h = h + self.attn_out(attended.transpose(1, 2).reshape(batch, length, -1))
+        h = h + self.attn_out(attend(self, self.q_proj(n), self.k_proj(n), self.v_proj(n), frame))
         n = self.ff_norm(h)
         return h + cast(Tensor, self.ff_out(F.silu(self.ff_proj(n)) * self.up_proj(n)))
 
@@ -137,12 +94,16 @@ class LLaDAModelLM(PreTrainedModel):
 
     config_class = LLaDAConfig
     base_model_prefix = "model"
+    supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = ["LLaDABlock"]
     _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
 
     def __init__(self, config: LLaDAConfig) -> None:
         super().__init__(config)
         self.model = LLaDAModel(config)
+        self.gradient_checkpointing = False
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -155,12 +116,7 @@ class LLaDAModelLM(PreTrainedModel):
         return self.model.transformer["ff_out"]
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=self.config.initializer_range)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight)
-        elif isinstance(module, RMSNorm):
-            nn.init.ones_(module.weight)
+        initialise(module, self.config.initializer_range)
 
     def forward(
         self,
@@ -175,16 +131,35 @@ class LLaDAModelLM(PreTrainedModel):
         be everything: a row needs at least one visible token.
         """
         parts = self.model.transformer
-        visible = None
-        position = torch.arange(input_ids.shape[1], device=input_ids.device)
-        if attention_mask is not None and not bool(attention_mask.all()):
-            visible = attention_mask.bool()[:, None, None, :]
-            position = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-        rotation = rotary_angles(position, self.config.d_model // self.config.n_heads, self.config.rope_theta)
         h = parts["wte"](input_ids)
-        for block in cast(nn.ModuleList, parts["blocks"]):
-            h = block(h, rotation, visible)
-        h = parts["ln_f"](h)
-        if logits_at is not None:
-            h = h[logits_at]
-        return MaskedLMOutput(logits=parts["ff_out"](h))
+        frame = frame_of(self.config, h, attention_mask, self.config.d_model // self.config.n_heads)
+        h = run(cast(nn.ModuleList, parts["blocks"]), h, frame, self.gradient_checkpointing)
+        return MaskedLMOutput(logits=parts["ff_out"](at_positions(parts["ln_f"](h), logits_at)))
+
+
+LLADA = Family(
+    name="LLaDA",
+    config=LLaDAConfig,
+    model=LLaDAModelLM,
+    mask_id=126336,
+    turn_end="<|eot_id|>",
+    required=("d_model", "n_layers", "n_heads", "mlp_hidden_size", "vocab_size", "rope_theta", "rms_norm_eps"),
+    fixed={
+        "block_type": "llama",
+        "activation_type": "silu",
+        "layer_norm_type": "rms",
+        "rope": True,
+        "alibi": False,
+        "weight_tying": False,
+        "tie_word_embeddings": False,
+        "include_bias": False,
+        "include_qkv_bias": False,
+        "bias_for_layer_norm": False,
+        "attention_layer_norm": False,
+        "input_emb_norm": False,
+        "scale_logits": False,
+        "multi_query_attention": False,
+        "clip_qkv": None,
+        "rope_scaling": None,
+    },
+)

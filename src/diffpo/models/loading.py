@@ -1,66 +1,205 @@
 """Models and learned samplers to and from folders; what does not fit is refused by name."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from diffpo.controller import Controller
 from diffpo.errors import UserError
+from diffpo.hub import snapshot
 from diffpo.models.adapters import base_of, is_adapter, load_adapter
 from diffpo.models.denoiser import Denoiser
-from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
+from diffpo.models.dream import DREAM, DreamConfig, DreamTokenizer
+from diffpo.models.family import Family
+from diffpo.models.llada import LLADA
+from diffpo.models.weights import check_weights, first_line, read_json, read_weights, weight_files
 
-disable_progress_bar()  # a tiny model loads at once, and a bar per checkpoint would break the run's own
-AutoConfig.register("llada", LLaDAConfig)
-AutoModelForMaskedLM.register(LLaDAConfig, LLaDAModelLM)
+disable_progress_bar()  # a tiny model is saved at once, and a bar per checkpoint would break the run's own
+FAMILIES = {family.config.model_type: family for family in (LLADA, DREAM)}
+for _type, _family in FAMILIES.items():
+    AutoConfig.register(_type, _family.config, exist_ok=True)
+    AutoModelForMaskedLM.register(_family.config, _family.model, exist_ok=True)
+AutoTokenizer.register(DreamConfig, fast_tokenizer_class=DreamTokenizer, exist_ok=True)
 
+CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 CONTROLLER_WEIGHTS = "controller.safetensors"
 CONTROLLER_CONFIG = "controller_config.json"
+HUB_FILES = ("*.json", "*.safetensors", "merges.txt", "*.jinja")  # never a repository's Python
+
+PADDED_TO, MOST_PADDING = 64, 512
+"""Published embeddings have rows for no token, up to a round number: LLaDA 115 of them, Dream 397."""
 
 
-def load_denoiser(folder: Path) -> tuple[Denoiser, PreTrainedTokenizerFast]:
-    """A LLaDA folder, strictly: a missing, extra or misshapen weight is a UserError that names it.
+# -------------------------------------------------------------------------------------------------------------- models
 
-    An adapter's folder gives its base with the adapter on it, trainable.
+
+def load_denoiser(
+    folder: Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> tuple[Denoiser, PreTrainedTokenizerFast]:
+    """The model in a local folder, strictly, with its weights as `dtype` on `device`; none of its Python is run.
+
+    Everything is checked before a weight is read, and weights go to their place one file at a time. Raises UserError
+    for a family that is not known, for a config that says what is not computed here, for a missing, extra or misshapen
+    weight, and for a tokenizer that does not fit, each by name. An adapter's folder gives its base with it, trainable.
     """
     if is_adapter(folder):
-        denoiser, tokenizer = load_denoiser(Path(base_of(folder)))
+        base = Path(base_of(folder))
+        denoiser, tokenizer = load_denoiser(base if base.exists() else find_model(str(base)), dtype, device)
+        denoiser.model.name_or_path = str(base)
         load_adapter(denoiser.model, folder)
         return denoiser, tokenizer
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{folder / 'config.json'} cannot be read ({error}); is the folder a model's?") from error
-    if not isinstance(config, dict) or config.get("model_type") != "llada":
-        kind = config.get("model_type") if isinstance(config, dict) else None
-        raise UserError(f"{folder} holds a model of type {kind!r}, and diffpo knows 'llada'; name a LLaDA folder")
-    try:
-        model, report = LLaDAModelLM.from_pretrained(
-            folder,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported below, by name
-            local_files_only=True,
-            dtype=torch.float32,
+    family, config = read_config(folder)
+    with torch.device("meta"):
+        model = _build(family, config, folder)
+    files = weight_files(folder)
+    check_weights(model, files, folder)
+    tokenizer = load_tokenizer(folder)
+    denoiser = denoiser_of(model, tokenizer, _read_stop_ids(folder), source=str(folder))
+    model.name_or_path = str(folder)
+    read_weights(model, files, dtype, device)
+    return denoiser, tokenizer
+
+
+def save_denoiser(denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """A folder that `load_denoiser` reads back bit for bit, with the published names in config and weights."""
+    denoiser.model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / GENERATION_CONFIG).write_text(json.dumps({"eos_token_id": list(denoiser.stop_ids)}) + "\n")
+
+
+def denoiser_of(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    stop_ids: Sequence[int] = (),
+    source: str = "this model",
+) -> Denoiser:
+    """Wrap a model for decoding, in evaluation mode (there is no dropout to train with).
+
+    The mask token is the config's, else the tokenizer's, else the family's published one. A completion ends at any of
+    `stop_ids`, at the end of text of tokenizer and config, or at the token that ends a turn of the family's chat.
+    Raises UserError where tokenizer and embedding, or either and the mask token, do not belong together.
+    """
+    family = FAMILIES[model.config.model_type]
+    vocabulary = tokenizer.get_vocab()
+    size, rows = max(vocabulary.values()) + 1, model.get_input_embeddings().num_embeddings
+    is_padded = rows % PADDED_TO == 0 and 0 < rows - size < MOST_PADDING
+    if size != rows and not is_padded:
+        raise UserError(
+            f"{source} has a tokenizer of {size} tokens and an embedding of {rows}; bring the tokenizer files that "
+            f"belong to its weights"
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder} cannot be loaded as a LLaDA model: {str(error).splitlines()[0]}") from error
-    problems = [f"{kind.replace('_', ' ')}: {', '.join(map(str, names))}" for kind, names in report.items() if names]
-    if problems:
-        raise UserError(f"the weights in {folder} do not fit its config.json ({'; '.join(sorted(problems))})")
+    mask_id = next(
+        index for index in (model.config.mask_token_id, tokenizer.mask_token_id, family.mask_id) if index is not None
+    )
+    mask_token = tokenizer.added_tokens_decoder.get(mask_id)
+    if mask_token is None or not mask_token.special:
+        raise UserError(
+            f"{source} has no mask token: id {mask_id} is no special token of its tokenizer; "
+            f"set mask_token_id in its config.json, or bring the tokenizer files that belong to it"
+        )
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{source} has a tokenizer without an end of text; set eos_token in its tokenizer_config.json")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    ends = {tokenizer.eos_token_id, *stop_ids, *_ids(getattr(model.config, "eos_token_id", None))}
+    ends |= {vocabulary[token] for token in (family.turn_end,) if token in vocabulary}
+    return Denoiser(model.eval(), mask_id=mask_id, stop_ids=tuple(sorted(ends)), vocabulary=size)
+
+
+def find_model(name: str) -> Path:
+    """The folder of a model by its hub name ORG/NAME: cached or downloaded, without its Python."""
+    return snapshot(name, "model", HUB_FILES, _is_whole)
+
+
+# --------------------------------------------------------------------------------------------------- pieces of a folder
+
+
+def read_config(folder: Path) -> tuple[Family, PretrainedConfig]:
+    """Which family's model it is, and its config. A field of another meaning than is computed here is refused."""
+    raw = read_json(folder / CONFIG)
+    family = FAMILIES.get(str(raw.get("model_type")))
+    if family is None:
+        known = " and ".join(map(repr, FAMILIES))
+        raise UserError(
+            f"{folder} holds a model of type {raw.get('model_type')!r}, and diffpo knows {known}; name such a folder"
+        )
+    published = family.model.__name__
+    if (classes := raw.get("architectures")) and published not in classes:
+        raise UserError(f"{folder} holds a {', '.join(classes)}, which diffpo does not know; name a {published} folder")
+    given = raw | (raw.get("rope_parameters") or {})
+    if lacking := [field for field in family.required if given.get(field) is None]:
+        raise UserError(f"{folder / CONFIG} lacks {', '.join(lacking)}; bring the config that belongs to the weights")
+    for field, value in family.fixed.items():
+        if given.get(field) not in (None, value):
+            raise UserError(
+                f"{folder / CONFIG} sets {field} to {given[field]!r}, and diffpo computes {family.name} "
+                f"with {value!r} only; name a folder with such a model"
+            )
+    try:
+        return family, family.config.from_dict(raw)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / CONFIG} describes no {family.name} model: {first_line(error)}") from error
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The folder's tokenizer, by AutoTokenizer and without its Python."""
+    if not _has_tokenizer(folder):
+        raise UserError(f"{folder} has no tokenizer.json; bring the tokenizer files that belong to the model")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"the tokenizer in {folder} cannot be loaded: {first_line(error)}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"{folder} holds a tokenizer of type {type(tokenizer).__name__}, which has no fast form")
-    return denoiser_of(model, tokenizer), tokenizer
+    return tokenizer
 
 
-def denoiser_of(model: LLaDAModelLM, tokenizer: PreTrainedTokenizerFast) -> Denoiser:
-    """Wrap a model for decoding, in evaluation mode (there is no dropout to train with)."""
-    return Denoiser(model.eval(), mask_id=model.config.mask_token_id, stop_ids=(tokenizer.eos_token_id,))
+def _build(family: Family, config: PretrainedConfig, folder: Path) -> PreTrainedModel:
+    try:
+        return family.model(config)
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / CONFIG} describes no {family.name} model: {first_line(error)}") from error
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder has a config, a tokenizer and all weight files."""
+    if not (folder / CONFIG).is_file() or not _has_tokenizer(folder):
+        return False
+    try:
+        return bool(weight_files(folder))
+    except UserError:
+        return False
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
+def _read_stop_ids(folder: Path) -> list[int]:
+    file = folder / GENERATION_CONFIG
+    return _ids(read_json(file).get("eos_token_id")) if file.is_file() else []
+
+
+def _ids(value: Any) -> list[int]:
+    return [] if value is None else [value] if isinstance(value, int) else list(value)
+
+
+# ---------------------------------------------------------------------------------------------------- learned samplers
 
 
 def save_controller(controller: Controller, folder: Path) -> None:

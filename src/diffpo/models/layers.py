@@ -1,0 +1,128 @@
+"""What the families share: RMSNorm, rotary positions, attention to every visible token, and running the blocks."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import PretrainedConfig
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+Rotation = tuple[Float[Tensor, "*#B N h"], Float[Tensor, "*#B N h"]]
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) in float32, back in x's type, times the weight."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        return self.weight * F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What all blocks of one forward pass share: where each token stands and what it may look at."""
+
+    position: Int[Tensor, "*B N"]
+    """Counted from each row's first visible token; 0 in the padding before it."""
+    rotation: Rotation
+    head_dim: int
+    kernel: str
+    """`attn_implementation` of the model: SDPA unless it was asked for another one."""
+    mask: Any
+    """Which tokens are visible, in the form that the kernel wants; None where all are."""
+
+
+def frame_of(
+    config: PretrainedConfig, h: Float[Tensor, "B N D"], attention_mask: Tensor | None, head_dim: int
+) -> Frame:
+    """Positions count visible tokens, so padding on the left changes nothing."""
+    kernel = config._attn_implementation
+    position, mask = torch.arange(h.shape[1], device=h.device), None
+    if attention_mask is not None and not bool(attention_mask.all()):
+        is_visible = attention_mask.bool()
+        position = (is_visible.long().cumsum(dim=1) - 1).clamp(min=0)
+        is_sdpa = _is_sdpa(kernel)
+        mask = is_visible[:, None, None, :] if is_sdpa else create_bidirectional_mask(config, h, is_visible)
+    return Frame(position, rotary_angles(position, head_dim, config.rope_theta), head_dim, kernel, mask)
+
+
+def rotary_angles(position: Int[Tensor, "*B N"], head_dim: int, theta: float) -> Rotation:
+    """What RoPE multiplies each position's head with, and its head with the halves swapped: cos and -+sin, in float32.
+
+    Half-split rotation: (first, second) becomes (first cos - second sin, second cos + first sin).
+    """
+    frequency = theta ** (-torch.arange(0, head_dim, 2, device=position.device).float() / head_dim)
+    angle = position[..., None].float() * frequency
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+
+
+def rotate(x: Float[Tensor, "B H N h"], rotation: Rotation) -> Float[Tensor, "B H N h"]:
+    own, other = (part.unsqueeze(-3) for part in rotation)
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.addcmul(x * own, torch.cat([second, first], dim=-1), other).to(x.dtype)
+
+
+def attend(
+    block: nn.Module,
+    q: Float[Tensor, "B N Q"],
+    k: Float[Tensor, "B N K"],
+    v: Float[Tensor, "B N K"],
+    frame: Frame,
+) -> Float[Tensor, "B N Q"]:
+    """softmax(q k / sqrt(head_dim)) v over the visible tokens, not causal; Q / K query heads share a key and value."""
+    batch, length, _ = q.shape
+    shared = q.shape[-1] // k.shape[-1]
+    q, k, v = (x.view(batch, length, -1, frame.head_dim).transpose(1, 2) for x in (q, k, v))
+    q, k = rotate(q, frame.rotation), rotate(k, frame.rotation)
+    if not _is_sdpa(frame.kernel):
+        attention = ALL_ATTENTION_FUNCTIONS[frame.kernel]
+        mixed = attention(block, q, k, v, frame.mask, dropout=0.0, scaling=frame.head_dim**-0.5, is_causal=False)[0]
+        return cast(Tensor, mixed).reshape(batch, length, -1)
+    if shared > 1 and frame.mask is not None:  # CUDA's fast kernels share heads only where no mask is given
+        k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=frame.mask, enable_gqa=q.shape[1] != k.shape[1])
+    return mixed.transpose(1, 2).reshape(batch, length, -1)
+
+
+def run(
+    blocks: Iterable[nn.Module], h: Float[Tensor, "B N D"], frame: Frame, is_checkpointed: bool
+) -> Float[Tensor, "B N D"]:
+    """All blocks in turn. Checkpointed ones are computed again for the backward pass, which keeps less in memory."""
+    for block in blocks:
+        if is_checkpointed and torch.is_grad_enabled():
+            h = cast(Tensor, checkpoint(block, h, frame, use_reentrant=False, preserve_rng_state=False))
+        else:
+            h = block(h, frame)
+    return h
+
+
+def initialise(module: nn.Module, std: float) -> None:
+    """Weights of a new model: embeddings N(0, 1), matrices N(0, std), biases 0, norms 1."""
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=std)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight)
+    elif isinstance(module, RMSNorm):
+        nn.init.ones_(module.weight)
+
+
+def at_positions(h: Float[Tensor, "B N D"], at: Bool[Tensor, "B N"] | None) -> Float[Tensor, "..."]:
+    """The hidden states [M, D] where `at` is True, in row-major order; all of them, [B, N, D], without it."""
+    return h if at is None else h[at]
+
+
+def _is_sdpa(kernel: str) -> bool:
+    return kernel in ("sdpa", "eager")
