@@ -240,12 +240,14 @@ def byte_vocabulary() -> dict[str, int]:
     return {character: index for index, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
 
 
-def write_fast_tokenizer(folder: Path, published: Published) -> None:
+def write_fast_tokenizer(folder: Path, published: Published, is_mask_special: bool = True) -> None:
     """tokenizer.json, as LLaDA's: its mask is a special token, but the tokenizer's `mask_token` is not set."""
     tokenizer = Tokenizer(BPE(byte_vocabulary(), []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in published.specials])
+    for token in published.specials:
+        is_special = token != published.mask or is_mask_special
+        (tokenizer.add_special_tokens if is_special else tokenizer.add_tokens)([AddedToken(token, normalized=False)])
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": published.end, "pad_token": published.end}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import HfApi
-from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from diffpo import hub
 from diffpo.checkpoint import load, model_folder
@@ -108,11 +108,10 @@ def test_a_hub_that_is_silent_is_given_up_in_time(fake: FakeHub, monkeypatch: py
     assert time.perf_counter() - started < 2
 
 
-def test_a_name_that_the_hub_does_not_know(fake: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    error = RepositoryNotFoundError.__new__(RepositoryNotFoundError)
-
+@pytest.mark.parametrize("kind", [RepositoryNotFoundError, HFValidationError])
+def test_a_name_that_the_hub_does_not_know(kind: type[Exception], fake: FakeHub) -> None:
     def unknown() -> None:
-        raise error
+        raise kind.__new__(kind)
 
     fake.answer = unknown
     with pytest.raises(UserError, match="neither a folder here nor a model on the hub; check the name"):

@@ -91,6 +91,14 @@ def test_text_goes_there_and_back_and_never_becomes_a_control_token(published: P
     assert decode_text(tokenizer, [*ids, turn_end, *ids], denoiser.stop_ids) == text
 
 
+def test_text_does_not_become_a_mask_that_is_not_marked_as_special(tmp_path: Path) -> None:
+    write_folder(tmp_path, LLADA)
+    write_fast_tokenizer(tmp_path, LLADA, is_mask_special=False)
+    denoiser, tokenizer = load_denoiser(tmp_path)
+    assert denoiser.mask_id == LLADA.id(LLADA.mask)
+    assert denoiser.mask_id not in encode_text(tokenizer, f"a{LLADA.mask}")
+
+
 @FAMILIES
 @torch.no_grad()
 def test_saved_and_loaded_again_is_bit_equal_under_the_published_names(published: Published, tmp_path: Path) -> None:
