@@ -1,7 +1,6 @@
 """The LLaDA model against a second forward written from its description, and loading that refuses what does not fit."""
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.models.loading import denoiser_of, load_denoiser
 from diffpo.tokenizer import char_tokenizer
 from oracle import tiny_llada
+from plain import llada_logits
 
 VOCAB = 11
 HEAD = "model.transformer.ff_out.weight"
@@ -42,51 +42,11 @@ def some_ids(rows: int = 3, length: int = 7) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------- forward
 
 
-def plain_forward(weights: dict[str, Tensor], config: LLaDAConfig, ids: list[int]) -> Tensor:
-    """One sequence, head by head and pair by pair, in float64."""
-    size, heads, kv_heads = config.d_model, config.n_heads, config.n_kv_heads
-    head_dim = size // heads
-
-    def weight(name: str) -> Tensor:
-        return weights[f"model.transformer.{name}.weight"].double()
-
-    def norm(x: Tensor, scale: Tensor) -> Tensor:
-        return x / ((x**2).mean(dim=-1, keepdim=True) + config.rms_norm_eps).sqrt() * scale
-
-    def rope(x: Tensor) -> Tensor:
-        half = head_dim // 2
-        turned = torch.empty_like(x)
-        for position in range(len(x)):
-            for i in range(half):
-                angle = position / config.rope_theta ** (2 * i / head_dim)
-                a, b = x[position, i], x[position, i + half]
-                turned[position, i] = a * math.cos(angle) - b * math.sin(angle)
-                turned[position, i + half] = b * math.cos(angle) + a * math.sin(angle)
-        return turned
-
-    h = weight("wte")[ids]
-    for layer in range(config.n_layers):
-        block = f"blocks.{layer}"
-        n = norm(h, weight(f"{block}.attn_norm"))
-        mixed = []
-        for head in range(heads):
-            kv = head // (heads // kv_heads)
-            q = rope(n @ weight(f"{block}.q_proj")[head * head_dim : (head + 1) * head_dim].T)
-            k = rope(n @ weight(f"{block}.k_proj")[kv * head_dim : (kv + 1) * head_dim].T)
-            v = n @ weight(f"{block}.v_proj")[kv * head_dim : (kv + 1) * head_dim].T
-            mixed.append((q @ k.T / math.sqrt(head_dim)).softmax(dim=-1) @ v)
-        h = h + torch.cat(mixed, dim=-1) @ weight(f"{block}.attn_out").T
-        n = norm(h, weight(f"{block}.ff_norm"))
-        gate = n @ weight(f"{block}.ff_proj").T
-        h = h + (gate * gate.sigmoid() * (n @ weight(f"{block}.up_proj").T)) @ weight(f"{block}.ff_out").T
-    return norm(h, weight("ln_f")) @ weight("ff_out").T
-
-
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @torch.no_grad()
 def test_logits_are_those_of_the_description(shape: dict[str, float]) -> None:
     model, ids = model_of(**shape), some_ids()
-    expected = torch.stack([plain_forward(model.state_dict(), model.config, row) for row in ids.tolist()])
+    expected = torch.stack([llada_logits(model.state_dict(), model.config.to_dict(), row) for row in ids.tolist()])
     torch.testing.assert_close(model(ids).logits, expected.float(), atol=1e-5, rtol=1e-5)
     assert float(expected.std()) > 0.1
 

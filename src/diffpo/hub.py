@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from diffpo.errors import UserError
 
@@ -34,7 +34,7 @@ def snapshot(name: str, kind: Kind, patterns: Sequence[str], is_whole: Callable[
     wanted = list(patterns)
     try:
         cached = Path(snapshot_download(name, repo_type=kind, allow_patterns=wanted, local_files_only=True))
-    except LocalEntryNotFoundError:
+    except (LocalEntryNotFoundError, HFValidationError):
         pass
     else:
         if is_whole(cached):
@@ -76,7 +76,7 @@ def _advice(name: str, kind: Kind, error: BaseException) -> str:
     page = f"{constants.ENDPOINT}/{'' if kind == 'model' else 'datasets/'}{name}"
     if isinstance(error, GatedRepoError):
         return f"the {what} {name} asks for consent: give it at {page}, then log in with `hf auth login`"
-    if isinstance(error, RepositoryNotFoundError):
+    if isinstance(error, RepositoryNotFoundError | HFValidationError):
         return f"{name} is neither a folder here nor a {what} on the hub; check the name, or log in: `hf auth login`"
     option = "" if kind == "model" else "--repo-type dataset "
     folder = name.split("/")[1]

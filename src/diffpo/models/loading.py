@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AddedToken,
     AutoConfig,
     AutoModelForMaskedLM,
     AutoTokenizer,
@@ -107,11 +108,13 @@ def denoiser_of(
         index for index in (model.config.mask_token_id, tokenizer.mask_token_id, family.mask_id) if index is not None
     )
     mask_token = tokenizer.added_tokens_decoder.get(mask_id)
-    if mask_token is None or not mask_token.special:
+    if mask_token is None:
         raise UserError(
             f"{source} has no mask token: id {mask_id} is no special token of its tokenizer; "
             f"set mask_token_id in its config.json, or bring the tokenizer files that belong to it"
         )
+    if not mask_token.special:  # or a user's text could spell it
+        tokenizer.add_special_tokens({"mask_token": AddedToken(mask_token.content, normalized=False, special=True)})
     if tokenizer.eos_token_id is None:
         raise UserError(f"{source} has a tokenizer without an end of text; set eos_token in its tokenizer_config.json")
     if tokenizer.pad_token_id is None:
@@ -140,7 +143,9 @@ def read_config(folder: Path) -> tuple[Family, PretrainedConfig]:
         )
     published = family.model.__name__
     if (classes := raw.get("architectures")) and published not in classes:
-        raise UserError(f"{folder} holds a {', '.join(classes)}, which diffpo does not know; name a {published} folder")
+        raise UserError(
+            f"{folder} holds a {', '.join(map(str, classes))}, which diffpo does not know; name a {published} folder"
+        )
     given = raw | (raw.get("rope_parameters") or {})
     if lacking := [field for field in family.required if given.get(field) is None]:
         raise UserError(f"{folder / CONFIG} lacks {', '.join(lacking)}; bring the config that belongs to the weights")
@@ -162,7 +167,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         raise UserError(f"{folder} has no tokenizer.json; bring the tokenizer files that belong to the model")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # tokenizers raises no narrower one, of a file that is none
         raise UserError(f"the tokenizer in {folder} cannot be loaded: {first_line(error)}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"{folder} holds a tokenizer of type {type(tokenizer).__name__}, which has no fast form")

@@ -1,0 +1,129 @@
+"""Names on the hub: what is cached is taken, else fetched without its Python, and no answer is one sentence."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from diffpo import hub
+from diffpo.checkpoint import load, model_folder
+from diffpo.cli import main
+from diffpo.errors import UserError
+from diffpo.hub import is_hub_name, snapshot
+from published import LLADA, write_folder
+
+NAME = "GSAI-ML/LLaDA-8B-Instruct"
+
+
+class FakeHub:
+    """Stands in for the hub: what was asked of it, what it answers."""
+
+    def __init__(self) -> None:
+        self.cached: Path | None = None
+        self.online: Path | None = None
+        self.asked: list[dict[str, Any]] = []
+        self.answer: Callable[[], None] = lambda: None
+
+    def download(self, name: str, **options: Any) -> str:
+        self.asked.append({"name": name, **options})
+        folder = self.cached if options.get("local_files_only") else self.online
+        if folder is None:
+            raise LocalEntryNotFoundError("not cached")
+        return str(folder)
+
+    def info(self, *_arguments: Any, **_options: Any) -> None:
+        self.answer()
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeHub:
+    fake = FakeHub()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "snapshot_download", fake.download)
+    monkeypatch.setattr(HfApi, "repo_info", fake.info)
+    return fake
+
+
+def unreachable() -> None:
+    raise ConnectionError("Name or service not known")
+
+
+def test_what_is_a_name_and_what_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    assert all(map(is_hub_name, [NAME, "apple/DiffuCoder-7B-cpGRPO", "a/b_c.d"]))
+    paths = ["runs/base", "base", "./a/b", "/a/b", "../a", "a/b/c", "~/a", "a/", "a b/c", "a/../b"]
+    assert not any(map(is_hub_name, paths))
+
+
+def test_a_cached_model_is_loaded_without_asking(fake: FakeHub, tmp_path: Path) -> None:
+    fake.cached, fake.answer = tmp_path / "cache", unreachable
+    write_folder(fake.cached, LLADA)
+    denoiser, _, controller = load(NAME)
+    assert (denoiser.mask_id, controller) == (260, None)
+
+
+@pytest.mark.parametrize("lost", ["config.json", "tokenizer.json", "model-00002-of-00002.safetensors"])
+def test_half_a_cached_model_is_completed(lost: str, fake: FakeHub, tmp_path: Path) -> None:
+    fake.cached, fake.online = tmp_path / "cache", tmp_path / "whole"
+    for folder in (fake.cached, fake.online):
+        write_folder(folder, LLADA, num_shards=2)
+    (fake.cached / lost).unlink()
+    assert model_folder(Path(NAME)) == fake.online
+
+
+def test_a_models_python_is_not_even_fetched(fake: FakeHub, tmp_path: Path) -> None:
+    fake.online = tmp_path
+    model_folder(Path(NAME))
+    assert [asked["name"] for asked in fake.asked] == [NAME, NAME]
+    for asked in fake.asked:
+        assert asked["repo_type"] == "model"
+        assert not any(pattern.endswith(("py", "*", "bin")) for pattern in asked["allow_patterns"])
+
+
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+def test_a_hub_out_of_reach_is_one_sentence_with_the_way_out(kind: hub.Kind, fake: FakeHub) -> None:
+    fake.answer = unreachable
+    with pytest.raises(UserError) as caught:
+        snapshot("openai/gsm8k", kind, ["*.json"], lambda _: True)
+    message = str(caught.value)
+    assert message.startswith("the data set openai/gsm8k" if kind == "dataset" else "the model openai/gsm8k")
+    option = " --repo-type dataset" if kind == "dataset" else ""
+    assert f"run `hf download openai/gsm8k{option} --local-dir gsm8k`" in message
+    assert "ConnectionError" in message
+    assert "\n" not in message
+
+
+def test_a_hub_that_is_silent_is_given_up_in_time(fake: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hub.ANSWER_WITHIN < 5
+    monkeypatch.setattr(hub, "ANSWER_WITHIN", 0.2)
+    fake.answer = lambda: time.sleep(30)
+    started = time.perf_counter()
+    with pytest.raises(UserError, match="cannot be reached \\(TimeoutError\\)"):
+        load(NAME)
+    assert time.perf_counter() - started < 2
+
+
+@pytest.mark.parametrize("kind", [RepositoryNotFoundError, HFValidationError])
+def test_a_name_that_the_hub_does_not_know(kind: type[Exception], fake: FakeHub) -> None:
+    def unknown() -> None:
+        raise kind.__new__(kind)
+
+    fake.answer = unknown
+    with pytest.raises(UserError, match="neither a folder here nor a model on the hub; check the name"):
+        load(NAME)
+
+
+def test_the_command_says_it_and_ends_with_2(fake: FakeHub, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fake.answer = unreachable
+    (tmp_path / "rl.toml").write_text(f'base = "{NAME}"\nbudget.steps = 1\n')
+    with pytest.raises(SystemExit) as caught:
+        main(["rl", "rl.toml", "--out", "run"])
+    assert caught.value.code == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"diffpo: the model {NAME} is neither a folder here nor cached, and the hub")
+    assert not (tmp_path / "run").exists()
