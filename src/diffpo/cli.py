@@ -58,12 +58,28 @@ def sft(recipe: Recipe, out: RunDir, overrides: Overrides = None, resume: Resume
 
 
 @app.command()
-def rl(recipe: Recipe, out: RunDir, overrides: Overrides = None, resume: Resume = False) -> None:
+def rl(
+    recipe: Recipe,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run.", file_okay=False)] = None,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what the run would take: no weights, no data, no accelerator.")
+    ] = False,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="With --dry-run: tokens of a prompt.")] = 200,
+) -> None:
     """Train a denoiser, its sampler or both with rewards."""
     from diffpo.recipes import load_recipe
     from diffpo.recipes.schema import RlRecipe
 
     loaded = load_recipe(RlRecipe, recipe, overrides or ())
+    if dry_run:
+        from diffpo import dryrun
+
+        typer.echo(dryrun.dry_run(loaded, prompt_tokens))
+        return
+    if out is None:
+        raise UserError("where to? Give --out, or --dry-run to see what the run would take")
     from diffpo.rl import run_rl
 
     run_rl(loaded, out, resume)

@@ -70,7 +70,7 @@ class Evaluation:
 def run_eval(recipe: EvalRecipe, out: Path) -> str:
     """Evaluate a model's folder by the recipe; write the record that `diffpo report` reads, return it as a table."""
     path = Path(recipe.model)
-    denoiser, tokenizer, controller = load(path)
+    denoiser, tokenizer, controller = load(path, *place_of(recipe))
     task_recipe = recipe.task or stored_task(path)
     if problems := list(block_problems("block_length", recipe.block_length, task_recipe)):
         raise UserError(problems[0])
@@ -140,8 +140,7 @@ def evaluate(
     bar: Progress,
 ) -> Evaluation:
     """Every rule, and the learned sampler if there is one, on the same problems."""
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
+    place_of(recipe)
     problems = problems_of(task, recipe)
     block_length = recipe.block_length or task.completion_length
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from diffpo.checkpoint import Progress, load, load_base, restore_optimizers, save_checkpoint
 from diffpo.controller import Controller
 from diffpo.errors import Stopped
+from diffpo.machine import checkpointed, place_of
 from diffpo.models.adapters import AdapterOff, add_adapter
 from diffpo.models.denoiser import Denoiser, Tally
 from diffpo.objective import PUSHES_DOWN, pushes_down
@@ -71,11 +72,9 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
     Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
     # A base that is not there and a task out of range are said before the run's folder is made.
-    base, _, _ = load_base(recipe.base)
+    base, _, _ = load_base(recipe.base, *place_of(recipe))
     task_of(recipe.task)
     run = open_run(out, recipe, resume)
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
     learner = prepare(recipe, run, base)
     if run.progress.step == 0 and learner.controller is not None:
         calibrate(recipe, learner, learner.controller)
@@ -119,7 +118,8 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
 def prepare(recipe: RlRecipe, run: Run, base: Denoiser) -> Learner:
     """Models, controller and optimisers as they stood at the run's checkpoint, or at its beginning."""
     task = task_of(recipe.task)
-    denoiser, tokenizer, controller = load(run.checkpoint or Path(recipe.base))
+    denoiser, tokenizer, controller = load(run.checkpoint or recipe.base, *place_of(recipe))
+    checkpointed(denoiser, recipe)
     if recipe.lora is not None:
         if run.checkpoint is None:
             add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, seed_of(recipe.seed, "adapter"))

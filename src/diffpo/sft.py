@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from diffpo.canvas import full_attention_mask
 from diffpo.checkpoint import Progress, load_base, model_folder, restore_optimizers, save_checkpoint
 from diffpo.errors import NonFiniteLossError, Stopped
+from diffpo.machine import checkpointed, place_of
 from diffpo.models.adapters import add_adapter
 from diffpo.models.denoiser import Denoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
@@ -38,17 +39,18 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
     if recipe.base is not None:
         model_folder(Path(recipe.base))
     run = open_run(out, recipe, resume)
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
+    dtype, device = place_of(recipe)
     if run.checkpoint:
-        denoiser, tokenizer = load_denoiser(run.checkpoint)
+        denoiser, tokenizer = load_denoiser(run.checkpoint, dtype, device)
     elif recipe.base is not None:
-        denoiser, tokenizer, _ = load_base(recipe.base)
+        denoiser, tokenizer, _ = load_base(recipe.base, dtype, device)
         if recipe.lora is not None:
             add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, seed_of(recipe.seed, "adapter"))
     else:
         tokenizer = char_tokenizer(task.alphabet)
-        denoiser = denoiser_of(tiny_llada(recipe.model, tokenizer, seed_of(recipe.seed, "init")), tokenizer)
+        model = tiny_llada(recipe.model, tokenizer, seed_of(recipe.seed, "init")).to(device, dtype)
+        denoiser = denoiser_of(model, tokenizer)
+    checkpointed(denoiser, recipe)
     optimizer = policy_optimizer(denoiser.model, recipe.optimizer)
     optimizers: dict[str, Optimizer] = {"policy": optimizer}
     if run.checkpoint:
@@ -123,12 +125,13 @@ def denoising_loss(
     is_masked = rank < count[:, None]
     canvas = torch.cat([prompt_ids, answer_ids.masked_fill(is_masked, denoiser.mask_id)], dim=1)
     at = F.pad(is_masked, (prompt_ids.shape[1], 0), value=False)
-    logits = denoiser(canvas, full_attention_mask(prompt_mask, length), at)
-    losses = F.cross_entropy(logits, answer_ids[is_masked], reduction="none")
+    device = denoiser.model.device
+    logits = denoiser(canvas.to(device), full_attention_mask(prompt_mask, length).to(device), at.to(device))
+    losses = F.cross_entropy(logits, answer_ids[is_masked].to(device), reduction="none")
     if weighting == "uniform":
         return losses.mean()
     per_row = (1 / count)[:, None].expand(answer_ids.shape)
-    return (losses * per_row[is_masked]).sum() / len(problems)
+    return (losses * per_row[is_masked].to(device)).sum() / len(problems)
 
 
 def is_due(stop_at: StopAt, step: int) -> bool:

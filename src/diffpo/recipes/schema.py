@@ -354,10 +354,21 @@ class CheckpointRecipe(Strict):
     keep: Count = 2
 
 
-class RlRecipe(Strict):
-    seed: int = 0
+class MachineSettings(Strict):
+    """Where the model is, and how its numbers are kept."""
+
     threads: Count | None = None
     """Torch threads; None: torch's own choice. Another number may change the last bits of a result."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a CUDA device if there is one."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights; an adapter's own are float32 beside bfloat16."""
+    gradient_checkpointing: bool = False
+    """Keep one activation for each block, and compute the others again: less memory, a third more arithmetic."""
+
+
+class RlRecipe(MachineSettings):
+    seed: int = 0
     base: str
     """Folder of the model to start from, which also is what the KL term holds on to: a run or a Hugging Face folder."""
     task: TaskRecipe = SudokuTask()
@@ -419,9 +430,8 @@ class StopAt(Strict):
     every: Count = 10
 
 
-class SftRecipe(Strict):
+class SftRecipe(MachineSettings):
     seed: int = 0
-    threads: Count | None = None
     base: str | None = None
     """Folder of the model to go on from; None: a fresh one of `model`'s size."""
     lora: LoraRecipe | None = None
@@ -441,11 +451,10 @@ class SftRecipe(Strict):
             yield "lora adapts a model that is there, and without base there is none; set base, or leave lora out"
 
 
-class EvalRecipe(Strict):
+class EvalRecipe(MachineSettings):
     """Greedy decoding of the same problems under every rule, and under the learned sampler where there is one."""
 
     seed: int = 0
-    threads: Count | None = None
     model: str
     task: TaskRecipe | None = None
     """None: the task the model was trained on."""
