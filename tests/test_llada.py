@@ -187,7 +187,9 @@ def test_the_auto_classes_know_it(folder: Path) -> None:
 def test_wrapping_turns_evaluation_mode_on() -> None:
     model, tokenizer = model_of().train(), char_tokenizer("12345678")
     model.config.mask_token_id = tokenizer.mask_token_id
-    assert not denoiser_of(model, tokenizer).model.training
+    denoiser = denoiser_of(model, tokenizer)
+    assert not denoiser.model.training
+    assert denoiser.vocabulary is None  # every row of the embedding is a token
 
 
 def without(weights: dict[str, Tensor]) -> None:

@@ -121,7 +121,7 @@ def denoiser_of(
         tokenizer.pad_token = tokenizer.eos_token
     ends = {tokenizer.eos_token_id, *stop_ids, *_ids(getattr(model.config, "eos_token_id", None))}
     ends |= {vocabulary[token] for token in (family.turn_end,) if token in vocabulary}
-    return Denoiser(model.eval(), mask_id=mask_id, stop_ids=tuple(sorted(ends)), vocabulary=size)
+    return Denoiser(model.eval(), mask_id=mask_id, stop_ids=tuple(sorted(ends)), vocabulary=size if is_padded else None)
 
 
 def find_model(name: str) -> Path:

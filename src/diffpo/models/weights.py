@@ -54,12 +54,12 @@ def check_weights(model: PreTrainedModel, files: Sequence[Path], folder: Path) -
                         wrong.append(f"{name} is stored as {stored} and not as one of {', '.join(STORED_TYPES)}")
         except (OSError, SafetensorError) as error:
             raise UserError(f"{file} cannot be loaded: {first_line(error)}; fetch it again") from error
-    misfits = {
-        "missing": [name for name in expected if name not in found],
-        "unexpected": sorted(found - expected.keys()),
-        "misshapen": wrong,
+    problems = {
+        "missing keys": [name for name in expected if name not in found],
+        "unexpected keys": sorted(found - expected.keys()),
+        "misfits": wrong,
     }
-    told = [f"{kind}: {listed(names)}" for kind, names in misfits.items() if names]
+    told = [f"{kind}: {listed(names)}" for kind, names in problems.items() if names]
     if told:
         raise UserError(
             f"the weights in {folder} do not fit its config.json ({'; '.join(told)}); bring files that belong together"
