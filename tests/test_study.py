@@ -283,6 +283,20 @@ def test_a_mistake_in_the_study(override: str, word: str, here: Path, capfd: pyt
     assert word in told("study.toml", override, "--out", "results", capfd=capfd)
 
 
+def test_results_from_before_an_option_are_those_of_its_default(
+    undisturbed: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines = [json.loads(line) for line in (undisturbed / "results" / RUNS).read_text().splitlines()]
+    for line in lines:
+        del line["settings"]["rl"]["objective"]["skip_ties"], line["settings"]["base"]["threads"]
+        del line["settings"]["measured"]["batch"]
+    (here / "results").mkdir()
+    monkeypatch.setattr(harness, "perform", lambda *_: pytest.fail("nothing is missing"))
+    append_lines(here / "results" / RUNS, lines)
+    said = told("study.toml", "--out", "results", "--jobs", "1", capfd=capfd)
+    assert "base.threads: null -> 1" in said and "measured.batch: 200 -> 5" in said and "skip_ties" not in said
+
+
 def test_results_of_other_settings_are_not_mixed(
     undisturbed: Path, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,9 +61,17 @@ def load_recipe(kind: type[M], path_or_name: str | None, overrides: Sequence[str
     table = {} if path_or_name is None else _read_toml(path_or_name)
     for override in overrides:
         _apply_override(table, override, mistakes)
+    return _complete(kind, table, "the overrides" if path_or_name is None else f"recipe {path_or_name}", mistakes)
+
+
+def recipe_of(kind: type[M], table: dict[str, Any], source: str) -> M:
+    """A recipe from its table, as `load_recipe`: what it does not say, because it is older, takes today's default."""
+    return _complete(kind, table, source, [])
+
+
+def _complete(kind: type[M], table: dict[str, Any], source: str, mistakes: list[str]) -> M:
     recipe = _read_table([kind], None, table, "", mistakes)
     if mistakes or not isinstance(recipe, kind):
-        source = "the overrides" if path_or_name is None else f"recipe {path_or_name}"
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise UserError("\n  ".join([f"{count} in {source}:", *mistakes]))
     return recipe

@@ -20,7 +20,7 @@ from diffpo.sft import run_sft
 from diffpo.study.arms import run_arm
 from diffpo.study.likelihood import run_likelihood
 from diffpo.study.lines import BOUNDARIES, RUNS, Key, Line, append_lines, differing, key_of, read_lines, write_whole
-from diffpo.study.plan import Places, Selection, Unit, check, settings_of, sft_recipe, task_named, units_of
+from diffpo.study.plan import Places, Selection, Unit, check, settings_of, sft_recipe, task_named, today, units_of
 from diffpo.study.report import write_study_report
 
 STUDY = "study.toml"
@@ -75,7 +75,7 @@ def _is_done(recipe: StudyRecipe, unit: Unit, places: Places, done: dict[Key, Li
     settings = settings_of(recipe, unit, places)
     keys = keys_of(recipe, unit)
     for key in keys:
-        if key in done and (changes := differing(done[key]["settings"], settings)):
+        if key in done and (changes := differing(today(recipe, done[key]["settings"]), settings)):
             raise UserError(f"the result of {unit} has other settings ({'; '.join(changes)}); choose another --out")
     return all(key in done for key in keys)
 

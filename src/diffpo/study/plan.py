@@ -1,16 +1,17 @@
 """What a study consists of: its runs, the recipe of each, and what is wrong with them before anything is trained."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diffpo.errors import UserError
-from diffpo.recipes import load_recipe
+from diffpo.recipes import Strict, load_recipe, recipe_of
 from diffpo.recipes.parts import task_of
 from diffpo.recipes.schema import RlRecipe, SftRecipe
-from diffpo.recipes.study import BASE, StudyArm, StudyRecipe, StudyTask
+from diffpo.recipes.study import BASE, StudyArm, StudyEvaluation, StudyMismatch, StudyRecipe, StudyTask
 
 
 @dataclass(frozen=True, order=True)
@@ -131,12 +132,26 @@ def _on_one_line(error: UserError) -> str:
 
 def settings_of(recipe: StudyRecipe, unit: Unit, places: Places) -> dict[str, Any]:
     """Everything that a run's result depends on, but for the names of folders: it stands in the result line."""
-    measured = recipe.evaluation if recipe.kind == "arms" else recipe.mismatch
     settings: dict[str, Any] = {"base": _plain(sft_recipe(task_named(recipe, unit.task)))}
-    settings["measured"] = _plain(measured)
+    settings["measured"] = _plain(_measured(recipe))
     if unit.arm != BASE:
         settings["rl"] = _plain(rl_recipe(recipe, unit, places)) | {"base": unit.task}
     return settings
+
+
+def today(recipe: StudyRecipe, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a result line with today's defaults where they are silent: an option that was added since then
+    did what its default does. Settings that no recipe of today can have stay as they are."""
+    kinds: dict[str, type[Strict]] = {"base": SftRecipe, "rl": RlRecipe, "measured": type(_measured(recipe))}
+    found = dict(settings)
+    for name in kinds.keys() & settings.keys():
+        with suppress(UserError):
+            found[name] = _plain(recipe_of(kinds[name], settings[name], name))
+    return found
+
+
+def _measured(recipe: StudyRecipe) -> StudyEvaluation | StudyMismatch:
+    return recipe.evaluation if recipe.kind == "arms" else recipe.mismatch
 
 
 def _plain(recipe: Any) -> dict[str, Any]:
