@@ -91,6 +91,21 @@ def evaluate(
 
 
 @app.command()
+def score(
+    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False)],
+    task: Annotated[str, typer.Option(help="gsm8k, math500, countdown-d1 or sudoku-d1.")],
+    rows: Annotated[bool, typer.Option("--rows", help="Also list the rows on which the scorers differ.")] = False,
+) -> None:
+    """Score recorded generations as d1 does, and by our own graders."""
+    from diffpo.score import differences, score_file, summary
+
+    scored = score_file(file, task)
+    typer.echo(summary(scored))
+    if rows:
+        typer.echo(differences(scored))
+
+
+@app.command()
 def sample(
     model_dir: ModelDir,
     prompt: Annotated[str, typer.Option(help="What to complete.")],
