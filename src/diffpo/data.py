@@ -69,8 +69,8 @@ def splits_of(source: str) -> frozenset[Split]:
 def read_rows(source: str, split: Split) -> list[Row]:
     """The rows of a split, or all rows of a file, at least one. Reading the same again costs nothing.
 
-    `source`: a file; a folder with a file for each split (`train.jsonl`, ...); or a data set of the hub, `owner/name` or
-    `owner/name:configuration`.
+    `source`: a file; a folder with a file for each split (`train.jsonl`, ...); or a data set of the hub,
+    `owner/name` or `owner/name:configuration`.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -181,7 +181,7 @@ def _parquet(path: Path) -> Iterator[Row]:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path)  # type: ignore[no-untyped-call]
+        table = parquet.read_table(path)
         records = table.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: not Parquet: {str(error).splitlines()[0]}") from error
@@ -196,7 +196,9 @@ def _parquet(path: Path) -> Iterator[Row]:
 def _read_hub(source: str, split: str) -> list[Row]:
     name, _, configuration = source.partition(":")
     if find_spec("datasets") is None:
-        raise UserError(f"data set {source} is on the hub, and reading it needs pip install 'diffpo[data]'; {_export(source)}")
+        raise UserError(
+            f"data set {source} is on the hub, and reading it needs pip install 'diffpo[data]'; {_export(source)}"
+        )
     is_offline = any(os.environ.get(key, "0") not in ("", "0") for key in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
     if not is_offline and (problem := _probe(name)):
         raise UserError(f"data set {source} cannot be read from the hub ({problem}); {_export(source)}")
@@ -216,10 +218,11 @@ def _read_hub(source: str, split: str) -> list[Row]:
 def _export(source: str) -> str:
     name, _, configuration = source.partition(":")
     arguments = ", ".join(repr(part) for part in (name, configuration) if part)
+    load = f"d = datasets.load_dataset({arguments})"
     return (
-        "use a local copy instead: where the hub is in reach, run "
-        f'python -c "import datasets; d = datasets.load_dataset({arguments}); [d[s].to_json(s + \'.jsonl\') for s in d]" '
-        "and give the folder of these files as task.source (HF_HUB_OFFLINE=1 takes what is in the hub's cache)"
+        f'use a local copy instead: where the hub is in reach, run python -c "import datasets; {load}; '
+        "[d[s].to_json(s + '.jsonl') for s in d]\" and give the folder of these files as task.source "
+        "(HF_HUB_OFFLINE=1 takes what is in the hub's cache)"
     )
 
 
@@ -234,7 +237,9 @@ def _probe(name: str) -> str:
             with urllib.request.urlopen(address, timeout=PROBE_SECONDS):
                 answer[0] = ""
         except urllib.error.HTTPError as error:
-            answer[0] = f"it answers {error.code}" + (", as for a name that it does not have" if error.code in (401, 404) else "")
+            answer[0] = f"it answers {error.code}" + (
+                ", as for a name that it does not have" if error.code in (401, 404) else ""
+            )
         except (OSError, ValueError) as error:
             answer[0] = f"it is out of reach: {getattr(error, 'reason', error)}"
 

@@ -19,6 +19,7 @@ from diffpo.progress import Progress as Bar
 from diffpo.randomness import seed_of, stream
 from diffpo.recipes.parts import ADVANTAGES, estimator_of, objective_of, rule_of, task_of
 from diffpo.recipes.schema import AdamRecipe, RlRecipe
+from diffpo.recipes.tasks import checked_task
 from diffpo.records import Run, interruptible, open_run
 from diffpo.rollout import Batch, Decoding, collect, first_call_entropy
 from diffpo.update import ControllerUpdate, PolicyUpdate, update_controller, update_policy
@@ -69,9 +70,9 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
     `watch` is called before the step's checkpoint is written: a step it has not seen to its end comes again.
     Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
-    # A base that is not there and a task out of range are said before the run's folder is made.
+    # A task out of range or without data, and a base that is not there, are said before the run's folder is made.
+    checked_task(recipe.task, "train")
     base, _, _ = load(Path(recipe.base))
-    task_of(recipe.task)
     run = open_run(out, recipe, resume)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)

@@ -51,7 +51,7 @@ class Scored:
 
 
 def score_file(path: Path, kind: str) -> list[Scored]:
-    """Score every row of a file: JSONL with `question`, `generation`, `ground_truth`, or the JSON that d1's eval writes.
+    """Score every row: of JSONL with `question`, `generation`, `ground_truth`, or of the JSON that d1's eval writes.
 
     Raises UserError for an unknown kind, and for a row that lacks a field or is not of this kind.
     """

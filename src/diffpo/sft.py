@@ -19,8 +19,8 @@ from diffpo.optimizer import Optimizer, policy_optimizer, set_learning_rate
 from diffpo.problem import Problem, Task
 from diffpo.progress import Progress as Bar
 from diffpo.randomness import pick, seed_of, strata, stream
-from diffpo.recipes.parts import task_of
 from diffpo.recipes.schema import SftRecipe, StopAt, TinyModel
+from diffpo.recipes.tasks import checked_task
 from diffpo.records import interruptible, open_run
 from diffpo.rollout import Decoding, answer, encode, encode_answers
 from diffpo.tokenizer import char_tokenizer
@@ -32,7 +32,7 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
 
     Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
-    task = task_of(recipe.task)  # one out of range is said before the run's folder is made
+    task = checked_task(recipe.task, "train")  # one out of range is said before the run's folder is made
     run = open_run(out, recipe, resume)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)

@@ -9,7 +9,6 @@ import ast
 import operator
 import re
 from collections.abc import Callable, Sequence
-from itertools import takewhile
 
 MAX_EXPRESSION = 256
 """Characters of a Countdown expression; d1 has no limit."""

@@ -1,4 +1,4 @@
-"""Whether an answer to a mathematics problem is the gold answer: as text, as a number, as a word, or as an expression."""
+"""Whether an answer to a mathematics problem is the gold one: as text, as a number, as a word, or as an expression."""
 
 import re
 

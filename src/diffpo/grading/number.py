@@ -17,7 +17,7 @@ _PLAIN = re.compile(rf"([-+]?) ?({_DECIMAL})")
 _IN_TEXT = re.compile(rf"(?<![A-Za-z0-9.,/^_])[-+]?{_DECIMAL}(?![0-9A-Za-z/^_]|[.,][0-9])")
 
 _LATEX = (
-    (re.compile(r"\\(?:left|right|[!,;: ])|[$~]|\\\$"), ""),
+    (re.compile(r"\\(?:left|right|[!,;:] ?| )|[$~]|\\\$"), ""),
     (re.compile(r"\\[dt]frac"), r"\\frac"),
     (re.compile(r"\\(?:text|mbox|mathrm|textbf|text\w{2}) ?\{[^{}]{0,60}\}(?:\^(?:\{[0-9]\}|[0-9]))?"), " "),
     (re.compile(r"\^ ?(?:\{ ?\\circ ?\}|\\circ)|\\degree|\u00b0|\\?%"), " "),
@@ -31,8 +31,8 @@ _NAME = re.compile(r"^[A-Za-z](?:_\{?[0-9A-Za-z]\}?)? ?= ?")
 def read_number(text: str) -> Fraction | None:
     r"""The number that a text is, as a whole; None if it is more, less or something else.
 
-    `1,200`, `-3`, `.5`, `3/4`, `1\frac{4}{5}`, `$18`, `50\%` (read as 50), `36^\circ`, `6 \text{ cm}^2`, `5 apples`, `2:00 pm`,
-    `x = 4`.
+    `1,200`, `-3`, `.5`, `3/4`, `1\frac{4}{5}`, `$18`, `50\%` (read as 50), `36^\circ`, `6 \text{ cm}^2`, `5 apples`,
+    `2:00 pm`, `x = 4`.
     Not read: sums, products, powers, roots (`17\times 23` is not a number yet), and digits of other scripts.
     """
     if len(text) > MAX_CHARACTERS:

@@ -1,8 +1,8 @@
 """Whether two LaTeX texts mean the same, decided by math-verify in a process of its own (docs/decisions/0012).
 
-math-verify parses with SymPy, which some texts keep busy for hours or fill with gigabytes, and its own time limit steals
-the caller's alarm and does not work in threads. Here a text that is too much ends the worker, and the next call has a
-new one. Why the answer may not cheat: it is capped, and what math-verify is too kind to is refused before it is asked.
+math-verify parses with SymPy, which some texts keep busy for hours or fill with gigabytes, and its own time limit
+steals the caller's alarm and does not work in threads. Here a text that is too much ends the worker, and the next call
+has a new one. An answer is capped, and what math-verify is too kind to is refused before it is asked.
 """
 
 import atexit
@@ -17,6 +17,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
@@ -26,8 +27,13 @@ Verdict = Literal["equal", "different", "unreadable", "failed"]
 """unreadable: the answer is no mathematics, or too much of it; failed: the gold answer or the worker is at fault."""
 
 MAX_CHARACTERS = 400
+MAX_DEPTH = 20
+"""Of brackets in brackets, for which the parser's time grows fastest."""
+MEMORY_BYTES = 2**31
+CPU_SECONDS = 2.0
+"""For one comparison. A usual one takes hundredths of it; a busy machine changes nothing."""
 WALL_SECONDS = 20.0
-"""For one comparison, and for starting. The worker's own limit is on processor time, so a busy machine changes nothing."""
+"""For one comparison, and for starting: past it the machine is at fault, not the answer."""
 
 _WORKER = Path(__file__).with_name("symbolic_worker.py")
 _NAME = re.compile(r"^[A-Za-z](?:_\{?\w\}?)?(?:\([A-Za-z]\))? ?= ?")
@@ -39,7 +45,7 @@ def equal(gold: str, answer: str) -> Verdict:
     A name before an answer (`x = 4`) is taken off unless the gold answer has one too. An answer with another "=" or a
     `\pm` that the gold answer lacks is different: math-verify would look at one side, or at a set, only.
     """
-    if len(answer) > MAX_CHARACTERS or "\0" in answer:
+    if len(answer) > MAX_CHARACTERS or "\0" in answer or _depth(answer) > MAX_DEPTH:
         return "unreadable"
     if "=" not in gold:
         answer = _NAME.sub("", answer)
@@ -47,6 +53,11 @@ def equal(gold: str, answer: str) -> Verdict:
         if sign in answer and sign not in gold:
             return "different"
     return _pool.compare(gold, answer)
+
+
+def _depth(text: str) -> int:
+    steps = ((mark in "({[") - (mark in ")}]") for mark in text)
+    return max(accumulate(steps), default=0)
 
 
 @dataclass
@@ -68,7 +79,11 @@ class _Worker:
         except (OSError, TimeoutError):
             self.end()
             return "failed"
-        return reply if reply in ("equal", "different") else "unreadable"
+        match reply:
+            case "equal" | "different":
+                return reply
+            case _:
+                return "unreadable"
 
     def send(self, text: str) -> None:
         assert self.process.stdin is not None
@@ -129,7 +144,7 @@ class _Pool:
 
 
 def _start() -> _Worker | None:
-    command = [sys.executable, "-P", "-B", str(_WORKER)]
+    command = [sys.executable, "-P", "-B", str(_WORKER), str(MEMORY_BYTES), str(CPU_SECONDS)]
     try:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0

@@ -1,4 +1,4 @@
-"""GSM8K (openai/gsm8k): school word problems whose answer is a number. Columns `question` and `answer` (`... #### 18`)."""
+"""GSM8K (openai/gsm8k): word problems whose answer is a number. Columns `question` and `answer` (`... #### 18`)."""
 
 import re
 from fractions import Fraction
@@ -30,7 +30,9 @@ def read(row: Row) -> Question:
     reasoning, _, gold = str(solution).rpartition("####")
     number = read_number(gold)
     if number is None or isinstance(solution, bool):
-        raise UserError(f"{row.where}: field 'answer' should be a number or end in '#### number', got {str(solution)[-40:]!r}")
+        raise UserError(
+            f"{row.where}: field 'answer' should be a number or end in '#### number', got {str(solution)[-40:]!r}"
+        )
     return Question(
         text=text,
         answer=worked_answer(_CALCULATOR.sub("", reasoning), rf"\boxed{{{gold.strip()}}}"),

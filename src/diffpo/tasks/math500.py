@@ -28,7 +28,9 @@ def read(row: Row) -> Question:
     solution = row.text("solution") if row.has("solution") else ""
     gold = row.text("answer") if row.has("answer") or not solution else last_box(solution, is_whole=False)
     if gold is None:
-        raise UserError(f"{row.where}: field 'solution' should have its answer in \\boxed{{}}, and there is no 'answer'")
+        raise UserError(
+            f"{row.where}: field 'solution' should have its answer in \\boxed{{}}, and there is no 'answer'"
+        )
     return Question(
         text=text,
         answer=worked_answer(solution, rf"\boxed{{{gold}}}"),

@@ -105,7 +105,9 @@ def divide_as_spg(grids: Sequence[str]) -> Mapping[str, Split]:
     Random(42).shuffle(others)
     shown = sum(grid in SPG_SHOWN_GRIDS for grid in set(grids))
     test: dict[str, Split] = dict.fromkeys(others[SPG_TRAIN_GRIDS - shown :], "test")
-    return {grid: test.get(grid) or ("validation" if split_by_hash(grid) == "validation" else "train") for grid in grids}
+    return {
+        grid: test.get(grid) or ("validation" if split_by_hash(grid) == "validation" else "train") for grid in grids
+    }
 
 
 def _read_by_grid(row: Row) -> Question:

@@ -70,10 +70,10 @@ class Family:
 class TextTask:
     """A family with its data, its prompt and its reward.
 
-    `source`: where train rows come from, `test_source`: where test rows do, as `data.read_rows` takes them; the family's
-    data sets where neither is given. A source that lacks a split has it made of its own rows, by the family's division.
-    Train and validation rows that share their key with a test row are left out. `few_shot` train rows go before each
-    question, the same for all. `instructions` replaces the family's.
+    `source`: where train rows come from, `test_source`: where test rows do, as `data.read_rows` takes them; the
+    family's data sets where neither is given. A source that lacks a split has it made of its own rows, by the family's
+    division. Train and validation rows that share their key with a test row are left out. `few_shot` train rows go
+    before each question, the same for all. `instructions` replaces the family's.
     """
 
     family: Family
@@ -141,7 +141,9 @@ class TextTask:
             return []
         questions = [question for question in self.questions("train") if question.answer]
         if len(questions) <= self.few_shot:
-            raise UserError(f"{self.name}: {len(questions)} train rows are too few to show {self.few_shot}; lower few_shot.")
+            raise UserError(
+                f"{self.name}: {len(questions)} train rows are too few to show {self.few_shot}; lower few_shot."
+            )
         rng = Random(f"{self.name}/{_EXAMPLES_SEED}")
         return [questions[index] for index in _shuffled(len(questions), self.few_shot + 1, rng)]
 
@@ -204,7 +206,9 @@ def _questions(
             found = [found[index] for index in d1_sample(len(found), family.test_sample)]
         return tuple(found)
     if source is None:
-        raise UserError(f"{family.name}: no data; give a file or a folder as task.source and d1's test file as task.test_source")
+        raise UserError(
+            f"{family.name}: no data; give a file or a folder as task.source and d1's test file as task.test_source"
+        )
     own = splits_of(source)
     if split in own and split != "train":
         return tuple(_read(family, source, split))
@@ -217,7 +221,9 @@ def _questions(
         unseen = {question.key for question in _questions(family, source, test_source, "test", stamps)}
         found = [question for question in found if question.key not in unseen]
     if not found:
-        raise UserError(f"{family.name}: {source} has no rows for the {split} split; give more, or a folder with {split}.jsonl")
+        raise UserError(
+            f"{family.name}: {source} has no rows for the {split} split; give more, or a folder with {split}.jsonl"
+        )
     return tuple(found)
 
 
@@ -225,7 +231,9 @@ def _read(family: Family, source: str, split: Split) -> list[Question]:
     rows = read_rows(source, split)
     found = [question for row in rows if (question := family.read(row)) is not None]
     if not found:
-        raise UserError(f"{family.name}: none of the {len(rows)} rows of {source} is for this task; give another source")
+        raise UserError(
+            f"{family.name}: none of the {len(rows)} rows of {source} is for this task; give another source"
+        )
     return found
 
 
