@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_grading import HOSTILE
 
 from diffpo.cli import main
 from diffpo.grading.d1 import countdown_is_right, gsm8k_is_right, math_is_right, sudoku_cells
 from diffpo.score import score_file
+from test_grading import HOSTILE
 
 GENERATIONS = Path(__file__).parents[2] / "shared" / "data" / "generations"
 PUZZLE, GRID = "1030040020100301", "1234341221434321"

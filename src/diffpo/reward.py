@@ -54,11 +54,11 @@ class WithReward:
     def grade(self, problem: Problem, completion: str) -> Grade:
         """Never raises."""
         grade = self.task.grade(problem, completion)
-        columns = {
-            name: [value] for name, value in problem.facts.items() if self._takes_all or name in self._parameters
-        }
+        offered: dict[str, list[Any]] = {"prompts": [problem.prompt], "completions": [completion]}
+        offered |= {name: [value] for name, value in problem.facts.items()}
+        taken = {name: values for name, values in offered.items() if self._takes_all or name in self._parameters}
         try:
-            (value,) = self.function(prompts=[problem.prompt], completions=[completion], **columns)
+            (value,) = self.function(**taken)
             reward = 0.0 if value is None else float(value)
         except Exception:  # noqa: BLE001  it is the user's, and a completion must not be able to end a run
             return Grade(0.0, grade.parts, "grader_failed")
