@@ -292,7 +292,8 @@ def test_any_text_is_graded(text: str) -> None:
 
 @pytest.mark.parametrize("kind", list(FAMILIES))
 def test_a_problem_of_another_task_is_our_failure(kind: str) -> None:
-    for facts in ({}, {"gold": "", "puzzle": "12", "numbers": 3, "target": "x"}):
+    strange: dict[str, int | float | str] = {"gold": "", "puzzle": "12", "numbers": 3, "target": "x"}
+    for facts in ({}, strange):
         for grader in (FAMILIES[kind].correct, FAMILIES[kind].d1):
             grade = grader(Problem("hand", "?", "", "hand", facts), "<answer>\\boxed{18}</answer>")
             assert (grade.status, grade.reward, grade.is_solved) == ("grader_failed", 0.0, False)

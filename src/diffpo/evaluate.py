@@ -150,6 +150,10 @@ def evaluate(
         decoding = Decoding(rule, task.completion_length, block_length, controller=controller)
         rollouts, grades = answer_in_batches(denoiser, tokenizer, task, problems, decoding, recipe.batch)
         solved = [grade.is_solved for grade in grades]
+        if failed := sum(grade.status == "grader_failed" for grade in grades):
+            bar.warn(
+                f"the grader failed on {failed} of {len(grades)} answers, which count as wrong: look at their problems"
+            )
         bar.update(len(done) + 1, rule=name, accuracy=float(np.mean(solved)))
         return Outcome(name, kind, joined(rollouts), np.array(solved, dtype=float))
 

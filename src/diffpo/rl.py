@@ -27,6 +27,9 @@ from diffpo.update import ControllerUpdate, PolicyUpdate, update_controller, upd
 CALIBRATION_PROBLEMS = 256
 
 
+GRADER_FAILED = "the grader failed on {grader_failed:g} completions of a step, which earned 0: look at their problems"
+
+
 @dataclass(frozen=True)
 class Learner:
     """What a run trains, and what it needs beside it."""
@@ -98,6 +101,8 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
             metrics |= {"denoiser_calls": calls, "seconds": time.perf_counter() - started}
             run.log(step, metrics)
             bar.update(step if recipe.budget.steps else calls, **headlines(metrics))
+            if "grader_failed" in metrics:
+                bar.warn(GRADER_FAILED.format(**metrics))
             if pushes_down(metrics):
                 bar.warn(PUSHES_DOWN.format(**metrics))
             if watch is not None:
@@ -228,7 +233,7 @@ def summary(batch: Batch) -> dict[str, float]:
         "frac_reward_zero_std": float((batch.reward.std(dim=1) == 0).float().mean()),
         "solved": float(batch.is_solved.float().mean()),
         "nfe": float(batch.rollout.nfe.float().mean()),
-    }
+    } | ({"grader_failed": float(batch.grader_failed)} if batch.grader_failed else {})
 
 
 def headlines(metrics: Mapping[str, float]) -> dict[str, float]:
