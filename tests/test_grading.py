@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffpo.grading import symbolic
@@ -146,6 +146,7 @@ def test_a_sentence_gives_the_one_number_in_it(text: str, number: int | None) ->
     assert answer_number(text) == number
 
 
+@settings(deadline=None)
 @given(st.fractions(-(10**20), 10**20, max_denominator=10**6))
 def test_fractions_are_read_back(value: Fraction) -> None:
     sign, above = "-" if value < 0 else "", abs(value.numerator)
@@ -163,6 +164,7 @@ def test_hostile_text_is_read_quickly(text: str) -> None:
     assert time.process_time() - started < 2
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60), st.text("0123456789,./=- \\{}$%fracboxed<answer>", max_size=40))
 def test_reading_never_raises(anything: str, likely: str) -> None:
     for text in (anything, likely, f"<answer>{likely}</answer>", f"\\boxed{{{likely}}}"):
