@@ -16,12 +16,9 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal
-
-from diffpo.errors import UserError
 
 Verdict = Literal["equal", "different", "unreadable", "failed"]
 """unreadable: the answer is no mathematics, or too much of it; failed: the gold answer or the worker is at fault."""
@@ -32,7 +29,7 @@ MAX_DEPTH = 20
 MEMORY_BYTES = 2**31
 CPU_SECONDS = 2.0
 """For one comparison. A usual one takes hundredths of it; a busy machine changes nothing."""
-WALL_SECONDS = 20.0
+WALL_SECONDS = 120.0
 """For one comparison, and for starting: past it the machine is at fault, not the answer."""
 
 _WORKER = Path(__file__).with_name("symbolic_worker.py")
@@ -162,9 +159,3 @@ def _start() -> _Worker | None:
 _pool = _Pool()
 atexit.register(_pool.close)
 os.register_at_fork(after_in_child=_pool.forget)
-
-
-def check_installed() -> None:
-    """Raises UserError where math-verify is missing: better before training than as a failure for each completion."""
-    if find_spec("math_verify") is None:
-        raise UserError("grading symbolic answers needs math-verify: pip install math-verify")
