@@ -50,10 +50,10 @@ def sft(recipe: Recipe, out: RunDir, overrides: Overrides = None, resume: Resume
     """Fine-tune a denoiser on solved problems."""
     from diffpo.recipes import load_recipe
     from diffpo.recipes.schema import SftRecipe
-    from diffpo.recipes.tasks import checked_task
+    from diffpo.recipes.tasks import check_data
 
     loaded = load_recipe(SftRecipe, recipe, overrides or ())
-    checked_task(loaded.task, "train")  # without torch: at once
+    check_data(loaded)
     from diffpo.sft import run_sft
 
     run_sft(loaded, out, resume)
@@ -64,10 +64,10 @@ def rl(recipe: Recipe, out: RunDir, overrides: Overrides = None, resume: Resume 
     """Train a denoiser, its sampler or both with rewards."""
     from diffpo.recipes import load_recipe
     from diffpo.recipes.schema import RlRecipe
-    from diffpo.recipes.tasks import checked_task
+    from diffpo.recipes.tasks import check_data
 
     loaded = load_recipe(RlRecipe, recipe, overrides or ())
-    checked_task(loaded.task, "train")  # without torch: at once
+    check_data(loaded)
     from diffpo.rl import run_rl
 
     run_rl(loaded, out, resume)
@@ -87,11 +87,10 @@ def evaluate(
     """Measure accuracy and denoiser calls on unseen problems."""
     from diffpo.recipes import load_recipe
     from diffpo.recipes.schema import EvalRecipe
-    from diffpo.recipes.tasks import checked_task
+    from diffpo.recipes.tasks import check_data
 
     loaded = load_recipe(EvalRecipe, recipe, [*(overrides or ()), f"model={json.dumps(str(model_dir))}"])
-    if loaded.task is not None:
-        checked_task(loaded.task, loaded.split)
+    check_data(loaded)
     from diffpo.evaluate import run_eval
 
     typer.echo(run_eval(loaded, out or model_dir / "eval.json"))

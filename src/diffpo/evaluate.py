@@ -13,7 +13,7 @@ import torch
 from pydantic import TypeAdapter
 from transformers import PreTrainedTokenizerFast
 
-from diffpo.checkpoint import load
+from diffpo.checkpoint import load, model_folder
 from diffpo.controller import Controller
 from diffpo.errors import UserError
 from diffpo.models.denoiser import Denoiser
@@ -71,6 +71,7 @@ class Evaluation:
 def run_eval(recipe: EvalRecipe, out: Path) -> str:
     """Evaluate a model's folder by the recipe; write the record that `diffpo report` reads, return it as a table."""
     path = Path(recipe.model)
+    model_folder(path)  # first: a folder that holds none does not say which task, either
     task_recipe = recipe.task or stored_task(path)
     if problems := list(block_problems("block_length", recipe.block_length, task_recipe)):
         raise UserError(problems[0])

@@ -29,6 +29,12 @@ def task_of(recipe: schema.TaskRecipe) -> Task:
             )
 
 
+def check_data(recipe: schema.SftRecipe | schema.RlRecipe | schema.EvalRecipe) -> None:
+    """Read what the recipe's task needs, if it names one, without torch: a mistake in the data is said at once."""
+    if recipe.task is not None:
+        checked_task(recipe.task, recipe.split if isinstance(recipe, schema.EvalRecipe) else "train")
+
+
 def checked_task(recipe: schema.TaskRecipe, split: Split) -> Task:
     """The task, once its data have been read: what is wrong with them is said before a model is loaded."""
     task = task_of(recipe)
