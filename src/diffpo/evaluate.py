@@ -23,7 +23,7 @@ from diffpo.randomness import seed_of
 from diffpo.recipes.parts import rule_of
 from diffpo.recipes.schema import EntropyBoundRule, EvalRecipe, RuleRecipe, TaskRecipe, block_problems
 from diffpo.recipes.study import StudyEvaluation
-from diffpo.recipes.tasks import checked_task
+from diffpo.recipes.tasks import task_of
 from diffpo.records import RECIPE
 from diffpo.rollout import Decoding, answer_in_batches
 from diffpo.stats import Estimate, aup_estimate, frontier_area_estimate, gain_over_fixed, mean_interval
@@ -75,7 +75,8 @@ def run_eval(recipe: EvalRecipe, out: Path) -> str:
     task_recipe = recipe.task or stored_task(path)
     if problems := list(block_problems("block_length", recipe.block_length, task_recipe)):
         raise UserError(problems[0])
-    task = checked_task(task_recipe, recipe.split)
+    task = task_of(task_recipe)
+    task.problems(recipe.split, 1, seed=0)  # what is wrong with its data is said before the model is loaded
     denoiser, tokenizer, controller = load(path)
     with Progress(f"eval {path.name}", len(rules_of(recipe)) + (controller is not None)) as bar:
         evaluation = evaluate(recipe, denoiser, tokenizer, controller, task, bar)
