@@ -30,6 +30,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     schema = ModuleType("diffpo.recipes.schema")
     vars(schema).update(SftRecipe=TinyRecipe, RlRecipe=TinyRecipe, EvalRecipe=TinyEvalRecipe)
     monkeypatch.setitem(sys.modules, schema.__name__, schema)
+    tasks = ModuleType("diffpo.recipes.tasks")
+    vars(tasks).update(check_data=lambda recipe: None)
+    monkeypatch.setitem(sys.modules, tasks.__name__, tasks)
     verbs = {"sft": "run_sft", "rl": "run_rl", "evaluate": "run_eval", "sample": "run_sample"}
     verbs |= {"report": "write_report", "demo": "run_demo"}
     for module_name, function in verbs.items():

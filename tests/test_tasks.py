@@ -77,7 +77,9 @@ def test_every_mistake_in_a_task_is_listed_at_once() -> None:
         "task.max_number: should be less than or equal to 99, got 100",
         "steps: should be greater than or equal to 1, got 0",
     ]
-    with pytest.raises(UserError, match="kind: should be 'sudoku' or 'countdown' or 'walk', got 'wlak'; did you mean"):
+    with pytest.raises(
+        UserError, match=r"kind: should be 'sudoku' or 'countdown' or 'walk' or .*, got 'wlak'; did you mean"
+    ):
         load_recipe(SftRecipe, None, ["task.kind=wlak"])
     with pytest.raises(UserError, match=r"task\.length: should be greater than or equal to 4, got 2"):
         load_recipe(SftRecipe, None, ["task.kind=walk", "task.length=2"])
@@ -179,3 +181,20 @@ def test_every_verb_runs_on_the_task(kind: str, tmp_path: Path, capsys: pytest.C
     lines = capsys.readouterr().out.splitlines()
     canvases = [line[6:] for line in lines if line[:4].strip().isdecimal() and line[4:6] == "  "]
     assert canvases and {len(canvas) for canvas in canvases} == {task_of(stored_task(run)).completion_length}
+
+
+def test_failures_of_the_grader_are_logged_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, run = tmp_path / "base", tmp_path / "run"
+    run_sft(load_recipe(SftRecipe, None, [*SMALL, "task.kind=countdown", "steps=1"]), base)
+    monkeypatch.setattr("diffpo.tasks.countdown.parse_prompt", lambda prompt: None)
+    rl = ["threads=1", "task.kind=countdown", f"base={json.dumps(str(base))}", "rollout.prompts=2", "rollout.group=2"]
+    run_rl(load_recipe(RlRecipe, None, [*rl, "budget.steps=1"]), run)
+    (line,) = (run / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["grader_failed"] == 4.0
+    assert "warning: the grader failed on 4 completions of a step, which earned 0" in capsys.readouterr().out
+    run_eval(
+        load_recipe(EvalRecipe, None, [f"model={json.dumps(str(run))}", "count=3", "bounds=[0.0]"]), run / "e.json"
+    )
+    assert "warning: the grader failed on 3 of 3 answers, which count as wrong" in capsys.readouterr().out

@@ -50,8 +50,10 @@ def sft(recipe: Recipe, out: RunDir, overrides: Overrides = None, resume: Resume
     """Fine-tune a denoiser on solved problems."""
     from diffpo.recipes import load_recipe
     from diffpo.recipes.schema import SftRecipe
+    from diffpo.recipes.tasks import check_data
 
     loaded = load_recipe(SftRecipe, recipe, overrides or ())
+    check_data(loaded)
     from diffpo.sft import run_sft
 
     run_sft(loaded, out, resume)
@@ -71,6 +73,7 @@ def rl(
     """Train a denoiser, its sampler or both with rewards."""
     from diffpo.recipes import load_recipe
     from diffpo.recipes.schema import RlRecipe
+    from diffpo.recipes.tasks import check_data
 
     loaded = load_recipe(RlRecipe, recipe, overrides or ())
     if dry_run:
@@ -80,6 +83,7 @@ def rl(
         return
     if out is None:
         raise UserError("where to? Give --out, or --dry-run to see what the run would take")
+    check_data(loaded)
     from diffpo.rl import run_rl
 
     run_rl(loaded, out, resume)
@@ -99,11 +103,28 @@ def evaluate(
     """Measure accuracy and denoiser calls on unseen problems."""
     from diffpo.recipes import load_recipe
     from diffpo.recipes.schema import EvalRecipe
+    from diffpo.recipes.tasks import check_data
 
     loaded = load_recipe(EvalRecipe, recipe, [*(overrides or ()), f"model={json.dumps(str(model_dir))}"])
+    check_data(loaded)
     from diffpo.evaluate import run_eval
 
     typer.echo(run_eval(loaded, out or model_dir / "eval.json"))
+
+
+@app.command()
+def score(
+    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False)],
+    task: Annotated[str, typer.Option(help="gsm8k, math500, countdown-d1 or sudoku-d1.")],
+    rows: Annotated[bool, typer.Option("--rows", help="Also list the rows on which the scorers differ.")] = False,
+) -> None:
+    """Score recorded generations as d1 does, and by our own graders."""
+    from diffpo.score import differences, score_file, summary
+
+    scored = score_file(file, task)
+    typer.echo(summary(scored))
+    if rows:
+        typer.echo(differences(scored))
 
 
 @app.command()

@@ -13,16 +13,17 @@ import torch
 from pydantic import TypeAdapter
 from transformers import PreTrainedTokenizerFast
 
-from diffpo.checkpoint import load
+from diffpo.checkpoint import load, model_folder
 from diffpo.controller import Controller
 from diffpo.errors import UserError
 from diffpo.models.denoiser import Denoiser
 from diffpo.problem import Problem, Task
 from diffpo.progress import Progress
 from diffpo.randomness import seed_of
-from diffpo.recipes.parts import rule_of, task_of
+from diffpo.recipes.parts import rule_of
 from diffpo.recipes.schema import EntropyBoundRule, EvalRecipe, RuleRecipe, TaskRecipe, block_problems
 from diffpo.recipes.study import StudyEvaluation
+from diffpo.recipes.tasks import task_of
 from diffpo.records import RECIPE
 from diffpo.rollout import Decoding, answer_in_batches
 from diffpo.stats import Estimate, aup_estimate, frontier_area_estimate, gain_over_fixed, mean_interval
@@ -32,7 +33,7 @@ from diffpo.unmasking import EntropyBound, Rule
 
 PLAYED_BACK = 6
 STORED_TASK: TypeAdapter[TaskRecipe] = TypeAdapter(TaskRecipe)
-TASK_HINT = "task.size=4 or 6, or task.kind=countdown or walk"
+TASK_HINT = "task.size=4 or 6, or task.kind=countdown, walk or another"
 FRONTIER_FIGURES = (("area under the frontier", "area"), ("AUP", "aup"))
 
 
@@ -70,11 +71,13 @@ class Evaluation:
 def run_eval(recipe: EvalRecipe, out: Path) -> str:
     """Evaluate a model's folder by the recipe; write the record that `diffpo report` reads, return it as a table."""
     path = Path(recipe.model)
-    denoiser, tokenizer, controller = load(path, *place_of(recipe))
+    model_folder(path)  # first: a folder that holds none does not say which task, either
     task_recipe = recipe.task or stored_task(path)
     if problems := list(block_problems("block_length", recipe.block_length, task_recipe)):
         raise UserError(problems[0])
     task = task_of(task_recipe)
+    task.problems(recipe.split, 1, seed=0)  # what is wrong with its data is said before the model is loaded
+    denoiser, tokenizer, controller = load(path, *place_of(recipe))
     with Progress(f"eval {path.name}", len(rules_of(recipe)) + (controller is not None)) as bar:
         evaluation = evaluate(recipe, denoiser, tokenizer, controller, task, bar)
     record = {"arm": path.name, "task": task.name, "split": recipe.split, "seed": recipe.seed}
@@ -148,6 +151,10 @@ def evaluate(
         decoding = Decoding(rule, task.completion_length, block_length, controller=controller)
         rollouts, grades = answer_in_batches(denoiser, tokenizer, task, problems, decoding, recipe.batch)
         solved = [grade.is_solved for grade in grades]
+        if failed := sum(grade.status == "grader_failed" for grade in grades):
+            bar.warn(
+                f"the grader failed on {failed} of {len(grades)} answers, which count as wrong: look at their problems"
+            )
         bar.update(len(done) + 1, rule=name, accuracy=float(np.mean(solved)))
         return Outcome(name, kind, joined(rollouts), np.array(solved, dtype=float))
 

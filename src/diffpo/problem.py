@@ -10,7 +10,10 @@ Status = Literal["ok", "unparseable", "grader_failed"]
 
 @dataclass(frozen=True)
 class Problem:
-    """One question. `facts` are columns that travel beside it (number of clues, ...) to rewards and reports.
+    """One question. `prompt` is all that the user says, which a chat template makes its one message; `answer` is a text
+    that earns the full reward, which SFT learns.
+
+    `facts` are columns that travel beside it (number of clues, ...) to rewards and reports.
 
     `cluster` names what makes problems dependent (the solution grid of a Sudoku): intervals resample clusters.
     """

@@ -21,11 +21,15 @@ from diffpo.progress import Progress as Bar
 from diffpo.randomness import seed_of, stream
 from diffpo.recipes.parts import ADVANTAGES, estimator_of, objective_of, rule_of, task_of
 from diffpo.recipes.schema import AdamRecipe, RlRecipe
+from diffpo.recipes.tasks import checked_task
 from diffpo.records import Run, interruptible, open_run
 from diffpo.rollout import Batch, Decoding, collect, first_call_entropy
 from diffpo.update import ControllerUpdate, PolicyUpdate, update_controller, update_policy
 
 CALIBRATION_PROBLEMS = 256
+
+
+GRADER_FAILED = "the grader failed on {grader_failed:g} completions of a step, which earned 0: look at their problems"
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,9 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
     `watch` is called before the step's checkpoint is written: a step it has not seen to its end comes again.
     Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
-    # A base that is not there and a task out of range are said before the run's folder is made.
+    # A task out of range or without data, and a base that is not there, are said before the run's folder is made.
+    checked_task(recipe.task, "train")
     base, _, _ = load_base(recipe.base, *place_of(recipe))
-    task_of(recipe.task)
     run = open_run(out, recipe, resume)
     learner = prepare(recipe, run, base)
     if run.progress.step == 0 and learner.controller is not None:
@@ -97,6 +101,8 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
             metrics |= {"denoiser_calls": calls, "seconds": time.perf_counter() - started}
             run.log(step, metrics)
             bar.update(step if recipe.budget.steps else calls, **headlines(metrics))
+            if "grader_failed" in metrics:
+                bar.warn(GRADER_FAILED.format(**metrics))
             if pushes_down(metrics):
                 bar.warn(PUSHES_DOWN.format(**metrics))
             if watch is not None:
@@ -232,7 +238,7 @@ def summary(batch: Batch) -> dict[str, float]:
         "frac_reward_zero_std": float((batch.reward.std(dim=1) == 0).float().mean()),
         "solved": float(batch.is_solved.float().mean()),
         "nfe": float(batch.rollout.nfe.float().mean()),
-    }
+    } | ({"grader_failed": float(batch.grader_failed)} if batch.grader_failed else {})
 
 
 def headlines(metrics: Mapping[str, float]) -> dict[str, float]:

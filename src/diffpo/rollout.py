@@ -47,6 +47,8 @@ class Batch:
     advantage: Float[Tensor, " B"]
     bound_advantage: Float[Tensor, " B"]
     """Credit of the drawn entropy bound."""
+    grader_failed: int = 0
+    """Completions that earned nothing because the grader failed, which is no fault of the model's."""
 
     @property
     def has_spread(self) -> Bool[Tensor, " B"]:
@@ -190,4 +192,5 @@ def collect(
         is_scored=completion_mask(rollout.completion_ids, denoiser.stop_ids),
         advantage=advantage(reward).flatten(),
         bound_advantage=bound_advantage(bound_reward).flatten(),
+        grader_failed=sum(g.status == "grader_failed" for g in grades),
     )

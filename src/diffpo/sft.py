@@ -21,8 +21,8 @@ from diffpo.optimizer import Optimizer, policy_optimizer, set_learning_rate
 from diffpo.problem import Problem, Task
 from diffpo.progress import Progress as Bar
 from diffpo.randomness import pick, seed_of, strata, stream
-from diffpo.recipes.parts import task_of
 from diffpo.recipes.schema import SftRecipe, StopAt, TinyModel
+from diffpo.recipes.tasks import checked_task
 from diffpo.records import interruptible, open_run
 from diffpo.rollout import Decoding, answer, encode, encode_answers
 from diffpo.tokenizer import char_tokenizer
@@ -34,8 +34,8 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
 
     Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
-    # A task out of range and a base that is not there are said before the run's folder is made.
-    task = task_of(recipe.task)
+    # A task out of range or without data, and a base that is not there, are said before the run's folder is made.
+    task = checked_task(recipe.task, "train")
     if recipe.base is not None:
         model_folder(Path(recipe.base))
     run = open_run(out, recipe, resume)

@@ -1,4 +1,4 @@
-"""The one place where a recipe's `kind` becomes a part."""
+"""The one place where a recipe's `kind` becomes a part; `task_of` is in `recipes/tasks.py`, which needs no torch."""
 
 from collections.abc import Callable, Mapping
 
@@ -16,11 +16,8 @@ from diffpo.objective import (
     Wddo,
     WeightedLikelihood,
 )
-from diffpo.problem import Task
 from diffpo.recipes import schema
-from diffpo.tasks.countdown import Countdown
-from diffpo.tasks.sudoku import Sudoku
-from diffpo.tasks.walk import Walk
+from diffpo.recipes.tasks import task_of as task_of
 from diffpo.unmasking import ConfidenceThreshold, EntropyBound, LowConfidence, Rule, TopK
 
 ADVANTAGES: Mapping[schema.AdvantageKind, Callable[[Float[Tensor, "Q G"]], Float[Tensor, "Q G"]]] = {
@@ -29,16 +26,6 @@ ADVANTAGES: Mapping[schema.AdvantageKind, Callable[[Float[Tensor, "Q G"]], Float
     "batch-std": advantage.batch_standardized,
     "leave-one-out": advantage.leave_one_out,
 }
-
-
-def task_of(recipe: schema.TaskRecipe) -> Task:
-    match recipe:
-        case schema.SudokuTask():
-            return Sudoku(recipe.size, recipe.min_clues, recipe.max_clues, recipe.cell_credit)
-        case schema.CountdownTask():
-            return Countdown(recipe.max_number, recipe.max_target, recipe.operators, recipe.number_credit)
-        case schema.WalkTask():
-            return Walk(recipe.successors, recipe.length, recipe.step_credit)
 
 
 def rule_of(recipe: schema.RuleRecipe) -> Rule:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from diffpo.recipes.strict import Strict
-from diffpo.tasks import countdown, walk
+from diffpo.tasks import countdown, text, walk
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -64,7 +64,50 @@ class WalkTask(Strict):
         return self.length
 
 
-TaskRecipe = Annotated[SudokuTask | CountdownTask | WalkTask, Field(discriminator="kind")]
+class TextSettings(Strict):
+    """What the tasks put in words have in common."""
+
+    source: str | None = None
+    """A file, a folder with train and test files, or a data set of the hub; None: the published one."""
+    test_source: str | None = None
+    """The same for test rows; None: those of `source`, or the published ones where that is None too."""
+    few_shot: Annotated[int, Field(ge=0, le=text.MAX_FEW_SHOT)] = 0
+    """Train rows that are shown before each question."""
+    reward: text.Reward = "correct"
+    """correct: 1 or 0; d1: d1's recipe with its flaws mended."""
+    completion_length: Count = 256
+    instructions: str | None = None
+    """What stands before each question; None: the task's own text."""
+
+
+class Gsm8kTask(TextSettings):
+    kind: Literal["gsm8k"]
+
+
+class Math500Task(TextSettings):
+    kind: Literal["math500"]
+
+
+class CountdownD1Task(TextSettings):
+    kind: Literal["countdown-d1"]
+
+
+class SudokuD1Task(TextSettings):
+    """d1's split, by puzzle."""
+
+    kind: Literal["sudoku-d1"]
+
+
+class SudokuSpgTask(TextSettings):
+    """SPG's split, by solution grid."""
+
+    kind: Literal["sudoku-spg"]
+
+
+TaskRecipe = Annotated[
+    SudokuTask | CountdownTask | WalkTask | Gsm8kTask | Math500Task | CountdownD1Task | SudokuD1Task | SudokuSpgTask,
+    Field(discriminator="kind"),
+]
 
 
 class EntropyBoundRule(Strict):

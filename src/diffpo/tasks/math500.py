@@ -1,0 +1,81 @@
+"""MATH: competition problems with answers in LaTeX. Columns `problem` and `answer`, or a `solution` with a box in it.
+
+Train on MATH without the 500 (ankner/math-500), test on those 500 (HuggingFaceH4/MATH-500), as d1 and DMPO do.
+"""
+
+from diffpo.data import Row
+from diffpo.errors import UserError
+from diffpo.grading.answer import CLOSE, OPEN, final_answer, last_box
+from diffpo.grading.math_answer import same_answer
+from diffpo.grading.symbolic import Verdict
+from diffpo.problem import Grade, Problem
+from diffpo.tasks.text import Family, Question, plain_facts, solved_grade, worked_answer
+
+INSTRUCTIONS = r"""
+Solve the following mathematics problem step by step. Write your steps between <reasoning> and </reasoning>, then only
+the final answer, simplified, in \boxed{} between <answer> and </answer>, like this:
+<reasoning>
+first step, second step, ...
+</reasoning>
+<answer>
+\boxed{\frac{3}{4}}
+</answer>
+"""
+
+
+def read(row: Row) -> Question:
+    text = row.text("problem").strip()
+    solution = row.text("solution") if row.has("solution") else ""
+    gold = row.text("answer") if row.has("answer") or not solution else last_box(solution, is_whole=False)
+    if gold is None:
+        raise UserError(
+            f"{row.where}: field 'solution' should have its answer in \\boxed{{}}, and there is no 'answer'"
+        )
+    return Question(
+        text=text,
+        answer=worked_answer(solution, rf"\boxed{{{gold}}}"),
+        key=text,
+        cluster=text,
+        facts=plain_facts(row) | {"gold": gold},
+    )
+
+
+def correct(problem: Problem, completion: str) -> Grade:
+    """Solved: the final answer means what the gold one does. `unparseable`: there is none, or no mathematics in it."""
+    verdict = _verdict(problem, completion)
+    solved = {"solved": float(verdict == "equal")}
+    if verdict in ("unreadable", "failed"):
+        return Grade(0.0, solved, "grader_failed" if verdict == "failed" else "unparseable")
+    return solved_grade(solved)
+
+
+def d1_reward(problem: Problem, completion: str) -> Grade:
+    """d1's two rewards, up to 3: correct 2, a closed answer section 0.5, and a box in it 0.5.
+
+    d1's own gives 0.25 for the empty text.
+    """
+    grade = correct(problem, completion)
+    if grade.status == "grader_failed":
+        return grade
+    section, closed, _ = completion.rpartition(OPEN)[2].partition(CLOSE)
+    has_section = OPEN in completion and bool(closed) and bool(section.strip())
+    has_box = has_section and last_box(section, is_whole=False) is not None
+    parts = dict(grade.parts) | {
+        "correct": 2.0 * grade.parts["solved"],
+        "section": 0.5 * has_section,
+        "box": 0.5 * has_box,
+    }
+    return Grade(sum(parts.values()) - parts["solved"], parts, grade.status)
+
+
+def _verdict(problem: Problem, completion: str) -> Verdict:
+    gold = problem.facts.get("gold")
+    if not isinstance(gold, str) or not gold.strip():
+        return "failed"
+    answer = final_answer(completion)
+    return "unreadable" if answer is None else same_answer(gold, answer)
+
+
+MATH500 = Family(
+    "math500", INSTRUCTIONS, read, correct, d1_reward, source="ankner/math-500", test_source="HuggingFaceH4/MATH-500"
+)
