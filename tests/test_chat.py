@@ -93,7 +93,7 @@ def test_an_answer_ends_its_turn_and_then_the_text(template: str) -> None:
     four, two = encode_text(tokenizer, "42")
     assert encode_answers(tokenizer, ["42"], 5).tolist() == [[four, two, EOT, EOS, EOS]]
     assert encode_answers(tokenizer, ["42"], 3).tolist() == [[four, two, EOT]]
-    with pytest.raises(ValueError, match="3 tokens"):
+    with pytest.raises(UserError, match="3 tokens"):
         encode_answers(tokenizer, ["42"], 2)
 
 

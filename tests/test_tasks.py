@@ -123,7 +123,7 @@ def test_short_answers_are_filled_up_with_end_of_text() -> None:
     eos = tokenizer.convert_tokens_to_ids(EOS_TOKEN)
     assert ids[0, 5:].tolist() == [eos, eos]
     assert [decode_text(tokenizer, row) for row in ids.tolist()] == ["1+2-3", "(1+2)*3"]
-    with pytest.raises(ValueError, match="an answer has 7 tokens, and the canvas 6"):
+    with pytest.raises(UserError, match="an answer has 7 tokens, and the canvas 6"):
         encode_answers(tokenizer, ["1+2-3", "(1+2)*3"], 6)
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from diffpo.checkpoint import load, model_folder
 from diffpo.controller import Controller
 from diffpo.errors import UserError
+from diffpo.machine import place_of
 from diffpo.models.denoiser import Denoiser
 from diffpo.problem import Problem, Task
 from diffpo.progress import Progress

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from diffpo.canvas import completion_mask, full_attention_mask
 from diffpo.chat import prompt_ids_of, turn_end
+from diffpo.errors import UserError
 from diffpo.models.denoiser import Denoiser
 from diffpo.problem import Grade, Problem, Task
 from diffpo.sampler import BoundPolicy, sample
@@ -86,11 +87,11 @@ def encode_answers(tokenizer: PreTrainedTokenizerFast, answers: Sequence[str], l
     """Answers as canvases of `length` ids: the end of the turn, where the model has one, then end-of-text tokens.
 
     They are tokens like the others, to be predicted and scored: it is by them that a model learns to end (LLaDA,
-    arXiv 2502.09992). Raises ValueError for an answer that the canvas cannot hold.
+    arXiv 2502.09992). Raises UserError for an answer that the canvas cannot hold.
     """
     rows = [encode_text(tokenizer, answer) + turn_end(tokenizer) for answer in answers]
     if (longest := max(map(len, rows))) > length:
-        raise ValueError(f"an answer has {longest} tokens, and the canvas {length}")
+        raise UserError(f"an answer has {longest} tokens, and the canvas {length}; raise task.completion_length")
     return torch.tensor([row + [tokenizer.eos_token_id] * (length - len(row)) for row in rows])
 
 
