@@ -8,7 +8,7 @@ IS_NEW_ENOUGH := 'import sys; sys.exit(sys.version_info < (3, 11))'
 BIN := .venv/bin
 BEAT := sh tools/heartbeat.sh
 
-.PHONY: help demo test lint study-sampler study-arms study-likelihood clean
+.PHONY: help demo test lint mutants study-sampler study-arms study-likelihood clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -23,7 +23,10 @@ test: .venv/.ready ## Run the tests
 lint: .venv/.ready ## Check style and types
 	@$(BEAT) linting $(BIN)/ruff check
 	@$(BEAT) linting $(BIN)/ruff format --check
-	@$(BEAT) 'checking types' $(BIN)/mypy src tests
+	@$(BEAT) 'checking types' $(BIN)/mypy src tests tools studies
+
+mutants: .venv/.ready ## Slow: plant bugs in the ground floor; the tests must catch each (JOBS=2)
+	@$(BEAT) 'planting bugs' $(BIN)/python tools/mutants.py --jobs $(JOBS)
 
 study-sampler: .venv/.ready ## Slow: learned sampler against fixed ones
 	@$(BIN)/python studies/learned_sampler.py
@@ -36,7 +39,7 @@ study-likelihood: .venv/.ready ## Slow: how far the surrogates are from the beha
 
 clean: ## Remove the environment and every cache; runs/ stays
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.ready: pyproject.toml constraints.txt
 	@'$(PYTHON)' -c $(IS_NEW_ENOUGH) 2>/dev/null || { echo 'diffpo needs Python 3.11 or newer: install it, or name one with: make PYTHON=/path/to/python3.11' >&2; exit 1; }

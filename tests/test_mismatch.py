@@ -112,6 +112,16 @@ def test_what_is_not_scored_counts_nothing() -> None:
     torch.testing.assert_close(sums.sum(dim=1), found.sum(dim=1))
 
 
+def test_sums_by_step_by_hand() -> None:
+    steps = torch.tensor([[0, 2, 1, 2], [1, 1, 0, 0]])
+    rollout = rollout_of(torch.tensor([PROMPT] * 2), torch.zeros(2, 4).long(), steps)
+    kl = torch.tensor([[1.0, 2.0, 4.0, 8.0], [1.0, 2.0, 4.0, 8.0]])
+    scored = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 1]]).bool()
+    sums, counts = by_step(kl, rollout, scored)
+    assert sums.tolist() == [[1, 4, 10, 0], [8, 1, 0, 0]]
+    assert counts.tolist() == [[1, 1, 2, 0], [1, 1, 0, 0]]
+
+
 def test_a_coupled_pair_has_a_distance_too_and_a_bound_has_none() -> None:
     assert float(distance(Coupled(), draws=2).mean()) > 0
     with pytest.raises(ValueError, match="no one conditional"):
@@ -133,6 +143,7 @@ def test_every_boundary_of_every_token() -> None:
 def test_rises_are_differences_of_neighbouring_boundaries_before_a_tokens_own_call() -> None:
     sums, counts = rises(boundary_kl(TABLE, ROLLOUT, EVERY), ROLLOUT, EVERY)
     assert float(counts.triu().sum()) == 0, "only boundaries before the call"
+    assert not sums.triu().any()
     assert float(counts[:, :, 0].sum()) == 0
     for row in rows_to_look_at():
         steps = ROLLOUT.unmask_step[row].tolist()

@@ -71,6 +71,24 @@ def test_weights_on_positive_advantages_leave_the_others_alone() -> None:
     assert not none.is_weighted.any() and not none.is_capped.any() and bool((none.importance_weight == 1).all())
 
 
+def test_a_weight_at_its_cap_is_capped_and_one_at_its_floor_is_not_floored() -> None:
+    # All three weights are 1: as large as the cap lets any weight be, and not raised by the floor.
+    zero = torch.zeros(1, 3)
+    found = ClippedSurrogate(0.2, weight_cap=1.0, weight_floor=1.0)(zero, zero, zero, torch.tensor([1.0]))
+    assert bool(found.is_capped.all()) and not found.is_floored.any()
+
+
+@pytest.mark.parametrize("objective", [Reinforce(), WeightedLikelihood(), DistributionMatching(), Wddo()], ids=str)
+def test_the_record_of_a_loss_without_clip_and_weights(objective: Objective) -> None:
+    # New over old is 2, 1/2, 1; the behaviour, which is none of them, is not asked.
+    new, old = row(0.4, 0.2, 0.3).log().requires_grad_(True), row(0.2, 0.4, 0.3).log()
+    found = objective(new, old, row(0.1, 0.1, 0.9).log(), torch.tensor([-1.5]))
+    torch.testing.assert_close(found.policy_ratio, row(2.0, 0.5, 1.0))
+    assert not found.policy_ratio.requires_grad
+    assert found.importance_weight.tolist() == [[1.0] * 3]
+    assert not any(part.any() for part in (found.is_clipped, found.is_weighted, found.is_capped, found.is_floored))
+
+
 def test_metrics_of_token_weights_by_hand() -> None:
     weight = torch.tensor([1.0, 3.0, 0.5, 0.5])
     found = token_weight_metrics(

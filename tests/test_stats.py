@@ -110,6 +110,16 @@ def test_frontier_area(nfe: list[float], accuracy: list[float], area: float) -> 
     assert stats.frontier_area(np.array(nfe), np.array(accuracy), hi=16) == pytest.approx(area, rel=1e-12)
 
 
+def test_frontier_area_between_other_ends() -> None:
+    # Three doublings from 2 to 16: one at 0.25, from 2 to 4, and two at 0.5.
+    nfe, accuracy = np.array([2.0, 4.0]), np.array([0.25, 0.5])
+    assert stats.frontier_area(nfe, accuracy, hi=16, lo=2) == pytest.approx((0.25 + 2 * 0.5) / 3, rel=1e-12)
+    # From 4 on the cheaper rule is beaten; from 3 on it is what there is until 4.
+    assert stats.frontier_area(nfe, accuracy, hi=16, lo=4) == pytest.approx(0.5, rel=1e-12)
+    share = math.log(4 / 3) / math.log(16 / 3)
+    assert stats.frontier_area(nfe, accuracy, hi=16, lo=3) == pytest.approx(0.25 * share + 0.5 * (1 - share), rel=1e-12)
+
+
 def test_frontier_area_refuses_an_empty_range() -> None:
     with pytest.raises(ValueError, match="lo=1 hi=1"):
         stats.frontier_area(np.array([1.0]), np.array([1.0]), hi=1)
