@@ -59,7 +59,7 @@ def test_from_a_published_folder_to_a_sample(
             "threads=1", *small, *adapter, "--out", out / name)  # fmt: skip
         (line,) = (json.loads(text) for text in (out / name / METRICS).read_text().splitlines())
         assert line["rollout_tokens"] > 0 and is_adapter(checkpoints(out / name)[-1]) == bool(adapter)
-    did("eval", out / "diffpo", "count=4", "split=validation", "bounds=[0.5]", "threads=1")
+    did("eval", out / "diffpo", "count=9", "batch=4", "split=validation", "bounds=[0.5]", "threads=1")
     record = json.loads((out / "diffpo" / "eval.json").read_text())
     assert [point["rule"] for point in record["points"]] == ["entropy bound 0.5"] and record["learned"] is not None
     capsys.readouterr()

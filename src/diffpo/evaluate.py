@@ -4,13 +4,14 @@ import json
 import tomllib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import TypeAdapter
+from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from diffpo.checkpoint import load, model_folder
@@ -167,10 +168,17 @@ def evaluate(
 
 
 def joined(rollouts: Sequence[Rollout]) -> Rollout:
-    """Rollouts of batches put back together; their prompts must be of one length."""
-    return Rollout(
-        **{name: torch.cat([getattr(rollout, name) for rollout in rollouts]) for name in Rollout.__dataclass_fields__}
-    )
+    """Rollouts of batches put back together, their prompts padded to one width."""
+    width = max(rollout.prompt_ids.shape[1] for rollout in rollouts)
+    wide = [
+        replace(
+            rollout,
+            prompt_ids=F.pad(rollout.prompt_ids, (width - rollout.prompt_ids.shape[1], 0)),
+            prompt_mask=F.pad(rollout.prompt_mask, (width - rollout.prompt_mask.shape[1], 0), value=False),
+        )
+        for rollout in rollouts
+    ]
+    return Rollout(**{name: torch.cat([getattr(part, name) for part in wide]) for name in Rollout.__dataclass_fields__})
 
 
 def name_of(rule: RuleRecipe) -> str:
