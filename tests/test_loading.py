@@ -446,7 +446,7 @@ def test_the_attention_kernel_can_be_chosen(published: Published, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:_compile flag:DeprecationWarning")  # of transformers by torch
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of transformers and torch, by torch
 @FAMILIES
 @torch.no_grad()
 def test_flex_attention_agrees_with_sdpa(published: Published, tmp_path: Path) -> None:
@@ -460,7 +460,7 @@ def test_flex_attention_agrees_with_sdpa(published: Published, tmp_path: Path) -
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore:_compile flag:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("kernel", ["sdpa", "flex_attention", "flash_attention_2"])
 @FAMILIES
 def test_kernels_of_a_gpu_agree_in_bf16(published: Published, kernel: str, tmp_path: Path) -> None:
