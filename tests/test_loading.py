@@ -446,21 +446,22 @@ def test_the_attention_kernel_can_be_chosen(published: Published, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:_compile flag:DeprecationWarning")  # of transformers by torch
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of transformers and torch, by torch
 @FAMILIES
 @torch.no_grad()
 def test_flex_attention_agrees_with_sdpa(published: Published, tmp_path: Path) -> None:
     write_folder(tmp_path, published)
     denoiser, _ = load_denoiser(tmp_path)
-    ids = torch.randint(256, (2, 8), generator=torch.Generator().manual_seed(0))
-    visible = torch.arange(8) >= torch.tensor([[0], [3]])
+    length = 64  # torch 2.13 compiles a wrong kernel for a CPU at lengths like 8
+    ids = torch.randint(256, (2, length), generator=torch.Generator().manual_seed(0))
+    visible = torch.arange(length) >= torch.tensor([[0], [3]])
     expected = denoiser(ids, visible, visible)
     denoiser.model.set_attn_implementation("flex_attention")
     torch.testing.assert_close(denoiser(ids, visible, visible), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore:_compile flag:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("kernel", ["sdpa", "flex_attention", "flash_attention_2"])
 @FAMILIES
 def test_kernels_of_a_gpu_agree_in_bf16(published: Published, kernel: str, tmp_path: Path) -> None:
