@@ -207,16 +207,62 @@ def test_bad_files_and_names(tmp_path: Path) -> None:
         load_recipe(Run, str(tmp_path / "none.toml"))
 
 
-def test_an_unknown_name_lists_the_built_in_recipes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def built_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """One recipe and one piece."""
+    (tmp_path / "pieces").mkdir()
     (tmp_path / "sudoku4-diffpo.toml").write_text(GOOD, encoding="utf-8")
+    (tmp_path / "pieces" / "wide.toml").write_text("[sampler]\nblock_length = 8\n", encoding="utf-8")
     monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path)
-    with pytest.raises(UserError) as caught:
-        load_recipe(Run, "sudoku-difpo")
-    assert str(caught.value) == (
-        "no recipe is called 'sudoku-difpo'; did you mean 'sudoku4-diffpo'? "
-        "(built in: sudoku4-diffpo; or give the path of a TOML file)"
-    )
+    return tmp_path
+
+
+def test_an_unknown_name_lists_the_built_in_recipes(built_in: Path) -> None:
+    for wrong in ("sudoku-difpo", "wide+sudoku-difpo"):
+        with pytest.raises(UserError) as caught:
+            load_recipe(Run, wrong)
+        assert str(caught.value) == (
+            "no recipe is called 'sudoku-difpo'; did you mean 'sudoku4-diffpo'? "
+            "(built in: sudoku4-diffpo; to be joined with +: wide; or give the path of a TOML file)"
+        )
     assert load_recipe(Run, "sudoku4-diffpo").optimizer.lr == 3e-4
+
+
+MINE = """
+name = "mine"
+[sampler]
+temperature = 0.5
+rule = { kind = "entropy_bound", entropy_bound = 0.1 }
+[optimizer]
+lr = 1e-3
+weights = { a = 1.0 }
+"""
+
+
+def test_recipes_and_pieces_are_joined_and_the_later_ones_win(built_in: Path) -> None:
+    file = built_in / "mine.toml"
+    file.write_text(MINE, encoding="utf-8")
+    joined = load_recipe(Run, f"sudoku4-diffpo+{file}+wide", ["optimizer.weights.b=2.0"])
+    assert (joined.name, joined.sampler.temperature, joined.sampler.block_length) == ("mine", 0.5, 8)
+    assert joined.sampler.rule == EntropyBound(kind="entropy_bound", entropy_bound=0.1)
+    assert (joined.optimizer.lr, joined.optimizer.weights) == (1e-3, {"a": 1.0, "b": 2.0})
+    assert load_recipe(Run, f"{file}+sudoku4-diffpo").optimizer.lr == 3e-4
+
+
+def test_a_table_of_another_kind_is_not_mixed_with_the_one_before(built_in: Path) -> None:
+    (built_in / "first.toml").write_text(MINE, encoding="utf-8")
+    rule = built_in / "rule.toml"
+    rule.write_text("[sampler.rule]\nkind = 'top_k'\n", encoding="utf-8")
+    assert load_recipe(Run, f"first+{rule}").sampler.rule == TopK(kind="top_k", k=1)
+    rule.write_text("[sampler.rule]\nentropy_bound = 0.3\n", encoding="utf-8")
+    bound = EntropyBound(kind="entropy_bound", entropy_bound=0.3)
+    assert load_recipe(Run, f"first+{rule}").sampler.rule == bound
+
+
+def test_a_file_with_a_plus_in_its_name_is_one_file(built_in: Path) -> None:
+    file = built_in / "mine+more.toml"
+    file.write_text(MINE, encoding="utf-8")
+    assert load_recipe(Run, str(file)).name == "mine"
 
 
 def test_a_model_built_in_python_is_checked_too() -> None:

@@ -4,14 +4,10 @@ A table becomes a frozen `Strict` model, field by field. A field that is wrong i
 the checks which join several fields still run on those that are right.
 """
 
-import difflib
 import json
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -19,6 +15,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from diffpo.errors import UserError
+from diffpo.recipes.files import apply_override, read_table
+from diffpo.recipes.words import closest, suggestion
 
 _CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -51,16 +49,17 @@ M = TypeVar("M", bound=Strict)
 
 
 def load_recipe(kind: type[M], path_or_name: str | None, overrides: Sequence[str] = ()) -> M:
-    """Read a TOML file, or a built-in recipe by its name, or nothing (None), then apply `a.b=c` overrides.
+    """Read a TOML file, or a built-in recipe by its name, or several joined with +, or nothing; then apply overrides.
 
-    The `c` of an override is a TOML value, or failing that a bare string. A table that is given in part takes the rest
-    from the default of its field. One without a `kind` is of the one class that has a default for it, if there is one.
+    A table that is given in part takes the rest from the default of its field. One without a `kind` is of the one class
+    that has a default for it, if there is one.
     Raises UserError naming every mistake, one line each.
     """
     mistakes: list[str] = []
-    table = {} if path_or_name is None else _read_toml(path_or_name)
+    table = {} if path_or_name is None else read_table(path_or_name)
     for override in overrides:
-        _apply_override(table, override, mistakes)
+        if mistake := apply_override(table, override):
+            mistakes.append(mistake)
     return _complete(kind, table, "the overrides" if path_or_name is None else f"recipe {path_or_name}", mistakes)
 
 
@@ -75,12 +74,6 @@ def _complete(kind: type[M], table: dict[str, Any], source: str, mistakes: list[
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise UserError("\n  ".join([f"{count} in {source}:", *mistakes]))
     return recipe
-
-
-def recipe_names() -> list[str]:
-    """The names of the built-in recipes."""
-    files = resources.files("diffpo.recipes").iterdir()
-    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
 
 
 def dump_recipe(recipe: Strict) -> str:
@@ -104,44 +97,6 @@ def diff_recipes(old: Strict, new: Strict) -> list[str]:
 # Reading
 
 
-def _read_toml(path_or_name: str) -> dict[str, Any]:
-    names = recipe_names()
-    is_path = path_or_name.endswith(".toml") or "/" in path_or_name or "\\" in path_or_name
-    if not is_path and path_or_name not in names:
-        hint = f"(built in: {', '.join(names) or 'none'}; or give the path of a TOML file)"
-        raise UserError(f"no recipe is called {path_or_name!r}{_suggestion(path_or_name, names)} {hint}")
-    file = Path(path_or_name) if is_path else resources.files("diffpo.recipes") / f"{path_or_name}.toml"
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read recipe {path_or_name}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path_or_name} is not valid TOML: {error}") from error
-
-
-def _apply_override(table: dict[str, Any], override: str, mistakes: list[str]) -> None:
-    key, equals, text = override.partition("=")
-    *parents, name = key.split(".")
-    if not equals or not all((*parents, name)):
-        mistakes.append(f"{override}: an override looks like table.key=value")
-        return
-    for depth, parent in enumerate(parents, start=1):
-        inner = table.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            mistakes.append(f"{override}: {'.'.join(parents[:depth])} is a value, not a table")
-            return
-        table = inner
-    table[name] = _override_value(text)
-
-
-def _override_value(text: str) -> Any:
-    try:
-        parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    return parsed["value"] if len(parsed) == 1 else text
-
-
 def _read_table(
     classes: Sequence[type[Strict]], default: Any, table: dict[str, Any], where: str, mistakes: list[str]
 ) -> Strict | None:
@@ -159,8 +114,8 @@ def _read_table(
     for key in table:
         if key not in fields:
             known = f"(known: {', '.join(fields)})"
-            mistakes.append(f"{_join(where, key)}: unknown option{_suggestion(key, fields)} {known}")
-            meant.update(_closest(key, fields))
+            mistakes.append(f"{_join(where, key)}: unknown option{suggestion(key, fields)} {known}")
+            meant.update(closest(key, fields))
     for name, field in fields.items():
         fallback = getattr(default, name) if is_completed else field.get_default(call_default_factory=True)
         if name in table:
@@ -202,7 +157,7 @@ def _choose(
     if isinstance(kind, str) and kind in kinds:
         return kinds[kind]
     choices = " or ".join(map(repr, kinds))
-    told = f"got {kind!r}{_suggestion(str(kind), kinds)}" if "kind" in table else "but missing"
+    told = f"got {kind!r}{suggestion(str(kind), kinds)}" if "kind" in table else "but missing"
     mistakes.append(f"{_join(where, 'kind')}: should be {choices}, {told}")
     return None
 
@@ -258,14 +213,6 @@ def _explain(error: ValidationError, where: str) -> Iterator[str]:
             yield from (_at(place, line) for line in str(mistake["ctx"]["error"]).splitlines())
         else:
             yield f"{place}: {mistake['msg'].removeprefix('Input ')}, got {_show(mistake['input'])}"
-
-
-def _closest(word: str, known: Iterable[str]) -> list[str]:
-    return difflib.get_close_matches(word, known, n=1)
-
-
-def _suggestion(word: str, known: Iterable[str]) -> str:
-    return "".join(f"; did you mean {guess!r}?" for guess in _closest(word, known))
 
 
 def _join(where: str, name: str) -> str:

@@ -1,0 +1,109 @@
+"""Where a recipe's table comes from: TOML files, built-in recipes, pieces of recipes, overrides; joined in this order.
+
+A piece is a recipe in part: a model, a task, a machine. `d1+gsm8k+1gpu` is d1 with what the two pieces say.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from diffpo.errors import UserError
+from diffpo.recipes.words import suggestion
+
+
+def recipe_names() -> list[str]:
+    """The names of the built-in recipes."""
+    return _names(_built_in())
+
+
+def piece_names() -> list[str]:
+    """The names of the built-in pieces."""
+    return _names(_built_in() / "pieces")
+
+
+def read_table(names: str) -> dict[str, Any]:
+    """The table of one recipe, or of several joined with +, the later ones over the earlier.
+
+    Each is the path of a TOML file or a built-in name. Raises UserError for one that is not there or is no TOML.
+    """
+    table: dict[str, Any] = {}
+    for name in [names] if Path(names).is_file() else names.split("+"):
+        table = laid_over(table, _read(name))
+    return table
+
+
+def laid_over(table: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """`table` with what `upper` says. Tables are joined key by key, but one of another `kind` has nothing in common."""
+    result = dict(table)
+    for key, value in upper.items():
+        lower = result.get(key)
+        if isinstance(lower, Mapping) and isinstance(value, Mapping) and not _is_other_kind(lower, value):
+            result[key] = laid_over(lower, value)
+        else:
+            result[key] = value
+    return result
+
+
+def apply_override(table: dict[str, Any], override: str) -> str | None:
+    """Set what `a.b=c` says, in place; what is wrong with it, if anything is.
+
+    `c` is a TOML value, or failing that a bare string.
+    """
+    key, equals, text = override.partition("=")
+    *parents, name = key.split(".")
+    if not equals or not all((*parents, name)):
+        return f"{override}: an override looks like table.key=value"
+    for depth, parent in enumerate(parents, start=1):
+        inner = table.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            return f"{override}: {'.'.join(parents[:depth])} is a value, not a table"
+        table = inner
+    table[name] = _override_value(text)
+    return None
+
+
+def _built_in() -> Traversable:
+    return resources.files("diffpo.recipes")
+
+
+def _names(folder: Traversable) -> list[str]:
+    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def _read(path_or_name: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(_place_of(path_or_name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read recipe {path_or_name}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path_or_name} is not valid TOML: {error}") from error
+
+
+def _place_of(path_or_name: str) -> Path | Traversable:
+    if path_or_name.endswith(".toml") or "/" in path_or_name or "\\" in path_or_name:
+        return Path(path_or_name)
+    recipes, pieces = recipe_names(), piece_names()
+    if path_or_name in recipes:
+        return _built_in() / f"{path_or_name}.toml"
+    if path_or_name in pieces:
+        return _built_in() / "pieces" / f"{path_or_name}.toml"
+    raise UserError(
+        f"no recipe is called {path_or_name!r}{suggestion(path_or_name, [*recipes, *pieces])} "
+        f"(built in: {', '.join(recipes) or 'none'}; to be joined with +: {', '.join(pieces) or 'none'}; "
+        "or give the path of a TOML file)"
+    )
+
+
+def _is_other_kind(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> bool:
+    return "kind" in upper and lower.get("kind") != upper["kind"]
+
+
+def _override_value(text: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return parsed["value"] if len(parsed) == 1 else text
