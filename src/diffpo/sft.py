@@ -21,7 +21,7 @@ from diffpo.optimizer import Optimizer, policy_optimizer, set_learning_rate
 from diffpo.problem import Problem, Task
 from diffpo.progress import Progress as Bar
 from diffpo.randomness import pick, seed_of, strata, stream
-from diffpo.recipes.schema import SftRecipe, StopAt, TinyModel
+from diffpo.recipes.schema import SftRecipe, StopAt, TinyModel, base_bits
 from diffpo.recipes.tasks import checked_task
 from diffpo.records import interruptible, open_run
 from diffpo.rollout import Decoding, answer, encode, encode_answers
@@ -41,9 +41,9 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
     run = open_run(out, recipe, resume)
     dtype, device = place_of(recipe)
     if run.checkpoint:
-        denoiser, tokenizer = load_denoiser(run.checkpoint, dtype, device)
+        denoiser, tokenizer = load_denoiser(run.checkpoint, dtype, device, base_bits(recipe))
     elif recipe.base is not None:
-        denoiser, tokenizer, _ = load_base(recipe.base, dtype, device)
+        denoiser, tokenizer, _ = load_base(recipe.base, dtype, device, base_bits(recipe))
         if recipe.lora is not None:
             add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, seed_of(recipe.seed, "adapter"))
     else:
