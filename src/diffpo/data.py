@@ -66,6 +66,11 @@ def splits_of(source: str) -> frozenset[Split]:
     return frozenset() if _is_local(path, source) else frozenset(("train", "test"))
 
 
+def is_elsewhere(source: str) -> bool:
+    """Whether a source is a data set of the hub, and nothing here."""
+    return not _is_local(Path(source).expanduser(), source)
+
+
 def read_rows(source: str, split: Split) -> list[Row]:
     """The rows of a split, or all rows of a file, at least one. Reading the same again costs nothing.
 

@@ -1,5 +1,6 @@
 """Where a recipe's task becomes a task; the other parts do in `recipes/parts.py`. Imports no torch."""
 
+from diffpo.data import is_elsewhere
 from diffpo.problem import Split, Task
 from diffpo.recipes import schema
 from diffpo.tasks.countdown import Countdown
@@ -27,6 +28,13 @@ def task_of(recipe: schema.TaskRecipe) -> Task:
                 recipe.completion_length,
                 recipe.instructions,
             )
+
+
+def downloads(recipe: schema.TaskRecipe) -> list[str]:
+    """The data sets of the hub that its rows come from."""
+    task = task_of(recipe)
+    sources = task.sources if isinstance(task, TextTask) else ()
+    return [source for source in sources if source is not None and is_elsewhere(source)]
 
 
 def check_data(recipe: schema.SftRecipe | schema.RlRecipe | schema.EvalRecipe) -> None:

@@ -124,12 +124,16 @@ class TextTask:
         examples = self._examples()
         return [self._problem(questions[index], split, index, examples) for index in drawn]
 
+    @property
+    def sources(self) -> tuple[str | None, str | None]:
+        """Where train rows come from, and where test rows do if elsewhere."""
+        if self.source is None:
+            return self.family.source, self.test_source or self.family.test_source
+        return self.source, self.test_source
+
     def questions(self, split: Split) -> tuple[Question, ...]:
         """All questions of a split, in the order of the data."""
-        if self.source is None:
-            source, test_source = self.family.source, self.test_source or self.family.test_source
-        else:
-            source, test_source = self.source, self.test_source
+        source, test_source = self.sources
         return _questions(self.family, source, test_source, split, (stamp(source), stamp(test_source)))
 
     def grade(self, problem: Problem, completion: str) -> Grade:
