@@ -55,8 +55,9 @@ def _model(recipe: RlRecipe | SftRecipe, size: Size) -> Iterator[tuple[str, str]
 def _memory(recipe: RlRecipe | SftRecipe, size: Size, work: Work, devices: int) -> Iterator[tuple[str, str]]:
     """Parts that stay, then those of updates and of rollouts, of which one is there at a time."""
     rows = work.completions // devices
+    rollout: memory.Parts = {}
     if isinstance(recipe, SftRecipe):
-        has_reference, micro_batch, rollout = False, recipe.micro_batch, {}
+        has_reference, micro_batch = False, recipe.micro_batch
     else:
         has_reference, micro_batch = reads_base(recipe), recipe.objective.micro_batch
         rollout = memory.rollout(recipe, size, work, rows)
