@@ -41,6 +41,17 @@ class Row:
             raise UserError(f"{self.where}: field {name!r} should be text, got {_shown(value)}")
         return value
 
+    def first_text(self, name: str) -> str:
+        """The first of a list of texts; CSV has no lists, so there it is a list in JSON."""
+        value = self.value(name)
+        texts = _json_of(value) if isinstance(value, str) else value
+        first = texts[0] if isinstance(texts, list) and texts else None
+        if not isinstance(first, str) or not first.strip():
+            raise UserError(
+                f"{self.where}: field {name!r} should be a list of texts (in CSV: a list in JSON), got {_shown(value)}"
+            )
+        return first
+
     def integer(self, name: str) -> int:
         value = self.value(name)
         if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value.strip()):
@@ -252,6 +263,14 @@ def _probe(name: str) -> str:
     thread.start()
     thread.join(PROBE_SECONDS)
     return answer[0]
+
+
+def _json_of(text: str) -> Any:
+    """What a text of JSON stands for; None if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _shown(value: object) -> str:

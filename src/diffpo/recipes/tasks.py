@@ -5,6 +5,7 @@ from diffpo.problem import Split, Task
 from diffpo.recipes import schema
 from diffpo.tasks.countdown import Countdown
 from diffpo.tasks.families import FAMILIES
+from diffpo.tasks.s1k import S1K
 from diffpo.tasks.sudoku import Sudoku
 from diffpo.tasks.text import TextTask
 from diffpo.tasks.walk import Walk
@@ -18,6 +19,13 @@ def task_of(recipe: schema.TaskRecipe) -> Task:
             return Countdown(recipe.max_number, recipe.max_target, recipe.operators, recipe.number_credit)
         case schema.WalkTask():
             return Walk(recipe.successors, recipe.length, recipe.step_credit)
+        case schema.S1kTask():
+            return TextTask(
+                S1K,
+                recipe.source,
+                completion_length=recipe.completion_length,
+                instructions=recipe.instructions,
+            )
         case schema.TextSettings():
             return TextTask(
                 FAMILIES[recipe.kind],
