@@ -15,7 +15,7 @@ from pyarrow import parquet
 from torch import Tensor
 
 import oracle
-from diffpo import evaluate
+from diffpo import evaluate, targets
 from diffpo.cli import main
 from diffpo.data import Row, read_rows
 from diffpo.errors import UserError
@@ -189,14 +189,14 @@ def prompt_of(template: str | None, prompt: str) -> list[int]:
 @pytest.mark.parametrize("template", [LLADA, QWEN, None])
 def test_prompt_and_completion_fill_the_sequence_in_the_templates_frame(template: str | None) -> None:
     tokenizer, task = tokenizer_with(template), Listed(("hi", "longer?"), ("yes", "no\n"))
-    targets, counts = draw_sequences(tokenizer, task, 4, 0, 100, "cut")
-    assert counts == {"cut": 0, "skipped": 0} and bool(targets.visible.all()) and targets.ids.shape == (4, 100)
+    drawn, counts = draw_sequences(tokenizer, task, 4, 0, 100, "cut")
+    assert counts == {"cut": 0, "skipped": 0} and bool(drawn.visible.all()) and drawn.ids.shape == (4, 100)
     for row in range(4):
         prompt, answer = task.prompts[row % 2], task.answers[row % 2]
-        ids, before = targets.ids[row].tolist(), prompt_of(template, prompt)
+        ids, before = drawn.ids[row].tolist(), prompt_of(template, prompt)
         said = [*tokenizer.encode(answer, add_special_tokens=False), *([EOT] if template else [])]
         assert ids == before + said + [EOS] * (100 - len(before) - len(said)), "the prompt is a prefix of the row"
-        assert int(targets.length[row]) == 100 - len(before), "all that follows the prompt is masked and scored"
+        assert int(drawn.length[row]) == 100 - len(before), "all that follows the prompt is masked and scored"
         if template and answer == answer.strip():
             assert ids[: len(before) + len(said)] == conversation(template, prompt, answer)[: len(before) + len(said)]
 
@@ -207,10 +207,10 @@ def test_a_long_answer_loses_its_end_and_never_its_prompt(template: str) -> None
     before = prompt_of(template, "hi")
     whole = before + tokenizer.encode("a, b and c", add_special_tokens=False) + [EOT]
     for missing, is_cut in ((0, 0), (1, 1), (5, 1)):
-        targets, counts = draw_sequences(tokenizer, task, 1, 0, len(whole) - missing, "cut")
-        assert targets.ids[0].tolist() == whole[: len(whole) - missing]
+        drawn, counts = draw_sequences(tokenizer, task, 1, 0, len(whole) - missing, "cut")
+        assert drawn.ids[0].tolist() == whole[: len(whole) - missing]
         assert counts == {"cut": is_cut, "skipped": 0}
-        assert int(targets.length[0]) == len(whole) - missing - len(before)
+        assert int(drawn.length[0]) == len(whole) - missing - len(before)
 
 
 def test_rows_without_room_are_skipped_counted_and_replaced() -> None:
@@ -218,8 +218,8 @@ def test_rows_without_room_are_skipped_counted_and_replaced() -> None:
     task = Listed(("abcdef", "ab", "abcde", "abc"), ("a", "abcde", "a", "abc"))
 
     def taken(count: int, too_long: Literal["cut", "skip"]) -> tuple[list[str], dict[str, int]]:
-        targets, counts = draw_sequences(tokenizer, task, count, 0, 6, too_long)
-        return [tokenizer.decode(ids).replace("<|endoftext|>", ".") for ids in targets.ids.tolist()], counts
+        drawn, counts = draw_sequences(tokenizer, task, count, 0, 6, too_long)
+        return [tokenizer.decode(ids).replace("<|endoftext|>", ".") for ids in drawn.ids.tolist()], counts
 
     assert taken(3, "cut") == (["ababcd", "abcdea", "abcabc"], {"cut": 1, "skipped": 1})
     assert taken(2, "skip") == (["abcdea", "abcabc"], {"cut": 0, "skipped": 2})
@@ -237,6 +237,13 @@ def test_data_of_which_nothing_fits(length: int, too_long: Literal["cut", "skip"
     task = Listed(("abcd", "abcde"), ("abcd", "abcd"))
     with pytest.raises(UserError, match=message):
         draw_sequences(tokenizer_with(None), task, 3, 0, length, too_long)
+
+
+def test_endless_data_are_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "MOST_LOOKED_AT", 10)
+    many = Listed(("abcd",) * 99, ("a",) * 99)
+    with pytest.raises(UserError, match="none of 12 train problems fits"):
+        draw_sequences(tokenizer_with(None), many, 3, 0, 4, "cut")
 
 
 # --- s1K
