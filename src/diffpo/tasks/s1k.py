@@ -1,7 +1,7 @@
 """s1K (simplescaling/s1K, arXiv 2501.19393): a thousand hard questions with long reasoning, for SFT alone, as in d1.
 
-Columns `question`, `thinking_trajectories` (a list of texts, of which the first is used) and `attempt`, which is free text
-and need not be right: there is nothing to grade by.
+Columns `question`, `thinking_trajectories` (a list of texts, of which the first is used) and `attempt`, which is free
+text and need not be right: there is nothing to grade by.
 """
 
 from collections.abc import Mapping, Sequence
