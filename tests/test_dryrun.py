@@ -89,6 +89,17 @@ def test_devices_share_the_step_and_not_the_model() -> None:
         dry_run(recipe, 200, devices=5)
 
 
+def test_a_supervised_run_is_told_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["sft", "d1-sft", "--dry-run"])
+    said = capsys.readouterr().out
+    assert caught.value.code == 0 and "data set simplescaling/s1K" in said and "rollout" not in said
+    assert "denoiser tokens of the update           65,536" in said, "16 rows of 4096 tokens, shown once"
+    assert memory_of(said)["adapter"] == pytest.approx(4 * 335_544_320 / 2**30, abs=0.01)
+    with pytest.raises(UserError, match="this recipe has no base; set it"):
+        dry_run(load_recipe(SftRecipe, "sudoku4-base"), 200)
+
+
 @pytest.mark.parametrize("rank", [None, 4])
 @pytest.mark.parametrize("is_checkpointed", [False, True])
 def test_the_estimate_of_activations_is_near_what_torch_keeps(rank: int | None, is_checkpointed: bool) -> None:
