@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from diffpo.checkpoint import load, model_folder
 from diffpo.controller import Controller
 from diffpo.errors import UserError
+from diffpo.fitting import fitted, fitting_problems
 from diffpo.machine import place_of
 from diffpo.models.denoiser import Denoiser
 from diffpo.problem import Problem, Task
@@ -60,6 +61,8 @@ class Evaluation:
     fixed: Sequence[Outcome]
     learned: Outcome | None
     length: int
+    prompts_too_long: int = 0
+    """Problems that were left out."""
 
     @property
     def clusters(self) -> list[str]:
@@ -80,6 +83,7 @@ def run_eval(recipe: EvalRecipe, out: Path) -> str:
     task = task_of(task_recipe)
     task.problems(recipe.split, 1, seed=0)  # what is wrong with its data is said before the model is loaded
     denoiser, tokenizer, controller = load(path, *place_of(recipe))
+    task = fitted(task, task_recipe, denoiser.model.config, tokenizer)
     with Progress(f"eval {path.name}", len(rules_of(recipe)) + (controller is not None)) as bar:
         evaluation = evaluate(recipe, denoiser, tokenizer, controller, task, bar)
     record = {"arm": path.name, "task": task.name, "split": recipe.split, "seed": recipe.seed}
@@ -105,6 +109,8 @@ def table(record: dict[str, Any]) -> str:
             f"{'learned - best fixed':24s} accuracy {_shown(gain['accuracy'], gain['accuracy_ci95'])} at equal NFE, "
             f"calls saved {_shown(gain['nfe'], gain['nfe_ci95'])} at equal accuracy"
         )
+    if left_out := record["prompts_too_long"]:
+        lines.append(f"{'prompts too long':24s} {left_out}, left out of all of this; {points[0]['n']} were measured")
     return "\n".join(lines)
 
 
@@ -131,9 +137,9 @@ def rules_of(recipe: EvalRecipe) -> list[RuleRecipe]:
     return [*(EntropyBoundRule(bound=bound) for bound in recipe.bounds), *recipe.rules]
 
 
-def problems_of(task: Task, recipe: EvalRecipe | StudyEvaluation) -> list[Problem]:
-    """The problems that everything measured with these settings meets."""
-    return task.problems(recipe.split, recipe.count, seed_of(recipe.seed, "eval"))
+def problems_of(task: Task, recipe: EvalRecipe | StudyEvaluation) -> tuple[list[Problem], int]:
+    """The problems that everything measured with these settings meets, and how many are left out as too long."""
+    return fitting_problems(task, recipe.split, recipe.count, seed_of(recipe.seed, "eval"))
 
 
 def evaluate(
@@ -146,7 +152,7 @@ def evaluate(
 ) -> Evaluation:
     """Every rule, and the learned sampler if there is one, on the same problems."""
     place_of(recipe)
-    problems = problems_of(task, recipe)
+    problems, too_long = problems_of(task, recipe)
     block_length = recipe.block_length or task.completion_length
 
     def outcome(name: str, kind: RuleRecipe | None, rule: Rule, controller: Controller | None) -> Outcome:
@@ -164,7 +170,7 @@ def evaluate(
     for kind in rules_of(recipe):
         done.append(outcome(name_of(kind), kind, rule_of(kind), None))
     learned = outcome("learned", None, EntropyBound(), controller) if controller is not None else None
-    return Evaluation(problems, done, learned, task.completion_length)
+    return Evaluation(problems, done, learned, task.completion_length, too_long)
 
 
 def joined(rollouts: Sequence[Rollout]) -> Rollout:
@@ -202,6 +208,7 @@ def as_record(
     shown = learned or fixed[int(np.argmin(np.abs(nfe.mean(axis=0) - length / 3)))]
     return {
         "completion_length": length,
+        "prompts_too_long": evaluation.prompts_too_long,
         "clusters": clusters,
         "clues": clues_of(evaluation.problems),
         "points": [_point(outcome, clusters) for outcome in fixed],

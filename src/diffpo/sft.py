@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from diffpo.canvas import full_attention_mask
-from diffpo.checkpoint import Progress, load_base, model_folder, restore_optimizers, save_checkpoint
+from diffpo.checkpoint import Progress, load_base, restore_optimizers, save_checkpoint
 from diffpo.errors import NonFiniteLossError, Stopped
+from diffpo.fitting import PROMPTS_TOO_LONG, fitted, fitting_problems
 from diffpo.machine import checkpointed, place_of
 from diffpo.models.adapters import add_adapter
 from diffpo.models.denoiser import Denoiser
@@ -34,22 +35,15 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
 
     Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
-    # A task out of range or without data, and a base that is not there, are said before the run's folder is made.
+    # What is wrong with the task, its prompts or the base is said before the run's folder is made.
     task = checked_task(recipe.task, "train")
-    if recipe.base is not None:
-        model_folder(Path(recipe.base))
+    start = None if resume else start_of(recipe, task)
     run = open_run(out, recipe, resume)
-    dtype, device = place_of(recipe)
     if run.checkpoint:
-        denoiser, tokenizer = load_denoiser(run.checkpoint, dtype, device)
-    elif recipe.base is not None:
-        denoiser, tokenizer, _ = load_base(recipe.base, dtype, device)
-        if recipe.lora is not None:
-            add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, seed_of(recipe.seed, "adapter"))
+        denoiser, tokenizer = load_denoiser(run.checkpoint, *place_of(recipe))
     else:
-        tokenizer = char_tokenizer(task.alphabet)
-        model = tiny_llada(recipe.model, tokenizer, seed_of(recipe.seed, "init")).to(device, dtype)
-        denoiser = denoiser_of(model, tokenizer)
+        denoiser, tokenizer = start or start_of(recipe, task)
+    task = fitted(task, recipe.task, denoiser.model.config, tokenizer)
     checkpointed(denoiser, recipe)
     optimizer = policy_optimizer(denoiser.model, recipe.optimizer)
     optimizers: dict[str, Optimizer] = {"policy": optimizer}
@@ -59,7 +53,7 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
     step, is_finished = run.progress.step, run.progress.is_finished
     with Bar(f"sft {out.name}", recipe.steps) as bar, interruptible() as interrupt:
         while not is_finished:
-            problems = task.problems("train", recipe.batch, seed_of(recipe.seed, "sft", step))
+            problems, too_long = fitting_problems(task, "train", recipe.batch, seed_of(recipe.seed, "sft", step))
             set_learning_rate(optimizer, recipe.optimizer, step, step / recipe.steps)
             draw = stream(recipe.seed, "mask", step)
             loss = denoising_loss(denoiser, tokenizer, problems, task.completion_length, recipe.weighting, draw)
@@ -70,18 +64,35 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
                 raise NonFiniteLossError(f"the gradient's norm is {float(norm)}")
             optimizer.step()
             step += 1
-            metrics = {"loss": float(loss.detach())}
+            metrics = {"loss": float(loss.detach())} | ({"prompts_too_long": float(too_long)} if too_long else {})
             if recipe.stop_at and is_due(recipe.stop_at, step):
                 metrics["accuracy"] = validate(denoiser, tokenizer, task, recipe.stop_at.problems_per_check)
             is_good_enough = recipe.stop_at and metrics.get("accuracy", 0.0) >= recipe.stop_at.accuracy
             is_finished = step == recipe.steps or bool(is_good_enough)
             run.log(step, metrics)
             bar.update(step, **metrics)
+            if too_long:
+                bar.warn(PROMPTS_TOO_LONG, **metrics)
             if is_finished or interrupt.requested or step % recipe.checkpoint.every == 0:
                 progress = Progress(step, step * recipe.batch, is_finished)
                 save_checkpoint(out, progress, denoiser, tokenizer, None, optimizers, recipe.checkpoint.keep)
             if interrupt.requested and not is_finished:
                 raise Stopped(f"stopped at step {step}; go on with the same command and --resume")
+
+
+def start_of(recipe: SftRecipe, task: Task) -> tuple[Denoiser, PreTrainedTokenizerFast]:
+    """The base, with an adapter if the recipe has one, or a fresh model; looks whether there is a prompt for it."""
+    dtype, device = place_of(recipe)
+    if recipe.base is not None:
+        denoiser, tokenizer, _ = load_base(recipe.base, dtype, device)
+        if recipe.lora is not None:
+            add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, seed_of(recipe.seed, "adapter"))
+    else:
+        tokenizer = char_tokenizer(task.alphabet)
+        model = tiny_llada(recipe.model, tokenizer, seed_of(recipe.seed, "init")).to(device, dtype)
+        denoiser = denoiser_of(model, tokenizer)
+    fitted(task, recipe.task, denoiser.model.config, tokenizer).problems("train", 1, seed=0)
+    return denoiser, tokenizer
 
 
 def tiny_llada(recipe: TinyModel, tokenizer: PreTrainedTokenizerFast, seed: int) -> LLaDAModelLM:
@@ -143,4 +154,4 @@ def validate(denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast, task: Task,
     problems = task.problems("validation", count, seed=0)
     decoding = Decoding(TopK(1), task.completion_length, task.completion_length)
     _, grades = answer(denoiser, tokenizer, task, problems, decoding)
-    return sum(grade.is_solved for grade in grades) / count
+    return sum(grade.is_solved for grade in grades) / len(grades)

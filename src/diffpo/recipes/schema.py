@@ -76,6 +76,8 @@ class TextSettings(Strict):
     reward: text.Reward = "correct"
     """correct: 1 or 0; d1: d1's recipe with its flaws mended."""
     completion_length: Count = 256
+    max_prompt_tokens: Count | None = None
+    """Of a prompt in the model's frame; longer ones are left out. None: the model's positions less the completion."""
     instructions: str | None = None
     """What stands before each question; None: the task's own text."""
 
