@@ -1,5 +1,6 @@
 """Names on the hub: what is cached is taken, else fetched without its Python, and no answer is one sentence."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, R
 from diffpo import hub
 from diffpo.checkpoint import load, model_folder
 from diffpo.cli import main
+from diffpo.controller import Controller
 from diffpo.errors import UserError
 from diffpo.hub import is_hub_name, snapshot
+from diffpo.models.loading import save_controller
 from published import LLADA, write_folder
 
 NAME = "GSAI-ML/LLaDA-8B-Instruct"
@@ -116,6 +119,61 @@ def test_a_name_that_the_hub_does_not_know(kind: type[Exception], fake: FakeHub)
     fake.answer = unknown
     with pytest.raises(UserError, match="neither a folder here nor a model on the hub; check the name"):
         load(NAME)
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> str:
+    """The override for a task whose data are here."""
+    file = tmp_path / "sums.jsonl"
+    rows = [{"question": f"What is {i} + 1?", "answer": f"#### {i + 1}"} for i in range(200)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return f"task={{kind='gsm8k', source='{file}', completion_length=16, instructions=''}}"
+
+
+def code_of(*arguments: str) -> object:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    return caught.value.code
+
+
+def test_a_hub_model_is_evaluated_and_sampled_by_the_learned_sampler_beside_it(
+    fake: FakeHub, sums: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fake.cached, fake.answer = tmp_path / "cache", unreachable
+    write_folder(fake.cached, LLADA)
+    save_controller(Controller(initial_bound=4.0, hidden=8), fake.cached)
+    assert code_of("eval", NAME, sums, "count=3", "bounds=[9.0]", "threads=1") == 0
+    record = json.loads((tmp_path / "eval-LLaDA-8B-Instruct.json").read_text())
+    assert (record["arm"], record["task"], record["learned"]["n"]) == ("LLaDA-8B-Instruct", "gsm8k", 3)
+    assert len(record["learned"]["bounds"]) == 3
+    assert code_of("eval", NAME, sums, "count=3", "bounds=[9.0]", "threads=1", "--out", "mine.json") == 0
+    assert json.loads((tmp_path / "mine.json").read_text()) == record
+    for given, bound in (([], "4"), (["--entropy-bound", "0"], "0")):
+        capfd.readouterr()
+        assert code_of("sample", NAME, "--prompt", "Hello", "--length", "8", *given) == 0
+        out = capfd.readouterr().out
+        assert out.rstrip().endswith(f"denoiser calls, entropy bound {bound}")
+    assert "8 denoiser calls" in out, "one token at a time"
+
+
+def test_what_a_hub_model_does_not_say_must_be_given(fake: FakeHub, capfd: pytest.CaptureFixture[str]) -> None:
+    """Before anything is fetched."""
+    assert code_of("eval", NAME) == 2
+    assert code_of("sample", NAME, "--prompt", "?") == 2
+    task, length = capfd.readouterr().err.splitlines()
+    assert task.startswith(f"diffpo: no recipe.toml says which task {NAME} was trained on; give task.size=4 or 6, or")
+    assert length.endswith("was trained on; give --length, the tokens of the completion")
+    assert fake.asked == []
+
+
+def test_a_prompt_longer_than_the_model_has_room_for_is_no_sample(
+    fake: FakeHub, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fake.cached = tmp_path / "cache"
+    write_folder(fake.cached, LLADA)
+    assert code_of("sample", NAME, "--prompt", "x" * 7, "--length", "4090") == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "the prompt has 7 tokens, and beside a completion of 4090 the model has positions for 6; shorten it" in line
 
 
 def test_the_command_says_it_and_ends_with_2(fake: FakeHub, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

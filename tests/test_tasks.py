@@ -177,7 +177,7 @@ def test_every_verb_runs_on_the_task(kind: str, tmp_path: Path, capsys: pytest.C
         assert "<" not in shown["completion"] and len(shown["completion"]) <= len(shown["unmask_step"])
     (arm,) = read_run(tmp_path / "eval" / "..").arms[-1:]
     assert arm.name == "run"
-    run_sample(run, problems[0].prompt, None, 1.0, seed=0)
+    run_sample(run, problems[0].prompt, temperature=1.0, seed=0)
     lines = capsys.readouterr().out.splitlines()
     canvases = [line[6:] for line in lines if line[:4].strip().isdecimal() and line[4:6] == "  "]
     assert canvases and {len(canvas) for canvas in canvases} == {task_of(stored_task(run)).completion_length}

@@ -74,9 +74,10 @@ class Evaluation:
 
 
 def run_eval(recipe: EvalRecipe, out: Path) -> str:
-    """Evaluate a model's folder by the recipe; write the record that `diffpo report` reads, return it as a table."""
+    """Evaluate a model by the recipe; write the record that `diffpo report` reads, return it as a table."""
     path = Path(recipe.model)
-    model_folder(path)  # first: a folder that holds none does not say which task, either
+    if path.exists():
+        model_folder(path)  # first: a folder that holds none does not say which task, either
     task_recipe = recipe.task or stored_task(path)
     if problems := list(block_problems("block_length", recipe.block_length, task_recipe)):
         raise UserError(problems[0])
@@ -119,18 +120,17 @@ def _shown(value: float, interval: Sequence[float]) -> str:
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def stored_task(path: Path) -> TaskRecipe:
-    """The task in the recipe of the run that `path` is or belongs to."""
-    path = path.resolve()
-    for folder in (path, path.parent):
+def stored_task(path: Path, hint: str = TASK_HINT) -> TaskRecipe:
+    """The task in the recipe of the run that `path` is or belongs to. Raises UserError saying what to give instead."""
+    for folder in (path.resolve(), path.resolve().parent):
         if (folder / RECIPE).is_file():
             try:
                 table = tomllib.loads((folder / RECIPE).read_text())
                 return STORED_TASK.validate_python({"kind": "sudoku"} | table.get("task", {}))
             except (ValueError, TypeError) as error:
                 line = str(error).splitlines()[0]
-                raise UserError(f"{folder / RECIPE} does not say which task: {line}; give {TASK_HINT}") from error
-    raise UserError(f"no {RECIPE} in {path} or above it says which task it was trained on; give {TASK_HINT}")
+                raise UserError(f"{folder / RECIPE} does not say which task: {line}; give {hint}") from error
+    raise UserError(f"no {RECIPE} says which task {path} was trained on; give {hint}")
 
 
 def rules_of(recipe: EvalRecipe) -> list[RuleRecipe]:

@@ -26,6 +26,13 @@ def is_hub_name(text: str) -> bool:
     return is_name and not Path(text).parent.is_dir()
 
 
+def check_place(text: str) -> None:
+    """Raises UserError for what is neither a folder here nor a hub name. The hub itself is not asked."""
+    if not Path(text).is_dir() and not (is_hub_name(text) and not Path(text).exists()):
+        what = "is a file" if Path(text).exists() else "does not exist"
+        raise UserError(f"{text} {what}; name a folder with a model, a run's folder, or a model's hub name")
+
+
 def snapshot(name: str, kind: Kind, patterns: Sequence[str], is_whole: Callable[[Path], bool]) -> Path:
     """The folder with the repository's files that match `patterns`: the cached one if it `is_whole`, else a download.
 
