@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +37,7 @@ from diffpo.unmasking import EntropyBound, Rule
 PLAYED_BACK = 6
 STORED_TASK: TypeAdapter[TaskRecipe] = TypeAdapter(TaskRecipe)
 TASK_HINT = "task.size=4 or 6, or task.kind=countdown, walk or another"
+GRADER_FAILED = "the grader failed on {failed} of {num_answers} answers, which count as wrong: look at their problems"
 FRONTIER_FIGURES = (("area under the frontier", "area"), ("AUP", "aup"))
 
 
@@ -49,6 +50,10 @@ class Outcome:
     """None: the learned sampler."""
     rollout: Rollout
     is_solved: np.ndarray
+    unparseable: int
+    """Answers that no grader could read: the model's fault."""
+    grader_failed: int
+    """Answers that count as wrong because the grader failed: ours."""
 
     @property
     def nfe(self) -> np.ndarray:
@@ -103,7 +108,8 @@ def table(record: dict[str, Any]) -> str:
     lines = []
     for point in points:
         accuracy, nfe = _shown(point["accuracy"], point["ci95"]), _shown(point["nfe"], point["nfe_ci95"])
-        lines.append(f"{point['rule']:24s} accuracy {accuracy}  NFE {nfe}")
+        failed = f"  grader failed on {point['grader_failed']} of {point['n']}" if point["grader_failed"] else ""
+        lines.append(f"{point['rule']:24s} accuracy {accuracy}  NFE {nfe}{failed}")
     lines += [f"{name:24s} {_shown(record[key]['value'], record[key]['ci95'])}" for name, key in FRONTIER_FIGURES]
     if gain := record["gain"]:
         lines.append(
@@ -159,12 +165,11 @@ def evaluate(
         decoding = Decoding(rule, task.completion_length, block_length, controller=controller)
         rollouts, grades = answer_in_batches(denoiser, tokenizer, task, problems, decoding, recipe.batch)
         solved = [grade.is_solved for grade in grades]
-        if failed := sum(grade.status == "grader_failed" for grade in grades):
-            bar.warn(
-                f"the grader failed on {failed} of {len(grades)} answers, which count as wrong: look at their problems"
-            )
+        statuses = Counter(grade.status for grade in grades)
+        if failed := statuses["grader_failed"]:
+            bar.warn(GRADER_FAILED, failed=failed, num_answers=len(grades))
         bar.update(len(done) + 1, rule=name, accuracy=float(np.mean(solved)))
-        return Outcome(name, kind, joined(rollouts), np.array(solved, dtype=float))
+        return Outcome(name, kind, joined(rollouts), np.array(solved, dtype=float), statuses["unparseable"], failed)
 
     done: list[Outcome] = []
     for kind in rules_of(recipe):
@@ -239,6 +244,8 @@ def _point(outcome: Outcome, clusters: list[str]) -> dict[str, Any]:
         "nfe": float(outcome.nfe.mean()),
         "nfe_ci95": mean_interval(outcome.nfe, clusters),
         "n": len(outcome.is_solved),
+        "unparseable": outcome.unparseable,
+        "grader_failed": outcome.grader_failed,
         "solved": outcome.is_solved.astype(int).tolist(),
         "nfe_rows": outcome.nfe.tolist(),
     }
