@@ -28,6 +28,7 @@ from diffpo.recipes.schema import EntropyBoundRule, EvalRecipe, RuleRecipe, Task
 from diffpo.recipes.study import StudyEvaluation
 from diffpo.recipes.tasks import task_of
 from diffpo.records import RECIPE
+from diffpo.reward import is_reward_name
 from diffpo.rollout import Decoding, answer_in_batches
 from diffpo.stats import Estimate, aup_estimate, frontier_area_estimate, gain_over_fixed, mean_interval
 from diffpo.tokenizer import decode_text
@@ -127,12 +128,19 @@ def _shown(value: float, interval: Sequence[float]) -> str:
 
 
 def stored_task(path: Path, hint: str = TASK_HINT) -> TaskRecipe:
-    """The task in the recipe of the run that `path` is or belongs to. Raises UserError saying what to give instead."""
+    """The task in the recipe of the run that `path` is or belongs to. Raises UserError saying what to give instead.
+
+    A reward of the user's own is left out: what is solved does not depend on it, and to measure a model runs no code
+    that a folder names.
+    """
     for folder in (path.resolve(), path.resolve().parent):
         if (folder / RECIPE).is_file():
             try:
                 table = tomllib.loads((folder / RECIPE).read_text())
-                return STORED_TASK.validate_python({"kind": "sudoku"} | table.get("task", {}))
+                task = {"kind": "sudoku"} | table.get("task", {})
+                if is_reward_name(str(task.get("reward"))):
+                    del task["reward"]
+                return STORED_TASK.validate_python(task)
             except (ValueError, TypeError) as error:
                 line = str(error).splitlines()[0]
                 raise UserError(f"{folder / RECIPE} does not say which task: {line}; give {hint}") from error
