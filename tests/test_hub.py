@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from diffpo import hub
 from diffpo.checkpoint import load, model_folder
@@ -59,6 +64,8 @@ def test_what_is_a_name_and_what_a_path(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     assert all(map(is_hub_name, [NAME, "apple/DiffuCoder-7B-cpGRPO", "a/b_c.d"]))
+    assert all(map(is_hub_name, [f"{NAME}@main", f"{NAME}@v1.0", "a/b@refs/pr/3"]))
+    assert not any(map(is_hub_name, ["runs/base@main", "a/b@", "a@b/c", "a/b@c d", "a/b@/c", "a/b@c@d"]))
     paths = ["runs/base", "base", "./a/b", "/a/b", "../a", "a/b/c", "~/a", "a/", "a b/c", "a/../b"]
     assert not any(map(is_hub_name, paths))
 
@@ -86,6 +93,33 @@ def test_a_models_python_is_not_even_fetched(fake: FakeHub, tmp_path: Path) -> N
     for asked in fake.asked:
         assert asked["repo_type"] == "model"
         assert not any(pattern.endswith(("py", "*", "bin")) for pattern in asked["allow_patterns"])
+
+
+def test_a_revision_is_asked_for_by_itself_and_stays_in_the_name(fake: FakeHub, tmp_path: Path) -> None:
+    fake.cached = tmp_path / "cache"
+    write_folder(fake.cached, LLADA)
+    denoiser, _, _ = load(f"{NAME}@refs/pr/3")
+    load(NAME)
+    assert [(asked["name"], asked["revision"]) for asked in fake.asked] == [(NAME, "refs/pr/3"), (NAME, None)]
+    assert denoiser.model.name_or_path == f"{NAME}@refs/pr/3", "by which an adapter finds its base"
+
+
+def test_a_revision_that_is_not_cached_is_fetched(fake: FakeHub, tmp_path: Path) -> None:
+    fake.online = tmp_path
+    assert model_folder(Path(f"{NAME}@v2")) == tmp_path
+    assert [asked["revision"] for asked in fake.asked] == ["v2", "v2"]
+
+
+def test_a_revision_that_is_not_there_and_one_out_of_reach(fake: FakeHub) -> None:
+    def unknown() -> None:
+        raise RevisionNotFoundError.__new__(RevisionNotFoundError)
+
+    fake.answer = unknown
+    with pytest.raises(UserError, match=f"the model {NAME} on the hub has no revision v9; name a branch, a tag or a"):
+        load(f"{NAME}@v9")
+    fake.answer = unreachable
+    with pytest.raises(UserError, match=f"run `hf download {NAME} --revision v9 --local-dir LLaDA-8B-Instruct`"):
+        load(f"{NAME}@v9")
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])
@@ -148,6 +182,9 @@ def test_a_hub_model_is_evaluated_and_sampled_by_the_learned_sampler_beside_it(
     assert len(record["learned"]["bounds"]) == 3
     assert code_of("eval", NAME, sums, "count=3", "bounds=[9.0]", "threads=1", "--out", "mine.json") == 0
     assert json.loads((tmp_path / "mine.json").read_text()) == record
+    assert code_of("eval", f"{NAME}@refs/pr/3", sums, "count=3", "bounds=[9.0]", "threads=1") == 0
+    record |= {"arm": "LLaDA-8B-Instruct@refs-pr-3"}
+    assert json.loads((tmp_path / "eval-LLaDA-8B-Instruct@refs-pr-3.json").read_text()) == record
     for given, bound in (([], "4"), (["--entropy-bound", "0"], "0")):
         capfd.readouterr()
         assert code_of("sample", NAME, "--prompt", "Hello", "--length", "8", *given) == 0

@@ -25,7 +25,7 @@ Overrides = Annotated[
 ]
 RunDir = Annotated[Path, typer.Option("--out", help="The run's directory.", file_okay=False)]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's directory.")]
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's folder, a run's, or a hub name ORG/NAME.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's folder, a run's, or ORG/NAME[@REVISION].")]
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", exists=True, file_okay=False)]
 Seed = Annotated[int, typer.Option(min=0)]
 
@@ -116,7 +116,11 @@ def evaluate(
     check_data(loaded)
     from diffpo.evaluate import run_eval
 
-    beside = Path(model) / "eval.json" if Path(model).is_dir() else Path(f"eval-{Path(model).name}.json")
+    beside = (
+        Path(model) / "eval.json"
+        if Path(model).is_dir()
+        else Path(f"eval-{model.partition('/')[2].replace('/', '-')}.json")
+    )
     typer.echo(run_eval(loaded, out or beside))
 
 

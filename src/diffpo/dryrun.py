@@ -110,7 +110,7 @@ def _model_lines(recipe: RlRecipe, size: Size) -> Iterator[tuple[str, str]]:
 
 def size_of(recipe: RlRecipe) -> Size:
     """Counted on a model without memory. Raises UserError for a base that is neither here nor known."""
-    family, fields = PUBLISHED.get(recipe.base, (None, {}))
+    family, fields = PUBLISHED.get(recipe.base.partition("@")[0], (None, {}))
     if family is None:
         if not Path(recipe.base).exists() and is_hub_name(recipe.base):
             raise UserError(f"the size of {recipe.base} is not known here; known are {', '.join(PUBLISHED)}")

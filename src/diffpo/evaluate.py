@@ -18,6 +18,7 @@ from diffpo.checkpoint import load, model_folder
 from diffpo.controller import Controller
 from diffpo.errors import UserError
 from diffpo.fitting import fitted, fitting_problems
+from diffpo.hub import short_name
 from diffpo.machine import place_of
 from diffpo.models.denoiser import Denoiser
 from diffpo.problem import Problem, Task
@@ -81,7 +82,7 @@ class Evaluation:
 
 def run_eval(recipe: EvalRecipe, out: Path) -> str:
     """Evaluate a model by the recipe; write the record that `diffpo report` reads, return it as a table."""
-    path = Path(recipe.model)
+    path, arm = Path(recipe.model), short_name(recipe.model)
     if path.exists():
         model_folder(path)  # first: a folder that holds none does not say which task, either
     task_recipe = recipe.task or stored_task(path)
@@ -91,9 +92,9 @@ def run_eval(recipe: EvalRecipe, out: Path) -> str:
     task.problems(recipe.split, 1, seed=0)  # what is wrong with its data is said before the model is loaded
     denoiser, tokenizer, controller = load(path, *place_of(recipe))
     task = fitted(task, task_recipe, denoiser.model.config, tokenizer)
-    with Progress(f"eval {path.name}", len(rules_of(recipe)) + (controller is not None)) as bar:
+    with Progress(f"eval {arm}", len(rules_of(recipe)) + (controller is not None)) as bar:
         evaluation = evaluate(recipe, denoiser, tokenizer, controller, task, bar)
-    record = {"arm": path.name, "task": task.name, "split": recipe.split, "seed": recipe.seed}
+    record = {"arm": arm, "task": task.name, "split": recipe.split, "seed": recipe.seed}
     record |= as_record(evaluation, denoiser, tokenizer, evaluation.best_accuracy)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -91,7 +91,7 @@ class TextSettings(Strict):
     """What the tasks put in words have in common."""
 
     source: str | None = None
-    """A file, a folder with train and test files, or a data set of the hub; None: the published one."""
+    """A file, a folder with train and test files, or owner/name[@revision][:configuration]; None: the published one."""
     test_source: str | None = None
     """The same for test rows; None: those of `source`, or the published ones where that is None too."""
     few_shot: Annotated[int, Field(ge=0, le=text.MAX_FEW_SHOT)] = 0
@@ -438,7 +438,7 @@ class MachineSettings(Strict):
 class RlRecipe(MachineSettings):
     seed: int = 0
     base: str
-    """Folder of the model to start from, which also is what the KL term holds on to: a run or a Hugging Face folder."""
+    """Model to start from, which also is what the KL term holds on to: a run, a folder, or ORG/NAME[@REVISION]."""
     task: TaskRecipe = SudokuTask()
     learn: Literal["model", "sampler", "joint"] = "model"
     lora: LoraRecipe | None = None
@@ -501,7 +501,7 @@ class StopAt(Strict):
 class SftRecipe(MachineSettings):
     seed: int = 0
     base: str | None = None
-    """Folder of the model to go on from; None: a fresh one of `model`'s size."""
+    """Model to go on from, as in RL; None: a fresh one of `model`'s size."""
     lora: LoraRecipe | None = None
     task: TaskRecipe = SudokuTask()
     model: TinyModel = TinyModel()
