@@ -104,7 +104,7 @@ def test_the_other_verbs(
     assert calls == [
         ("run_eval", TinyEvalRecipe(num_steps=5, model=here), tmp_path / "eval.json"),
         ("run_eval", TinyEvalRecipe(model=here), tmp_path / "eval.json"),
-        ("run_sample", tmp_path, "1 2", None, 0.0, 4),
+        ("run_sample", here, "1 2", None, None, 0.0, 4, "auto", "float32"),
         ("write_report", tmp_path, None),
         ("run_demo", Path("runs/demo"), 7),
     ]
@@ -119,7 +119,9 @@ def test_the_other_verbs(
         (["sft", "{recipe}", "--out", "x", "--resum"], "No such option: --resum"),
         (["sft", "{recipe}", "num_stpes=3", "--out", "x"], "num_stpes: unknown option; did you mean 'num_steps'?"),
         (["rl", "no-such-recipe", "--out", "x"], "no recipe is called 'no-such-recipe'"),
-        (["eval", "no/such/dir"], "'no/such/dir' does not exist"),
+        (["eval", "no/such/dir"], "no/such/dir does not exist; name a folder with a model"),
+        (["sample", "no/such/dir", "--prompt", "1"], "no/such/dir does not exist; name a folder with a model"),
+        (["sample", ".", "--prompt", "1", "--dtype", "int8"], "'int8' is not one of 'float32', 'bfloat16'"),
         (["eval", ".", "task.kind=sudoku"], "task: unknown option"),
         (["demo", "--seed", "-1"], "should be greater than or equal to 0"),
     ],

@@ -1,6 +1,7 @@
 """Rows of files and of the hub, and the sentences that say what is wrong with them."""
 
 import json
+import re
 import sys
 import time
 import types
@@ -119,9 +120,13 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     """A library `datasets` of one data set, and a hub that answers."""
     library = types.ModuleType("datasets")
 
-    def load_dataset(name: str, configuration: str | None, split: str) -> list[dict[str, Any]]:
-        if (name, configuration) != ("owner/sums", "main"):
-            raise RuntimeError(f"BuilderConfig {configuration} not found.\nAvailable: ['main']")
+    def load_dataset(
+        path: str, name: str | None = None, *, split: str, revision: str | None = None
+    ) -> list[dict[str, Any]]:
+        if (path, name) != ("owner/sums", "main"):
+            raise RuntimeError(f"BuilderConfig {name} not found.\nAvailable: ['main']")
+        if revision is not None:
+            return [{"x": revision}]
         return [{"x": split}, {"x": 2}] if split == "train" else []
 
     library.load_dataset = load_dataset  # type: ignore[attr-defined]
@@ -137,6 +142,11 @@ def test_rows_of_the_hub(hub: types.ModuleType) -> None:
     rows = read_rows("owner/sums:main", "train")
     assert [row.columns for row in rows] == [{"x": "train"}, {"x": 2}]
     assert rows[1].where == "owner/sums:main train row 2"
+    assert splits_of("owner/sums@refs/pr/1:main") == {"train", "test"}
+    assert [row.columns for row in read_rows("owner/sums@refs/pr/1:main", "train")] == [{"x": "refs/pr/1"}]
+    export = "datasets.load_dataset('owner/sums', revision='v1')"
+    with pytest.raises(UserError, match=re.escape(export)):
+        read_rows("owner/sums@v1", "train")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +170,7 @@ def told_without_a_hub(capsys: pytest.CaptureFixture[str]) -> str:
     (line,) = capsys.readouterr().err.splitlines()
     assert caught.value.code == 2 and not Path("nowhere").exists()
     assert "data set openai/gsm8k:main" in line and "task.source" in line
-    assert "datasets.load_dataset('openai/gsm8k', 'main')" in line
+    assert "datasets.load_dataset('openai/gsm8k', name='main')" in line
     return line
 
 

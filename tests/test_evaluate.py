@@ -17,7 +17,7 @@ from diffpo.checkpoint import load, model_folder
 from diffpo.controller import Controller
 from diffpo.evaluate import run_eval
 from diffpo.models.loading import save_controller
-from diffpo.problem import Grade, Problem
+from diffpo.problem import Grade, Problem, Status
 from diffpo.randomness import seed_of
 from diffpo.recipes import load_recipe
 from diffpo.recipes.schema import EvalRecipe, SftRecipe, SudokuTask
@@ -170,6 +170,30 @@ def test_by_clues_is_a_partition_of_the_rows(evaluated: Evaluate, controlled: Pa
         assert sum(group["n"] * group[key] for group in groups) / COUNT == pytest.approx(learned[key])
 
 
+@dataclass(frozen=True)
+class Failing(Sudoku):
+    """Reads no answer to puzzles of an even number of clues, and fails on those of 9."""
+
+    def grade(self, problem: Problem, completion: str) -> Grade:
+        clues = int(problem.facts["clues"])
+        status: Status = "grader_failed" if clues == 9 else "ok" if clues % 2 else "unparseable"
+        return Grade(0.0, {"solved": 0.0}, status)
+
+
+def test_answers_that_were_not_read_are_counted_and_failures_are_told(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "task_of", lambda recipe: Failing(recipe.size))
+    model = f"model={json.dumps(str(trained))}"
+    said = run_eval(load_recipe(EvalRecipe, None, ["count=40", "bounds=[1e9, 1e8]", model]), tmp_path / "mine.json")
+    record = json.loads((tmp_path / "mine.json").read_text())
+    failed, even = record["clues"].count(9), sum(clues % 2 == 0 for clues in record["clues"])
+    assert 0 < failed != even > 0
+    for point in record["points"]:
+        assert (point["grader_failed"], point["unparseable"]) == (failed, even)
+    assert said.count(f"grader failed on {failed} of 40") == 2
+
+
 def test_the_report_reads_the_record(evaluated: Evaluate, controlled: Path) -> None:
     record = evaluated(model=controlled)
     run = read_run(record["path"].parents[1])
@@ -180,6 +204,16 @@ def test_the_report_reads_the_record(evaluated: Evaluate, controlled: Path) -> N
     assert arm.learned is not None and list(arm.learned.bounds) == record["learned"]["bounds"]
     assert arm.area is not None and arm.aup is not None and arm.gain is not None
     assert [completion.nfe for completion in arm.playback] == record["learned"]["nfe_rows"][: len(arm.playback)]
+
+
+def test_the_report_reads_records_without_counts_of_failures(evaluated: Evaluate, tmp_path: Path) -> None:
+    record = evaluated()
+    old = {key: value for key, value in record.items() if key not in ("path", "prompts_too_long")}
+    new_keys = ("unparseable", "grader_failed")
+    old["points"] = [{key: point[key] for key in point.keys() - new_keys} for point in record["points"]]
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "mine.json").write_text(json.dumps(old))
+    assert read_run(tmp_path).arms == read_run(record["path"].parents[1]).arms
 
 
 def test_a_run_and_its_checkpoint_know_the_task_they_were_trained_on(trained: Path) -> None:

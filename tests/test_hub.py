@@ -1,5 +1,6 @@
 """Names on the hub: what is cached is taken, else fetched without its Python, and no answer is one sentence."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -7,13 +8,20 @@ from typing import Any
 
 import pytest
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from diffpo import hub
 from diffpo.checkpoint import load, model_folder
 from diffpo.cli import main
+from diffpo.controller import Controller
 from diffpo.errors import UserError
 from diffpo.hub import is_hub_name, snapshot
+from diffpo.models.loading import save_controller
 from published import LLADA, write_folder
 
 NAME = "GSAI-ML/LLaDA-8B-Instruct"
@@ -56,6 +64,8 @@ def test_what_is_a_name_and_what_a_path(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     assert all(map(is_hub_name, [NAME, "apple/DiffuCoder-7B-cpGRPO", "a/b_c.d"]))
+    assert all(map(is_hub_name, [f"{NAME}@main", f"{NAME}@v1.0", "a/b@refs/pr/3"]))
+    assert not any(map(is_hub_name, ["runs/base@main", "a/b@", "a@b/c", "a/b@c d", "a/b@/c", "a/b@c@d"]))
     paths = ["runs/base", "base", "./a/b", "/a/b", "../a", "a/b/c", "~/a", "a/", "a b/c", "a/../b"]
     assert not any(map(is_hub_name, paths))
 
@@ -83,6 +93,33 @@ def test_a_models_python_is_not_even_fetched(fake: FakeHub, tmp_path: Path) -> N
     for asked in fake.asked:
         assert asked["repo_type"] == "model"
         assert not any(pattern.endswith(("py", "*", "bin")) for pattern in asked["allow_patterns"])
+
+
+def test_a_revision_is_asked_for_by_itself_and_stays_in_the_name(fake: FakeHub, tmp_path: Path) -> None:
+    fake.cached = tmp_path / "cache"
+    write_folder(fake.cached, LLADA)
+    denoiser, _, _ = load(f"{NAME}@refs/pr/3")
+    load(NAME)
+    assert [(asked["name"], asked["revision"]) for asked in fake.asked] == [(NAME, "refs/pr/3"), (NAME, None)]
+    assert denoiser.model.name_or_path == f"{NAME}@refs/pr/3", "by which an adapter finds its base"
+
+
+def test_a_revision_that_is_not_cached_is_fetched(fake: FakeHub, tmp_path: Path) -> None:
+    fake.online = tmp_path
+    assert model_folder(Path(f"{NAME}@v2")) == tmp_path
+    assert [asked["revision"] for asked in fake.asked] == ["v2", "v2"]
+
+
+def test_a_revision_that_is_not_there_and_one_out_of_reach(fake: FakeHub) -> None:
+    def unknown() -> None:
+        raise RevisionNotFoundError.__new__(RevisionNotFoundError)
+
+    fake.answer = unknown
+    with pytest.raises(UserError, match=f"the model {NAME} on the hub has no revision v9; name a branch, a tag or a"):
+        load(f"{NAME}@v9")
+    fake.answer = unreachable
+    with pytest.raises(UserError, match=f"run `hf download {NAME} --revision v9 --local-dir LLaDA-8B-Instruct`"):
+        load(f"{NAME}@v9")
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])
@@ -116,6 +153,64 @@ def test_a_name_that_the_hub_does_not_know(kind: type[Exception], fake: FakeHub)
     fake.answer = unknown
     with pytest.raises(UserError, match="neither a folder here nor a model on the hub; check the name"):
         load(NAME)
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> str:
+    """The override for a task whose data are here."""
+    file = tmp_path / "sums.jsonl"
+    rows = [{"question": f"What is {i} + 1?", "answer": f"#### {i + 1}"} for i in range(200)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return f"task={{kind='gsm8k', source='{file}', completion_length=16, instructions=''}}"
+
+
+def code_of(*arguments: str) -> object:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    return caught.value.code
+
+
+def test_a_hub_model_is_evaluated_and_sampled_by_the_learned_sampler_beside_it(
+    fake: FakeHub, sums: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fake.cached, fake.answer = tmp_path / "cache", unreachable
+    write_folder(fake.cached, LLADA)
+    save_controller(Controller(initial_bound=4.0, hidden=8), fake.cached)
+    assert code_of("eval", NAME, sums, "count=3", "bounds=[9.0]", "threads=1") == 0
+    record = json.loads((tmp_path / "eval-LLaDA-8B-Instruct.json").read_text())
+    assert (record["arm"], record["task"], record["learned"]["n"]) == ("LLaDA-8B-Instruct", "gsm8k", 3)
+    assert len(record["learned"]["bounds"]) == 3
+    assert code_of("eval", NAME, sums, "count=3", "bounds=[9.0]", "threads=1", "--out", "mine.json") == 0
+    assert json.loads((tmp_path / "mine.json").read_text()) == record
+    assert code_of("eval", f"{NAME}@refs/pr/3", sums, "count=3", "bounds=[9.0]", "threads=1") == 0
+    record |= {"arm": "LLaDA-8B-Instruct@refs-pr-3"}
+    assert json.loads((tmp_path / "eval-LLaDA-8B-Instruct@refs-pr-3.json").read_text()) == record
+    for given, bound in (([], "4"), (["--entropy-bound", "0"], "0")):
+        capfd.readouterr()
+        assert code_of("sample", NAME, "--prompt", "Hello", "--length", "8", *given) == 0
+        out = capfd.readouterr().out
+        assert out.rstrip().endswith(f"denoiser calls, entropy bound {bound}")
+    assert "8 denoiser calls" in out, "one token at a time"
+
+
+def test_what_a_hub_model_does_not_say_must_be_given(fake: FakeHub, capfd: pytest.CaptureFixture[str]) -> None:
+    """Before anything is fetched."""
+    assert code_of("eval", NAME) == 2
+    assert code_of("sample", NAME, "--prompt", "?") == 2
+    task, length = capfd.readouterr().err.splitlines()
+    assert task.startswith(f"diffpo: no recipe.toml says which task {NAME} was trained on; give task.size=4 or 6, or")
+    assert length.endswith("was trained on; give --length, the tokens of the completion")
+    assert fake.asked == []
+
+
+def test_a_prompt_longer_than_the_model_has_room_for_is_no_sample(
+    fake: FakeHub, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fake.cached = tmp_path / "cache"
+    write_folder(fake.cached, LLADA)
+    assert code_of("sample", NAME, "--prompt", "x" * 7, "--length", "4090") == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "the prompt has 7 tokens, and beside a completion of 4090 the model has positions for 6; shorten it" in line
 
 
 def test_the_command_says_it_and_ends_with_2(fake: FakeHub, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -144,7 +144,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(
     (whole, gradient), (sum_of_parts, gradients) = found
     assert sum_of_parts == pytest.approx(whole, rel=1e-6)
     for name, value in gradient.items():
-        torch.testing.assert_close(gradients[name], value, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(gradients[name], value, rtol=1e-4, atol=1e-4 * float(value.abs().max()))
     assert denoiser.shown.canvases >= 6
 
 
@@ -332,6 +332,8 @@ def test_what_needs_grades_refuses_s1k(tmp_path: Path) -> None:
         load_recipe(SftRecipe, None, ["task.kind=s1k", "stop_at.accuracy=0.5"])
     with pytest.raises(UserError, match="too_long is about sequence_length, which is not given"):
         load_recipe(SftRecipe, None, ["task.kind=s1k", "too_long=skip"])
+    with pytest.raises(UserError, match="sequence_length limits prompts by itself"):
+        load_recipe(SftRecipe, None, ["task.kind=s1k", "sequence_length=9", "task.max_prompt_tokens=3"])
 
 
 def test_a_run_on_s1k_counts_what_it_cuts_and_is_not_evaluated_on_it(

@@ -74,7 +74,7 @@ def test_every_mistake_in_a_task_is_listed_at_once() -> None:
     assert [line.strip() for line in str(caught.value).splitlines()] == [
         "3 mistakes in the overrides:",
         "task.max_traget: unknown option; did you mean 'max_target'? "
-        "(known: kind, max_number, max_target, operators, number_credit)",
+        "(known: reward, kind, max_number, max_target, operators, number_credit)",
         "task.max_number: should be less than or equal to 99, got 100",
         "steps: should be greater than or equal to 1, got 0",
     ]
@@ -179,7 +179,7 @@ def test_every_verb_runs_on_the_task(kind: str, tmp_path: Path, capsys: pytest.C
         assert "<" not in shown["completion"] and len(shown["completion"]) <= len(shown["unmask_step"])
     (arm,) = read_run(tmp_path / "eval" / "..").arms[-1:]
     assert arm.name == "run"
-    run_sample(run, problems[0].prompt, None, 1.0, seed=0)
+    run_sample(run, problems[0].prompt, temperature=1.0, seed=0)
     lines = capsys.readouterr().out.splitlines()
     canvases = [line[6:] for line in lines if line[:4].strip().isdecimal() and line[4:6] == "  "]
     assert canvases and {len(canvas) for canvas in canvases} == {task_of(stored_task(run)).completion_length}

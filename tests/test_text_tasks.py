@@ -377,8 +377,12 @@ def test_a_recipe_gives_the_task() -> None:
         found = load_recipe(SftRecipe, None, [f"task.kind={kind}"])
         assert task_of(found.task) == TextTask(FAMILIES[kind]) and found.task.completion_length == 256
         assert f'kind = "{kind}"' in dump_recipe(found)
-    with pytest.raises(UserError, match="should be 'correct' or 'd1', got 'd2'"):
+    with pytest.raises(
+        UserError, match=r"reward: should be 'correct' or 'd1', or a function of your own, .*, got 'd2'"
+    ):
         load_recipe(SftRecipe, None, ["task={kind='gsm8k', reward='d2'}"])
+    with pytest.raises(UserError, match=r"reward: should be a function of your own, .*, got 'd1'"):
+        load_recipe(SftRecipe, None, ["task.reward=d1"])
 
 
 # --- rewards of one's own

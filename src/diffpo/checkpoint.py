@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from diffpo.controller import Controller
 from diffpo.errors import UserError
-from diffpo.hub import is_hub_name
+from diffpo.hub import check_place
 from diffpo.models.adapters import base_of, is_adapter
 from diffpo.models.denoiser import Denoiser
 from diffpo.models.loading import find_model, load_controller, load_denoiser, save_controller, save_denoiser
@@ -86,10 +86,8 @@ def model_folder(path: Path) -> Path:
         raise UserError(
             f"{path} holds neither a model (config.json) nor a run's checkpoint-N folders; name one that does"
         )
-    if not path.exists() and is_hub_name(str(path)):
-        return find_model(str(path))
-    what = "is a file" if path.exists() else "does not exist"
-    raise UserError(f"{path} {what}; name a folder with a model, a run's folder, or a model's hub name")
+    check_place(str(path))
+    return find_model(str(path))
 
 
 def load(

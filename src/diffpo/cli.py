@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,6 +25,7 @@ Overrides = Annotated[
 ]
 RunDir = Annotated[Path | None, typer.Option("--out", help="The run's directory.", file_okay=False)]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's directory.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's folder, a run's, or ORG/NAME[@REVISION].")]
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", exists=True, file_okay=False)]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only say what the run would take: no weights, no data, no accelerator.")
@@ -112,25 +113,36 @@ def rl(
 
 @app.command(name="eval")
 def evaluate(
-    model_dir: ModelDir,
+    model: Model,
     overrides: Overrides = None,
     recipe: Annotated[
         str | None, typer.Option(help="A TOML file or a built-in name; without it, the defaults.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Where to write the JSON record. [default: MODEL_DIR/eval.json]")
+        Path | None,
+        typer.Option(
+            dir_okay=False,
+            help="Where to write the JSON record. [default: MODEL/eval.json, or eval-NAME.json here]",
+        ),
     ] = None,
 ) -> None:
     """Measure accuracy and denoiser calls on unseen problems."""
+    from diffpo.hub import check_place
     from diffpo.recipes import load_recipe
     from diffpo.recipes.schema import EvalRecipe
     from diffpo.recipes.tasks import check_data
 
-    loaded = load_recipe(EvalRecipe, recipe, [*(overrides or ()), f"model={json.dumps(str(model_dir))}"])
+    check_place(model)
+    loaded = load_recipe(EvalRecipe, recipe, [*(overrides or ()), f"model={json.dumps(model)}"])
     check_data(loaded)
     from diffpo.evaluate import run_eval
 
-    typer.echo(run_eval(loaded, out or model_dir / "eval.json"))
+    beside = (
+        Path(model) / "eval.json"
+        if Path(model).is_dir()
+        else Path(f"eval-{model.partition('/')[2].replace('/', '-')}.json")
+    )
+    typer.echo(run_eval(loaded, out or beside))
 
 
 @app.command()
@@ -150,19 +162,30 @@ def score(
 
 @app.command()
 def sample(
-    model_dir: ModelDir,
+    model: Model,
     prompt: Annotated[str, typer.Option(help="What to complete.")],
+    length: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of the completion. [default: its training's]"),
+    ] = None,
     entropy_bound: Annotated[
         float | None,
         typer.Option(min=0, help="0: one token per denoiser call. [default: the learned sampler's choice, or 0]"),
     ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
     seed: Seed = 0,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a CUDA device if there is one.")
+    ] = "auto",
+    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the weights.")] = "float32",
 ) -> None:
     """Complete a prompt, token by token."""
+    from diffpo.hub import check_place
+
+    check_place(model)
     from diffpo.sample import run_sample
 
-    run_sample(model_dir, prompt, entropy_bound, temperature, seed)
+    run_sample(model, prompt, length, entropy_bound, temperature, seed, device, dtype)
 
 
 @app.command()

@@ -24,7 +24,7 @@ from diffpo.problem import Split
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 PROBE_SECONDS = 2.5
 
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(?::[\w.-]+)?")
+_HUB_NAME = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w./-]+))?(?::([\w.-]+))?")
 _LONGEST_FIELD = 2**24  # of a CSV file, in characters
 
 
@@ -86,7 +86,7 @@ def read_rows(source: str, split: Split) -> list[Row]:
     """The rows of a split, or all rows of a file, at least one. Reading the same again costs nothing.
 
     `source`: a file; a folder with a file for each split (`train.jsonl`, ...); or a data set of the hub,
-    `owner/name` or `owner/name:configuration`.
+    `owner/name`, with a revision and a configuration where wanted: `owner/name@revision:configuration`.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -210,7 +210,7 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 @lru_cache(maxsize=4)
 def _read_hub(source: str, split: str) -> list[Row]:
-    name, _, configuration = source.partition(":")
+    name, options = _parts(source)
     if find_spec("datasets") is None:
         raise UserError(
             f"data set {source} is on the hub, and reading it needs pip install 'diffpo[data]'; {_export(source)}"
@@ -221,7 +221,7 @@ def _read_hub(source: str, split: str) -> list[Row]:
     import datasets
 
     try:
-        table = datasets.load_dataset(name, configuration or None, split=split)
+        table = datasets.load_dataset(name, **options, split=split)
         rows = [Row(f"{source} {split} row {number}", columns) for number, columns in enumerate(table, start=1)]
     except Exception as error:  # the library's own, its client's, its parsers': all of them mean that there are no rows
         words = (str(error).splitlines() or [type(error).__name__])[0]
@@ -231,9 +231,17 @@ def _read_hub(source: str, split: str) -> list[Row]:
     return rows
 
 
+def _parts(source: str) -> tuple[str, dict[str, str]]:
+    """A data set's repository, and what else `datasets.load_dataset` is to be told of it."""
+    found = _HUB_NAME.fullmatch(source)
+    assert found is not None, "others are paths"
+    name, revision, configuration = found.groups()
+    return name, {key: value for key, value in (("name", configuration), ("revision", revision)) if value}
+
+
 def _export(source: str) -> str:
-    name, _, configuration = source.partition(":")
-    arguments = ", ".join(repr(part) for part in (name, configuration) if part)
+    name, options = _parts(source)
+    arguments = ", ".join([repr(name), *(f"{key}={value!r}" for key, value in options.items())])
     load = f"d = datasets.load_dataset({arguments})"
     return (
         f'use a local copy instead: where the hub is in reach, run python -c "import datasets; {load}; '

@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,8 @@ from transformers import PreTrainedTokenizerFast
 from diffpo.checkpoint import load, model_folder
 from diffpo.controller import Controller
 from diffpo.errors import UserError
+from diffpo.fitting import fitted, fitting_problems
+from diffpo.hub import short_name
 from diffpo.machine import place_of
 from diffpo.models.denoiser import Denoiser
 from diffpo.problem import Problem, Task
@@ -27,6 +29,7 @@ from diffpo.recipes.schema import EntropyBoundRule, EvalRecipe, RuleRecipe, Task
 from diffpo.recipes.study import StudyEvaluation
 from diffpo.recipes.tasks import task_of
 from diffpo.records import RECIPE
+from diffpo.reward import is_reward_name
 from diffpo.rollout import Decoding, answer_in_batches
 from diffpo.stats import Estimate, aup_estimate, frontier_area_estimate, gain_over_fixed, mean_interval
 from diffpo.tokenizer import decode_text
@@ -36,6 +39,7 @@ from diffpo.unmasking import EntropyBound, Rule
 PLAYED_BACK = 6
 STORED_TASK: TypeAdapter[TaskRecipe] = TypeAdapter(TaskRecipe)
 TASK_HINT = "task.size=4 or 6, or task.kind=countdown, walk or another"
+GRADER_FAILED = "the grader failed on {failed} of {num_answers} answers, which count as wrong: look at their problems"
 FRONTIER_FIGURES = (("area under the frontier", "area"), ("AUP", "aup"))
 
 
@@ -48,6 +52,10 @@ class Outcome:
     """None: the learned sampler."""
     rollout: Rollout
     is_solved: np.ndarray
+    unparseable: int
+    """Answers that no grader could read: the model's fault."""
+    grader_failed: int
+    """Answers that count as wrong because the grader failed: ours."""
 
     @property
     def nfe(self) -> np.ndarray:
@@ -60,6 +68,8 @@ class Evaluation:
     fixed: Sequence[Outcome]
     learned: Outcome | None
     length: int
+    prompts_too_long: int = 0
+    """Problems that were left out."""
 
     @property
     def clusters(self) -> list[str]:
@@ -71,9 +81,10 @@ class Evaluation:
 
 
 def run_eval(recipe: EvalRecipe, out: Path) -> str:
-    """Evaluate a model's folder by the recipe; write the record that `diffpo report` reads, return it as a table."""
-    path = Path(recipe.model)
-    model_folder(path)  # first: a folder that holds none does not say which task, either
+    """Evaluate a model by the recipe; write the record that `diffpo report` reads, return it as a table."""
+    path, arm = Path(recipe.model), short_name(recipe.model)
+    if path.exists():
+        model_folder(path)  # first: a folder that holds none does not say which task, either
     task_recipe = recipe.task or stored_task(path)
     blocks = block_problems("block_length", recipe.block_length, task_recipe)
     if problems := [*grading_problems("evaluation", task_recipe), *blocks]:
@@ -81,9 +92,10 @@ def run_eval(recipe: EvalRecipe, out: Path) -> str:
     task = task_of(task_recipe)
     task.problems(recipe.split, 1, seed=0)  # what is wrong with its data is said before the model is loaded
     denoiser, tokenizer, controller = load(path, *place_of(recipe))
-    with Progress(f"eval {path.name}", len(rules_of(recipe)) + (controller is not None)) as bar:
+    task = fitted(task, task_recipe, denoiser.model.config, tokenizer)
+    with Progress(f"eval {arm}", len(rules_of(recipe)) + (controller is not None)) as bar:
         evaluation = evaluate(recipe, denoiser, tokenizer, controller, task, bar)
-    record = {"arm": path.name, "task": task.name, "split": recipe.split, "seed": recipe.seed}
+    record = {"arm": arm, "task": task.name, "split": recipe.split, "seed": recipe.seed}
     record |= as_record(evaluation, denoiser, tokenizer, evaluation.best_accuracy)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -99,13 +111,16 @@ def table(record: dict[str, Any]) -> str:
     lines = []
     for point in points:
         accuracy, nfe = _shown(point["accuracy"], point["ci95"]), _shown(point["nfe"], point["nfe_ci95"])
-        lines.append(f"{point['rule']:24s} accuracy {accuracy}  NFE {nfe}")
+        failed = f"  grader failed on {point['grader_failed']} of {point['n']}" if point["grader_failed"] else ""
+        lines.append(f"{point['rule']:24s} accuracy {accuracy}  NFE {nfe}{failed}")
     lines += [f"{name:24s} {_shown(record[key]['value'], record[key]['ci95'])}" for name, key in FRONTIER_FIGURES]
     if gain := record["gain"]:
         lines.append(
             f"{'learned - best fixed':24s} accuracy {_shown(gain['accuracy'], gain['accuracy_ci95'])} at equal NFE, "
             f"calls saved {_shown(gain['nfe'], gain['nfe_ci95'])} at equal accuracy"
         )
+    if left_out := record["prompts_too_long"]:
+        lines.append(f"{'prompts too long':24s} {left_out}, left out of all of this; {points[0]['n']} were measured")
     return "\n".join(lines)
 
 
@@ -114,27 +129,33 @@ def _shown(value: float, interval: Sequence[float]) -> str:
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def stored_task(path: Path) -> TaskRecipe:
-    """The task in the recipe of the run that `path` is or belongs to."""
-    path = path.resolve()
-    for folder in (path, path.parent):
+def stored_task(path: Path, hint: str = TASK_HINT) -> TaskRecipe:
+    """The task in the recipe of the run that `path` is or belongs to. Raises UserError saying what to give instead.
+
+    A reward of the user's own is left out: what is solved does not depend on it, and to measure a model runs no code
+    that a folder names.
+    """
+    for folder in (path.resolve(), path.resolve().parent):
         if (folder / RECIPE).is_file():
             try:
                 table = tomllib.loads((folder / RECIPE).read_text())
-                return STORED_TASK.validate_python({"kind": "sudoku"} | table.get("task", {}))
+                task = {"kind": "sudoku"} | table.get("task", {})
+                if is_reward_name(str(task.get("reward"))):
+                    del task["reward"]
+                return STORED_TASK.validate_python(task)
             except (ValueError, TypeError) as error:
                 line = str(error).splitlines()[0]
-                raise UserError(f"{folder / RECIPE} does not say which task: {line}; give {TASK_HINT}") from error
-    raise UserError(f"no {RECIPE} in {path} or above it says which task it was trained on; give {TASK_HINT}")
+                raise UserError(f"{folder / RECIPE} does not say which task: {line}; give {hint}") from error
+    raise UserError(f"no {RECIPE} says which task {path} was trained on; give {hint}")
 
 
 def rules_of(recipe: EvalRecipe) -> list[RuleRecipe]:
     return [*(EntropyBoundRule(bound=bound) for bound in recipe.bounds), *recipe.rules]
 
 
-def problems_of(task: Task, recipe: EvalRecipe | StudyEvaluation) -> list[Problem]:
-    """The problems that everything measured with these settings meets."""
-    return task.problems(recipe.split, recipe.count, seed_of(recipe.seed, "eval"))
+def problems_of(task: Task, recipe: EvalRecipe | StudyEvaluation) -> tuple[list[Problem], int]:
+    """The problems that everything measured with these settings meets, and how many are left out as too long."""
+    return fitting_problems(task, recipe.split, recipe.count, seed_of(recipe.seed, "eval"))
 
 
 def evaluate(
@@ -147,25 +168,24 @@ def evaluate(
 ) -> Evaluation:
     """Every rule, and the learned sampler if there is one, on the same problems."""
     place_of(recipe)
-    problems = problems_of(task, recipe)
+    problems, too_long = problems_of(task, recipe)
     block_length = recipe.block_length or task.completion_length
 
     def outcome(name: str, kind: RuleRecipe | None, rule: Rule, controller: Controller | None) -> Outcome:
         decoding = Decoding(rule, task.completion_length, block_length, controller=controller)
         rollouts, grades = answer_in_batches(denoiser, tokenizer, task, problems, decoding, recipe.batch)
         solved = [grade.is_solved for grade in grades]
-        if failed := sum(grade.status == "grader_failed" for grade in grades):
-            bar.warn(
-                f"the grader failed on {failed} of {len(grades)} answers, which count as wrong: look at their problems"
-            )
+        statuses = Counter(grade.status for grade in grades)
+        if failed := statuses["grader_failed"]:
+            bar.warn(GRADER_FAILED, failed=failed, num_answers=len(grades))
         bar.update(len(done) + 1, rule=name, accuracy=float(np.mean(solved)))
-        return Outcome(name, kind, joined(rollouts), np.array(solved, dtype=float))
+        return Outcome(name, kind, joined(rollouts), np.array(solved, dtype=float), statuses["unparseable"], failed)
 
     done: list[Outcome] = []
     for kind in rules_of(recipe):
         done.append(outcome(name_of(kind), kind, rule_of(kind), None))
     learned = outcome("learned", None, EntropyBound(), controller) if controller is not None else None
-    return Evaluation(problems, done, learned, task.completion_length)
+    return Evaluation(problems, done, learned, task.completion_length, too_long)
 
 
 def joined(rollouts: Sequence[Rollout]) -> Rollout:
@@ -203,6 +223,7 @@ def as_record(
     shown = learned or fixed[int(np.argmin(np.abs(nfe.mean(axis=0) - length / 3)))]
     return {
         "completion_length": length,
+        "prompts_too_long": evaluation.prompts_too_long,
         "clusters": clusters,
         "clues": clues_of(evaluation.problems),
         "points": [_point(outcome, clusters) for outcome in fixed],
@@ -233,6 +254,8 @@ def _point(outcome: Outcome, clusters: list[str]) -> dict[str, Any]:
         "nfe": float(outcome.nfe.mean()),
         "nfe_ci95": mean_interval(outcome.nfe, clusters),
         "n": len(outcome.is_solved),
+        "unparseable": outcome.unparseable,
+        "grader_failed": outcome.grader_failed,
         "solved": outcome.is_solved.astype(int).tolist(),
         "nfe_rows": outcome.nfe.tolist(),
     }

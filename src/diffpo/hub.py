@@ -6,10 +6,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from diffpo.errors import UserError
 
@@ -21,9 +27,24 @@ ANSWER_WITHIN = 4.0
 
 
 def is_hub_name(text: str) -> bool:
-    """ORG/NAME, unless ORG is a folder here: then it is a path, and a mistyped one is not asked of the hub."""
-    is_name = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text) is not None
-    return is_name and not Path(text).parent.is_dir()
+    """ORG/NAME or ORG/NAME@REVISION: a branch, a tag or a commit.
+
+    Unless ORG is a folder here: then it is a path, and a mistyped one is not asked of the hub.
+    """
+    is_name = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+(/[\w.-]+)*)?", text) is not None
+    return is_name and not Path(text.partition("/")[0]).is_dir()
+
+
+def short_name(text: str) -> str:
+    """What a model is called in files and tables: its folder's name, or NAME or NAME@REVISION of the hub."""
+    return Path(text).name if Path(text).exists() else text.partition("/")[2].replace("/", "-")
+
+
+def check_place(text: str) -> None:
+    """Raises UserError for what is neither a folder here nor a hub name. The hub itself is not asked."""
+    if not Path(text).is_dir() and not (is_hub_name(text) and not Path(text).exists()):
+        what = "is a file" if Path(text).exists() else "does not exist"
+        raise UserError(f"{text} {what}; name a folder with a model, a run's folder, or a model's hub name")
 
 
 def snapshot(name: str, kind: Kind, patterns: Sequence[str], is_whole: Callable[[Path], bool]) -> Path:
@@ -31,17 +52,19 @@ def snapshot(name: str, kind: Kind, patterns: Sequence[str], is_whole: Callable[
 
     Raises UserError, within 5 seconds where the hub cannot be reached, that says how to get the files by other means.
     """
-    wanted = list(patterns)
+    repository, _, revision = name.partition("@")
+    wanted: dict[str, Any] = {"repo_type": kind, "allow_patterns": list(patterns), "revision": revision or None}
     try:
-        cached = Path(snapshot_download(name, repo_type=kind, allow_patterns=wanted, local_files_only=True))
+        cached = Path(snapshot_download(repository, **wanted, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         pass
     else:
         if is_whole(cached):
             return cached
     try:
-        _attempt(lambda: HfApi().repo_info(name, repo_type=kind, timeout=ANSWER_WITHIN - 1), ANSWER_WITHIN)
-        return Path(_attempt(lambda: snapshot_download(name, repo_type=kind, allow_patterns=wanted), None))
+        about: dict[str, Any] = {"repo_type": kind, "revision": revision or None, "timeout": ANSWER_WITHIN - 1}
+        _attempt(lambda: HfApi().repo_info(repository, **about), ANSWER_WITHIN)
+        return Path(_attempt(lambda: snapshot_download(repository, **wanted), None))
     except _FailedError as failed:
         raise UserError(_advice(name, kind, failed.error)) from failed.error
 
@@ -73,15 +96,18 @@ def _attempt(call: Callable[[], Result], seconds: float | None) -> Result:
 
 def _advice(name: str, kind: Kind, error: BaseException) -> str:
     what = {"model": "model", "dataset": "data set"}[kind]
-    page = f"{constants.ENDPOINT}/{'' if kind == 'model' else 'datasets/'}{name}"
+    repository, _, revision = name.partition("@")
+    page = f"{constants.ENDPOINT}/{'' if kind == 'model' else 'datasets/'}{repository}"
+    if isinstance(error, RevisionNotFoundError):
+        return f"the {what} {repository} on the hub has no revision {revision}; name a branch, a tag or a commit of it"
     if isinstance(error, GatedRepoError):
         return f"the {what} {name} asks for consent: give it at {page}, then log in with `hf auth login`"
     if isinstance(error, RepositoryNotFoundError | HFValidationError):
         return f"{name} is neither a folder here nor a {what} on the hub; check the name, or log in: `hf auth login`"
-    option = "" if kind == "model" else "--repo-type dataset "
-    folder = name.split("/")[1]
+    option = ("" if kind == "model" else "--repo-type dataset ") + (f"--revision {revision} " if revision else "")
+    folder = repository.split("/")[1]
     return (
         f"the {what} {name} is neither a folder here nor cached, and the hub at {constants.ENDPOINT} cannot be reached "
-        f"({type(error).__name__}); where it can be, run `hf download {name} {option}--local-dir {folder}`, bring the "
-        f"folder here and name it instead"
+        f"({type(error).__name__}); where it can be, run `hf download {repository} {option}--local-dir {folder}`, "
+        f"bring the folder here and name it instead"
     )

@@ -33,7 +33,7 @@ class Progress:
 
     def __init__(self, label: str, total: int, *, min_gap: float = 2.0, max_gap: float = 8.0) -> None:
         self._label, self._total, self._min_gap, self._max_gap = label, total, min_gap, max_gap
-        self._has_warned = False
+        self._warned: set[str] = set()
 
     def __enter__(self) -> "Progress":
         self._display: _Display
@@ -47,11 +47,14 @@ class Progress:
         """`step` steps are done; `metrics` are the latest numbers."""
         self._display.show(step, metrics)
 
-    def warn(self, message: str) -> None:
-        """Say a line that stays, the first time only: what is wrong with one step is wrong with the next, too."""
-        if not self._has_warned:
-            self._display.warn(f"{self._label}: warning: {message}")
-        self._has_warned = True
+    def warn(self, message: str, **values: Metric) -> None:
+        """Say a line that stays, with `values` in its place-holders.
+
+        The first time only, whatever they are: what is wrong with one step is wrong with the next, too.
+        """
+        if message not in self._warned:
+            self._display.warn(f"{self._label}: warning: {message.format(**values)}")
+        self._warned.add(message)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

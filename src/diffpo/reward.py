@@ -1,8 +1,18 @@
-"""Rewards of one's own, as TRL's trainers take them: `reward(prompts, completions, **columns) -> list[float]`."""
+"""Rewards of one's own, as TRL's trainers take them: `reward(prompts, completions, **columns) -> list[float]`.
 
+They are the user's own code, and nothing fences them.
+"""
+
+import importlib
+import importlib.util
 import inspect
+import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from diffpo.errors import UserError
@@ -12,6 +22,49 @@ TrlReward = Callable[..., Sequence[float | None]]
 
 _GIVEN = ("prompts", "completions")
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def is_reward_name(text: str) -> bool:
+    """Whether it is written as a function's place: `path/to/file.py:function` or `package.module:function`."""
+    return re.fullmatch(r"(.+\.py|[^\W\d][\w.]*):[^\W\d]\w*", text) is not None
+
+
+def load_reward(name: str) -> TrlReward:
+    """The function that `file.py:function` or `package.module:function` names; a file is run once.
+
+    Raises UserError where there is no such file, module or function, and where its code raises.
+    """
+    place, _, function = name.rpartition(":")
+    try:
+        module = _module_of(Path(place).resolve()) if place.endswith(".py") else importlib.import_module(place)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # it is the user's code, and may raise anything
+        words = " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]])
+        raise UserError(f"the reward {name} cannot be imported ({words}); mend {place}, or name another") from error
+    found: TrlReward | None = getattr(module, function, None)
+    if not callable(found):
+        own = (value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__)
+        there = ", ".join(value.__name__ for value in own if inspect.isfunction(value)) or "none"
+        raise UserError(f"task.reward names a function that {place} does not have, {function}; it has {there}")
+    return found
+
+
+@lru_cache
+def _module_of(file: Path) -> ModuleType:
+    if not file.is_file():
+        raise UserError(f"the reward's file {file} is not there; give FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION")
+    name = f"diffpo_reward_{file.stem}_{abs(hash(file)):x}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None, "the name ends in .py"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from diffpo.checkpoint import Progress, load, load_base, restore_optimizers, save_checkpoint
 from diffpo.controller import Controller
 from diffpo.errors import Stopped
+from diffpo.fitting import PROMPTS_TOO_LONG, fitted, fitting_problems
 from diffpo.machine import checkpointed, place_of
 from diffpo.models.adapters import AdapterOff, add_adapter
 from diffpo.models.denoiser import Denoiser, Tally
@@ -76,8 +77,9 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
     Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
     # A task out of range or without data, and a base that is not there, are said before the run's folder is made.
-    checked_task(recipe.task, "train")
-    base, _, _ = load_base(recipe.base, *place_of(recipe))
+    task = checked_task(recipe.task, "train")
+    base, tokenizer, _ = load_base(recipe.base, *place_of(recipe))
+    fitted(task, recipe.task, base.model.config, tokenizer).problems("train", 1, seed=0)
     run = open_run(out, recipe, resume)
     learner = prepare(recipe, run, base)
     if run.progress.step == 0 and learner.controller is not None:
@@ -102,9 +104,11 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
             run.log(step, metrics)
             bar.update(step if recipe.budget.steps else calls, **headlines(metrics))
             if "grader_failed" in metrics:
-                bar.warn(GRADER_FAILED.format(**metrics))
+                bar.warn(GRADER_FAILED, **metrics)
+            if "prompts_too_long" in metrics:
+                bar.warn(PROMPTS_TOO_LONG, **metrics)
             if pushes_down(metrics):
-                bar.warn(PUSHES_DOWN.format(**metrics))
+                bar.warn(PUSHES_DOWN, **metrics)
             if watch is not None:
                 watch(learner, step, calls, spent(recipe, step, calls))
             if stop.requested or step % recipe.checkpoint.every == 0 or spent(recipe, step, calls) == 1:
@@ -123,8 +127,8 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
 
 def prepare(recipe: RlRecipe, run: Run, base: Denoiser) -> Learner:
     """Models, controller and optimisers as they stood at the run's checkpoint, or at its beginning."""
-    task = task_of(recipe.task)
     denoiser, tokenizer, controller = load(run.checkpoint or recipe.base, *place_of(recipe), base_bits(recipe))
+    task = fitted(task_of(recipe.task), recipe.task, denoiser.model.config, tokenizer)
     checkpointed(denoiser, recipe)
     if recipe.lora is not None:
         if run.checkpoint is None:
@@ -184,11 +188,13 @@ def stage_at(recipe: RlRecipe, share: float) -> Stage:
 
 def experience(recipe: RlRecipe, learner: Learner, stage: Stage, step: int) -> Batch:
     """The step's batch: its problems and its randomness depend on the seed and the step alone."""
-    return collect(
+    seed = seed_of(recipe.seed, "problems", step)
+    problems, too_long = fitting_problems(learner.task, "train", recipe.rollout.prompts, seed)
+    batch = collect(
         learner.denoiser,
         learner.tokenizer,
         learner.task,
-        learner.task.problems("train", recipe.rollout.prompts, seed_of(recipe.seed, "problems", step)),
+        problems,
         replace(learner.decoding, temperature=stage.temperature),
         group=recipe.rollout.group,
         speed=recipe.objective.speed,
@@ -197,6 +203,7 @@ def experience(recipe: RlRecipe, learner: Learner, stage: Stage, step: int) -> B
         bound_advantage=ADVANTAGES[recipe.controller.advantage],
         generator=stream(recipe.seed, "rollout", step),
     )
+    return replace(batch, prompts_too_long=too_long)
 
 
 def learn(recipe: RlRecipe, learner: Learner, stage: Stage, batch: Batch, step: int) -> dict[str, float]:
@@ -231,14 +238,15 @@ def learn(recipe: RlRecipe, learner: Learner, stage: Stage, batch: Batch, step: 
 
 
 def summary(batch: Batch) -> dict[str, float]:
-    """What the rollouts were like."""
+    """What the rollouts were like; failures and what was left out only where there are any."""
+    counts = {"grader_failed": float(batch.grader_failed), "prompts_too_long": float(batch.prompts_too_long)}
     return {
         "reward": float(batch.reward.mean()),
         "reward_std": float(batch.reward.std(dim=1).mean()),
         "frac_reward_zero_std": float((batch.reward.std(dim=1) == 0).float().mean()),
         "solved": float(batch.is_solved.float().mean()),
         "nfe": float(batch.rollout.nfe.float().mean()),
-    } | ({"grader_failed": float(batch.grader_failed)} if batch.grader_failed else {})
+    } | {name: count for name, count in counts.items() if count}
 
 
 def headlines(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -50,6 +50,8 @@ class Batch:
     """Credit of the drawn entropy bound."""
     grader_failed: int = 0
     """Completions that earned nothing because the grader failed, which is no fault of the model's."""
+    prompts_too_long: int = 0
+    """Prompts that were left out before these were found."""
 
     @property
     def has_spread(self) -> Bool[Tensor, " B"]:

@@ -1,14 +1,17 @@
 """One completion, shown as it is drawn."""
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from diffpo.canvas import canvas_at
-from diffpo.checkpoint import load
+from diffpo.checkpoint import load, model_folder
 from diffpo.errors import UserError
 from diffpo.evaluate import stored_task
-from diffpo.recipes.parts import task_of
+from diffpo.fitting import room_for_prompt
+from diffpo.machine import place_of
+from diffpo.recipes.schema import MachineSettings
 from diffpo.rollout import encode
 from diffpo.sampler import sample
 from diffpo.unmasking import EntropyBound
@@ -16,17 +19,39 @@ from diffpo.unmasking import EntropyBound
 HIDDEN, ENDED = "_", "·"
 
 
-def run_sample(model_dir: Path, prompt: str, entropy_bound: float | None, temperature: float, seed: int) -> None:
-    """Print the canvas after every denoiser call. Without a bound the learned sampler chooses it, if there is one."""
+def run_sample(
+    model: str | Path,
+    prompt: str,
+    length: int | None = None,
+    entropy_bound: float | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> None:
+    """Print the canvas after every denoiser call. `model` is a folder, a run or a hub name.
+
+    Without a `length` the completion is as long as those of the task that the model was trained on. Without a bound the
+    learned sampler chooses it, if there is one. Raises UserError for a prompt that the model has no positions for.
+    """
     if not prompt:
         raise UserError("the prompt is empty; give at least one character")
-    denoiser, tokenizer, controller = load(model_dir)
-    length = task_of(stored_task(model_dir)).completion_length
+    if Path(model).exists():
+        model_folder(Path(model))
+    if length is None:
+        length = stored_task(Path(model), "--length, the tokens of the completion").completion_length
+    denoiser, tokenizer, controller = load(model, *place_of(MachineSettings(device=device, dtype=dtype)))
     prompt_ids, prompt_mask = encode(tokenizer, [prompt])
+    room, num_tokens = room_for_prompt(denoiser.model.config, tokenizer, length), prompt_ids.shape[1]
+    if room is not None and num_tokens > room:
+        raise UserError(
+            f"the prompt has {num_tokens} tokens, and beside a completion of {length} the model has positions for "
+            f"{max(0, room)}; shorten it, or lower --length"
+        )
     rollout = sample(
         denoiser,
-        prompt_ids,
-        prompt_mask,
+        prompt_ids.to(denoiser.model.device),
+        prompt_mask.to(denoiser.model.device),
         length=length,
         block_length=length,
         rule=EntropyBound(entropy_bound or 0.0),

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from diffpo.checkpoint import Progress, load_base, model_folder, restore_optimizers, save_checkpoint
-from diffpo.errors import NonFiniteLossError, Stopped
+from diffpo.checkpoint import Progress, load_base, restore_optimizers, save_checkpoint
+from diffpo.errors import NonFiniteLossError, Stopped, UserError
+from diffpo.fitting import PROMPTS_TOO_LONG, fitted, fitting_problems, room_for_prompt
 from diffpo.machine import checkpointed, place_of
 from diffpo.models.adapters import add_adapter
 from diffpo.models.denoiser import Denoiser
@@ -35,22 +36,15 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
 
     Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
-    # A task out of range or without data, and a base that is not there, are said before the run's folder is made.
+    # What is wrong with the task, its prompts or the base is said before the run's folder is made.
     task = checked_task(recipe.task, "train")
-    if recipe.base is not None:
-        model_folder(Path(recipe.base))
+    start = None if resume else start_of(recipe, task)
     run = open_run(out, recipe, resume)
-    dtype, device = place_of(recipe)
     if run.checkpoint:
-        denoiser, tokenizer = load_denoiser(run.checkpoint, dtype, device, base_bits(recipe))
-    elif recipe.base is not None:
-        denoiser, tokenizer, _ = load_base(recipe.base, dtype, device, base_bits(recipe))
-        if recipe.lora is not None:
-            add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, seed_of(recipe.seed, "adapter"))
+        denoiser, tokenizer = load_denoiser(run.checkpoint, *place_of(recipe), base_bits(recipe))
     else:
-        tokenizer = char_tokenizer(task.alphabet)
-        model = tiny_llada(recipe.model, tokenizer, seed_of(recipe.seed, "init")).to(device, dtype)
-        denoiser = denoiser_of(model, tokenizer)
+        denoiser, tokenizer = start or start_of(recipe, task)
+    task = fitted_task(recipe, task, denoiser, tokenizer)
     checkpointed(denoiser, recipe)
     optimizer = policy_optimizer(denoiser.model, recipe.optimizer)
     optimizers: dict[str, Optimizer] = {"policy": optimizer}
@@ -77,11 +71,44 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
             is_finished = step == recipe.steps or bool(is_good_enough)
             run.log(step, metrics)
             bar.update(step, **metrics)
+            if "prompts_too_long" in metrics:
+                bar.warn(PROMPTS_TOO_LONG, **metrics)
             if is_finished or interrupt.requested or step % recipe.checkpoint.every == 0:
                 progress = Progress(step, step * recipe.batch, is_finished)
                 save_checkpoint(out, progress, denoiser, tokenizer, None, optimizers, recipe.checkpoint.keep)
             if interrupt.requested and not is_finished:
                 raise Stopped(f"stopped at step {step}; go on with the same command and --resume")
+
+
+def start_of(recipe: SftRecipe, task: Task) -> tuple[Denoiser, PreTrainedTokenizerFast]:
+    """The base, with an adapter if the recipe has one, or a fresh model; looks whether there is a prompt for it."""
+    dtype, device = place_of(recipe)
+    if recipe.base is not None:
+        denoiser, tokenizer, _ = load_base(recipe.base, dtype, device, base_bits(recipe))
+        if recipe.lora is not None:
+            add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, seed_of(recipe.seed, "adapter"))
+    else:
+        tokenizer = char_tokenizer(task.alphabet)
+        model = tiny_llada(recipe.model, tokenizer, seed_of(recipe.seed, "init")).to(device, dtype)
+        denoiser = denoiser_of(model, tokenizer)
+    fitted_task(recipe, task, denoiser, tokenizer).problems("train", 1, seed=0)
+    return denoiser, tokenizer
+
+
+def fitted_task(recipe: SftRecipe, task: Task, denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast) -> Task:
+    """The task without prompts that are too long for a canvas; rows of `sequence_length` tokens see to it themselves.
+
+    Raises UserError where these have more tokens than the model has positions.
+    """
+    config = denoiser.model.config
+    if recipe.sequence_length is None:
+        return fitted(task, recipe.task, config, tokenizer)
+    positions = room_for_prompt(config, tokenizer, 0)
+    if positions is not None and positions < recipe.sequence_length:
+        raise UserError(
+            f"sequence_length {recipe.sequence_length} is more than the model's {positions} positions; lower it"
+        )
+    return task
 
 
 def tiny_llada(recipe: TinyModel, tokenizer: PreTrainedTokenizerFast, seed: int) -> LLaDAModelLM:
@@ -105,10 +132,12 @@ def tiny_llada(recipe: TinyModel, tokenizer: PreTrainedTokenizerFast, seed: int)
 def targets_of(
     recipe: SftRecipe, task: Task, tokenizer: PreTrainedTokenizerFast, step: int
 ) -> tuple[Targets, dict[str, int]]:
-    """What a step learns, and how many answers were cut and rows skipped where `sequence_length` limits them."""
+    """What a step learns, and how many prompts were too long for it; with `sequence_length` how many answers, too."""
     seed = seed_of(recipe.seed, "sft", step)
     if recipe.sequence_length is None:
-        return on_canvas(tokenizer, task.problems("train", recipe.batch, seed), task.completion_length), {}
+        problems, too_long = fitting_problems(task, "train", recipe.batch, seed)
+        targets = on_canvas(tokenizer, problems, task.completion_length)
+        return targets, {"prompts_too_long": too_long} if too_long else {}
     return draw_sequences(tokenizer, task, recipe.batch, seed, recipe.sequence_length, recipe.too_long)
 
 
@@ -174,4 +203,4 @@ def validate(denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast, task: Task,
     problems = task.problems("validation", count, seed=0)
     decoding = Decoding(TopK(1), task.completion_length, task.completion_length)
     _, grades = answer(denoiser, tokenizer, task, problems, decoding)
-    return sum(grade.is_solved for grade in grades) / count
+    return sum(grade.is_solved for grade in grades) / len(grades)

@@ -34,14 +34,18 @@ def char_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
     )
 
 
+def is_char_tokenizer(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether it is one of `char_tokenizer`'s, the tiny models'."""
+    return isinstance(tokenizer.backend_tokenizer.model, WordLevel)
+
+
 def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """Ids of a user's text, nothing added. What looks like a special token is plain characters here, never its id.
 
     Raises UserError for characters outside the alphabet of a character tokenizer.
     """
-    backend = tokenizer.backend_tokenizer
-    if isinstance(backend.model, WordLevel):
-        unknown = sorted(set(text) - backend.get_vocab().keys())
+    if is_char_tokenizer(tokenizer):
+        unknown = sorted(set(text) - tokenizer.backend_tokenizer.get_vocab().keys())
         if unknown:
             raise UserError(f"tokenizer: the text has characters outside the alphabet: {unknown[:10]!a}; remove them.")
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)

@@ -80,8 +80,8 @@ def size_of(base: str, rank: int | None, is_trained: bool) -> Size:
 
 
 def _described(base: str) -> tuple[Family, PretrainedConfig]:
-    if base in PUBLISHED:
-        family, fields = PUBLISHED[base]
+    if (name := base.partition("@")[0]) in PUBLISHED:
+        family, fields = PUBLISHED[name]
         return family, family.config(**fields)
     if is_elsewhere(base):
         raise UserError(f"the size of {base} is not known here; known are {', '.join(PUBLISHED)}")

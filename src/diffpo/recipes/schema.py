@@ -1,11 +1,12 @@
 """The recipes: a complete, closed description of a run. Imports no torch; `recipes/parts.py` turns kinds into parts."""
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from diffpo.recipes.strict import Strict
+from diffpo.reward import is_reward_name
 from diffpo.tasks import countdown, text, walk
 
 Positive = Annotated[float, Field(gt=0)]
@@ -16,7 +17,29 @@ AdvantageKind = Literal["group-centered", "group-std", "batch-std", "leave-one-o
 KlKind = Literal["full", "k1", "k2", "k3"]
 
 
-class SudokuTask(Strict):
+def _own_reward(name: str) -> str:
+    if not is_reward_name(name):
+        raise ValueError(f"should be a function of your own, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, got {name!r}")
+    return name
+
+
+def _text_reward(name: str) -> str:
+    if name not in get_args(text.Reward) and not is_reward_name(name):
+        known = " or ".join(map(repr, get_args(text.Reward)))
+        raise ValueError(
+            f"should be {known}, or a function of your own, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, got {name!r}"
+        )
+    return name
+
+
+class GameSettings(Strict):
+    """What the tasks in characters have in common."""
+
+    reward: Annotated[str, AfterValidator(_own_reward)] | None = None
+    """A function of one's own, file.py:function or package.module:function; None: the task's."""
+
+
+class SudokuTask(GameSettings):
     kind: Literal["sudoku"] = "sudoku"
     """The one task whose kind may be left out."""
     size: Literal[4, 6] = 4
@@ -37,7 +60,7 @@ class SudokuTask(Strict):
                 yield f"{name} {clues} leaves no empty cell of {self.completion_length}; lower it"
 
 
-class CountdownTask(Strict):
+class CountdownTask(GameSettings):
     kind: Literal["countdown"]
     max_number: Annotated[int, Field(ge=countdown.NUMBERS[0], le=countdown.NUMBERS[1])] = 9
     max_target: Annotated[int, Field(ge=countdown.TARGETS[0], le=countdown.TARGETS[1])] = 99
@@ -51,7 +74,7 @@ class CountdownTask(Strict):
         return countdown.longest_answer(self.max_number)
 
 
-class WalkTask(Strict):
+class WalkTask(GameSettings):
     kind: Literal["walk"]
     successors: Annotated[int, Field(ge=walk.SUCCESSORS[0], le=walk.SUCCESSORS[1])] = 2
     """Legal nodes for each step."""
@@ -68,8 +91,10 @@ class SourceSettings(Strict):
     """What the tasks put in words have in common."""
 
     source: str | None = None
-    """A file, a folder with train and test files, or a data set of the hub; None: the published one."""
+    """A file, a folder with train and test files, or owner/name[@revision][:configuration]; None: the published one."""
     completion_length: Count = 256
+    max_prompt_tokens: Count | None = None
+    """Of a prompt in the model's frame; longer ones are left out. None: the model's positions less the completion."""
     instructions: str | None = None
     """What stands before each question; None: the task's own text."""
 
@@ -81,8 +106,8 @@ class TextSettings(SourceSettings):
     """The same for test rows; None: those of `source`, or the published ones where that is None too."""
     few_shot: Annotated[int, Field(ge=0, le=text.MAX_FEW_SHOT)] = 0
     """Train rows that are shown before each question."""
-    reward: text.Reward = "correct"
-    """correct: 1 or 0; d1: d1's recipe with its flaws mended."""
+    reward: Annotated[str, AfterValidator(_text_reward)] = "correct"
+    """correct: 1 or 0; d1: d1's recipe with its flaws mended; or file.py:function, package.module:function."""
 
 
 class Gsm8kTask(TextSettings):
@@ -434,7 +459,7 @@ class MachineSettings(Strict):
 class RlRecipe(MachineSettings):
     seed: int = 0
     base: str
-    """Folder of the model to start from, which also is what the KL term holds on to: a run or a Hugging Face folder."""
+    """Model to start from, which also is what the KL term holds on to: a run, a folder, or ORG/NAME[@REVISION]."""
     task: TaskRecipe = SudokuTask()
     learn: Literal["model", "sampler", "joint"] = "model"
     lora: LoraRecipe | None = None
@@ -498,7 +523,7 @@ class StopAt(Strict):
 class SftRecipe(MachineSettings):
     seed: int = 0
     base: str | None = None
-    """Folder of the model to go on from; None: a fresh one of `model`'s size."""
+    """Model to go on from, as in RL; None: a fresh one of `model`'s size."""
     lora: LoraRecipe | None = None
     task: TaskRecipe = SudokuTask()
     model: TinyModel = TinyModel()
@@ -524,6 +549,8 @@ class SftRecipe(MachineSettings):
             yield from grading_problems("stop_at", self.task)
         if self.sequence_length is None and self.too_long != "cut":
             yield "too_long is about sequence_length, which is not given; set it, or leave too_long out"
+        if self.sequence_length is not None and getattr(self.task, "max_prompt_tokens", None) is not None:
+            yield "sequence_length limits prompts by itself; leave task.max_prompt_tokens out"
 
 
 class EvalRecipe(MachineSettings):

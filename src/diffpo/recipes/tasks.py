@@ -1,17 +1,28 @@
 """Where a recipe's task becomes a task; the other parts do in `recipes/parts.py`. Imports no torch."""
 
+from typing import get_args
+
 from diffpo.data import is_elsewhere
 from diffpo.problem import Split, Task
 from diffpo.recipes import schema
+from diffpo.reward import WithReward, load_reward
 from diffpo.tasks.countdown import Countdown
 from diffpo.tasks.families import FAMILIES
 from diffpo.tasks.s1k import S1K
 from diffpo.tasks.sudoku import Sudoku
-from diffpo.tasks.text import TextTask
+from diffpo.tasks.text import Reward, TextTask
 from diffpo.tasks.walk import Walk
 
 
 def task_of(recipe: schema.TaskRecipe) -> Task:
+    """The task, with the user's own reward if the recipe names one, whose code is run for it."""
+    task = _own_task_of(recipe)
+    if isinstance(recipe, schema.S1kTask) or recipe.reward is None or recipe.reward in get_args(Reward):
+        return task
+    return WithReward(task, load_reward(recipe.reward))
+
+
+def _own_task_of(recipe: schema.TaskRecipe) -> Task:
     match recipe:
         case schema.SudokuTask():
             return Sudoku(recipe.size, recipe.min_clues, recipe.max_clues, recipe.cell_credit)
@@ -32,7 +43,7 @@ def task_of(recipe: schema.TaskRecipe) -> Task:
                 recipe.source,
                 recipe.test_source,
                 recipe.few_shot,
-                recipe.reward,
+                "d1" if recipe.reward == "d1" else "correct",
                 recipe.completion_length,
                 recipe.instructions,
             )
@@ -40,7 +51,7 @@ def task_of(recipe: schema.TaskRecipe) -> Task:
 
 def downloads(recipe: schema.TaskRecipe) -> list[str]:
     """The data sets of the hub that its rows come from."""
-    task = task_of(recipe)
+    task = _own_task_of(recipe)
     sources = task.sources if isinstance(task, TextTask) else ()
     return [source for source in sources if source is not None and is_elsewhere(source)]
 

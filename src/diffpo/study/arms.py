@@ -13,10 +13,12 @@ from diffpo.checkpoint import load
 from diffpo.controller import Controller
 from diffpo.errors import UserError
 from diffpo.evaluate import problems_of
+from diffpo.fitting import fitted
 from diffpo.models.denoiser import Denoiser, Tally
 from diffpo.problem import Task
 from diffpo.randomness import stream
 from diffpo.recipes.parts import task_of
+from diffpo.recipes.schema import TaskRecipe
 from diffpo.recipes.study import StudyEvaluation, StudyRecipe
 from diffpo.records import METRICS, RECIPE
 from diffpo.rl import Learner, run_rl
@@ -51,7 +53,7 @@ def run_arm(recipe: StudyRecipe, unit: Unit, places: Places) -> Line:
 
     trained = rl_recipe(recipe, unit, places)
     run_rl(trained, out, resume=(out / RECIPE).is_file(), watch=measure)
-    task = task_of(trained.task)
+    task = _fitted(trained.task, *load(places.base(unit.task))[:2])
     log = [json.loads(line) for line in (out / METRICS).read_text().splitlines()]
     return {
         "study": recipe.name,
@@ -61,7 +63,7 @@ def run_arm(recipe: StudyRecipe, unit: Unit, places: Places) -> Line:
         "seed": unit.seed,
         "settings": settings_of(recipe, unit, places),
         "completion_length": task.completion_length,
-        "clusters": [problem.cluster for problem in problems_of(task, evaluation)],
+        "clusters": [problem.cluster for problem in problems_of(task, evaluation)[0]],
         "points": [base_point(recipe, unit.task, places), *(json.loads(file.read_text())["point"] for file in files)],
         "training": [{name: value for name, value in step.items() if name != "seconds"} for step in log],
         "seconds": sum(step["seconds"] for step in log),
@@ -80,12 +82,16 @@ def base_point(recipe: StudyRecipe, task_name: str, places: Places) -> dict[str,
     settings = recipe.evaluation.model_dump(mode="json")
     if kept.is_file() and (record := json.loads(kept.read_text()))["measured"] == settings:
         return dict(record["point"])
-    task = task_of(sft_recipe(task_named(recipe, task_name)).task)
     denoiser, tokenizer, _ = load(places.base(task_name))
+    task = _fitted(sft_recipe(task_named(recipe, task_name)).task, denoiser, tokenizer)
     rules = measured(denoiser, tokenizer, None, task, recipe.evaluation)
     point = {"share": 0.0, "step": 0, "calls": 0, "rules": rules}
     write_whole(kept, {"measured": settings, "point": point})
     return point
+
+
+def _fitted(recipe: TaskRecipe, denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast) -> Task:
+    return fitted(task_of(recipe), recipe, denoiser.model.config, tokenizer)
 
 
 def measured(
@@ -99,7 +105,7 @@ def measured(
 
     The rows are kept, so that intervals over problems and seeds can be made from the lines.
     """
-    problems = problems_of(task, evaluation)
+    problems, _ = problems_of(task, evaluation)
     seeds = torch.randint(2**62, (len(problems),), generator=stream(evaluation.seed, "temperature 1"))
     length = task.completion_length
     kinds: list[tuple[str, Decoding]] = [

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffpo.canvas import completion_mask
 from diffpo.checkpoint import load
+from diffpo.fitting import fitted
 from diffpo.mismatch import boundary_kl, by_step, committed_kl, rises
 from diffpo.randomness import seed_of, stream
 from diffpo.recipes.parts import estimator_of, task_of
@@ -40,7 +41,8 @@ def measured(recipe: StudyRecipe, unit: Unit, model: Path) -> list[Line]:
     """The KL of each estimator by call, and its rise by boundary, as sums and counts for each rollout."""
     settings = recipe.mismatch
     denoiser, tokenizer, _ = load(model)
-    task = task_of(sft_recipe(task_named(recipe, unit.task)).task)
+    trained = sft_recipe(task_named(recipe, unit.task)).task
+    task = fitted(task_of(trained), trained, denoiser.model.config, tokenizer)
     problems = task.problems(settings.split, settings.count, seed_of(settings.seed, "mismatch"))
     # The seed and not the model: before and after training the same noise draws the tokens.
     seeds = torch.randint(2**62, (len(problems),), generator=stream(unit.seed, "mismatch rollouts"))
