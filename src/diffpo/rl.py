@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from diffpo.checkpoint import Progress, load, load_base, restore_optimizers, save_checkpoint
 from diffpo.controller import Controller
+from diffpo.distributed import everyone, gather_rows, joined, on_main, summed, together
 from diffpo.errors import Stopped
 from diffpo.machine import checkpointed, place_of
 from diffpo.models.adapters import AdapterOff, add_adapter
@@ -25,6 +26,7 @@ from diffpo.recipes.tasks import checked_task
 from diffpo.records import Run, interruptible, open_run
 from diffpo.rollout import Batch, Decoding, collect, first_call_entropy
 from diffpo.update import ControllerUpdate, PolicyUpdate, update_controller, update_policy
+from diffpo.world import check_shares, share_of
 
 CALIBRATION_PROBLEMS = 256
 
@@ -47,9 +49,10 @@ class Learner:
 
     @property
     def shown(self) -> Tally:
-        """What the policy and the base have been shown, backward passes not counted."""
+        """What the policy and the base have been shown by all processes, backward passes not counted."""
         tallies = [denoiser.shown for denoiser in (self.denoiser, self.base) if denoiser is not None]
-        return Tally(sum(tally.canvases for tally in tallies), sum(tally.tokens for tally in tallies))
+        canvases, tokens = sum(tally.canvases for tally in tallies), sum(tally.tokens for tally in tallies)
+        return Tally(**summed({"canvases": canvases, "tokens": tokens}))
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ Watch = Callable[[Learner, int, int, float], None]
 """Looks at the learner after a step: how many are done, the denoiser calls so far, the share of the budget spent."""
 
 
+@joined()
 def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | None = None) -> None:
     """Train from the recipe into `out`: a JSON line per step, checkpoints, the finished model as the last of them.
 
@@ -76,10 +80,13 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
     Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
     # A task out of range or without data, and a base that is not there, are said before the run's folder is made.
-    checked_task(recipe.task, "train")
-    base, _, _ = load_base(recipe.base, *place_of(recipe))
-    run = open_run(out, recipe, resume)
-    learner = prepare(recipe, run, base)
+    check_shares("rollout.prompts", recipe.rollout.prompts)
+    with together():
+        checked_task(recipe.task, "train")
+        base, _, _ = load_base(recipe.base, *place_of(recipe))
+    run = on_main(open_run, out, recipe, resume)
+    with together():
+        learner = prepare(recipe, run, base)
     if run.progress.step == 0 and learner.controller is not None:
         calibrate(recipe, learner, learner.controller)
     begun = run.progress
@@ -99,7 +106,7 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
             metrics |= {"rollout_tokens": between - before, "update_tokens": learner.shown.tokens - between}
             step, calls = step + 1, begun.denoiser_calls + learner.shown.canvases
             metrics |= {"denoiser_calls": calls, "seconds": time.perf_counter() - started}
-            run.log(step, metrics)
+            on_main(run.log, step, metrics)
             bar.update(step if recipe.budget.steps else calls, **headlines(metrics))
             if "grader_failed" in metrics:
                 bar.warn(GRADER_FAILED.format(**metrics))
@@ -107,8 +114,10 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
                 bar.warn(PUSHES_DOWN.format(**metrics))
             if watch is not None:
                 watch(learner, step, calls, spent(recipe, step, calls))
-            if stop.requested or step % recipe.checkpoint.every == 0 or spent(recipe, step, calls) == 1:
-                save_checkpoint(
+            is_stopped = any(everyone(stop.requested))
+            if is_stopped or step % recipe.checkpoint.every == 0 or spent(recipe, step, calls) == 1:
+                on_main(
+                    save_checkpoint,
                     out,
                     Progress(step, calls),
                     learner.denoiser,
@@ -117,7 +126,7 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
                     learner.optimizers,
                     recipe.checkpoint.keep,
                 )
-            if stop.requested and spent(recipe, step, calls) < 1:
+            if is_stopped and spent(recipe, step, calls) < 1:
                 raise Stopped(f"stopped at step {step}; go on with the same command and --resume")
 
 
@@ -163,7 +172,8 @@ def new_controller(recipe: RlRecipe) -> Controller:
 def calibrate(recipe: RlRecipe, learner: Learner, controller: Controller) -> None:
     """Give the controller's standardisation its first statistics: one call for each of some training prompts."""
     problems = learner.task.problems("train", CALIBRATION_PROBLEMS, seed_of(recipe.seed, "calibration"))
-    entropies = first_call_entropy(learner.denoiser, learner.tokenizer, problems, learner.decoding.length)
+    length, share = learner.decoding.length, share_of(len(problems))
+    entropies = gather_rows(first_call_entropy(learner.denoiser, learner.tokenizer, problems, length, share))
     controller.observe(controller.features(entropies), momentum=1.0)
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from diffpo.canvas import full_attention_mask
 from diffpo.checkpoint import Progress, load_base, model_folder, restore_optimizers, save_checkpoint
+from diffpo.distributed import everyone, joined, on_main, sum_gradients, summed, together
 from diffpo.errors import NonFiniteLossError, Stopped
 from diffpo.machine import checkpointed, place_of
 from diffpo.models.adapters import add_adapter
@@ -24,21 +25,25 @@ from diffpo.randomness import pick, seed_of, strata, stream
 from diffpo.recipes.schema import SftRecipe, StopAt, TinyModel
 from diffpo.recipes.tasks import checked_task
 from diffpo.records import interruptible, open_run
-from diffpo.rollout import Decoding, answer, encode, encode_answers
+from diffpo.rollout import ALL, Decoding, answer, encode, encode_answers
 from diffpo.tokenizer import char_tokenizer
 from diffpo.unmasking import TopK
+from diffpo.world import check_shares, share_of
 
 
+@joined()
 def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
     """Train from the recipe into `out`: a JSON line per step, checkpoints, the finished model as the last of them.
 
     Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
     # A task out of range or without data, and a base that is not there, are said before the run's folder is made.
-    task = checked_task(recipe.task, "train")
-    if recipe.base is not None:
-        model_folder(Path(recipe.base))
-    run = open_run(out, recipe, resume)
+    check_shares("batch", recipe.batch)
+    with together():
+        task = checked_task(recipe.task, "train")
+        if recipe.base is not None:
+            model_folder(Path(recipe.base))
+    run = on_main(open_run, out, recipe, resume)
     dtype, device = place_of(recipe)
     if run.checkpoint:
         denoiser, tokenizer = load_denoiser(run.checkpoint, dtype, device)
@@ -62,25 +67,29 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
             problems = task.problems("train", recipe.batch, seed_of(recipe.seed, "sft", step))
             set_learning_rate(optimizer, recipe.optimizer, step, step / recipe.steps)
             draw = stream(recipe.seed, "mask", step)
-            loss = denoising_loss(denoiser, tokenizer, problems, task.completion_length, recipe.weighting, draw)
+            length, share = task.completion_length, share_of(len(problems))
+            loss = denoising_loss(denoiser, tokenizer, problems, length, recipe.weighting, draw, share)
             optimizer.zero_grad()
             loss.backward()
+            sum_gradients(denoiser.model.parameters())
             norm = torch.nn.utils.clip_grad_norm_(denoiser.model.parameters(), recipe.optimizer.grad_clip)
             if not bool(norm.isfinite()):
                 raise NonFiniteLossError(f"the gradient's norm is {float(norm)}")
             optimizer.step()
             step += 1
-            metrics = {"loss": float(loss.detach())}
+            metrics = summed({"loss": float(loss.detach())})
             if recipe.stop_at and is_due(recipe.stop_at, step):
-                metrics["accuracy"] = validate(denoiser, tokenizer, task, recipe.stop_at.problems_per_check)
+                metrics["accuracy"] = on_main(validate, denoiser, tokenizer, task, recipe.stop_at.problems_per_check)
             is_good_enough = recipe.stop_at and metrics.get("accuracy", 0.0) >= recipe.stop_at.accuracy
             is_finished = step == recipe.steps or bool(is_good_enough)
-            run.log(step, metrics)
+            on_main(run.log, step, metrics)
             bar.update(step, **metrics)
-            if is_finished or interrupt.requested or step % recipe.checkpoint.every == 0:
+            is_stopped = any(everyone(interrupt.requested))
+            if is_finished or is_stopped or step % recipe.checkpoint.every == 0:
                 progress = Progress(step, step * recipe.batch, is_finished)
-                save_checkpoint(out, progress, denoiser, tokenizer, None, optimizers, recipe.checkpoint.keep)
-            if interrupt.requested and not is_finished:
+                keep = recipe.checkpoint.keep
+                on_main(save_checkpoint, out, progress, denoiser, tokenizer, None, optimizers, keep)
+            if is_stopped and not is_finished:
                 raise Stopped(f"stopped at step {step}; go on with the same command and --resume")
 
 
@@ -109,6 +118,7 @@ def denoising_loss(
     length: int,
     weighting: Literal["elbo", "uniform"],
     generator: torch.Generator,
+    rows: slice = ALL,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the masked answer tokens, in nats per answer token; the prompt is never masked.
 
@@ -117,20 +127,24 @@ def denoising_loss(
     and is then unbiased for the bound -log p(answer) <= L E[mean cross-entropy] (LLaDA, arXiv 2502.09992); drawing m
     and not a rate keeps its weights bounded by L. `uniform` weighs all masked tokens of the batch the same,
     which favours nearly empty canvases, where the hard decisions are.
+
+    For some `rows` of the batch, their part of the loss of it all.
     """
     prompt_ids, prompt_mask = encode(tokenizer, [problem.prompt for problem in problems])
     answer_ids = encode_answers(tokenizer, [problem.answer for problem in problems], length)
     count = 1 + pick(strata(len(problems), 1, generator)[:, 0], length)
     rank = torch.rand(answer_ids.shape, generator=generator).argsort(dim=1).argsort(dim=1)
     is_masked = rank < count[:, None]
+    masked = int(is_masked.sum())
+    prompt_ids, prompt_mask, answer_ids, is_masked = (x[rows] for x in (prompt_ids, prompt_mask, answer_ids, is_masked))
     canvas = torch.cat([prompt_ids, answer_ids.masked_fill(is_masked, denoiser.mask_id)], dim=1)
     at = F.pad(is_masked, (prompt_ids.shape[1], 0), value=False)
     device = denoiser.model.device
     logits = denoiser(canvas.to(device), full_attention_mask(prompt_mask, length).to(device), at.to(device))
     losses = F.cross_entropy(logits, answer_ids[is_masked].to(device), reduction="none")
     if weighting == "uniform":
-        return losses.mean()
-    per_row = (1 / count)[:, None].expand(answer_ids.shape)
+        return losses.sum() / masked
+    per_row = (1 / count[rows])[:, None].expand(answer_ids.shape)
     return (losses * per_row[is_masked].to(device)).sum() / len(problems)
 
 
