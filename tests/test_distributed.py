@@ -20,8 +20,9 @@ from diffpo.checkpoint import checkpoints, load, read_progress
 from diffpo.cli import main
 from diffpo.distributed import everyone, gather_rows, on_main, sum_gradients, summed
 from diffpo.errors import NonFiniteLossError, PeerFailedError, Stopped, UserError
+from diffpo.machine import place_of
 from diffpo.recipes import load_recipe
-from diffpo.recipes.schema import RlRecipe, SftRecipe
+from diffpo.recipes.schema import MachineSettings, RlRecipe, SftRecipe
 from diffpo.records import METRICS
 from diffpo.rl import run_rl
 from diffpo.sft import run_sft
@@ -299,6 +300,21 @@ def test_commands_for_one_process_say_so(
         main(arguments)
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith(f"diffpo: diffpo {arguments[0]}")
+
+
+def test_each_process_has_a_cuda_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert place_of(MachineSettings())[1] == torch.device("cuda")
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert place_of(MachineSettings())[1] == torch.device("cuda:1") and chosen == [1]
+    assert place_of(MachineSettings(device="cpu"))[1] == torch.device("cpu")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UserError, match="3 processes were started, and torch sees 2 CUDA devices here; start 2"):
+        place_of(MachineSettings())
 
 
 @pytest.mark.parametrize(
