@@ -241,9 +241,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except NonFiniteLossError as error:
         _end(f"diffpo: training stopped: {error}; the last checkpoint is as it was", 1)
-    except PeerFailedError:
+    except PeerFailedError as error:
         time.sleep(PATIENCE)  # time for the other to say why; then torchrun ends this one
-        sys.exit(1)
+        sys.exit(f"diffpo: {error}")
 
 
 def _end(message: str, code: int) -> NoReturn:

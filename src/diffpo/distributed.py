@@ -43,7 +43,8 @@ def everyone(value: T) -> list[T]:
     if (size := world().size) == 1:
         return [value]
     found: list[Any] = [None] * size
-    dist.all_gather_object(found, value)
+    with _others():
+        dist.all_gather_object(found, value)
     return found
 
 
@@ -85,9 +86,19 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
 
 def _sum(gradients: list[Tensor]) -> None:
     flat = torch.cat([gradient.flatten().float() for gradient in gradients])
-    dist.all_reduce(flat)
+    with _others():
+        dist.all_reduce(flat)
     for gradient, total in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(total.view_as(gradient))
+
+
+@contextmanager
+def _others() -> Iterator[None]:
+    """Where another process is gone, which has its own word on why."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise PeerFailedError(f"another process of this run has ended ({error})") from error
 
 
 @contextmanager

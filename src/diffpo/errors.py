@@ -13,7 +13,7 @@ class Stopped(Exception):
 
 
 class PeerFailedError(RuntimeError):
-    """Another process of this run has failed, and says itself why. Exit code 1."""
+    """Another process of this run has failed, and has its own word on why. Exit code 1."""
 
 
 class NonFiniteLossError(RuntimeError):
