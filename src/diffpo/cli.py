@@ -2,14 +2,16 @@
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from diffpo import __version__
-from diffpo.errors import NonFiniteLossError, Stopped, UserError
+from diffpo.errors import NonFiniteLossError, PeerFailedError, Stopped, UserError
+from diffpo.world import alone, world
 
 app = typer.Typer(
     add_completion=False,
@@ -35,6 +37,10 @@ Devices = Annotated[int, typer.Option(min=1, help="With --dry-run: GPUs that sha
 Seed = Annotated[int, typer.Option(min=0)]
 
 WHERE_TO = "where to? Give --out, or --dry-run to see what the run would take"
+SHARED = ("sft", "rl")
+"""Commands that several processes can share."""
+PATIENCE = 10.0
+"""Seconds after which a process speaks for itself if the first has not failed as it has."""
 
 
 def _print_version(is_wanted: bool) -> bool:
@@ -99,6 +105,7 @@ def rl(
 
     loaded = load_recipe(RlRecipe, recipe, overrides or ())
     if dry_run:
+        alone("diffpo rl --dry-run")
         from diffpo import dryrun
 
         typer.echo(dryrun.dry_run(loaded, prompt_tokens, devices))
@@ -264,14 +271,27 @@ def demo(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 our mistake, 2 the user's, 130 interrupted."""
+    command = next((word for word in arguments or sys.argv[1:] if not word.startswith("-")), "")
     try:
+        if command not in SHARED:
+            alone(f"diffpo {command}".strip())
         app(arguments, prog_name="diffpo")
     except UserError as error:
-        print(f"diffpo: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"diffpo: {error}", 2)
     except Stopped as stopped:
-        print(f"diffpo: {stopped}", file=sys.stderr)
+        if world().is_main:
+            print(f"diffpo: {stopped}", file=sys.stderr)
         sys.exit(130)
     except NonFiniteLossError as error:
-        print(f"diffpo: training stopped: {error}; the last checkpoint is as it was", file=sys.stderr)
-        sys.exit(1)
+        _end(f"diffpo: training stopped: {error}; the last checkpoint is as it was", 1)
+    except PeerFailedError as error:
+        time.sleep(PATIENCE)  # time for the other to say why; then torchrun ends this one
+        sys.exit(f"diffpo: {error}")
+
+
+def _end(message: str, code: int) -> NoReturn:
+    """Say it once: where all processes fail alike the first says so and ends, upon which torchrun ends the others."""
+    if not world().is_main:
+        time.sleep(PATIENCE)
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(code)

@@ -12,5 +12,9 @@ class Stopped(Exception):
     """A run was interrupted by the user and has left a checkpoint; the message says how to go on. Exit code 130."""
 
 
+class PeerFailedError(RuntimeError):
+    """Another process of this run has failed, and has its own word on why. Exit code 1."""
+
+
 class NonFiniteLossError(RuntimeError):
     """The loss or its gradient is not a number: the weights, and the last checkpoint, were left as they were."""

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol, runtime_checkable
 
+from diffpo.world import world
+
 Metric = int | float | str
 
 
@@ -28,7 +30,7 @@ class Progress:
                 progress.update(step + 1, reward=reward, nfe=nfe)
 
     On a terminal, one live bar. Elsewhere, lines at least `min_gap` and at most `max_gap` seconds apart: when no update
-    comes, a thread says which step is still being worked on.
+    comes, a thread says which step is still being worked on. Of several processes the first one speaks.
     """
 
     def __init__(self, label: str, total: int, *, min_gap: float = 2.0, max_gap: float = 8.0) -> None:
@@ -37,7 +39,9 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         self._display: _Display
-        if sys.stdout.isatty():
+        if not world().is_main:
+            self._display = _Silence()
+        elif sys.stdout.isatty():
             self._display = _Bar(self._label, self._total)
         else:
             self._display = _Lines(self._label, self._total, self._min_gap, self._max_gap)
@@ -60,6 +64,14 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._display.close()
+
+
+class _Silence:
+    def show(self, step: int, metrics: Mapping[str, Metric]) -> None: ...
+
+    def warn(self, line: str) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class _Bar:

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from diffpo.checkpoint import Progress, load, load_base, restore_optimizers, save_checkpoint
 from diffpo.controller import Controller
+from diffpo.distributed import everyone, gather_rows, joined, on_main, summed, together
 from diffpo.errors import Stopped
 from diffpo.fitting import PROMPTS_TOO_LONG, fitted, fitting_problems
 from diffpo.machine import checkpointed, place_of
@@ -26,6 +27,7 @@ from diffpo.recipes.tasks import checked_task
 from diffpo.records import Run, interruptible, open_run
 from diffpo.rollout import Batch, Decoding, collect, first_call_entropy
 from diffpo.update import ControllerUpdate, PolicyUpdate, update_controller, update_policy
+from diffpo.world import check_shares, share_of
 
 CALIBRATION_PROBLEMS = 256
 
@@ -48,9 +50,10 @@ class Learner:
 
     @property
     def shown(self) -> Tally:
-        """What the policy and the base have been shown, backward passes not counted."""
+        """What the policy and the base have been shown by all processes, backward passes not counted."""
         tallies = [denoiser.shown for denoiser in (self.denoiser, self.base) if denoiser is not None]
-        return Tally(sum(tally.canvases for tally in tallies), sum(tally.tokens for tally in tallies))
+        canvases, tokens = sum(tally.canvases for tally in tallies), sum(tally.tokens for tally in tallies)
+        return Tally(**summed({"canvases": canvases, "tokens": tokens}))
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,12 @@ class Stage:
     """Share of the stage's part of the budget that is gone."""
 
 
+Loaded = tuple[Denoiser, PreTrainedTokenizerFast, Controller | None]
 Watch = Callable[[Learner, int, int, float], None]
 """Looks at the learner after a step: how many are done, the denoiser calls so far, the share of the budget spent."""
 
 
+@joined()
 def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | None = None) -> None:
     """Train from the recipe into `out`: a JSON line per step, checkpoints, the finished model as the last of them.
 
@@ -77,11 +82,15 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
     Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
     # A task out of range or without data, and a base that is not there, are said before the run's folder is made.
-    task = checked_task(recipe.task, "train")
-    base, tokenizer, _ = load_base(recipe.base, *place_of(recipe))
-    fitted(task, recipe.task, base.model.config, tokenizer).problems("train", 1, seed=0)
-    run = open_run(out, recipe, resume)
-    learner = prepare(recipe, run, base)
+    check_shares("rollout.prompts", recipe.rollout.prompts)
+    with together():
+        task = checked_task(recipe.task, "train")
+        start = load_base(recipe.base, *place_of(recipe), base_bits(recipe))
+        fitted(task, recipe.task, start[0].model.config, start[1]).problems("train", 1, seed=0)
+    run = on_main(open_run, out, recipe, resume)
+    with together():
+        learner = prepare(recipe, run, start)
+    del start  # a run that goes on may have no use for it, and it is large
     if run.progress.step == 0 and learner.controller is not None:
         calibrate(recipe, learner, learner.controller)
     begun = run.progress
@@ -101,7 +110,7 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
             metrics |= {"rollout_tokens": between - before, "update_tokens": learner.shown.tokens - between}
             step, calls = step + 1, begun.denoiser_calls + learner.shown.canvases
             metrics |= {"denoiser_calls": calls, "seconds": time.perf_counter() - started}
-            run.log(step, metrics)
+            on_main(run.log, step, metrics)
             bar.update(step if recipe.budget.steps else calls, **headlines(metrics))
             if "grader_failed" in metrics:
                 bar.warn(GRADER_FAILED, **metrics)
@@ -111,8 +120,10 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
                 bar.warn(PUSHES_DOWN, **metrics)
             if watch is not None:
                 watch(learner, step, calls, spent(recipe, step, calls))
-            if stop.requested or step % recipe.checkpoint.every == 0 or spent(recipe, step, calls) == 1:
-                save_checkpoint(
+            is_stopped = any(everyone(stop.requested))
+            if is_stopped or step % recipe.checkpoint.every == 0 or spent(recipe, step, calls) == 1:
+                on_main(
+                    save_checkpoint,
                     out,
                     Progress(step, calls),
                     learner.denoiser,
@@ -121,25 +132,25 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
                     learner.optimizers,
                     recipe.checkpoint.keep,
                 )
-            if stop.requested and spent(recipe, step, calls) < 1:
+            if is_stopped and spent(recipe, step, calls) < 1:
                 raise Stopped(f"stopped at step {step}; go on with the same command and --resume")
 
 
-def prepare(recipe: RlRecipe, run: Run, base: Denoiser) -> Learner:
-    """Models, controller and optimisers as they stood at the run's checkpoint, or at its beginning."""
-    denoiser, tokenizer, controller = load(run.checkpoint or recipe.base, *place_of(recipe), base_bits(recipe))
+def prepare(recipe: RlRecipe, run: Run, start: Loaded) -> Learner:
+    """Models, controller and optimisers as they stood at the run's checkpoint, or as `start` has them."""
+    if run.checkpoint:
+        denoiser, tokenizer, controller = load(run.checkpoint, *place_of(recipe), base_bits(recipe))
+    else:
+        denoiser, tokenizer, controller = start
     task = fitted(task_of(recipe.task), recipe.task, denoiser.model.config, tokenizer)
     checkpointed(denoiser, recipe)
-    if recipe.lora is not None:
-        if run.checkpoint is None:
-            add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, seed_of(recipe.seed, "adapter"))
-        base = AdapterOff.of(denoiser)
+    if recipe.lora is not None and run.checkpoint is None:
+        add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, seed_of(recipe.seed, "adapter"))
+    base = reference(recipe, denoiser, start[0])
     if recipe.learn == "model":
         controller = None
     elif run.checkpoint is None:
         controller = new_controller(recipe)
-    reads_base = recipe.objective.kl > 0 or objective_of(recipe.objective).reads != "none"
-    holds_on = recipe.learn != "sampler" and reads_base
     optimizers: dict[str, Optimizer] = {}
     if recipe.learn != "sampler":
         optimizers["policy"] = policy_optimizer(denoiser.model, recipe.optimizer)
@@ -154,7 +165,16 @@ def prepare(recipe: RlRecipe, run: Run, base: Denoiser) -> Learner:
         controller=controller,
         explore=controller is not None,
     )
-    return Learner(denoiser, tokenizer, controller, optimizers, base if holds_on else None, task, decoding)
+    return Learner(denoiser, tokenizer, controller, optimizers, base, task, decoding)
+
+
+def reference(recipe: RlRecipe, denoiser: Denoiser, start: Denoiser) -> Denoiser | None:
+    """What a KL term or the objective's target holds on to; it is one more model only where there must be one."""
+    if recipe.learn == "sampler" or (recipe.objective.kl == 0 and objective_of(recipe.objective).reads == "none"):
+        return None
+    if recipe.lora is not None:
+        return AdapterOff.of(denoiser)
+    return load_base(recipe.base, *place_of(recipe))[0] if denoiser is start else start
 
 
 def new_controller(recipe: RlRecipe) -> Controller:
@@ -167,7 +187,8 @@ def new_controller(recipe: RlRecipe) -> Controller:
 def calibrate(recipe: RlRecipe, learner: Learner, controller: Controller) -> None:
     """Give the controller's standardisation its first statistics: one call for each of some training prompts."""
     problems = learner.task.problems("train", CALIBRATION_PROBLEMS, seed_of(recipe.seed, "calibration"))
-    entropies = first_call_entropy(learner.denoiser, learner.tokenizer, problems, learner.decoding.length)
+    length, share = learner.decoding.length, share_of(len(problems))
+    entropies = gather_rows(first_call_entropy(learner.denoiser, learner.tokenizer, problems, length, share))
     controller.observe(controller.features(entropies), momentum=1.0)
 
 

@@ -1,7 +1,7 @@
 """Problems become one batch of graded, credited rollouts."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from diffpo.canvas import completion_mask, full_attention_mask
 from diffpo.chat import prompt_ids_of, turn_end
+from diffpo.distributed import everyone, gather_rows, together
 from diffpo.errors import UserError
 from diffpo.models.denoiser import Denoiser
 from diffpo.problem import Grade, Problem, Task
@@ -17,8 +18,10 @@ from diffpo.sampler import BoundPolicy, sample
 from diffpo.tokenizer import decode_text, encode_text
 from diffpo.types import Rollout
 from diffpo.unmasking import Rule, entropy
+from diffpo.world import share_of
 
 Advantage = Callable[[Float[Tensor, "Q G"]], Float[Tensor, "Q G"]]
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -104,25 +107,26 @@ def answer(
     problems: Sequence[Problem],
     decoding: Decoding,
     seeds: Int[Tensor, " B"] | None = None,
+    rows: slice = ALL,
 ) -> tuple[Rollout, list[Grade]]:
-    """One completion for each problem, and its grade."""
+    """One completion for each problem, and its grade; for some of them, on canvases as wide as all need."""
     prompt_ids, prompt_mask = encode(tokenizer, [problem.prompt for problem in problems])
     device = denoiser.model.device
     rollout = sample(
         denoiser,
-        prompt_ids.to(device),
-        prompt_mask.to(device),
+        prompt_ids[rows].to(device),
+        prompt_mask[rows].to(device),
         length=decoding.length,
         block_length=decoding.block_length,
         rule=decoding.rule,
         temperature=decoding.temperature,
-        seeds=seeds,
+        seeds=None if seeds is None else seeds[rows],
         controller=decoding.controller,
         explore=decoding.explore,
         stop_ids=denoiser.stop_ids,
     )
     texts = [decode_text(tokenizer, row, denoiser.stop_ids) for row in rollout.completion_ids.tolist()]
-    return rollout, [task.grade(problem, text) for problem, text in zip(problems, texts, strict=True)]
+    return rollout, [task.grade(problem, text) for problem, text in zip(problems[rows], texts, strict=True)]
 
 
 def answer_in_batches(
@@ -147,14 +151,19 @@ def answer_in_batches(
 
 @torch.no_grad()
 def first_call_entropy(
-    denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem], length: int
+    denoiser: Denoiser,
+    tokenizer: PreTrainedTokenizerFast,
+    problems: Sequence[Problem],
+    length: int,
+    rows: slice = ALL,
 ) -> Float[Tensor, "B L"]:
-    """Entropies, in nats, of a fully masked completion after each prompt: what a controller reads."""
-    prompt_ids, prompt_mask = (x.to(denoiser.model.device) for x in encode(tokenizer, [p.prompt for p in problems]))
+    """Entropies, in nats, of a fully masked completion after each prompt: what a controller reads. `rows`: as above."""
+    encoded = encode(tokenizer, [problem.prompt for problem in problems])
+    prompt_ids, prompt_mask = (x[rows].to(denoiser.model.device) for x in encoded)
     canvas = torch.nn.functional.pad(prompt_ids, (0, length), value=denoiser.mask_id)
     at = torch.nn.functional.pad(torch.zeros_like(prompt_mask), (0, length), value=True)
     logits = denoiser(canvas, full_attention_mask(prompt_mask, length), at)
-    return entropy(logits).view(len(problems), length)
+    return entropy(logits).view(len(canvas), length)
 
 
 def collect(
@@ -173,6 +182,8 @@ def collect(
 ) -> Batch:
     """`group` completions of every problem, rewarded and credited against each other.
 
+    Of several processes each draws and grades the completions of its share of the problems, then all have all of them.
+
     `speed` in [0, 1] is what a solved problem loses of its reward when it takes one call per token:
     reward = grade - speed * solved * nfe / length. The factor `solved` is the gate: a wrong answer, or one that earns
     only partial credit, gains nothing by being quick. Tokens are credited with `speed`, the drawn bounds with
@@ -180,10 +191,12 @@ def collect(
     """
     repeated = [problem for problem in problems for _ in range(group)]
     seeds = torch.randint(2**62, (len(repeated),), generator=generator)
-    rollout, grades = answer(denoiser, tokenizer, task, repeated, decoding, seeds)
+    with together():
+        rollout, grades = answer(denoiser, tokenizer, task, repeated, decoding, seeds, share_of(len(repeated), group))
+    rollout = Rollout(**{field.name: gather_rows(getattr(rollout, field.name)) for field in fields(rollout)})
     device = rollout.nfe.device
-    grade = torch.tensor([g.reward for g in grades], device=device)
-    is_solved = torch.tensor([g.is_solved for g in grades], device=device)
+    grade = gather_rows(torch.tensor([g.reward for g in grades], device=device))
+    is_solved = gather_rows(torch.tensor([g.is_solved for g in grades], device=device))
     calls = (is_solved * rollout.nfe / decoding.length).view(-1, group)
     grade = grade.view(-1, group)
     reward, bound_reward = grade - speed * calls, grade - bound_speed * calls
@@ -195,5 +208,5 @@ def collect(
         is_scored=completion_mask(rollout.completion_ids, denoiser.stop_ids),
         advantage=advantage(reward).flatten(),
         bound_advantage=bound_advantage(bound_reward).flatten(),
-        grader_failed=sum(g.status == "grader_failed" for g in grades),
+        grader_failed=sum(everyone(sum(g.status == "grader_failed" for g in grades))),
     )

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from diffpo.checkpoint import Progress, load_base, restore_optimizers, save_checkpoint
+from diffpo.distributed import everyone, joined, on_main, sum_gradients, summed, together
 from diffpo.errors import NonFiniteLossError, Stopped, UserError
 from diffpo.fitting import PROMPTS_TOO_LONG, fitted, fitting_problems, room_for_prompt
 from diffpo.machine import checkpointed, place_of
@@ -29,17 +30,21 @@ from diffpo.rollout import Decoding, answer
 from diffpo.targets import Targets, draw_sequences, on_canvas
 from diffpo.tokenizer import char_tokenizer
 from diffpo.unmasking import TopK
+from diffpo.world import check_shares, share_of
 
 
+@joined()
 def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
     """Train from the recipe into `out`: a JSON line per step, checkpoints, the finished model as the last of them.
 
     Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
     # What is wrong with the task, its prompts or the base is said before the run's folder is made.
-    task = checked_task(recipe.task, "train")
-    start = None if resume else start_of(recipe, task)
-    run = open_run(out, recipe, resume)
+    check_shares("batch", recipe.batch)
+    with together():
+        task = checked_task(recipe.task, "train")
+        start = None if resume else start_of(recipe, task)
+    run = on_main(open_run, out, recipe, resume)
     if run.checkpoint:
         denoiser, tokenizer = load_denoiser(run.checkpoint, *place_of(recipe), base_bits(recipe))
     else:
@@ -57,26 +62,30 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
             targets, counts = targets_of(recipe, task, tokenizer, step)
             noise = draw_noise(targets, recipe.weighting, stream(recipe.seed, "mask", step))
             set_learning_rate(optimizer, recipe.optimizer, step, step / recipe.steps)
+            share = torch.arange(len(targets.ids))[share_of(len(targets.ids))]
             optimizer.zero_grad()
-            loss = backward(denoiser, targets, noise, recipe.micro_batch or recipe.batch)
+            loss = backward(denoiser, targets.rows(share), noise.rows(share), recipe.micro_batch or recipe.batch)
+            sum_gradients(denoiser.model.parameters())
             norm = torch.nn.utils.clip_grad_norm_(denoiser.model.parameters(), recipe.optimizer.grad_clip)
             if not bool(norm.isfinite()):
                 raise NonFiniteLossError(f"the gradient's norm is {float(norm)}")
             optimizer.step()
             step += 1
-            metrics: dict[str, float] = {"loss": loss, **counts}
+            metrics: dict[str, float] = {**summed({"loss": loss}), **counts}
             if recipe.stop_at and is_due(recipe.stop_at, step):
-                metrics["accuracy"] = validate(denoiser, tokenizer, task, recipe.stop_at.problems_per_check)
+                metrics["accuracy"] = on_main(validate, denoiser, tokenizer, task, recipe.stop_at.problems_per_check)
             is_good_enough = recipe.stop_at and metrics.get("accuracy", 0.0) >= recipe.stop_at.accuracy
             is_finished = step == recipe.steps or bool(is_good_enough)
-            run.log(step, metrics)
+            on_main(run.log, step, metrics)
             bar.update(step, **metrics)
             if "prompts_too_long" in metrics:
                 bar.warn(PROMPTS_TOO_LONG, **metrics)
-            if is_finished or interrupt.requested or step % recipe.checkpoint.every == 0:
+            is_stopped = any(everyone(interrupt.requested))
+            if is_finished or is_stopped or step % recipe.checkpoint.every == 0:
                 progress = Progress(step, step * recipe.batch, is_finished)
-                save_checkpoint(out, progress, denoiser, tokenizer, None, optimizers, recipe.checkpoint.keep)
-            if interrupt.requested and not is_finished:
+                keep = recipe.checkpoint.keep
+                on_main(save_checkpoint, out, progress, denoiser, tokenizer, None, optimizers, keep)
+            if is_stopped and not is_finished:
                 raise Stopped(f"stopped at step {step}; go on with the same command and --resume")
 
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from diffpo.controller import Controller
+from diffpo.distributed import gather_rows, sum_gradients, summed
 from diffpo.errors import NonFiniteLossError
 from diffpo.likelihood import (
     SAMPLED_KL,
@@ -33,6 +34,7 @@ from diffpo.objective import (
 )
 from diffpo.optimizer import Optimizer
 from diffpo.rollout import Batch
+from diffpo.world import share_of
 
 
 @dataclass(frozen=True)
@@ -95,16 +97,21 @@ def update_policy(
     An objective whose credit is made of likelihoods gets those of whole groups first: with several micro-batches that
     is one more pass of the policy, at the first inner step or (where it reads the policy as it stands) at each.
 
+    Of several processes, all of which have the whole batch, each reads the rows of its share of the groups.
+
     Raises NonFiniteLossError before the optimiser is touched.
     """
-    parts = _split(denoiser, base, batch, update, generator)
-    if not parts:
+    rows = _rows(batch, update)
+    if not len(rows):
         return {}
+    share = share_of(len(rows), unit=batch.reward.shape[1])
+    parts = _split(denoiser, base, batch, update, generator, rows[share])
     totals: defaultdict[str, float] = defaultdict(float)
     old: list[Tensor] = []  # [b, L] of each part
     terms: list[PolicyLoss] = []
     credit: Credit | None = None
     weights: dict[str, float] = {}
+    norms = 0.0
     for inner in range(update.inner_steps):
         optimizer.zero_grad()
         # A single part is read once, for its credit and for its gradient.
@@ -113,13 +120,13 @@ def update_policy(
             now = _logps(denoiser, parts, update, single) if update.objective.reads != "none" else None
             # No weight has moved yet: what is about to be the new policy still is the old one.
             old = old or now or []
-            credit = _credit(batch, parts, update, old, now)
-        rows = credit.value.flatten().split([len(part.index) for part in parts])
+            credit = _credit(batch, rows, parts, update, old, now, base is not None)
+        credits = credit.value.flatten()[share].split([len(part.index) for part in parts])
         for number, part in enumerate(parts):
             read = single or _read(denoiser, part, update)
             if len(old) == number:
                 old.append(read.logp.detach())
-            found = update.objective(read.logp, old[number], part.batch.rollout.behaviour_logp, rows[number])
+            found = update.objective(read.logp, old[number], part.batch.rollout.behaviour_logp, credits[number])
             loss = found.loss
             if part.base is not None:
                 kl = _kl(read, part.base, part, update)
@@ -136,17 +143,21 @@ def update_policy(
             if inner == 0:
                 # Importance weights do not change with the policy: one sample, however it was cut.
                 terms.append(replace(found, loss=found.loss.detach()))
+        sum_gradients(denoiser.model.parameters())
         norm = torch.nn.utils.clip_grad_norm_(denoiser.model.parameters(), update.grad_clip)
         if not bool(norm.isfinite()):
             raise NonFiniteLossError(f"the gradient's norm is {float(norm)}")
-        totals["grad_norm"] += float(norm)
+        norms += float(norm)
         optimizer.step()
         if inner == 0:
-            weights = _token_weights(parts, terms) | group_weight_metrics(credit, _groups_of(batch.is_solved, parts))
+            weights = _token_weights(batch, rows, terms) | group_weight_metrics(credit, _groups(batch.is_solved, rows))
     # Averages over the tokens that were in the update, whose weights do not sum to 1 where ties are skipped.
-    share = {"loss": 1.0, "grad_norm": 1.0}
-    in_update = sum(float(part.weight.sum()) for part in parts)
-    metrics = {name: value / update.inner_steps / share.get(name, in_update) for name, value in totals.items()}
+    whole = {"loss": 1.0, "grad_norm": 1.0}
+    totals["in_update"] = sum(float(part.weight.sum()) for part in parts)
+    sums = summed(totals)
+    in_update = sums.pop("in_update")
+    sums["grad_norm"] = norms
+    metrics = {name: value / update.inner_steps / whole.get(name, in_update) for name, value in sums.items()}
     return metrics | weights
 
 
@@ -174,15 +185,25 @@ def update_controller(
     }
 
 
-def _split(
-    denoiser: Denoiser, base: Denoiser | None, batch: Batch, update: PolicyUpdate, generator: torch.Generator
-) -> list[_Part]:
-    """Draw the estimator's randomness for the whole batch, then cut it; read the base policy on every part."""
-    draw = update.estimator.draw(batch.rollout, generator)
-    weight = token_weights(batch.is_scored, update.normalise)
-    rows = torch.arange(len(batch.rollout), device=weight.device)
+def _rows(batch: Batch, update: PolicyUpdate) -> Int[Tensor, " m"]:
+    """The rows that are in the update: whole groups."""
+    rows = torch.arange(len(batch.rollout), device=batch.advantage.device)
     if update.skip_ties:
         rows = rows[batch.has_spread]
+    return rows
+
+
+def _split(
+    denoiser: Denoiser,
+    base: Denoiser | None,
+    batch: Batch,
+    update: PolicyUpdate,
+    generator: torch.Generator,
+    rows: Int[Tensor, " b"],
+) -> list[_Part]:
+    """Draw the estimator's randomness for the whole batch, then cut these rows; read the base policy on every part."""
+    draw = update.estimator.draw(batch.rollout, generator)
+    weight = token_weights(batch.is_scored, update.normalise)
     parts = []
     for index in rows.split(update.micro_batch or len(batch.rollout)) if len(rows) else ():
         part = batch.rows(index)
@@ -212,47 +233,55 @@ def _logps(denoiser: Denoiser, parts: list[_Part], update: PolicyUpdate, single:
 
 
 def _credit(
-    batch: Batch, parts: list[_Part], update: PolicyUpdate, old: list[Tensor], now: list[Tensor] | None
+    batch: Batch,
+    rows: Int[Tensor, " m"],
+    parts: list[_Part],
+    update: PolicyUpdate,
+    old: list[Tensor],
+    now: list[Tensor] | None,
+    has_base: bool,
 ) -> Credit:
-    """The objective's credit for the completions of whole groups, however they are cut into parts."""
-    group = batch.reward.shape[1]
-    reward = _groups_of(batch.reward, parts)
-    advantage = _groups_of(batch.advantage, parts).view(-1, group)
+    """The objective's credit for the completions of whole groups, however they are cut into parts and shared."""
+    reward = _groups(batch.reward, rows)
+    advantage = batch.advantage[rows].view(reward.shape)
     if now is None:
         return update.objective.credit(Groups(reward, advantage))
 
     def completions(tokens: list[Tensor]) -> Float[Tensor, "Q G"]:
-        return torch.cat([part.sum(dim=1) for part in tokens]).view(-1, group)
+        return _of_all([part.sum(dim=1) for part in tokens], none=batch.advantage[:0]).view(reward.shape)
 
     held = [
         _surrogate(part, part.base, part.base.logp(part.batch.rollout.completion_ids, update.temperature))
         for part in parts
         if part.base is not None
     ]
-    base = completions(held) if held else None
+    base = completions(held) if has_base else None
     return update.objective.credit(Groups(reward, advantage, base, completions(old), completions(now)))
 
 
-def _groups_of(values: Tensor, parts: list[_Part]) -> Tensor:
-    """What belongs to the rows of the parts; those are whole groups."""
-    rows = torch.cat([part.index for part in parts])
-    return values.flatten()[rows].view(-1, *values.shape[1:])
+def _groups(values: Shaped[Tensor, "Q G"], rows: Int[Tensor, " m"]) -> Shaped[Tensor, "q G"]:
+    """What belongs to some rows; those are whole groups."""
+    return values.flatten()[rows].view(-1, values.shape[1])
 
 
-def _token_weights(parts: list[_Part], terms: list[PolicyLoss]) -> dict[str, float]:
-    """Metrics of the importance weights, over the tokens of all parts that have one."""
-    columns: defaultdict[str, list[Tensor]] = defaultdict(list)
-    for part, found in zip(parts, terms, strict=True):
-        at = part.batch.is_scored & found.is_weighted
-        rollout = part.batch.rollout
-        is_right = part.batch.is_solved.flatten()[part.index]
-        columns["weight"].append(found.importance_weight[at])
-        columns["is_capped"].append(found.is_capped[at])
-        columns["is_floored"].append(found.is_floored[at])
-        columns["is_right"].append(is_right[:, None].expand_as(at)[at])
-        columns["progress"].append((rollout.unmask_step / rollout.nfe[:, None])[at])
-    values = {name: torch.cat(column) for name, column in columns.items()}
-    return token_weight_metrics(**values) if len(values["weight"]) else {}
+def _of_all(parts: list[Tensor], none: Tensor) -> Tensor:
+    """The rows of all parts of all processes; `none` is how a process without any says so."""
+    return gather_rows(torch.cat(parts) if parts else none)
+
+
+def _token_weights(batch: Batch, rows: Int[Tensor, " m"], terms: list[PolicyLoss]) -> dict[str, float]:
+    """Metrics of the importance weights, over the tokens of all rows that have one."""
+    none = torch.zeros_like(batch.is_scored[:0])
+    is_weighted = _of_all([found.is_weighted for found in terms], none)
+    is_capped = _of_all([found.is_capped for found in terms], none)
+    is_floored = _of_all([found.is_floored for found in terms], none)
+    weight = _of_all([found.importance_weight for found in terms], none.float())
+    at = batch.is_scored[rows] & is_weighted
+    if not at.any():
+        return {}
+    progress = (batch.rollout.unmask_step / batch.rollout.nfe[:, None])[rows]
+    is_right = batch.is_solved.flatten()[rows, None].expand_as(at)
+    return token_weight_metrics(weight[at], is_capped[at], is_floored[at], is_right[at], progress[at])
 
 
 def _kl(read: _Read, base: Conditionals, part: _Part, update: PolicyUpdate) -> Float[Tensor, "b L"]:

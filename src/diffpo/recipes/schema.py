@@ -268,6 +268,7 @@ class UpdateSettings(Strict):
     """What a solved problem loses of its reward at one call per token (gated speed); 0: accuracy only."""
     inner_steps: Count = 2
     micro_batch: Count | None = None
+    """Completions of one forward and backward pass, in each process; None: all that it has."""
     skip_ties: bool = False
     """Leave prompts whose completions all earned the same out of the update, KL included: DAPO's filter."""
 
