@@ -54,7 +54,7 @@ def lines_of(name: str, overrides: list[str], base: tuple[str, Path], out: Path)
 
 def test_every_algorithm_is_there_as_published_and_tiny_and_nothing_else() -> None:
     others = set(recipe_names()) - {*ALGORITHMS, *(f"tiny-{name}" for name in ALGORITHMS)}
-    sorts = ("-base", "-strong", "-eval", "study-arms", "study-full", "study-likelihood")
+    sorts = ("-base", "-sft", "-strong", "-eval", "study-arms", "study-full", "study-likelihood")
     assert all(name.endswith(sorts) for name in others)
 
 

@@ -115,7 +115,7 @@ def test_the_other_verbs(
     ("arguments", "told"),
     [
         (["trian"], "No such command 'trian'"),
-        (["sft", "{recipe}"], "Missing option '--out'"),
+        (["sft", "{recipe}"], "where to? Give --out"),
         (["sft", "{recipe}", "--out", "x", "--resum"], "No such option: --resum"),
         (["sft", "{recipe}", "num_stpes=3", "--out", "x"], "num_stpes: unknown option; did you mean 'num_steps'?"),
         (["rl", "no-such-recipe", "--out", "x"], "no recipe is called 'no-such-recipe'"),

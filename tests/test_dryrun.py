@@ -4,10 +4,19 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 from diffpo.cli import main
-from diffpo.dryrun import dry_run, size_of, work_of
+from diffpo.dryrun import dry_run
+from diffpo.dryrun.memory import activations
+from diffpo.dryrun.size import Size, size_of
+from diffpo.dryrun.work import rl_work
 from diffpo.errors import UserError
+from diffpo.machine import checkpointed
+from diffpo.models.adapters import add_adapter
+from diffpo.models.denoiser import Denoiser
+from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.recipes import load_recipe
 from diffpo.recipes.parts import task_of
 from diffpo.recipes.schema import RlRecipe, SftRecipe
@@ -19,15 +28,15 @@ LLADA = "base=GSAI-ML/LLaDA-8B-Instruct"
 
 
 @pytest.mark.parametrize(
-    ("base", "lora", "parameters", "trained"),
+    ("base", "rank", "parameters", "trained"),
     [
-        ("GSAI-ML/LLaDA-8B-Instruct", [], 8_015_581_184, 8_015_581_184),
-        ("GSAI-ML/LLaDA-8B-Instruct", ["lora.rank=128"], 8_015_581_184, 335_544_320),
-        ("Dream-org/Dream-v0-Instruct-7B", [], 7_615_616_512, 7_615_616_512),
+        ("GSAI-ML/LLaDA-8B-Instruct", None, 8_015_581_184, 8_015_581_184),
+        ("GSAI-ML/LLaDA-8B-Instruct", 128, 8_015_581_184, 335_544_320),
+        ("Dream-org/Dream-v0-Instruct-7B", None, 7_615_616_512, 7_615_616_512),
     ],
 )
-def test_published_sizes(base: str, lora: list[str], parameters: int, trained: int) -> None:
-    size = size_of(load_recipe(RlRecipe, "d1", [f"base={base}", *lora]))
+def test_published_sizes(base: str, rank: int | None, parameters: int, trained: int) -> None:
+    size = size_of(base, rank, is_trained=True)
     assert (size.parameters, size.trained) == (parameters, trained)
     assert size.body < size.parameters - 2 * size.vocabulary * size.width < 1.001 * size.body
 
@@ -39,23 +48,84 @@ def test_a_dry_run_needs_nothing_and_says_everything(tmp_path: Path, capsys: pyt
     assert caught.value.code == 0 and list(tmp_path.iterdir()) == []
     for text in ("8,015,581,184", "335,544,320", 'base = "GSAI-ML/LLaDA-8B-Instruct"', "16.0 GB"):
         assert text in said
-    amounts = dict(line.rsplit(maxsplit=1) for line in said.split("GiB\n")[1].split("\n#")[0].strip().splitlines())
-    assert float(amounts["weights"]) == pytest.approx(2 * 8_015_581_184 / 2**30, abs=0.01)
-    assert float(amounts["optimiser"]) == pytest.approx(8 * 335_544_320 / 2**30, abs=0.01)
-    assert float(amounts["reference"]) == 0, "the adapter is switched off instead"
-    parts = sum(float(amount) for name, amount in amounts.items() if name != "together")
-    assert float(amounts["together"]) == pytest.approx(parts, abs=0.05)
+    amounts = memory_of(said)
+    assert amounts["weights"] == pytest.approx(2 * 8_015_581_184 / 2**30, abs=0.01)
+    assert amounts["optimiser"] == pytest.approx(8 * 335_544_320 / 2**30, abs=0.01)
+    assert amounts["reference"] == 0, "the adapter is switched off instead"
+    stays = sum(amounts[name] for name in ("weights", "adapter", "reference", "gradients", "optimiser"))
+    update, rollout = (
+        sum(amount for name, amount in amounts.items() if name.startswith(kind)) for kind in ("update", "rollout")
+    )
+    assert amounts["at most at a time"] == pytest.approx(stays + max(update, rollout), abs=0.05)
+
+
+def memory_of(said: str) -> dict[str, float]:
+    lines = said.split("GiB\n")[1].split("\n#")[0].strip().splitlines()
+    return {name: float(amount) for name, amount in (line.rsplit(maxsplit=1) for line in lines)}
 
 
 def test_a_full_model_needs_its_reference_and_more_of_everything() -> None:
     light = dry_run(load_recipe(RlRecipe, "d1", [LLADA, "lora.rank=128", "dtype=bfloat16"]), 200)
     full = dry_run(load_recipe(RlRecipe, "d1", [LLADA, "dtype=bfloat16"]), 200)
 
-    def together(text: str) -> float:
-        return float(next(line for line in text.splitlines() if line.startswith("together")).split()[1])
-
+    more = memory_of(full)["at most at a time"] - memory_of(light)["at most at a time"]
     # Reference, gradients and two moments, four times the weights, less what the adapter had of them.
-    assert together(full) - together(light) == pytest.approx((4 * 2 * 8.016e9 - 4 * 4 * 0.3355e9) / 2**30, abs=0.1)
+    assert more == pytest.approx((4 * 2 * 8.016e9 - 4 * 4 * 0.3355e9) / 2**30, abs=0.1)
+
+
+def test_a_base_of_4_bits_takes_them_for_its_blocks() -> None:
+    small = memory_of(dry_run(load_recipe(RlRecipe, "d1+llada-8b+gsm8k+1gpu-4bit"), 200))["weights"]
+    ends, blocks = 2 * 126464 * 4096, 32 * (4 * 4096**2 + 3 * 4096 * 12288)
+    assert small == pytest.approx((2 * ends + 0.516 * blocks) / 2**30, abs=0.01)
+
+
+def test_devices_share_the_step_and_not_the_model() -> None:
+    recipe = load_recipe(RlRecipe, "diffpo+llada-8b+gsm8k+8gpu", ["objective.micro_batch=100"])
+    one, eight = (memory_of(dry_run(recipe, 200, devices)) for devices in (1, 8))
+    assert one["weights"] == eight["weights"] and one["optimiser"] == eight["optimiser"]
+    for name in ("update: activations", "update: logits", "rollout: activations", "rollout: logits"):
+        assert one[name] == pytest.approx(8 * eight[name], rel=0.01)
+    with pytest.raises(UserError, match="16 prompts of a step cannot be divided among 5 devices"):
+        dry_run(recipe, 200, devices=5)
+
+
+def test_a_supervised_run_is_told_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["sft", "d1-sft", "--dry-run"])
+    said = capsys.readouterr().out
+    assert caught.value.code == 0 and "data set simplescaling/s1K" in said and "rollout" not in said
+    assert "denoiser tokens of the update           65,536" in said, "16 rows of 4096 tokens, shown once"
+    assert memory_of(said)["adapter"] == pytest.approx(4 * 335_544_320 / 2**30, abs=0.01)
+    with pytest.raises(UserError, match="this recipe has no base; set it"):
+        dry_run(load_recipe(SftRecipe, "sudoku4-base"), 200)
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_the_estimate_of_activations_is_near_what_torch_keeps(rank: int | None, is_checkpointed: bool) -> None:
+    config = LLaDAConfig(d_model=96, n_layers=6, n_heads=4, mlp_hidden_size=288, vocab_size=64)
+    denoiser = Denoiser(LLaDAModelLM(config), 5, ())
+    if rank is not None:
+        add_adapter(denoiser, rank, rank, seed=0)
+    checkpointed(denoiser, load_recipe(RlRecipe, "d1", [f"gradient_checkpointing={str(is_checkpointed).lower()}"]))
+    canvas = torch.zeros(4, 64, dtype=torch.long)
+    is_visible, at = torch.ones(4, 64, dtype=torch.bool), torch.zeros(4, 64, dtype=torch.bool)
+    at[:, -1] = True
+    held = {p.untyped_storage().data_ptr() for p in denoiser.model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(value: Tensor) -> Tensor:
+        if value.untyped_storage().data_ptr() not in held:
+            kept[value.untyped_storage().data_ptr()] = value
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        denoiser(canvas, is_visible, at).sum()
+    counted = sum(value.untyped_storage().nbytes() for value in kept.values()) / 4
+    size = Size(0, 1, 0, layers=6, width=96, hidden=288, vocabulary=64)
+    if is_checkpointed:  # one block's insides come with the backward pass
+        counted += activations(size, canvas.numel(), is_checkpointed=False) / 6
+    assert activations(size, canvas.numel(), is_checkpointed) == pytest.approx(counted, rel=0.25)
 
 
 @pytest.mark.parametrize(
@@ -84,17 +154,17 @@ def test_counted_tokens_are_those_of_a_step(settings: list[str], tmp_path: Path)
     run_rl(recipe, tmp_path / "run")
     line = json.loads((tmp_path / "run" / METRICS).read_text())
     (problem,) = task_of(recipe.task).problems("train", 1, 0)
-    work = work_of(recipe, len(problem.prompt))
-    update = work.completions * work.canvases * work.tokens * work.passes
+    work = rl_work(recipe, len(problem.prompt))
+    update = work.pass_tokens * work.passes
     assert 0.9 * update <= line["update_tokens"] <= update
-    rollout = work.completions * (work.calls - 1 + 1 / recipe.rollout.group) * work.tokens
+    rollout = work.rollout_tokens
     calibration = 256 * work.tokens if recipe.learn == "sampler" else 0
     assert 0.6 * rollout <= line["rollout_tokens"] <= rollout + calibration
 
 
 def test_a_size_that_is_not_known_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="the size of some/model is not known here; known are GSAI-ML"):
-        size_of(load_recipe(RlRecipe, "d1", ["base=some/model"]))
+        size_of("some/model", None, is_trained=True)
     with pytest.raises(SystemExit) as caught:
         main(["rl", "d1", LLADA])
     assert caught.value.code == 2 and "Give --out, or --dry-run" in capsys.readouterr().err

@@ -27,6 +27,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="module")
+def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file in s1K's format, some of whose answers are too long."""
+    file = tmp_path_factory.mktemp("data") / "traces.jsonl"
+    rows = [
+        {"question": f"What is {i} + 1?", "thinking_trajectories": ["Count. " * (i % 5)], "attempt": f"It is {i + 1}."}
+        for i in range(1, ROWS)
+        if i % 5
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
 def did(*arguments: object) -> None:
     with pytest.raises(SystemExit) as caught:
         main([str(argument) for argument in arguments])
@@ -36,18 +49,19 @@ def did(*arguments: object) -> None:
 @pytest.mark.parametrize("adapter", [["lora.rank=2", "lora.alpha=4"], []], ids=["lora", "full"])
 @pytest.mark.parametrize("family", published.PUBLISHED)
 def test_from_a_published_folder_to_a_sample(
-    family: str, adapter: list[str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    family: str, adapter: list[str], data: Path, traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base, out = tmp_path / "base", tmp_path / "runs"
     published.write_folder(base, published.PUBLISHED[family])
-    place = f"task.source={json.dumps(str(data))}"
-    task = [place, "task.kind=gsm8k", "task.completion_length=64", 'task.instructions="Q:"', "threads=1"]
+    task = [f"task.source={json.dumps(str(traces))}", "task.kind=s1k", "sequence_length=95", "micro_batch=2"]
     small = ["rollout.prompts=2", "rollout.group=2", "objective.inner_steps=1", "budget={steps=1}"]
 
     sft = ["optimizer.lr=1e-3", "batch=4", "steps=2", f"base={json.dumps(str(base))}"]
     settings = tmp_path / "sft.toml"
     settings.write_text("")
-    did("sft", settings, *task, *sft, *adapter, "--out", out / "sft")
+    did("sft", settings, *task, 'task.instructions="Q:"', "threads=1", *sft, *adapter, "--out", out / "sft")
+    lines = [json.loads(text) for text in (out / "sft" / METRICS).read_text().splitlines()]
+    assert [line["skipped"] for line in lines] == [0, 0] and 0 < sum(line["cut"] for line in lines) < 8
     merged = out / "sft"
     if adapter:
         assert is_adapter(checkpoints(out / "sft")[-1])

@@ -33,7 +33,8 @@ from diffpo.report.data import read_run
 from diffpo.rl import run_rl
 from diffpo.rollout import encode_answers
 from diffpo.sample import run_sample
-from diffpo.sft import denoising_loss, run_sft, tiny_llada
+from diffpo.sft import denoising_loss, draw_noise, run_sft, tiny_llada
+from diffpo.targets import on_canvas
 from diffpo.tasks.countdown import Countdown
 from diffpo.tasks.drawing import split_by_hash
 from diffpo.tasks.sudoku import Sudoku
@@ -87,7 +88,7 @@ def test_every_mistake_in_a_task_is_listed_at_once() -> None:
         load_recipe(RlRecipe, None, ["base=x", "budget.steps=1", "task.kind=countdown", "rollout.block_length=3"])
 
 
-@pytest.mark.parametrize("name", ["countdown-base", "walk-base", "sudoku4-base"])
+@pytest.mark.parametrize("name", ["countdown-base", "walk-base", "sudoku4-base", "d1-sft"])
 def test_base_recipes_are_stored_and_read_back(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(SftRecipe, name)
     (tmp_path / RECIPE).write_text(dump_recipe(recipe))
@@ -147,7 +148,8 @@ def test_the_tail_is_scored_like_the_rest(weighting: Literal["elbo", "uniform"])
     losses = set()
     for seed in range(40):
         generator = torch.Generator().manual_seed(seed)
-        loss = denoising_loss(denoiser, tokenizer, [problem], 7, weighting, generator)
+        targets = on_canvas(tokenizer, [problem], 7)
+        loss = denoising_loss(denoiser, targets, draw_noise(targets, weighting, generator))
         if denoiser.shown.canvases == 7:
             losses.add(round(float(loss), 4))
     assert losses == {round(math.log(len(tokenizer) - 1 + math.e) - 2 / 7, 4)}

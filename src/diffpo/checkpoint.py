@@ -5,7 +5,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -93,21 +93,28 @@ def model_folder(path: Path) -> Path:
 
 
 def load(
-    path: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    path: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    bits: Literal[4] | None = None,
 ) -> tuple[Denoiser, PreTrainedTokenizerFast, Controller | None]:
     """Denoiser, tokenizer and, where the model was trained with one, its learned sampler.
 
-    `path` is a model's folder, a run's, or a hub name ORG/NAME. The weights are converted to `dtype`, on `device`.
+    `path` is a model's folder, a run's, or a hub name ORG/NAME. The weights are converted to `dtype`, on `device`; with
+    `bits` those of the blocks are frozen and quantised.
     """
     folder = model_folder(Path(path))
-    denoiser, tokenizer = load_denoiser(folder, dtype, device)
+    denoiser, tokenizer = load_denoiser(folder, dtype, device, bits)
     if not Path(path).exists():  # an adapter trained on it names its base by the hub's name, not by a cache's folder
         denoiser.model.name_or_path = str(path)
     return denoiser, tokenizer, load_controller(folder)
 
 
 def load_base(
-    path: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    path: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    bits: Literal[4] | None = None,
 ) -> tuple[Denoiser, PreTrainedTokenizerFast, Controller | None]:
     """A model to train from. Raises UserError for an adapter, on which no other can be put."""
     folder = model_folder(Path(path))
@@ -116,7 +123,7 @@ def load_base(
             f"{path} holds an adapter of {base_of(folder)}, not a model; make one of both first: diffpo merge {path} "
             "--out DIR"
         )
-    return load(path, dtype, device)
+    return load(path, dtype, device, bits)
 
 
 def _flush(folder: Path) -> None:

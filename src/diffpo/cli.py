@@ -25,11 +25,17 @@ Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or t
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="TABLE.KEY=VALUE", help="Changes to the recipe: optimizer.lr=1e-4")
 ]
-RunDir = Annotated[Path, typer.Option("--out", help="The run's directory.", file_okay=False)]
+RunDir = Annotated[Path | None, typer.Option("--out", help="The run's directory.", file_okay=False)]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's directory.")]
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", exists=True, file_okay=False)]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what the run would take: no weights, no data, no accelerator.")
+]
+PromptTokens = Annotated[int, typer.Option(min=1, help="With --dry-run: tokens of a prompt.")]
+Devices = Annotated[int, typer.Option(min=1, help="With --dry-run: GPUs that share each step.")]
 Seed = Annotated[int, typer.Option(min=0)]
 
+WHERE_TO = "where to? Give --out, or --dry-run to see what the run would take"
 SHARED = ("sft", "rl")
 """Commands that several processes can share."""
 PATIENCE = 10.0
@@ -53,13 +59,29 @@ def diffpo(
 
 
 @app.command()
-def sft(recipe: Recipe, out: RunDir, overrides: Overrides = None, resume: Resume = False) -> None:
+def sft(
+    recipe: Recipe,
+    out: RunDir = None,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    prompt_tokens: PromptTokens = 200,
+    devices: Devices = 1,
+) -> None:
     """Fine-tune a denoiser on solved problems."""
     from diffpo.recipes import load_recipe
     from diffpo.recipes.schema import SftRecipe
     from diffpo.recipes.tasks import check_data
 
     loaded = load_recipe(SftRecipe, recipe, overrides or ())
+    if dry_run:
+        alone("a dry run")
+        from diffpo import dryrun
+
+        typer.echo(dryrun.dry_run(loaded, prompt_tokens, devices))
+        return
+    if out is None:
+        raise UserError(WHERE_TO)
     check_data(loaded)
     from diffpo.sft import run_sft
 
@@ -69,13 +91,12 @@ def sft(recipe: Recipe, out: RunDir, overrides: Overrides = None, resume: Resume
 @app.command()
 def rl(
     recipe: Recipe,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run.", file_okay=False)] = None,
+    out: RunDir = None,
     overrides: Overrides = None,
     resume: Resume = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what the run would take: no weights, no data, no accelerator.")
-    ] = False,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="With --dry-run: tokens of a prompt.")] = 200,
+    dry_run: DryRun = False,
+    prompt_tokens: PromptTokens = 200,
+    devices: Devices = 1,
 ) -> None:
     """Train a denoiser, its sampler or both with rewards."""
     from diffpo.recipes import load_recipe
@@ -84,13 +105,13 @@ def rl(
 
     loaded = load_recipe(RlRecipe, recipe, overrides or ())
     if dry_run:
-        alone("diffpo rl --dry-run")
+        alone("a dry run")
         from diffpo import dryrun
 
-        typer.echo(dryrun.dry_run(loaded, prompt_tokens))
+        typer.echo(dryrun.dry_run(loaded, prompt_tokens, devices))
         return
     if out is None:
-        raise UserError("where to? Give --out, or --dry-run to see what the run would take")
+        raise UserError(WHERE_TO)
     check_data(loaded)
     from diffpo.rl import run_rl
 

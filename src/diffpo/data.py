@@ -41,6 +41,17 @@ class Row:
             raise UserError(f"{self.where}: field {name!r} should be text, got {_shown(value)}")
         return value
 
+    def first_text(self, name: str) -> str:
+        """The first of a list of texts; CSV has no lists, so there it is a list in JSON."""
+        value = self.value(name)
+        texts = _json_of(value) if isinstance(value, str) else value
+        first = texts[0] if isinstance(texts, list) and texts else None
+        if not isinstance(first, str) or not first.strip():
+            raise UserError(
+                f"{self.where}: field {name!r} should be a list of texts (in CSV: a list in JSON), got {_shown(value)}"
+            )
+        return first
+
     def integer(self, name: str) -> int:
         value = self.value(name)
         if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value.strip()):
@@ -64,6 +75,11 @@ def splits_of(source: str) -> frozenset[Split]:
     if path.is_dir():
         return frozenset(split for split in get_args(Split) if _file_of(path, split) is not None)
     return frozenset() if _is_local(path, source) else frozenset(("train", "test"))
+
+
+def is_elsewhere(source: str) -> bool:
+    """Whether a source is a data set of the hub, and nothing here."""
+    return not _is_local(Path(source).expanduser(), source)
 
 
 def read_rows(source: str, split: Split) -> list[Row]:
@@ -247,6 +263,14 @@ def _probe(name: str) -> str:
     thread.start()
     thread.join(PROBE_SECONDS)
     return answer[0]
+
+
+def _json_of(text: str) -> Any:
+    """What a text of JSON stands for; None if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _shown(value: object) -> str:

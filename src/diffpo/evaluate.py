@@ -23,7 +23,7 @@ from diffpo.problem import Problem, Task
 from diffpo.progress import Progress
 from diffpo.randomness import seed_of
 from diffpo.recipes.parts import rule_of
-from diffpo.recipes.schema import EntropyBoundRule, EvalRecipe, RuleRecipe, TaskRecipe, block_problems
+from diffpo.recipes.schema import EntropyBoundRule, EvalRecipe, RuleRecipe, TaskRecipe, block_problems, grading_problems
 from diffpo.recipes.study import StudyEvaluation
 from diffpo.recipes.tasks import task_of
 from diffpo.records import RECIPE
@@ -75,7 +75,8 @@ def run_eval(recipe: EvalRecipe, out: Path) -> str:
     path = Path(recipe.model)
     model_folder(path)  # first: a folder that holds none does not say which task, either
     task_recipe = recipe.task or stored_task(path)
-    if problems := list(block_problems("block_length", recipe.block_length, task_recipe)):
+    blocks = block_problems("block_length", recipe.block_length, task_recipe)
+    if problems := [*grading_problems("evaluation", task_recipe), *blocks]:
         raise UserError(problems[0])
     task = task_of(task_recipe)
     task.problems(recipe.split, 1, seed=0)  # what is wrong with its data is said before the model is loaded

@@ -21,7 +21,7 @@ from diffpo.problem import Task
 from diffpo.progress import Progress as Bar
 from diffpo.randomness import seed_of, stream
 from diffpo.recipes.parts import ADVANTAGES, estimator_of, objective_of, rule_of, task_of
-from diffpo.recipes.schema import AdamRecipe, RlRecipe
+from diffpo.recipes.schema import AdamRecipe, RlRecipe, base_bits
 from diffpo.recipes.tasks import checked_task
 from diffpo.records import Run, interruptible, open_run
 from diffpo.rollout import Batch, Decoding, collect, first_call_entropy
@@ -133,7 +133,7 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
 def prepare(recipe: RlRecipe, run: Run, base: Denoiser) -> Learner:
     """Models, controller and optimisers as they stood at the run's checkpoint, or at its beginning."""
     task = task_of(recipe.task)
-    denoiser, tokenizer, controller = load(run.checkpoint or recipe.base, *place_of(recipe))
+    denoiser, tokenizer, controller = load(run.checkpoint or recipe.base, *place_of(recipe), base_bits(recipe))
     checkpointed(denoiser, recipe)
     if recipe.lora is not None:
         if run.checkpoint is None:

@@ -1,15 +1,15 @@
 """Masked supervised fine-tuning, d1's first stage (arXiv 2504.12216): denoise right answers at every mask rate."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from diffpo.canvas import full_attention_mask
 from diffpo.checkpoint import Progress, load_base, model_folder, restore_optimizers, save_checkpoint
 from diffpo.distributed import everyone, joined, on_main, sum_gradients, summed, together
 from diffpo.errors import NonFiniteLossError, Stopped
@@ -19,13 +19,14 @@ from diffpo.models.denoiser import Denoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.models.loading import denoiser_of, load_denoiser
 from diffpo.optimizer import Optimizer, policy_optimizer, set_learning_rate
-from diffpo.problem import Problem, Task
+from diffpo.problem import Task
 from diffpo.progress import Progress as Bar
 from diffpo.randomness import pick, seed_of, strata, stream
-from diffpo.recipes.schema import SftRecipe, StopAt, TinyModel
+from diffpo.recipes.schema import SftRecipe, StopAt, TinyModel, base_bits
 from diffpo.recipes.tasks import checked_task
 from diffpo.records import interruptible, open_run
-from diffpo.rollout import ALL, Decoding, answer, encode, encode_answers
+from diffpo.rollout import Decoding, answer
+from diffpo.targets import Targets, draw_sequences, on_canvas
 from diffpo.tokenizer import char_tokenizer
 from diffpo.unmasking import TopK
 from diffpo.world import check_shares, share_of
@@ -46,9 +47,9 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
     run = on_main(open_run, out, recipe, resume)
     dtype, device = place_of(recipe)
     if run.checkpoint:
-        denoiser, tokenizer = load_denoiser(run.checkpoint, dtype, device)
+        denoiser, tokenizer = load_denoiser(run.checkpoint, dtype, device, base_bits(recipe))
     elif recipe.base is not None:
-        denoiser, tokenizer, _ = load_base(recipe.base, dtype, device)
+        denoiser, tokenizer, _ = load_base(recipe.base, dtype, device, base_bits(recipe))
         if recipe.lora is not None:
             add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, seed_of(recipe.seed, "adapter"))
     else:
@@ -64,20 +65,18 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
     step, is_finished = run.progress.step, run.progress.is_finished
     with Bar(f"sft {out.name}", recipe.steps) as bar, interruptible() as interrupt:
         while not is_finished:
-            problems = task.problems("train", recipe.batch, seed_of(recipe.seed, "sft", step))
+            targets, counts = targets_of(recipe, task, tokenizer, step)
+            noise = draw_noise(targets, recipe.weighting, stream(recipe.seed, "mask", step))
             set_learning_rate(optimizer, recipe.optimizer, step, step / recipe.steps)
-            draw = stream(recipe.seed, "mask", step)
-            length, share = task.completion_length, share_of(len(problems))
-            loss = denoising_loss(denoiser, tokenizer, problems, length, recipe.weighting, draw, share)
             optimizer.zero_grad()
-            loss.backward()
+            loss = backward(denoiser, targets, noise, recipe.micro_batch or recipe.batch)
             sum_gradients(denoiser.model.parameters())
             norm = torch.nn.utils.clip_grad_norm_(denoiser.model.parameters(), recipe.optimizer.grad_clip)
             if not bool(norm.isfinite()):
                 raise NonFiniteLossError(f"the gradient's norm is {float(norm)}")
             optimizer.step()
             step += 1
-            metrics = summed({"loss": float(loss.detach())})
+            metrics = summed({"loss": loss}) | counts
             if recipe.stop_at and is_due(recipe.stop_at, step):
                 metrics["accuracy"] = on_main(validate, denoiser, tokenizer, task, recipe.stop_at.problems_per_check)
             is_good_enough = recipe.stop_at and metrics.get("accuracy", 0.0) >= recipe.stop_at.accuracy
@@ -111,41 +110,70 @@ def tiny_llada(recipe: TinyModel, tokenizer: PreTrainedTokenizerFast, seed: int)
         return LLaDAModelLM(config)
 
 
-def denoising_loss(
-    denoiser: Denoiser,
-    tokenizer: PreTrainedTokenizerFast,
-    problems: list[Problem],
-    length: int,
-    weighting: Literal["elbo", "uniform"],
-    generator: torch.Generator,
-    rows: slice = ALL,
-) -> Float[Tensor, ""]:
-    """Cross-entropy of the masked answer tokens, in nats per answer token; the prompt is never masked.
+def targets_of(
+    recipe: SftRecipe, task: Task, tokenizer: PreTrainedTokenizerFast, step: int
+) -> tuple[Targets, dict[str, int]]:
+    """What a step learns, and how many answers were cut and rows skipped where `sequence_length` limits them."""
+    seed = seed_of(recipe.seed, "sft", step)
+    if recipe.sequence_length is None:
+        return on_canvas(tokenizer, task.problems("train", recipe.batch, seed), task.completion_length), {}
+    return draw_sequences(tokenizer, task, recipe.batch, seed, recipe.sequence_length, recipe.too_long)
 
-    An answer shorter than the canvas of `length` L is filled up with end-of-text tokens, which count like the rest. A
-    row's number of masked tokens m is uniform over 1..L, stratified over the batch. `elbo` weighs each token by L / m
-    and is then unbiased for the bound -log p(answer) <= L E[mean cross-entropy] (LLaDA, arXiv 2502.09992); drawing m
-    and not a rate keeps its weights bounded by L. `uniform` weighs all masked tokens of the batch the same,
-    which favours nearly empty canvases, where the hard decisions are.
 
-    For some `rows` of the batch, their part of the loss of it all.
+@dataclass(frozen=True)
+class Noise:
+    """Which tokens of a batch are masked, and what each of them counts."""
+
+    is_masked: Bool[Tensor, "B N"]
+    weight: Float[Tensor, " B"]
+    """Of each masked token of a row."""
+    total: int
+    """What the weighted losses of the whole batch are divided by, also where only some of its rows are here."""
+
+    def rows(self, index: Int[Tensor, " b"]) -> "Noise":
+        return replace(self, is_masked=self.is_masked[index], weight=self.weight[index])
+
+
+def draw_noise(targets: Targets, weighting: Literal["elbo", "uniform"], generator: torch.Generator) -> Noise:
+    """Masks for every row's completion, of L_i tokens; the prompt is never masked.
+
+    A row's number of masked tokens m_i is uniform over 1..L_i, stratified over the batch. `elbo` averages over rows
+    (1 / L_i) sum CE L_i / m_i, which is unbiased for the bound -log p(answer) / L_i <= E[mean cross-entropy] (LLaDA,
+    arXiv 2502.09992); drawing m and not a rate keeps its weights bounded. `uniform` weighs all masked tokens of the
+    batch the same, which favours nearly empty canvases, where the hard decisions are.
     """
-    prompt_ids, prompt_mask = encode(tokenizer, [problem.prompt for problem in problems])
-    answer_ids = encode_answers(tokenizer, [problem.answer for problem in problems], length)
-    count = 1 + pick(strata(len(problems), 1, generator)[:, 0], length)
-    rank = torch.rand(answer_ids.shape, generator=generator).argsort(dim=1).argsort(dim=1)
-    is_masked = rank < count[:, None]
-    masked = int(is_masked.sum())
-    prompt_ids, prompt_mask, answer_ids, is_masked = (x[rows] for x in (prompt_ids, prompt_mask, answer_ids, is_masked))
-    canvas = torch.cat([prompt_ids, answer_ids.masked_fill(is_masked, denoiser.mask_id)], dim=1)
-    at = F.pad(is_masked, (prompt_ids.shape[1], 0), value=False)
-    device = denoiser.model.device
-    logits = denoiser(canvas.to(device), full_attention_mask(prompt_mask, length).to(device), at.to(device))
-    losses = F.cross_entropy(logits, answer_ids[is_masked].to(device), reduction="none")
+    num_rows, width = targets.ids.shape
+    longest = int(targets.length.max())
+    count = 1 + pick(strata(num_rows, 1, generator)[:, 0], targets.length)
+    is_prompt = torch.arange(longest) < (longest - targets.length)[:, None]
+    order = torch.rand(num_rows, longest, generator=generator).masked_fill(is_prompt, 2.0)
+    is_masked = F.pad(order.argsort(dim=1).argsort(dim=1) < count[:, None], (width - longest, 0), value=False)
     if weighting == "uniform":
-        return losses.sum() / masked
-    per_row = (1 / count[rows])[:, None].expand(answer_ids.shape)
-    return (losses * per_row[is_masked].to(device)).sum() / len(problems)
+        return Noise(is_masked, torch.ones(num_rows), int(count.sum()))
+    return Noise(is_masked, 1 / count, num_rows)
+
+
+def denoising_loss(denoiser: Denoiser, targets: Targets, noise: Noise) -> Float[Tensor, ""]:
+    """Weighted cross-entropy of the masked tokens, in nats per completion token: the share of these rows in it."""
+    device = denoiser.model.device
+    canvas = targets.ids.masked_fill(noise.is_masked, denoiser.mask_id)
+    logits = denoiser(canvas.to(device), targets.visible.to(device), noise.is_masked.to(device))
+    losses = F.cross_entropy(logits, targets.ids[noise.is_masked].to(device), reduction="none")
+    weight = noise.weight[:, None].expand(canvas.shape)[noise.is_masked]
+    return (losses * weight.to(device)).sum() / noise.total
+
+
+def backward(denoiser: Denoiser, targets: Targets, noise: Noise, micro_batch: int) -> float:
+    """Add the gradient of the batch's loss, `micro_batch` rows at a time, to the model's; returns the loss.
+
+    Of several processes each does its share of the rows.
+    """
+    loss = 0.0
+    for rows in torch.arange(len(targets.ids))[share_of(len(targets.ids))].split(micro_batch):
+        part = denoising_loss(denoiser, targets.rows(rows), noise.rows(rows))
+        part.backward()
+        loss += float(part.detach())
+    return loss
 
 
 def is_due(stop_at: StopAt, step: int) -> bool:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -27,6 +27,7 @@ from diffpo.models.denoiser import Denoiser
 from diffpo.models.dream import DREAM, DreamConfig, DreamTokenizer
 from diffpo.models.family import Family
 from diffpo.models.llada import LLADA
+from diffpo.models.quantised import quantise
 from diffpo.models.weights import check_weights, first_line, read_json, read_weights, weight_files
 
 disable_progress_bar()  # a tiny model is saved at once, and a bar per checkpoint would break the run's own
@@ -50,17 +51,21 @@ PADDED_TO, MOST_PADDING = 64, 512
 
 
 def load_denoiser(
-    folder: Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    bits: Literal[4] | None = None,
 ) -> tuple[Denoiser, PreTrainedTokenizerFast]:
     """The model in a local folder, strictly, with its weights as `dtype` on `device`; none of its Python is run.
 
     Everything is checked before a weight is read, and weights go to their place one file at a time. Raises UserError
     for a family that is not known, for a config that says what is not computed here, for a missing, extra or misshapen
     weight, and for a tokenizer that does not fit, each by name. An adapter's folder gives its base with it, trainable.
+    `bits`: keep the blocks' matrices in so many, frozen (`models/quantised.py`).
     """
     if is_adapter(folder):
         base = Path(base_of(folder))
-        denoiser, tokenizer = load_denoiser(base if base.exists() else find_model(str(base)), dtype, device)
+        denoiser, tokenizer = load_denoiser(base if base.exists() else find_model(str(base)), dtype, device, bits)
         denoiser.model.name_or_path = str(base)
         load_adapter(denoiser.model, folder)
         return denoiser, tokenizer
@@ -73,6 +78,8 @@ def load_denoiser(
     denoiser = denoiser_of(model, tokenizer, _read_stop_ids(folder), source=str(folder))
     model.name_or_path = str(folder)
     read_weights(model, files, dtype, device)
+    if bits == 4:
+        quantise(model)
     return denoiser, tokenizer
 
 

@@ -64,20 +64,25 @@ class WalkTask(Strict):
         return self.length
 
 
-class TextSettings(Strict):
+class SourceSettings(Strict):
     """What the tasks put in words have in common."""
 
     source: str | None = None
     """A file, a folder with train and test files, or a data set of the hub; None: the published one."""
+    completion_length: Count = 256
+    instructions: str | None = None
+    """What stands before each question; None: the task's own text."""
+
+
+class TextSettings(SourceSettings):
+    """Those of them whose answers can be graded."""
+
     test_source: str | None = None
     """The same for test rows; None: those of `source`, or the published ones where that is None too."""
     few_shot: Annotated[int, Field(ge=0, le=text.MAX_FEW_SHOT)] = 0
     """Train rows that are shown before each question."""
     reward: text.Reward = "correct"
     """correct: 1 or 0; d1: d1's recipe with its flaws mended."""
-    completion_length: Count = 256
-    instructions: str | None = None
-    """What stands before each question; None: the task's own text."""
 
 
 class Gsm8kTask(TextSettings):
@@ -104,8 +109,22 @@ class SudokuSpgTask(TextSettings):
     kind: Literal["sudoku-spg"]
 
 
+class S1kTask(SourceSettings):
+    """Reasoning traces to learn from; nothing of it can be graded."""
+
+    kind: Literal["s1k"]
+
+
 TaskRecipe = Annotated[
-    SudokuTask | CountdownTask | WalkTask | Gsm8kTask | Math500Task | CountdownD1Task | SudokuD1Task | SudokuSpgTask,
+    SudokuTask
+    | CountdownTask
+    | WalkTask
+    | Gsm8kTask
+    | Math500Task
+    | CountdownD1Task
+    | SudokuD1Task
+    | SudokuSpgTask
+    | S1kTask,
     Field(discriminator="kind"),
 ]
 
@@ -356,6 +375,8 @@ class LoraRecipe(Strict):
     rank: Count = 128
     alpha: Count = 64
     """What the adapter adds is scaled by alpha / rank."""
+    base_bits: Literal[4] | None = None
+    """4: keep the model under the adapter in 4 bits, a third of the memory of bfloat16; needs bitsandbytes."""
 
 
 class SettleRecipe(Strict):
@@ -427,6 +448,7 @@ class RlRecipe(MachineSettings):
     checkpoint: CheckpointRecipe = CheckpointRecipe()
 
     def problems(self) -> Iterable[str]:
+        yield from grading_problems("RL", self.task)
         yield from block_problems("rollout.block_length", self.rollout.block_length, self.task)
         if self.learn != "model" and not isinstance(self.rollout.rule, EntropyBoundRule):
             yield (
@@ -481,7 +503,13 @@ class SftRecipe(MachineSettings):
     lora: LoraRecipe | None = None
     task: TaskRecipe = SudokuTask()
     model: TinyModel = TinyModel()
+    sequence_length: Count | None = None
+    """Tokens of a prompt with its completion; None: a prompt, then a canvas of `task.completion_length`."""
+    too_long: Literal["cut", "skip"] = "cut"
+    """What becomes of an answer for which `sequence_length` has no room: cut off at its end, or left out."""
     batch: Count = 128
+    micro_batch: Count | None = None
+    """Rows that the denoiser is shown at once; None: the whole batch."""
     steps: Count = 400
     """At most; `stop_at` may end the run before."""
     weighting: Literal["elbo", "uniform"] = "elbo"
@@ -493,6 +521,10 @@ class SftRecipe(MachineSettings):
     def problems(self) -> Iterable[str]:
         if self.lora is not None and self.base is None:
             yield "lora adapts a model that is there, and without base there is none; set base, or leave lora out"
+        if self.stop_at is not None:
+            yield from grading_problems("stop_at", self.task)
+        if self.sequence_length is None and self.too_long != "cut":
+            yield "too_long is about sequence_length, which is not given; set it, or leave too_long out"
 
 
 class EvalRecipe(MachineSettings):
@@ -509,6 +541,14 @@ class EvalRecipe(MachineSettings):
     bounds: tuple[NonNegative, ...] = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
     rules: tuple[RuleRecipe, ...] = ()
     """Rules besides the entropy bounds."""
+
+    def problems(self) -> Iterable[str]:
+        if self.task is not None:
+            yield from grading_problems("evaluation", self.task)
+
+
+def base_bits(recipe: RlRecipe | SftRecipe) -> Literal[4] | None:
+    return recipe.lora.base_bits if recipe.lora is not None else None
 
 
 def gives_token_probabilities(estimator: EstimatorRecipe) -> bool:
@@ -540,6 +580,14 @@ def pairing_problems(objective: ObjectiveRecipe, estimator: EstimatorRecipe) -> 
         yield (
             f"objective '{objective.kind}' compares likelihoods of whole completions, and estimator 'coupled' with the "
             "published weighting gives none (its weights add up to 3/2); use weighting = 'plain', or estimator 'elbo'"
+        )
+
+
+def grading_problems(name: str, task: TaskRecipe) -> Iterable[str]:
+    if isinstance(task, S1kTask):
+        yield (
+            f"task.kind 's1k' has answers to learn from and none that can be graded, which {name} needs; "
+            "choose another task"
         )
 
 

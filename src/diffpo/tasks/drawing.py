@@ -11,15 +11,15 @@ _TEST_BYTES, _VALIDATION_BYTES = 26, 13  # of 256 values of a hash's first byte
 _MAX_DRAWS = 1000  # for one problem that has not been drawn yet
 
 
-def split_by_hash(key: str) -> Split:
-    """The split of whatever an ASCII text names, whatever the seed: test 26/256, validation 13/256, train the rest.
+def split_by_hash(key: str, test: int = _TEST_BYTES, validation: int = _VALIDATION_BYTES) -> Split:
+    """The split of whatever an ASCII text names, whatever the seed: `test` / 256, `validation` / 256, train the rest.
 
     It is read from the first byte of the text's SHA-256.
     """
     first_byte = hashlib.sha256(key.encode("ascii")).digest()[0]
-    if first_byte < _TEST_BYTES:
+    if first_byte < test:
         return "test"
-    return "validation" if first_byte < _TEST_BYTES + _VALIDATION_BYTES else "train"
+    return "validation" if first_byte < test + validation else "train"
 
 
 def check_split(task: str, split: str) -> None:

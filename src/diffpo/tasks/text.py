@@ -55,6 +55,7 @@ def divide_by_hash(keys: Sequence[str]) -> Mapping[str, Split]:
 class Family:
     """What a task put in words is made of. `read` gives None for a row that is not for this task.
 
+    `splits`: those that a source is asked for; any other is made of its train rows, whatever else the source has.
     `source`, `test_source`: data sets of the hub for train and test; no `test_source`: the source's own test split.
     `test_sample`: of more test rows, the so many that d1 evaluates.
     """
@@ -67,6 +68,7 @@ class Family:
     source: str | None = None
     test_source: str | None = None
     divide: Division = divide_by_hash
+    splits: frozenset[Split] = frozenset(get_args(Split))
     test_sample: int | None = None
 
 
@@ -124,12 +126,16 @@ class TextTask:
         examples = self._examples()
         return [self._problem(questions[index], split, index, examples) for index in drawn]
 
+    @property
+    def sources(self) -> tuple[str | None, str | None]:
+        """Where train rows come from, and where test rows do if elsewhere."""
+        if self.source is None:
+            return self.family.source, self.test_source or self.family.test_source
+        return self.source, self.test_source
+
     def questions(self, split: Split) -> tuple[Question, ...]:
         """All questions of a split, in the order of the data."""
-        if self.source is None:
-            source, test_source = self.family.source, self.test_source or self.family.test_source
-        else:
-            source, test_source = self.source, self.test_source
+        source, test_source = self.sources
         return _questions(self.family, source, test_source, split, (stamp(source), stamp(test_source)))
 
     def grade(self, problem: Problem, completion: str) -> Grade:
@@ -215,7 +221,7 @@ def _questions(
         raise UserError(
             f"{family.name}: no data; give a file or a folder as task.source and d1's test file as task.test_source"
         )
-    own = splits_of(source)
+    own = splits_of(source) & family.splits
     if split in own and split != "train":
         return tuple(_read(family, source, split))
     found = _read(family, source, "train")

@@ -1,0 +1,67 @@
+"""What a device must hold: estimates by part, from formulas beside them.
+
+They leave out what the framework itself takes, and kernels that need no memory for attention are assumed.
+"""
+
+from collections.abc import Mapping
+
+from diffpo.dryrun.size import Size
+from diffpo.dryrun.work import Work
+from diffpo.models.quantised import BYTES_PER_WEIGHT
+from diffpo.recipes.schema import RlRecipe, SftRecipe, base_bits
+
+FLOAT32 = 4
+Parts = Mapping[str, int]
+"""Bytes by name."""
+
+
+def resident(recipe: RlRecipe | SftRecipe, size: Size, has_reference: bool) -> Parts:
+    """Bytes that are held throughout: parameters in the run's dtype, of what is trained gradients and two moments."""
+    width = width_of(recipe)
+    trained_width = FLOAT32 if recipe.lora is not None else width  # PEFT keeps adapters in float32
+    weights = size.parameters * width
+    if base_bits(recipe):
+        weights -= round(size.body * (width - BYTES_PER_WEIGHT))
+    return {
+        "weights": weights,
+        "adapter": size.trained * trained_width if recipe.lora is not None else 0,
+        "reference": weights if has_reference and recipe.lora is None and size.trained else 0,
+        "gradients": size.trained * trained_width,
+        "optimiser": 2 * size.trained * trained_width,
+    }
+
+
+def update(recipe: RlRecipe | SftRecipe, size: Size, work: Work, rows: int) -> Parts:
+    """Bytes that a backward pass of `rows` completions needs besides: activations of all blocks, or of one at a time
+    and the inputs of all; logits, their log-probabilities and gradients in float32."""
+    if not size.trained:
+        return {}
+    tokens = round(rows * work.canvases * work.tokens)
+    return {
+        "update: activations": activations(size, tokens, recipe.gradient_checkpointing) * width_of(recipe),
+        "update: logits": 3 * FLOAT32 * rows * work.length * size.vocabulary,
+    }
+
+
+def rollout(recipe: RlRecipe, size: Size, work: Work, rows: int) -> Parts:
+    """Bytes that a denoiser call of `rows` completions needs besides: activations of one block, and logits of the open
+    block; of the whole completion at the first call of a learned sampler, which completions of a prompt share."""
+    inside = 4 * size.width + 2 * size.hidden
+    read = rows * (recipe.rollout.block_length or work.length)
+    if recipe.learn != "model":
+        read = max(read, rows // work.group * work.length)
+    return {
+        "rollout: activations": rows * work.tokens * inside * width_of(recipe),
+        "rollout: logits": 2 * FLOAT32 * read * size.vocabulary,
+    }
+
+
+def activations(size: Size, tokens: int, is_checkpointed: bool) -> int:
+    """Numbers that are kept for the backward pass: of a block ten in the model's width and four in that of its
+    feed-forward part for each token."""
+    inside = 10 * size.width + 4 * size.hidden
+    return tokens * (size.layers * size.width + inside if is_checkpointed else size.layers * inside)
+
+
+def width_of(recipe: RlRecipe | SftRecipe) -> int:
+    return 2 if recipe.dtype == "bfloat16" else FLOAT32

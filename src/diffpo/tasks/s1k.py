@@ -1,0 +1,53 @@
+"""s1K (simplescaling/s1K, arXiv 2501.19393): a thousand hard questions with long reasoning, for SFT alone, as in d1.
+
+Columns `question`, `thinking_trajectories` (a list of texts, of which the first is used) and `attempt`, which is free
+text and need not be right: there is nothing to grade by.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from diffpo.data import Row
+from diffpo.problem import Grade, Problem, Split
+from diffpo.tasks.drawing import split_by_hash
+from diffpo.tasks.text import Family, Question, worked_answer
+
+INSTRUCTIONS = """
+Answer the following question. First reason step by step between <reasoning> and </reasoning>, then give your answer
+between <answer> and </answer>, like this:
+<reasoning>
+first step, second step, ...
+</reasoning>
+<answer>
+your answer
+</answer>
+"""
+
+_VALIDATION_BYTES = 3  # of 256: about the 10 rows of 1000 that d1 holds out
+
+
+def read(row: Row) -> Question:
+    text = row.text("question").strip()
+    reasoning, attempt = row.first_text("thinking_trajectories"), row.text("attempt")
+    return Question(text, worked_answer(reasoning, attempt.strip()), key=text, cluster=text, facts={})
+
+
+def divide(keys: Sequence[str]) -> Mapping[str, Split]:
+    """3/256 for validation, none for a test that nothing could be graded in, the rest to learn from."""
+    return {key: split_by_hash(ascii(key), test=0, validation=_VALIDATION_BYTES) for key in set(keys)}
+
+
+def ungraded(problem: Problem, completion: str) -> Grade:
+    """Recipes that would grade s1K are refused; whoever asks all the same is not told that a model failed."""
+    return Grade(0.0, {"solved": 0.0}, "grader_failed")
+
+
+S1K = Family(
+    "s1k",
+    INSTRUCTIONS,
+    read,
+    ungraded,
+    ungraded,
+    source="simplescaling/s1K",
+    divide=divide,
+    splits=frozenset({"train", "validation"}),
+)
