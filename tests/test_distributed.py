@@ -36,7 +36,7 @@ TIMEOUT = 240
 SMALL = [*TASK, "task.cell_credit=0.5", "rollout.prompts=4", "rollout.group=4", "optimizer.lr=0.001"]
 SFT_CASES = {
     "sft-uniform": ["steps=4", "stop_at.start=4", "stop_at.problems_per_check=8"],
-    "sft-elbo": ["steps=4", "weighting=elbo"],
+    "sft-elbo": ["steps=4", "weighting=elbo", "micro_batch=3"],
 }
 RL_CASES: dict[str, tuple[str | None, list[str]]] = {
     "joint": (None, [*RL, *SETTLE, "rollout.prompts=4", "objective.micro_batch=4", "budget.steps=4"]),
@@ -290,7 +290,10 @@ def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) 
     check_shares("rollout.prompts", 3)
 
 
-@pytest.mark.parametrize("arguments", [["eval", "."], ["rl", "tiny-d1", "--dry-run", "base=x"], ["demo"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["eval", "."], ["rl", "tiny-d1", "--dry-run", "base=x"], ["sft", "sudoku4-base", "--dry-run"], ["demo"]],
+)
 def test_commands_for_one_process_say_so(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -299,7 +302,7 @@ def test_commands_for_one_process_say_so(
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith(f"diffpo: diffpo {arguments[0]}")
+    assert capsys.readouterr().err.endswith(" is for one process; start it without torchrun\n")
 
 
 def test_each_process_has_a_cuda_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

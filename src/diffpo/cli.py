@@ -76,6 +76,7 @@ def sft(
 
     loaded = load_recipe(SftRecipe, recipe, overrides or ())
     if dry_run:
+        alone("a dry run")
         from diffpo import dryrun
 
         typer.echo(dryrun.dry_run(loaded, prompt_tokens, devices))
@@ -105,7 +106,7 @@ def rl(
 
     loaded = load_recipe(RlRecipe, recipe, overrides or ())
     if dry_run:
-        alone("diffpo rl --dry-run")
+        alone("a dry run")
         from diffpo import dryrun
 
         typer.echo(dryrun.dry_run(loaded, prompt_tokens, devices))

@@ -62,9 +62,8 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
             targets, counts = targets_of(recipe, task, tokenizer, step)
             noise = draw_noise(targets, recipe.weighting, stream(recipe.seed, "mask", step))
             set_learning_rate(optimizer, recipe.optimizer, step, step / recipe.steps)
-            share = torch.arange(len(targets.ids))[share_of(len(targets.ids))]
             optimizer.zero_grad()
-            loss = backward(denoiser, targets.rows(share), noise.rows(share), recipe.micro_batch or recipe.batch)
+            loss = backward(denoiser, targets, noise, recipe.micro_batch or recipe.batch)
             sum_gradients(denoiser.model.parameters())
             norm = torch.nn.utils.clip_grad_norm_(denoiser.model.parameters(), recipe.optimizer.grad_clip)
             if not bool(norm.isfinite()):
@@ -194,9 +193,12 @@ def denoising_loss(denoiser: Denoiser, targets: Targets, noise: Noise) -> Float[
 
 
 def backward(denoiser: Denoiser, targets: Targets, noise: Noise, micro_batch: int) -> float:
-    """Add the gradient of the batch's loss, `micro_batch` rows at a time, to the model's; returns the loss."""
+    """Add the gradient of the batch's loss, `micro_batch` rows at a time, to the model's; returns the loss.
+
+    Of several processes each does its share of the rows.
+    """
     loss = 0.0
-    for rows in torch.arange(len(targets.ids)).split(micro_batch):
+    for rows in torch.arange(len(targets.ids))[share_of(len(targets.ids))].split(micro_batch):
         part = denoising_loss(denoiser, targets.rows(rows), noise.rows(rows))
         part.backward()
         loss += float(part.detach())
