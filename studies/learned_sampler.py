@@ -18,12 +18,12 @@ import torch
 
 from diffpo.checkpoint import load
 from diffpo.controller import Controller, entropy_features
+from diffpo.folders import RECIPE
 from diffpo.models.denoiser import Denoiser
 from diffpo.problem import Problem
 from diffpo.recipes import load_recipe
 from diffpo.recipes.parts import task_of
 from diffpo.recipes.schema import RlRecipe, SftRecipe
-from diffpo.records import RECIPE
 from diffpo.rl import run_rl
 from diffpo.rollout import Decoding, answer, first_call_entropy
 from diffpo.sft import run_sft

@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffpo.checkpoint import checkpoints, load
+from diffpo.checkpoint import load
 from diffpo.cli import main
 from diffpo.errors import UserError
-from diffpo.models.adapters import AdapterOff, adapter_layers, add_adapter, is_adapter
+from diffpo.folders import checkpoints, is_adapter
+from diffpo.models.adapters import AdapterOff, adapter_layers, add_adapter
 from diffpo.models.denoiser import Denoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.recipes import load_recipe

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from diffpo.checkpoint import checkpoints, load
+from diffpo.checkpoint import load
+from diffpo.folders import checkpoints
 from diffpo.recipes import load_recipe, recipe_names
 from diffpo.recipes.parts import task_of
 from diffpo.recipes.schema import RlRecipe, SftRecipe

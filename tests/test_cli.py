@@ -30,9 +30,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     schema = ModuleType("diffpo.recipes.schema")
     vars(schema).update(SftRecipe=TinyRecipe, RlRecipe=TinyRecipe, EvalRecipe=TinyEvalRecipe)
     monkeypatch.setitem(sys.modules, schema.__name__, schema)
-    tasks = ModuleType("diffpo.recipes.tasks")
-    vars(tasks).update(check_data=lambda recipe: None)
-    monkeypatch.setitem(sys.modules, tasks.__name__, tasks)
+    tasks, stored = ModuleType("diffpo.recipes.tasks"), ModuleType("diffpo.recipes.stored")
+    vars(tasks).update(check_inputs=lambda recipe: None)
+    vars(stored).update(evaluated_task=lambda recipe: None, sampled_length=lambda model, length: length)
+    for module in (tasks, stored):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
     verbs = {"sft": "run_sft", "rl": "run_rl", "evaluate": "run_eval", "sample": "run_sample"}
     verbs |= {"report": "write_report", "demo": "run_demo"}
     for module_name, function in verbs.items():
@@ -72,6 +74,32 @@ def test_help_imports_nothing_heavy() -> None:
 def test_reading_a_recipe_imports_no_torch() -> None:
     script = "import sys, diffpo\ndiffpo.load_recipe\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], timeout=30, check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["eval", "no/such"], "no/such does not exist; name a folder with a model"),
+        (["sample", "no/such", "--prompt", "x"], "no/such does not exist; name a folder with a model"),
+        (["eval", "some/model"], "no recipe.toml says which task some/model was trained on; give task.size"),
+        (["eval", ".", "task.kind=walk"], ". holds neither a model"),
+        (["sample", ".", "--prompt", "x", "--length", "4"], ". holds neither a model"),
+        (["rl", "d1", "base=no/such/model", "--out", "x"], "no/such/model does not exist; name a folder"),
+        (["sft", "sudoku4-base", "base=.", "--out", "x"], ". holds neither a model"),
+    ],
+)
+def test_what_is_wrong_with_a_models_place_is_said_without_torch(
+    arguments: list[str], told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "no").mkdir()
+    script = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('torch' in sys.modules))\n"
+        "from diffpo.cli import main\n"
+        f"main({arguments})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "False\n") and told in done.stderr
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,8 +147,6 @@ def test_the_other_verbs(
         (["sft", "{recipe}", "--out", "x", "--resum"], "No such option: --resum"),
         (["sft", "{recipe}", "num_stpes=3", "--out", "x"], "num_stpes: unknown option; did you mean 'num_steps'?"),
         (["rl", "no-such-recipe", "--out", "x"], "no recipe is called 'no-such-recipe'"),
-        (["eval", "no/such/dir"], "no/such/dir does not exist; name a folder with a model"),
-        (["sample", "no/such/dir", "--prompt", "1"], "no/such/dir does not exist; name a folder with a model"),
         (["sample", ".", "--prompt", "1", "--dtype", "int8"], "'int8' is not one of 'float32', 'bfloat16'"),
         (["eval", ".", "task.kind=sudoku"], "task: unknown option"),
         (["demo", "--seed", "-1"], "should be greater than or equal to 0"),

@@ -19,8 +19,8 @@ import pytest
 
 import diffpo
 from diffpo import demo
-from diffpo.checkpoint import checkpoints
 from diffpo.errors import Stopped
+from diffpo.folders import checkpoints
 from diffpo.recipes import strict
 from diffpo.records import METRICS
 from diffpo.report.data import read_run

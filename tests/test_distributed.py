@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from diffpo import rl
-from diffpo.checkpoint import checkpoints, load, read_progress
+from diffpo.checkpoint import load, read_progress
 from diffpo.cli import main
 from diffpo.distributed import everyone, gather_rows, on_main, sum_gradients, summed
 from diffpo.errors import NonFiniteLossError, PeerFailedError, Stopped, UserError
+from diffpo.folders import checkpoints
 from diffpo.machine import place_of
 from diffpo.recipes import load_recipe
 from diffpo.recipes.schema import MachineSettings, RlRecipe, SftRecipe

@@ -13,14 +13,16 @@ import pytest
 import torch
 
 from diffpo import evaluate, rollout
-from diffpo.checkpoint import load, model_folder
+from diffpo.checkpoint import load
 from diffpo.controller import Controller
 from diffpo.evaluate import run_eval
+from diffpo.folders import model_folder
 from diffpo.models.loading import save_controller
 from diffpo.problem import Grade, Problem, Status
 from diffpo.randomness import seed_of
 from diffpo.recipes import load_recipe
 from diffpo.recipes.schema import EvalRecipe, SftRecipe, SudokuTask
+from diffpo.recipes.stored import stored_task
 from diffpo.report.data import read_run
 from diffpo.rollout import Decoding, answer, first_call_entropy
 from diffpo.sft import run_sft
@@ -217,7 +219,7 @@ def test_the_report_reads_records_without_counts_of_failures(evaluated: Evaluate
 
 
 def test_a_run_and_its_checkpoint_know_the_task_they_were_trained_on(trained: Path) -> None:
-    assert evaluate.stored_task(trained) == evaluate.stored_task(model_folder(trained)) == SudokuTask()
+    assert stored_task(trained) == stored_task(model_folder(trained)) == SudokuTask()
 
 
 def test_a_playback_ends_in_the_completion_that_was_graded(evaluated: Evaluate) -> None:

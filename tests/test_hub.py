@@ -16,10 +16,11 @@ from huggingface_hub.errors import (
 )
 
 from diffpo import hub
-from diffpo.checkpoint import load, model_folder
+from diffpo.checkpoint import load
 from diffpo.cli import main
 from diffpo.controller import Controller
 from diffpo.errors import UserError
+from diffpo.folders import model_folder
 from diffpo.hub import is_hub_name, snapshot
 from diffpo.models.loading import save_controller
 from published import LLADA, write_folder

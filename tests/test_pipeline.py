@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 import published
-from diffpo.checkpoint import checkpoints, load
+from diffpo.checkpoint import load
 from diffpo.cli import main
 from diffpo.errors import UserError
-from diffpo.models.adapters import is_adapter
+from diffpo.folders import checkpoints, is_adapter
 from diffpo.recipes import load_recipe
 from diffpo.recipes.schema import SftRecipe
 from diffpo.records import METRICS

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import published
-from diffpo.checkpoint import checkpoints, load
+from diffpo.checkpoint import load
 from diffpo.errors import UserError
+from diffpo.folders import checkpoints
 from diffpo.merge import run_merge
 from diffpo.models.adapters import AdapterOff, adapter_layers, add_adapter
 from diffpo.models.denoiser import Denoiser

@@ -9,10 +9,11 @@ import pytest
 
 from diffpo.cli import main
 from diffpo.errors import UserError
-from diffpo.evaluate import run_eval, stored_task
+from diffpo.evaluate import run_eval
 from diffpo.problem import Problem
 from diffpo.recipes import load_recipe
 from diffpo.recipes.schema import EvalRecipe, RlRecipe, SftRecipe
+from diffpo.recipes.stored import stored_task
 from diffpo.recipes.tasks import task_of
 from diffpo.records import METRICS
 from diffpo.reward import WithReward, is_reward_name, load_reward

@@ -18,14 +18,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffpo import rl, sft
-from diffpo.checkpoint import Progress, checkpoints, load, read_progress, restore_optimizers
+from diffpo.checkpoint import Progress, load, read_progress, restore_optimizers
 from diffpo.errors import NonFiniteLossError, Stopped, UserError
+from diffpo.folders import RECIPE, checkpoints
 from diffpo.models.denoiser import Denoiser
 from diffpo.models.llada import LLaDAModelLM
 from diffpo.optimizer import adam
 from diffpo.recipes import load_recipe
 from diffpo.recipes.schema import RlRecipe, SftRecipe
-from diffpo.records import METRICS, RECIPE, Run
+from diffpo.records import METRICS, Run
 from diffpo.rl import run_rl
 from diffpo.rollout import Batch, collect
 from diffpo.sft import run_sft

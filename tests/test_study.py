@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from diffpo import rl
-from diffpo.checkpoint import checkpoints
 from diffpo.cli import main
 from diffpo.errors import NonFiniteLossError, Stopped, UserError
+from diffpo.folders import checkpoints
 from diffpo.recipes import load_recipe
 from diffpo.recipes.study import StudyRecipe
 from diffpo.records import METRICS

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffpo.errors import UserError
-from diffpo.evaluate import run_eval, stored_task
+from diffpo.evaluate import run_eval
+from diffpo.folders import RECIPE
 from diffpo.models.denoiser import Denoiser
 from diffpo.problem import Task
 from diffpo.randomness import seed_of
@@ -28,7 +29,7 @@ from diffpo.recipes.schema import (
     TinyModel,
     WalkTask,
 )
-from diffpo.records import RECIPE
+from diffpo.recipes.stored import stored_task
 from diffpo.report.data import read_run
 from diffpo.rl import run_rl
 from diffpo.rollout import encode_answers

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from diffpo.checkpoint import checkpoints, model_folder
 from diffpo.cli import main
+from diffpo.folders import checkpoints, model_folder
 from diffpo.recipes import load_recipe
 from diffpo.recipes.schema import SftRecipe
 from diffpo.sft import run_sft

@@ -11,14 +11,10 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from diffpo.controller import Controller
-from diffpo.errors import UserError
-from diffpo.hub import check_place
-from diffpo.models.adapters import base_of, is_adapter
+from diffpo.folders import CHECKPOINT, base_folder, checkpoints, model_folder
 from diffpo.models.denoiser import Denoiser
-from diffpo.models.loading import find_model, load_controller, load_denoiser, save_controller, save_denoiser
+from diffpo.models.loading import load_controller, load_denoiser, save_controller, save_denoiser
 from diffpo.optimizer import Optimizer
-
-PREFIX = "checkpoint-"
 
 
 @dataclass(frozen=True)
@@ -40,9 +36,9 @@ def save_checkpoint(
     keep: int,
 ) -> Path:
     """Write `run/checkpoint-STEP` under another name, flush it to disk, rename it; drop all but the last `keep`."""
-    final = run / f"{PREFIX}{progress.step}"
+    final = run / f"{CHECKPOINT}{progress.step}"
     temporary = run / f".{final.name}.tmp"
-    for left in run.glob(f".{PREFIX}*.tmp"):  # by a process that ended while it wrote
+    for left in run.glob(f".{CHECKPOINT}*.tmp"):  # by a process that ended while it wrote
         shutil.rmtree(left)
     temporary.mkdir(parents=True)
     save_denoiser(denoiser, tokenizer, temporary)
@@ -60,12 +56,6 @@ def save_checkpoint(
     return final
 
 
-def checkpoints(run: Path) -> list[Path]:
-    """The run's whole checkpoints, oldest first."""
-    found = [path for path in run.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix(PREFIX)))
-
-
 def read_progress(checkpoint: Path) -> Progress:
     return Progress(**json.loads((checkpoint / "progress.json").read_text()))
 
@@ -74,20 +64,6 @@ def restore_optimizers(checkpoint: Path, optimizers: dict[str, Optimizer]) -> No
     states: dict[str, Any] = torch.load(checkpoint / "optimizer.pt", weights_only=True)
     for name, optimizer in optimizers.items():
         optimizer.load_state_dict(states[name])
-
-
-def model_folder(path: Path) -> Path:
-    """The folder with the weights: the path itself, the last checkpoint of the run it names, or a hub model's files."""
-    if (path / "config.json").is_file() or is_adapter(path):
-        return path
-    if found := checkpoints(path):
-        return found[-1]
-    if path.is_dir():
-        raise UserError(
-            f"{path} holds neither a model (config.json) nor a run's checkpoint-N folders; name one that does"
-        )
-    check_place(str(path))
-    return find_model(str(path))
 
 
 def load(
@@ -115,12 +91,7 @@ def load_base(
     bits: Literal[4] | None = None,
 ) -> tuple[Denoiser, PreTrainedTokenizerFast, Controller | None]:
     """A model to train from. Raises UserError for an adapter, on which no other can be put."""
-    folder = model_folder(Path(path))
-    if is_adapter(folder):
-        raise UserError(
-            f"{path} holds an adapter of {base_of(folder)}, not a model; make one of both first: diffpo merge {path} "
-            "--out DIR"
-        )
+    base_folder(Path(path))
     return load(path, dtype, device, bits)
 
 

@@ -72,7 +72,7 @@ def sft(
     """Fine-tune a denoiser on solved problems."""
     from diffpo.recipes import load_recipe
     from diffpo.recipes.schema import SftRecipe
-    from diffpo.recipes.tasks import check_data
+    from diffpo.recipes.tasks import check_inputs
 
     loaded = load_recipe(SftRecipe, recipe, overrides or ())
     if dry_run:
@@ -83,7 +83,7 @@ def sft(
         return
     if out is None:
         raise UserError(WHERE_TO)
-    check_data(loaded)
+    check_inputs(loaded)
     from diffpo.sft import run_sft
 
     run_sft(loaded, out, resume)
@@ -102,7 +102,7 @@ def rl(
     """Train a denoiser, its sampler or both with rewards."""
     from diffpo.recipes import load_recipe
     from diffpo.recipes.schema import RlRecipe
-    from diffpo.recipes.tasks import check_data
+    from diffpo.recipes.tasks import check_inputs
 
     loaded = load_recipe(RlRecipe, recipe, overrides or ())
     if dry_run:
@@ -113,7 +113,7 @@ def rl(
         return
     if out is None:
         raise UserError(WHERE_TO)
-    check_data(loaded)
+    check_inputs(loaded)
     from diffpo.rl import run_rl
 
     run_rl(loaded, out, resume)
@@ -135,14 +135,12 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure accuracy and denoiser calls on unseen problems."""
-    from diffpo.hub import check_place
     from diffpo.recipes import load_recipe
     from diffpo.recipes.schema import EvalRecipe
-    from diffpo.recipes.tasks import check_data
+    from diffpo.recipes.stored import evaluated_task
 
-    check_place(model)
     loaded = load_recipe(EvalRecipe, recipe, [*(overrides or ()), f"model={json.dumps(model)}"])
-    check_data(loaded)
+    evaluated_task(loaded)
     from diffpo.evaluate import run_eval
 
     beside = (
@@ -188,9 +186,9 @@ def sample(
     dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the weights.")] = "float32",
 ) -> None:
     """Complete a prompt, token by token."""
-    from diffpo.hub import check_place
+    from diffpo.recipes.stored import sampled_length
 
-    check_place(model)
+    length = sampled_length(model, length)
     from diffpo.sample import run_sample
 
     run_sample(model, prompt, length, entropy_bound, temperature, seed, device, dtype)

@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffpo.checkpoint import checkpoints, load, read_progress
+from diffpo.checkpoint import load, read_progress
 from diffpo.errors import Stopped, UserError
 from diffpo.evaluate import Evaluation, as_record, evaluate, rules_of
+from diffpo.folders import RECIPE, checkpoints
 from diffpo.progress import Progress
 from diffpo.recipes import load_recipe
 from diffpo.recipes.parts import task_of
 from diffpo.recipes.schema import EvalRecipe, RlRecipe, SftRecipe
-from diffpo.records import METRICS, RECIPE, interruptible
+from diffpo.records import METRICS, interruptible
 from diffpo.report import summary_table, write_report
 from diffpo.report.charts import frontier_svg
 from diffpo.report.data import read_run

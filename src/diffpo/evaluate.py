@@ -1,7 +1,6 @@
 """Greedy evaluation of the same problems under many rules: accuracy against denoiser calls, with intervals."""
 
 import json
-import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from diffpo.checkpoint import load, model_folder
+from diffpo.checkpoint import load
 from diffpo.controller import Controller
 from diffpo.errors import UserError
 from diffpo.fitting import fitted, fitting_problems
@@ -25,11 +23,10 @@ from diffpo.problem import Problem, Task
 from diffpo.progress import Progress
 from diffpo.randomness import seed_of
 from diffpo.recipes.parts import rule_of
-from diffpo.recipes.schema import EntropyBoundRule, EvalRecipe, RuleRecipe, TaskRecipe, block_problems, grading_problems
+from diffpo.recipes.schema import EntropyBoundRule, EvalRecipe, RuleRecipe
+from diffpo.recipes.stored import evaluated_task
 from diffpo.recipes.study import StudyEvaluation
 from diffpo.recipes.tasks import task_of
-from diffpo.records import RECIPE
-from diffpo.reward import is_reward_name
 from diffpo.rollout import Decoding, answer_in_batches
 from diffpo.stats import Estimate, aup_estimate, frontier_area_estimate, gain_over_fixed, mean_interval
 from diffpo.tokenizer import decode_text
@@ -37,8 +34,6 @@ from diffpo.types import Rollout
 from diffpo.unmasking import EntropyBound, Rule
 
 PLAYED_BACK = 6
-STORED_TASK: TypeAdapter[TaskRecipe] = TypeAdapter(TaskRecipe)
-TASK_HINT = "task.size=4 or 6, or task.kind=countdown, walk or another"
 GRADER_FAILED = "the grader failed on {failed} of {num_answers} answers, which count as wrong: look at their problems"
 FRONTIER_FIGURES = (("area under the frontier", "area"), ("AUP", "aup"))
 
@@ -82,17 +77,9 @@ class Evaluation:
 
 def run_eval(recipe: EvalRecipe, out: Path) -> str:
     """Evaluate a model by the recipe; write the record that `diffpo report` reads, return it as a table."""
-    path, arm = Path(recipe.model), short_name(recipe.model)
-    if path.exists():
-        model_folder(path)  # first: a folder that holds none does not say which task, either
-    task_recipe = recipe.task or stored_task(path)
-    blocks = block_problems("block_length", recipe.block_length, task_recipe)
-    if problems := [*grading_problems("evaluation", task_recipe), *blocks]:
-        raise UserError(problems[0])
-    task = task_of(task_recipe)
-    task.problems(recipe.split, 1, seed=0)  # what is wrong with its data is said before the model is loaded
-    denoiser, tokenizer, controller = load(path, *place_of(recipe))
-    task = fitted(task, task_recipe, denoiser.model.config, tokenizer)
+    arm, task_recipe = short_name(recipe.model), evaluated_task(recipe)
+    denoiser, tokenizer, controller = load(recipe.model, *place_of(recipe))
+    task = fitted(task_of(task_recipe), task_recipe, denoiser.model.config, tokenizer)
     with Progress(f"eval {arm}", len(rules_of(recipe)) + (controller is not None)) as bar:
         evaluation = evaluate(recipe, denoiser, tokenizer, controller, task, bar)
     record = {"arm": arm, "task": task.name, "split": recipe.split, "seed": recipe.seed}
@@ -127,26 +114,6 @@ def table(record: dict[str, Any]) -> str:
 def _shown(value: float, interval: Sequence[float]) -> str:
     low, high = interval
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def stored_task(path: Path, hint: str = TASK_HINT) -> TaskRecipe:
-    """The task in the recipe of the run that `path` is or belongs to. Raises UserError saying what to give instead.
-
-    A reward of the user's own is left out: what is solved does not depend on it, and to measure a model runs no code
-    that a folder names.
-    """
-    for folder in (path.resolve(), path.resolve().parent):
-        if (folder / RECIPE).is_file():
-            try:
-                table = tomllib.loads((folder / RECIPE).read_text())
-                task = {"kind": "sudoku"} | table.get("task", {})
-                if is_reward_name(str(task.get("reward"))):
-                    del task["reward"]
-                return STORED_TASK.validate_python(task)
-            except (ValueError, TypeError) as error:
-                line = str(error).splitlines()[0]
-                raise UserError(f"{folder / RECIPE} does not say which task: {line}; give {hint}") from error
-    raise UserError(f"no {RECIPE} says which task {path} was trained on; give {hint}")
 
 
 def rules_of(recipe: EvalRecipe) -> list[RuleRecipe]:

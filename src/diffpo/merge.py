@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from diffpo.checkpoint import load, model_folder
+from diffpo.checkpoint import load
 from diffpo.errors import UserError
-from diffpo.models.adapters import base_of, is_adapter, merge_adapter
+from diffpo.folders import base_of, is_adapter, model_folder
+from diffpo.models.adapters import merge_adapter
 from diffpo.models.loading import save_controller
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from diffpo.checkpoint import Progress, checkpoints, read_progress
+from diffpo.checkpoint import Progress, read_progress
 from diffpo.errors import UserError
+from diffpo.folders import RECIPE, checkpoints
 from diffpo.recipes.strict import Strict, diff_recipes, dump_recipe, load_recipe
 
-RECIPE = "recipe.toml"
 METRICS = "metrics.jsonl"
 
 

@@ -6,12 +6,12 @@ from typing import Literal
 import torch
 
 from diffpo.canvas import canvas_at
-from diffpo.checkpoint import load, model_folder
+from diffpo.checkpoint import load
 from diffpo.errors import UserError
-from diffpo.evaluate import stored_task
 from diffpo.fitting import room_for_prompt
 from diffpo.machine import place_of
 from diffpo.recipes.schema import MachineSettings
+from diffpo.recipes.stored import sampled_length
 from diffpo.rollout import encode
 from diffpo.sampler import sample
 from diffpo.unmasking import EntropyBound
@@ -36,10 +36,7 @@ def run_sample(
     """
     if not prompt:
         raise UserError("the prompt is empty; give at least one character")
-    if Path(model).exists():
-        model_folder(Path(model))
-    if length is None:
-        length = stored_task(Path(model), "--length, the tokens of the completion").completion_length
+    length = sampled_length(model, length)
     denoiser, tokenizer, controller = load(model, *place_of(MachineSettings(device=device, dtype=dtype)))
     prompt_ids, prompt_mask = encode(tokenizer, [prompt])
     room, num_tokens = room_for_prompt(denoiser.model.config, tokenizer, length), prompt_ids.shape[1]

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from diffpo.checkpoint import model_folder
 from diffpo.errors import UserError
+from diffpo.folders import model_folder
 from diffpo.hub import is_hub_name
 from diffpo.models.adapters import add_adapter
 from diffpo.models.denoiser import Denoiser

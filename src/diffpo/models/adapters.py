@@ -4,7 +4,6 @@ There is no dropout: rollouts, the old policy and the new one must be the same f
 at the first step of an update.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from diffpo.errors import UserError
+from diffpo.folders import base_of
 from diffpo.models.denoiser import Denoiser
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 NAME = "default"
 TARGETS: Mapping[str, str] = {
     # Llama's names, which d1's list has, miss half of LLaDA's matrices; and a bare ff_out is the output head, too.
@@ -62,18 +61,6 @@ def add_adapter(denoiser: Denoiser, rank: int, alpha: int, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         denoiser.model.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), NAME)
-
-
-def is_adapter(folder: Path) -> bool:
-    return (folder / CONFIG).is_file()
-
-
-def base_of(folder: Path) -> str:
-    """The model that an adapter belongs to, by the name under which it was trained."""
-    try:
-        return str(json.loads((folder / CONFIG).read_text())["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / CONFIG} cannot be read ({error}); is it an adapter of PEFT's?") from error
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> None:

@@ -21,14 +21,14 @@ from transformers.utils.logging import disable_progress_bar
 
 from diffpo.controller import Controller
 from diffpo.errors import UserError
-from diffpo.hub import snapshot
-from diffpo.models.adapters import base_of, is_adapter, load_adapter
+from diffpo.folders import CONFIG, base_of, find_model, first_line, has_tokenizer, is_adapter, read_json, weight_files
+from diffpo.models.adapters import load_adapter
 from diffpo.models.denoiser import Denoiser
 from diffpo.models.dream import DREAM, DreamConfig, DreamTokenizer
 from diffpo.models.family import Family
 from diffpo.models.llada import LLADA
 from diffpo.models.quantised import quantise
-from diffpo.models.weights import check_weights, first_line, read_json, read_weights, weight_files
+from diffpo.models.weights import check_weights, read_weights
 
 disable_progress_bar()  # a tiny model is saved at once, and a bar per checkpoint would break the run's own
 FAMILIES = {family.config.model_type: family for family in (LLADA, DREAM)}
@@ -37,11 +37,9 @@ for _type, _family in FAMILIES.items():
     AutoModelForMaskedLM.register(_family.config, _family.model, exist_ok=True)
 AutoTokenizer.register(DreamConfig, fast_tokenizer_class=DreamTokenizer, exist_ok=True)
 
-CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+GENERATION_CONFIG = "generation_config.json"
 CONTROLLER_WEIGHTS = "controller.safetensors"
 CONTROLLER_CONFIG = "controller_config.json"
-HUB_FILES = ("*.json", "*.safetensors", "merges.txt", "*.jinja")  # never a repository's Python
 
 PADDED_TO, MOST_PADDING = 64, 512
 """Published embeddings have rows for no token, up to a round number: LLaDA 115 of them, Dream 397."""
@@ -131,11 +129,6 @@ def denoiser_of(
     return Denoiser(model.eval(), mask_id=mask_id, stop_ids=tuple(sorted(ends)), vocabulary=size if is_padded else None)
 
 
-def find_model(name: str) -> Path:
-    """The folder of a model by its hub name ORG/NAME: cached or downloaded, without its Python."""
-    return snapshot(name, "model", HUB_FILES, _is_whole)
-
-
 # --------------------------------------------------------------------------------------------------- pieces of a folder
 
 
@@ -170,7 +163,7 @@ def read_config(folder: Path) -> tuple[Family, PretrainedConfig]:
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The folder's tokenizer, by AutoTokenizer and without its Python."""
-    if not _has_tokenizer(folder):
+    if not has_tokenizer(folder):
         raise UserError(f"{folder} has no tokenizer.json; bring the tokenizer files that belong to the model")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -186,20 +179,6 @@ def _build(family: Family, config: PretrainedConfig, folder: Path) -> PreTrained
         return family.model(config)
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{folder / CONFIG} describes no {family.name} model: {first_line(error)}") from error
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether a folder has a config, a tokenizer and all weight files."""
-    if not (folder / CONFIG).is_file() or not _has_tokenizer(folder):
-        return False
-    try:
-        return bool(weight_files(folder))
-    except UserError:
-        return False
-
-
-def _has_tokenizer(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 
 def _read_stop_ids(folder: Path) -> list[int]:

@@ -1,36 +1,17 @@
 """Weights from safetensors files into a model that has none yet: all of them, each of its shape, and nothing else."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from diffpo.errors import UserError
+from diffpo.folders import first_line, listed
 
-WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 STORED_TYPES = ("F64", "F32", "BF16", "F16")
 """Others are quantised, and mean nothing without their scales."""
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The folder's safetensors files: one, or those of its index. Raises UserError where one of them is not there."""
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if not (folder / WEIGHTS_INDEX).is_file():
-        raise UserError(f"{folder} cannot be loaded: it has neither {WEIGHTS} nor {WEIGHTS_INDEX}; bring one of them")
-    places = read_json(folder / WEIGHTS_INDEX).get("weight_map")
-    if not isinstance(places, dict):
-        raise UserError(f"{folder / WEIGHTS_INDEX} has no weight_map; bring the index that belongs to the weights")
-    names = sorted({str(name) for name in places.values()})
-    if lacking := [name for name in names if Path(name).name != name or not (folder / name).is_file()]:
-        raise UserError(
-            f"{folder} cannot be loaded: its index names {listed(lacking)}, which is not there; fetch what is missing"
-        )
-    return [folder / name for name in names]
 
 
 def check_weights(model: PreTrainedModel, files: Sequence[Path], folder: Path) -> None:
@@ -80,21 +61,3 @@ def read_weights(model: PreTrainedModel, files: Sequence[Path], dtype: torch.dty
         except (OSError, SafetensorError) as error:
             raise UserError(f"{file} cannot be loaded: {first_line(error)}; fetch it again") from error
         model.load_state_dict(state, strict=False, assign=True)
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A file's JSON object, empty for JSON that is something else; UserError for what is no JSON."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({first_line(error)}); is the folder a model's?") from error
-    return cast(dict[str, Any], content) if isinstance(content, dict) else {}
-
-
-def listed(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,8 +1,10 @@
 """Where a recipe's task becomes a task; the other parts do in `recipes/parts.py`. Imports no torch."""
 
+from pathlib import Path
 from typing import get_args
 
 from diffpo.data import is_elsewhere
+from diffpo.folders import base_folder
 from diffpo.problem import Split, Task
 from diffpo.recipes import schema
 from diffpo.reward import WithReward, load_reward
@@ -56,10 +58,11 @@ def downloads(recipe: schema.TaskRecipe) -> list[str]:
     return [source for source in sources if source is not None and is_elsewhere(source)]
 
 
-def check_data(recipe: schema.SftRecipe | schema.RlRecipe | schema.EvalRecipe) -> None:
-    """Read what the recipe's task needs, if it names one, without torch: a mistake in the data is said at once."""
-    if recipe.task is not None:
-        checked_task(recipe.task, recipe.split if isinstance(recipe, schema.EvalRecipe) else "train")
+def check_inputs(recipe: schema.SftRecipe | schema.RlRecipe) -> None:
+    """Look at the data and for the model without torch: a mistake in either is said at once. Fetches what is away."""
+    checked_task(recipe.task, "train")
+    if recipe.base is not None:
+        base_folder(Path(recipe.base))
 
 
 def checked_task(recipe: schema.TaskRecipe, split: Split) -> Task:

@@ -14,13 +14,14 @@ from diffpo.controller import Controller
 from diffpo.errors import UserError
 from diffpo.evaluate import problems_of
 from diffpo.fitting import fitted
+from diffpo.folders import RECIPE
 from diffpo.models.denoiser import Denoiser, Tally
 from diffpo.problem import Task
 from diffpo.randomness import stream
 from diffpo.recipes.parts import task_of
 from diffpo.recipes.schema import TaskRecipe
 from diffpo.recipes.study import StudyEvaluation, StudyRecipe
-from diffpo.records import METRICS, RECIPE
+from diffpo.records import METRICS
 from diffpo.rl import Learner, run_rl
 from diffpo.rollout import Decoding, answer_in_batches
 from diffpo.stats import mean_interval

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffpo.errors import NonFiniteLossError, Stopped, UserError
+from diffpo.folders import RECIPE
 from diffpo.progress import Progress
 from diffpo.recipes import dump_recipe, load_recipe
 from diffpo.recipes.study import StudyRecipe, estimator_name
-from diffpo.records import RECIPE, interruptible
+from diffpo.records import interruptible
 from diffpo.sft import run_sft
 from diffpo.study.arms import run_arm
 from diffpo.study.likelihood import run_likelihood

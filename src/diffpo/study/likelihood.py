@@ -10,11 +10,11 @@ from torch import Tensor
 from diffpo.canvas import completion_mask
 from diffpo.checkpoint import load
 from diffpo.fitting import fitted
+from diffpo.folders import RECIPE
 from diffpo.mismatch import boundary_kl, by_step, committed_kl, rises
 from diffpo.randomness import seed_of, stream
 from diffpo.recipes.parts import estimator_of, task_of
 from diffpo.recipes.study import BASE, StudyRecipe, estimator_name
-from diffpo.records import RECIPE
 from diffpo.rl import run_rl
 from diffpo.rollout import Decoding, answer
 from diffpo.stats import percentile_interval, resampled_means
