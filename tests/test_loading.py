@@ -363,7 +363,7 @@ def test_the_command_says_it_in_one_sentence(
     spoil(folder)
     expected = refusal(folder)
     with pytest.raises(SystemExit) as caught:
-        main(["sample", str(folder), "--prompt", "1"])
+        main(["sample", str(folder), "--prompt", "1", "--length", "4"])
     assert caught.value.code == 2
     assert capfd.readouterr().err == f"diffpo: {expected}\n"
 
