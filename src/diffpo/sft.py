@@ -126,8 +126,9 @@ def denoising_loss(
     canvas = torch.cat([prompt_ids, answer_ids.masked_fill(is_masked, denoiser.mask_id)], dim=1)
     at = F.pad(is_masked, (prompt_ids.shape[1], 0), value=False)
     device = denoiser.model.device
-    logits = denoiser(canvas.to(device), full_attention_mask(prompt_mask, length).to(device), at.to(device))
-    losses = F.cross_entropy(logits, answer_ids[is_masked].to(device), reduction="none")
+    said = denoiser.predict(canvas.to(device), full_attention_mask(prompt_mask, length).to(device), at.to(device))
+    token = answer_ids[is_masked].to(device)
+    losses = -said.logp(torch.arange(len(token), device=device), token, temperature=1.0)
     if weighting == "uniform":
         return losses.mean()
     per_row = (1 / count)[:, None].expand(answer_ids.shape)

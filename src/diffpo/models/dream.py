@@ -153,10 +153,19 @@ class DreamModel(PreTrainedModel):
         token. Positions count from there, so padding on the left changes nothing. Padding must not be everything: a
         row needs at least one visible token.
         """
+        return MaskedLMOutput(logits=self.lm_head(self.states(input_ids, attention_mask, logits_at)))
+
+    def states(
+        self,
+        input_ids: Int[Tensor, "B N"],
+        attention_mask: Tensor | None = None,
+        at: Bool[Tensor, "B N"] | None = None,
+    ) -> Float[Tensor, "..."]:
+        """What the output head reads to predict each token: [B, N, D], or [M, D] at the M positions."""
         h = self.model.embed_tokens(input_ids)
         frame = frame_of(self.config, h, attention_mask, self.config.hidden_size // self.config.num_attention_heads)
         h = run(self.model.layers, h, frame, self.gradient_checkpointing)
-        return MaskedLMOutput(logits=self.lm_head(at_positions(aligned(self.model.norm(h), frame.position), logits_at)))
+        return at_positions(aligned(self.model.norm(h), frame.position), at)
 
 
 def aligned(h: Float[Tensor, "B N D"], position: Int[Tensor, "*B N"]) -> Float[Tensor, "B N D"]:

@@ -130,11 +130,21 @@ class LLaDAModelLM(PreTrainedModel):
         Positions count from each row's first visible token, so padding on the left changes nothing. Padding must not
         be everything: a row needs at least one visible token.
         """
+        head = self.model.transformer["ff_out"]
+        return MaskedLMOutput(logits=head(self.states(input_ids, attention_mask, logits_at)))
+
+    def states(
+        self,
+        input_ids: Int[Tensor, "B N"],
+        attention_mask: Tensor | None = None,
+        at: Bool[Tensor, "B N"] | None = None,
+    ) -> Float[Tensor, "..."]:
+        """What the output head reads: [B, N, D], or [M, D] at the M positions."""
         parts = self.model.transformer
         h = parts["wte"](input_ids)
         frame = frame_of(self.config, h, attention_mask, self.config.d_model // self.config.n_heads)
         h = run(cast(nn.ModuleList, parts["blocks"]), h, frame, self.gradient_checkpointing)
-        return MaskedLMOutput(logits=parts["ff_out"](at_positions(parts["ln_f"](h), logits_at)))
+        return at_positions(parts["ln_f"](h), at)
 
 
 LLADA = Family(
