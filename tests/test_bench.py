@@ -55,6 +55,31 @@ def test_the_plain_reference_reads_every_row_of_every_call_and_the_sampler_only_
     assert found["plain"]["tokens"] == found["plain"]["head_rows"] == 3 * calls * canvas
     assert found["own"]["tokens"] == 3 * calls * canvas
     assert found["own"]["head_rows"] == 3 * 2 * (4 + 3 + 2 + 1)
+    assert found["plain"]["calls"] == found["own"]["calls"] == calls
+
+
+def test_rows_that_are_done_cost_nothing() -> None:
+    case = small_case(plain.threshold(0.9), ConfidenceThreshold(0.9))
+    nfe = case.own().nfe
+    found = of(case)["tokens"].counts
+    assert len(set(nfe.tolist())) > 1
+    assert found["own"]["tokens"] == int(nfe.sum()) * (6 + LENGTH)
+    assert found["plain"]["tokens"] == 3 * found["plain"]["calls"] * (6 + LENGTH)
+    assert found["plain"]["calls"] >= found["own"]["calls"] == int(nfe.max())
+
+
+def test_continuous_batching_shows_what_each_answer_needs_and_no_more() -> None:
+    denoiser = random_denoiser(VOCAB, tuple(range(4)), **SHAPE)
+    prompts = random_prompts(VOCAB, [6] * 12)
+    case = rollout_case(denoiser, prompts, LENGTH, plain.top_k(2), LowConfidence(2), slots=3)
+    found = of(case)["tokens"].counts
+    nfe = case.own().nfe.tolist()
+    assert len(set(nfe)) > 1
+    assert found["own"]["tokens"] == sum(nfe) * (6 + LENGTH)
+    free = [0, 0, 0]
+    for calls in nfe:  # a row starts where a slot is free first
+        free[free.index(min(free))] += calls
+    assert found["own"]["calls"] == max(free)
 
 
 @torch.no_grad()

@@ -35,8 +35,8 @@ class Case:
     """Where the second result is not what the first says it must be; empty where it is."""
     flops: Callable[[Any], Number] | None = None
     """Of the own result: multiplications and additions that no way to it can do without. The floor is their time."""
-    counted: Callable[[Any], Mapping[str, Number]] = lambda _: {}
-    """What is to be counted in the own result itself."""
+    counted: Callable[[Any, Mapping[str, Number]], Mapping[str, Number]] = lambda _result, _counts: {}
+    """More ratios that need no clock, of the own result and its counts."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Bench:
     """One line for people."""
     prepare: Callable[[], Case]
     goals: Mapping[str, Goal] = field(default_factory=dict)
-    """By quantity: cpu and wall (plain over own), floor (own over floor), tokens, head_rows and peak_bytes (plain over
-    own), and those that `Case.counted` adds."""
+    """By quantity: cpu and wall (plain over own), floor (own over floor), calls, tokens, head_rows and peak_bytes (plain
+    over own), and those that `Case.counted` adds."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Measurement:
 
 
 @torch.no_grad()
-def matmul_rate(rows: int = 384, inner: int = 256, columns: int = 768, repeats: int = 40) -> float:
+def matmul_rate(rows: int = 384, inner: int = 256, columns: int = 768, repeats: int = 100) -> float:
     """FLOP per second of CPU time of products in the shape of the benchmarks' body, on this machine, now."""
     left, right = torch.ones(rows, inner), torch.ones(inner, columns)
     left @ right
@@ -119,7 +119,7 @@ def measure(bench: Bench, rounds: int) -> list[Measurement]:
             results.append(side())
         counts[name] = meter.counts
     difference = case.difference(*results)
-    extra = dict(case.counted(results[1]))
+    extra = {} if difference else dict(case.counted(results[1], counts["own"]))
     if difference:
         return [Measurement(bench.name, (), bench.goals.get("cpu"), counts | extra, difference)]
     ratios: dict[str, Sequence[Number]] = {name: [value] for name, value in extra.items()}

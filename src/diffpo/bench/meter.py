@@ -26,8 +26,9 @@ class Meter(TorchDispatchMode):
         super().__init__()
         self._embedding = model.get_input_embeddings().weight
         self._head = model.get_output_embeddings().weight
+        self.calls = 0
         self.tokens = 0
-        """Tokens that the denoiser was shown, padding included."""
+        """Those that went into the blocks, with the padding that did."""
         self._head_work = 0.0
         self._alive = 0
         self.peak_bytes = 0
@@ -40,7 +41,12 @@ class Meter(TorchDispatchMode):
 
     @property
     def counts(self) -> dict[str, Number]:
-        return {"tokens": self.tokens, "head_rows": round(self.head_rows, 3), "peak_bytes": self.peak_bytes}
+        return {
+            "calls": self.calls,
+            "tokens": self.tokens,
+            "head_rows": round(self.head_rows, 3),
+            "peak_bytes": self.peak_bytes,
+        }
 
     def __enter__(self) -> "Meter":
         super().__enter__()
@@ -55,6 +61,7 @@ class Meter(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if name == "embedding" and _shares(args[0], self._embedding):
+            self.calls += 1
             self.tokens += args[1].numel()
         elif name in _PRODUCTS:
             left, right = args[-2:]

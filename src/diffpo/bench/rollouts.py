@@ -1,5 +1,7 @@
 """Rollouts: the sampler against the plain one."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor
 from diffpo.bench import plain
 from diffpo.bench.harness import Bench, Case, Goal
 from diffpo.bench.identity import law_difference, token_difference
+from diffpo.bench.meter import Number
 from diffpo.bench.shapes import BLOCK, COMPLETION, PROMPT, body_flops, head_flops, random_denoiser, random_prompts
 from diffpo.canvas import completion_mask, full_attention_mask
 from diffpo.models.denoiser import Denoiser
@@ -150,6 +153,30 @@ def _early() -> Bench:
     return Bench("early-end", "V 512, batch 8, 8 ids of 512 end an answer, 8 tokens a call", prepare)
 
 
+def _continuous() -> Bench:
+    slots, answers = 16, 256
+
+    def prepare() -> Case:
+        denoiser = random_denoiser(512, tuple(range(8)), d_model=64, n_layers=2, mlp_hidden_size=192)
+        lengths = torch.randint(30, PROMPT + 1, (answers,), generator=torch.Generator().manual_seed(1)).tolist()
+        prompts = random_prompts(512, lengths)
+        case = rollout_case(denoiser, prompts, COMPLETION, plain.top_k(16), LowConfidence(16), slots=slots)
+
+        def batches() -> Tensor:
+            parts = zip(*(part.split(slots) for part in prompts), strict=True)
+            reference = plain.PlainSampler(denoiser.model, denoiser.mask_id, COMPLETION, BLOCK, plain.top_k(16))
+            return torch.cat([reference(*part) for part in parts])
+
+        def counted(rollout: Rollout, counts: Mapping[str, Number]) -> dict[str, Number]:
+            useful = int((rollout.nfe * (prompts[1].sum(dim=1) + COMPLETION)).sum())
+            return {"over_useful": counts["tokens"] / useful, "slots": slots * counts["calls"] / int(rollout.nfe.sum())}
+
+        return replace(case, plain=batches, counted=counted)
+
+    what = "256 answers of mixed length, 16 slots, d 64 x 2 layers, 16 tokens a call; plain: batches of 16 to the end"
+    return Bench("continuous", what, prepare, {"over_useful": Goal(1.1, "at most"), "slots": Goal(1.1, "at most")})
+
+
 def _floor(most: float) -> dict[str, Goal]:
     return {"floor": Goal(most, "at most")}
 
@@ -165,4 +192,5 @@ ROLLOUTS: tuple[Bench, ...] = (
     _entropy(),
     _mixed(),
     _early(),
+    _continuous(),
 )

@@ -165,9 +165,9 @@ class DreamModel(PreTrainedModel):
         at: Bool[Tensor, "B N"] | None = None,
     ) -> Float[Tensor, "..."]:
         """What the output head reads to predict each token: [B, N, D], or [M, D] at the M positions."""
-        h = self.model.embed_tokens(input_ids)
+        embedding = self.model.embed_tokens
         head_dim = self.config.hidden_size // self.config.num_attention_heads
-        h, frame, read = arranged(self.config, h, attention_mask, head_dim, at, shift=1)
+        h, frame, read = arranged(self.config, embedding, input_ids, attention_mask, head_dim, at, shift=1)
         h = run(self.model.layers, h, frame, self.gradient_checkpointing, read)
         if read is not None:
             return cast(Tensor, self.model.norm(h[read.is_read]))

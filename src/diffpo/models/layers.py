@@ -82,7 +82,8 @@ class Read:
 
 def arranged(
     config: PretrainedConfig,
-    h: Float[Tensor, "B N D"],
+    embedding: nn.Module,
+    ids: Int[Tensor, "B N"],
     attention_mask: Tensor | None,
     head_dim: int,
     at: Bool[Tensor, "B N"] | None,
@@ -94,25 +95,28 @@ def arranged(
     On a long canvas the last block computes only what is read (None: everything), and on a CPU rows of different
     lengths are packed without their padding. Short canvases stay as they are: the gathers would cost what they save.
     """
-    frame = frame_of(config, h, attention_mask, head_dim)
-    if at is None or h.shape[1] < LONG or not _is_sdpa(frame.kernel) or not at.any():
-        return h, frame, None
-    counts = None
-    if attention_mask is not None and frame.mask is not None and h.device.type == "cpu":
-        is_visible = attention_mask.bool()
-        if not (at & ~is_visible).any():
-            position, counts = frame.position[is_visible], at.sum(dim=1).tolist()
-            rotation = rotary_angles(position, head_dim, config.rope_theta)
-            frame = Frame(position, rotation, head_dim, frame.kernel, None, is_visible.sum(dim=1).tolist())
-            h, at = h[is_visible][None], at[is_visible][None]
-    num_read = at.sum(dim=1, keepdim=True)
-    width = int(num_read.amax())
+    if at is None or at.shape[1] < LONG or not _is_sdpa(config._attn_implementation) or not at.any():
+        h = embedding(ids)
+        return h, frame_of(config, h, attention_mask, head_dim), None
+    visible = None if attention_mask is None or ids.device.type != "cpu" else attention_mask.bool()
+    if visible is None or bool(visible.all()) or bool((at & ~visible).any()):
+        h = embedding(ids)
+        frame = frame_of(config, h, attention_mask, head_dim)
+        return h, frame, _read(frame, at, shift)
+    position = (visible.long().cumsum(dim=1) - 1)[visible]
+    rotation = rotary_angles(position, head_dim, config.rope_theta)
+    frame = Frame(position, rotation, head_dim, config._attn_implementation, None, visible.sum(dim=1).tolist())
+    return embedding(ids[visible][None]), frame, _read(frame, at[visible][None], shift, at.sum(dim=1).tolist())
+
+
+def _read(frame: Frame, at: Bool[Tensor, "B N"], shift: int, lengths: list[int] | None = None) -> Read:
+    count = at.sum(dim=1, keepdim=True)
+    width = int(count.amax())
     index = at.long().argsort(dim=1, descending=True, stable=True)[:, :width]
-    is_read = torch.arange(width, device=at.device) < num_read
     if shift:
         position = frame.position.expand_as(at).gather(1, index)
         index = torch.where(position > 0, index - shift, index)
-    return h, frame, Read(index, is_read, counts)
+    return Read(index, torch.arange(width, device=at.device) < count, lengths)
 
 
 def rotary_angles(position: Int[Tensor, "*B N"], head_dim: int, theta: float) -> Rotation:
