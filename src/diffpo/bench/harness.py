@@ -48,8 +48,8 @@ class Bench:
     """One line for people."""
     prepare: Callable[[], Case]
     goals: Mapping[str, Goal] = field(default_factory=dict)
-    """By quantity: cpu and wall (plain over own), floor (own over floor), calls, tokens, head_rows and peak_bytes (plain
-    over own), and those that `Case.counted` adds."""
+    """By quantity. cpu, wall, calls, tokens, head_rows and peak_bytes are plain over own; floor is own over floor; what
+    `Case.counted` adds is as it says."""
 
 
 @dataclass(frozen=True)
