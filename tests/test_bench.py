@@ -17,13 +17,14 @@ from diffpo.bench.rollouts import masked_rows, rollout_case
 from diffpo.bench.run import BENCHES, chosen, run_bench
 from diffpo.bench.shapes import body_flops, random_denoiser, random_prompts
 from diffpo.cli import main
+from diffpo.drawing import row_noise
 from diffpo.errors import UserError
 from diffpo.types import Rollout
 from diffpo.unmasking import ConfidenceThreshold, EntropyBound, LowConfidence, Rule
 from plain import llada_logits
 
 VOCAB, BLOCK, LENGTH = 24, 4, 8
-SHAPE = {"d_model": 32, "n_layers": 2, "n_heads": 4, "mlp_hidden_size": 48, "initializer_range": 0.6}
+SHAPE: dict[str, Any] = {"d_model": 32, "n_layers": 2, "n_heads": 4, "mlp_hidden_size": 48, "initializer_range": 0.6}
 KEEPS: list[tuple[plain.Keep, Rule]] = [
     (plain.top_k(1), LowConfidence(1)),
     (plain.top_k(3), LowConfidence(3)),
@@ -183,11 +184,8 @@ def test_draws_that_do_not_follow_the_law_get_no_ratio(
 ) -> None:
     case = small_case(plain.top_k(1), LowConfidence(1), temperature=1.0)
     assert "refused" not in of(case)["tokens"].line()
-    from diffpo import sampler
-
-    true_noise = sampler.row_noise
     monkeypatch.setattr(rollouts, "DRAWS", 2048)
-    monkeypatch.setattr(sampler, "row_noise", lambda seeds, count: spoil(true_noise(seeds, count)))
+    monkeypatch.setattr("diffpo.sampler.row_noise", lambda seeds, count: spoil(row_noise(seeds, count)))
     (found,) = of(case).values()
     assert "do not follow the plain law" in found.line()
 

@@ -56,7 +56,7 @@ def test_logits_at_selects_the_same_rows_in_order(is_padded: bool, model: DreamM
 def test_what_a_long_canvas_leaves_out_changes_no_logit(amounts: list[int], model: DreamModel) -> None:
     ids, mask = padded(some_ids(length=LONG + 5), amounts)
     at = (torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) < 0.3) & mask
-    at[0, amounts[0]] = True  # the first visible token, which is predicted from itself
+    at[[0, 2], [amounts[0], amounts[2]]] = True  # first visible tokens, which are predicted from themselves
     chosen = model(ids, attention_mask=mask, logits_at=at).logits
     weights, config = model.state_dict(), model.config.to_dict()
     rows = zip(ids, mask, at, strict=True)

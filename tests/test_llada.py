@@ -3,12 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from diffpo.errors import UserError
@@ -128,7 +128,7 @@ def test_the_last_block_and_padding_cost_nothing_that_is_not_read() -> None:
     at = torch.zeros_like(visible)
     at[0, -3:], at[1, -1] = True, True
     seen: list[int] = []
-    for block in model.model.transformer["blocks"]:
+    for block in cast(nn.ModuleList, model.model.transformer["blocks"]):
         block.ff_proj.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0][..., 0].numel()))
     model(ids, attention_mask=visible, logits_at=at)
     assert seen == [2 * LONG - 28, 4]

@@ -80,10 +80,11 @@ def read(
 ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"], Float[Tensor, " M"]]:
     """Token, log-probability and the rule's score for M readings of a prediction's places, each with its number.
 
-    Several readings of one place, which the first call of a group has, cost the output head one row.
+    Every place is read. Several readings of one, which the first call of a group has, cost the output head one row.
     """
     width, size = _shape(prediction)
     at_head, at_once = (max(1, chunk[_kind(place)] // width) for chunk in (HEAD_CHUNK, READ_CHUNK))
+    is_shared = len(place) != size
     order = place.argsort(stable=True)
     sizes = torch.bincount(place // at_head, minlength=-(-size // at_head)).tolist()
     found = []
@@ -95,7 +96,7 @@ def read(
         )
         logits = some.logits
         for index in readings.split(at_once):
-            own = logits[place[index] - first]
+            own = logits[place[index] - first] if is_shared else logits[int(index[0]) - first :][: len(index)]
             token, logp = draw_tokens(own, uniform[index], temperature)
             found.append((token, logp, rule.score(own, token)))
     token, logp, score = (torch.cat(parts)[order.argsort()] for parts in zip(*found, strict=True))

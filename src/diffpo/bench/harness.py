@@ -115,7 +115,8 @@ def measure(bench: Bench, rounds: int) -> list[Measurement]:
     case = bench.prepare()
     results, counts = [], {}
     for name, side in (("plain", case.plain), ("own", case.own)):
-        with Meter(case.model) as meter:
+        meter = Meter(case.model)
+        with meter:
             results.append(side())
         counts[name] = meter.counts
     difference = case.difference(*results)

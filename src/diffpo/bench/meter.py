@@ -1,7 +1,6 @@
 """Count what a piece of code asks of a model and of memory, whichever way it is written."""
 
 import weakref
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ class Meter(TorchDispatchMode):
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._embedding = model.get_input_embeddings().weight
         self._head = model.get_output_embeddings().weight
         self.calls = 0
@@ -37,7 +36,7 @@ class Meter(TorchDispatchMode):
     @property
     def head_rows(self) -> float:
         """Hidden states multiplied with the whole output head, each direction counted."""
-        return self._head_work / self._head.numel()
+        return self._head_work / int(self._head.numel())
 
     @property
     def counts(self) -> dict[str, Number]:
@@ -47,15 +46,6 @@ class Meter(TorchDispatchMode):
             "head_rows": round(self.head_rows, 3),
             "peak_bytes": self.peak_bytes,
         }
-
-    def __enter__(self) -> "Meter":
-        super().__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

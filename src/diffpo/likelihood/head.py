@@ -43,12 +43,11 @@ class Head:
 
 
 def barred(logits: Float[Tensor, "M V"], mask_id: int, size: int | None) -> Float[Tensor, "M V"]:
-    """No probability for the mask token and for rows from `size` on."""
-    token = torch.arange(logits.shape[-1], device=logits.device)
-    is_barred = token == mask_id
+    """No probability for the mask token and for rows from `size` on. In place: the logits are the biggest there is."""
+    logits[..., mask_id] = NEVER
     if size is not None:
-        is_barred |= token >= size
-    return logits.masked_fill(is_barred, NEVER)
+        logits[..., size:] = NEVER
+    return logits
 
 
 def head_logp(
