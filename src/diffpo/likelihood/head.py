@@ -152,7 +152,7 @@ class _HeadLogp(torch.autograd.Function):
 
 
 def _slices(size: int, token: Int[Tensor, " T"], columns: int) -> Iterator[tuple[int, slice, slice]]:
-    """The vocabulary in slices: where each starts, its rows of the head, and its own of the tokens, which are sorted."""
+    """The vocabulary in slices: where each starts, its rows of the head, and which of the sorted tokens are its own."""
     starts = torch.arange(0, size, columns, device=token.device)
     ends = torch.searchsorted(token, (starts + columns).clamp(max=size)).tolist()
     for start, begin, end in zip(starts.tolist(), [0, *ends], ends, strict=False):
