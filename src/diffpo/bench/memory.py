@@ -1,7 +1,7 @@
 """The most memory that a process of its own takes for one loss, beyond the model that it has built.
 
-`python -m diffpo.bench.memory plain` prints it, in MiB; so do `own` and `body`. It is the kernel's own count (VmHWM), so
-it holds what operators need inside, and what the allocator keeps; Linux only.
+`python -m diffpo.bench.memory plain` prints it, in MiB; so do `own` and `body`. It is the kernel's own count (VmHWM),
+with what operators need inside and what the allocator keeps; Linux only.
 """
 
 import subprocess
