@@ -16,7 +16,7 @@ from diffpo.likelihood import TwoTimesMeanField, head
 from plain import llada_logits
 
 VOCAB, PROMPT, LENGTH, BLOCK = 24, 5, 16, 8
-SHAPE = {"d_model": 32, "n_layers": 2, "n_heads": 4, "mlp_hidden_size": 48, "initializer_range": 0.6}
+SHAPE: dict[str, Any] = {"d_model": 32, "n_layers": 2, "n_heads": 4, "mlp_hidden_size": 48, "initializer_range": 0.6}
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -240,7 +241,7 @@ class Largest(TorchDispatchMode):
     """The most numbers that any one result held."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.numbers = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -275,8 +276,8 @@ def test_a_small_vocabulary_keeps_its_logits() -> None:
 def test_both_ways_of_asking_are_counted() -> None:
     denoiser = large()
     at = read_at()
-    ask: Callable[..., object]
-    for number, ask in enumerate((denoiser, denoiser.predict, denoiser.states), start=1):
+    ways: list[Callable[..., object]] = [denoiser, denoiser.predict, denoiser.states]
+    for number, ask in enumerate(ways, start=1):
         ask(read_canvas(), torch.ones_like(at), at)
         assert (denoiser.shown.canvases, denoiser.shown.tokens) == (2 * number, 16 * number)
 
@@ -297,6 +298,9 @@ def test_a_head_that_is_more_than_a_matrix_keeps_its_logits() -> None:
     assert denoiser.head is not None
     denoiser.model.model.transformer["ff_out"] = nn.Linear(32, LARGE, bias=True)
     assert denoiser.head is None
+    adapted = large()
+    adapted.model.add_adapter(LoraConfig(r=2, target_modules=["ff_out"]), "default")  # d1's list has it, the head's too
+    assert adapted.head is None
 
 
 def test_the_adapter_is_off_for_the_reference() -> None:

@@ -25,10 +25,11 @@ def peak_of(side: str) -> float:
 
 def main(side: str, threads: str = "1") -> None:
     from diffpo.bench import updates
+    from diffpo.bench.shapes import random_denoiser
 
     torch.set_num_threads(int(threads))
     vocabulary, *shape = updates.LOSS_SHAPE
-    denoiser = updates.frozen_head(updates.random_denoiser(vocabulary))
+    denoiser = updates.frozen_head(random_denoiser(vocabulary))
     batch = updates.random_batch(vocabulary, *shape)
     sides = {"plain": updates.plain_side, "own": updates.own_loss, "body": updates.body_side}
     RESET.write_text("5")  # the peak so far is that of building the model
