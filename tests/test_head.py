@@ -18,6 +18,7 @@ from diffpo.models import denoiser as denoisers
 from diffpo.models.adapters import AdapterOff, add_adapter
 from diffpo.models.denoiser import Denoiser
 from diffpo.models.dream import DreamConfig, DreamModel
+from marks import computes_in_bfloat16
 from oracle import rollout_of, tiny_llada
 
 ROWS, WIDTH, VOCAB, SIZE, MASK = 9, 16, 700, 650, 301
@@ -131,6 +132,7 @@ def test_full_kl_is_that_of_the_whole_softmax(chunk: int, is_trained: bool) -> N
 # ------------------------------------------------------------------------------------------------------------- bfloat16
 
 
+@computes_in_bfloat16
 @pytest.mark.parametrize("is_trained", [False, True], ids=["frozen", "trained"])
 def test_bfloat16_rounds_the_models_logits_and_nothing_after(is_trained: bool) -> None:
     hidden, weight = some(dtype=torch.bfloat16)
@@ -146,6 +148,7 @@ def test_bfloat16_rounds_the_models_logits_and_nothing_after(is_trained: bool) -
         torch.testing.assert_close(one.double(), other.double(), atol=0.03, rtol=0.02)
 
 
+@computes_in_bfloat16
 def test_bfloat16_keeps_the_gradient_of_a_token_that_is_all_but_certain() -> None:
     """Its pull, (1 - p) W[token], is lost where p is rounded before it is taken from 1."""
     hidden, weight = some(dtype=torch.bfloat16)
@@ -164,6 +167,7 @@ def test_bfloat16_keeps_the_gradient_of_a_token_that_is_all_but_certain() -> Non
     torch.testing.assert_close(found[0].double(), expected, atol=0.01 * float(expected.norm()), rtol=0.02)
 
 
+@computes_in_bfloat16
 @pytest.mark.parametrize("whole", [0, 10**9], ids=["states", "logits"])
 def test_a_bfloat16_models_log_probabilities_are_float32(whole: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(denoisers, "WHOLE", whole)

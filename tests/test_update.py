@@ -45,6 +45,7 @@ from diffpo.tokenizer import char_tokenizer, encode_text
 from diffpo.types import Rollout
 from diffpo.unmasking import EntropyBound
 from diffpo.update import ControllerUpdate, PolicyUpdate, update_controller, update_policy
+from marks import computes_in_bfloat16
 from oracle import TableDenoiser, entropy_bound, rollout_of, tiny_llada, trajectories
 
 
@@ -510,6 +511,7 @@ def test_credit_made_of_likelihoods_is_the_same_without_logits(monkeypatch: pyte
     assert found[1][1] == pytest.approx(found[0][1], rel=1e-3, abs=1e-5)
 
 
+@computes_in_bfloat16
 @pytest.mark.parametrize("whole", [0, 10**9], ids=["states", "logits"])
 def test_a_bfloat16_policys_loss_is_summed_in_float32(whole: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against float64 sums of what its own logits, in bfloat16, say."""
