@@ -15,8 +15,9 @@ from transformers import PreTrainedModel
 from diffpo.checkpoint import model_folder
 from diffpo.errors import UserError
 from diffpo.hub import is_hub_name
+from diffpo.likelihood.head import CHUNK
 from diffpo.models.adapters import add_adapter
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import WHOLE, Denoiser
 from diffpo.models.dream import DREAM
 from diffpo.models.family import Family
 from diffpo.models.llada import LLADA
@@ -185,11 +186,19 @@ def memory_lines(recipe: RlRecipe, size: Size, work: Work) -> Iterator[tuple[str
         "gradients": size.trained * adapter,
         "optimiser": 2 * size.trained * adapter,
         "activations": rows * work.tokens * size.width * width * (kept * size.layers + inside) if size.trained else 0,
-        "logits and their gradients": 3 * 4 * scored * size.vocabulary if size.trained else 0,
+        "output head": head_bytes(size, scored) if size.trained else 0,
     }
     for name, amount in parts.items():
         yield name, f"{amount / 2**30:9.2f}"
     yield "together", f"{sum(parts.values()) / 2**30:9.2f}"
+
+
+def head_bytes(size: Size, scored: int) -> int:
+    """Logits, log-probabilities and their gradients of small vocabularies; else what is kept for each state, and the
+    logits that exist at a time."""
+    if size.vocabulary <= WHOLE:
+        return 3 * 4 * scored * size.vocabulary
+    return 3 * 4 * scored * size.width + 4 * CHUNK["cuda"]
 
 
 def work_lines(size: Size, work: Work, recipe: RlRecipe) -> Iterator[tuple[str, str]]:

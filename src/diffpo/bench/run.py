@@ -9,9 +9,10 @@ import torch
 
 from diffpo.bench.harness import Bench, Measurement, measure
 from diffpo.bench.rollouts import ROLLOUTS
+from diffpo.bench.updates import UPDATES
 from diffpo.errors import UserError
 
-BENCHES: tuple[Bench, ...] = ROLLOUTS
+BENCHES: tuple[Bench, ...] = (*ROLLOUTS, *UPDATES)
 
 
 def listing() -> str:

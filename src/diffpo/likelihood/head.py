@@ -4,7 +4,7 @@ Logits are made for a slice of the vocabulary (or, for full KL, for some rows) a
 approximated: values and gradients are those of the whole softmax, but for the order of summation.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -67,8 +67,8 @@ def head_logp(
     # Sorted by token, so that each slice of the vocabulary finds its own side by side; and each pair once.
     pairs, inverse = torch.unique(token * rows + place, return_inverse=True)
     columns = max(NARROWEST, (chunk or CHUNK.get(hidden.device.type, CHUNK["cuda"])) // rows)
-    found = _HeadLogp.apply(hidden, head.weight, head, pairs % rows, pairs // rows, temperature, columns)
-    return cast(Tensor, found)[inverse]
+    apply = cast(Callable[..., Tensor], _HeadLogp.apply)
+    return apply(hidden, head.weight, head, pairs % rows, pairs // rows, temperature, columns)[inverse]
 
 
 def head_kl(
@@ -151,7 +151,7 @@ class _HeadLogp(torch.autograd.Function):
 
 
 def _slices(size: int, token: Int[Tensor, " T"], columns: int) -> Iterator[tuple[int, slice, slice]]:
-    """The vocabulary in slices: where each starts, its rows of the head, and its own of the tokens, which are sorted."""
+    """The vocabulary in slices: where each starts, its rows of the head, and which of the sorted tokens are its own."""
     starts = torch.arange(0, size, columns, device=token.device)
     ends = torch.searchsorted(token, (starts + columns).clamp(max=size)).tolist()
     for start, begin, end in zip(starts.tolist(), [0, *ends], ends, strict=False):

@@ -11,22 +11,6 @@ from diffpo.likelihood.kl import kl_full
 from diffpo.types import DenoiseFn
 
 
-@runtime_checkable
-class Prediction(Protocol):
-    @property
-    def logits(self) -> Float[Tensor, "M V"]:
-        """Whole distributions, float32."""
-
-    def rows(self, index: Int[Tensor, " m"]) -> "Prediction":
-        """What is said at some of the places."""
-
-    def logp(self, place: Int[Tensor, " T"], token: Int[Tensor, " T"], temperature: float) -> Float[Tensor, " T"]:
-        """Log-probability of each token at its place under softmax(logits / temperature)."""
-
-    def kl(self, base: "Prediction") -> Float[Tensor, " M"]:
-        """KL(this || base) at each place at temperature 1, nats."""
-
-
 @dataclass(frozen=True)
 class Logits:
     """A prediction as it stands: what small vocabularies take."""
@@ -34,12 +18,15 @@ class Logits:
     logits: Float[Tensor, "M V"]
 
     def rows(self, index: Int[Tensor, " m"]) -> "Logits":
+        """What is said at some of the places."""
         return Logits(self.logits[index])
 
     def logp(self, place: Int[Tensor, " T"], token: Int[Tensor, " T"], temperature: float) -> Float[Tensor, " T"]:
+        """Log-probability of each token at its place under softmax(logits / temperature), nats, float32."""
         return (self.logits / temperature).log_softmax(dim=-1)[place, token]
 
-    def kl(self, base: Prediction) -> Float[Tensor, " M"]:
+    def kl(self, base: "Prediction") -> Float[Tensor, " M"]:
+        """KL(this || base) at each place at temperature 1, nats."""
         return kl_full(self.logits, base.logits)
 
 
@@ -60,10 +47,13 @@ class States:
     def logp(self, place: Int[Tensor, " T"], token: Int[Tensor, " T"], temperature: float) -> Float[Tensor, " T"]:
         return head_logp(self.hidden, self.head, place, token, temperature)
 
-    def kl(self, base: Prediction) -> Float[Tensor, " M"]:
+    def kl(self, base: "Prediction") -> Float[Tensor, " M"]:
         if not isinstance(base, States):
             return kl_full(self.logits, base.logits)
         return head_kl(self.hidden, self.head, base.hidden, base.head)
+
+
+Prediction = Logits | States
 
 
 @runtime_checkable

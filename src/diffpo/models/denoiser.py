@@ -60,7 +60,7 @@ class Denoiser:
     def head(self) -> Head | None:
         """None where logits are as good, or the head is more than a matrix (an adapter on it)."""
         head = self.model.get_output_embeddings()
-        if type(head) is not nn.Linear or head.bias is not None or len(head.weight) <= WHOLE:
+        if type(head) is not nn.Linear or len(list(head.parameters())) > 1 or len(head.weight) <= WHOLE:
             return None
         return Head(head.weight, self.mask_id, self.vocabulary or len(head.weight))
 
