@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from diffpo.models.denoiser import Denoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
@@ -38,8 +39,9 @@ class TableDenoiser:
     def __call__(self, canvas: Tensor, attention_mask: Tensor, at: Tensor) -> Tensor:
         self.asked.append((canvas, at))
         digits = canvas.masked_fill(~attention_mask, self.vocab)
-        index = (digits * (self.vocab + 1) ** torch.arange(self.width)).sum(dim=1)
-        return self.table[index][at]
+        cut = self.width - canvas.shape[1]  # padding on the left may be left out
+        index = (pad(digits, (cut, 0), value=self.vocab) * (self.vocab + 1) ** torch.arange(self.width)).sum(dim=1)
+        return self.table[index][:, cut:][at]
 
     def logp(self, canvas: Sequence[int], position: int, temperature: float = 1.0, hidden: int = 0) -> list[float]:
         """Log-probabilities of one position of one canvas whose first `hidden` tokens are padding, in float64."""

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from diffpo.models.denoiser import Denoiser
 from diffpo.models.dream import DreamConfig, DreamModel
+from diffpo.models.layers import LONG
+from plain import dream_logits
 from published import DREAM, random_weights
 
 
@@ -47,6 +49,19 @@ def test_logits_at_selects_the_same_rows_in_order(is_padded: bool, model: DreamM
     at = torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) < 0.5
     chosen = model(ids, attention_mask=mask, logits_at=at).logits
     torch.testing.assert_close(chosen, model(ids, attention_mask=mask).logits[at], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("amounts", [[0, 0, 0], [40, 0, 3]])
+@torch.no_grad()
+def test_what_a_long_canvas_leaves_out_changes_no_logit(amounts: list[int], model: DreamModel) -> None:
+    ids, mask = padded(some_ids(length=LONG + 5), amounts)
+    at = (torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) < 0.3) & mask
+    at[[0, 2], [amounts[0], amounts[2]]] = True  # first visible tokens, which are predicted from themselves
+    chosen = model(ids, attention_mask=mask, logits_at=at).logits
+    weights, config = model.state_dict(), model.config.to_dict()
+    rows = zip(ids, mask, at, strict=True)
+    expected = [dream_logits(weights, config, row[seen].tolist())[wanted[seen]] for row, seen, wanted in rows]
+    torch.testing.assert_close(chosen, torch.cat(expected).float(), atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

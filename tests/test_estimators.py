@@ -262,7 +262,8 @@ def kl_by_step(
     divergence, gap = torch.zeros(steps), torch.zeros(steps)
     for draw in draws:
         found = read(estimator(rollout, draw, MASK), rollout)
-        kl = kl_full(exact.logits[exact.slot].flatten(0, 1), found.logits[found.slot].flatten(0, 1)).view_as(exact.slot)
+        whole = (one.said.logits[one.slot].flatten(0, 1) for one in (exact, found))
+        kl = kl_full(*whole).view_as(exact.slot)
         difference = rollout.behaviour_logp - found.logp(rollout.completion_ids, 1.0)
         for step in range(steps):
             weight = probability[:, None] * (rollout.unmask_step == step)

@@ -25,8 +25,10 @@ from diffpo.recipes.schema import EvalRecipe, SftRecipe, SudokuTask
 from diffpo.recipes.stored import stored_task
 from diffpo.report.data import read_run
 from diffpo.rollout import Decoding, answer, first_call_entropy
+from diffpo.sampler import sample
 from diffpo.sft import run_sft
 from diffpo.tasks.sudoku import Sudoku, split_of
+from diffpo.types import Rollout
 
 COUNT, LENGTH = 24, 16
 HUGE = 1e9
@@ -100,6 +102,19 @@ def test_one_token_per_call_and_all_in_one(evaluated: Evaluate) -> None:
 
 def test_a_huge_bound_takes_one_call_per_block(evaluated: Evaluate) -> None:
     assert evaluated("block_length=4")["points"][-2]["nfe_rows"] == [LENGTH / 4] * COUNT
+
+
+def test_slots_reach_the_sampler_and_change_nothing(evaluated: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int | None] = []
+
+    def spy(*arguments: Any, **options: Any) -> Rollout:
+        asked.append(options["slots"])
+        return sample(*arguments, **options)
+
+    expected = evaluated()["points"]
+    monkeypatch.setattr(rollout, "sample", spy)
+    assert evaluated("slots=3")["points"] == expected
+    assert set(asked) == {3}
 
 
 def test_every_rule_meets_the_same_problems_of_the_split(

@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from diffpo.canvas import canvas_at, full_attention_mask
-from diffpo.likelihood import Conditionals, Estimator, MeanField, TwoTimesMeanField, Views, conditionals, kl_full, kl_k3
+from diffpo.likelihood import (
+    Conditionals,
+    Estimator,
+    Logits,
+    MeanField,
+    TwoTimesMeanField,
+    Views,
+    conditionals,
+    kl_full,
+    kl_k3,
+)
 from diffpo.sampler import sample
 from diffpo.types import Rollout
 from diffpo.unmasking import EntropyBound, TopK
@@ -246,7 +256,7 @@ def test_unscored_tokens_are_not_asked_for() -> None:
     }
     asked = {(tuple(canvas[row].tolist()), position) for row, position in at.nonzero().tolist()}
     assert asked == wanted
-    assert len(part.logits) == int(at.sum()) == len(asked)  # every place once
+    assert len(part.said.logits) == int(at.sum()) == len(asked)  # every place once
     whole = conditionals(TABLE, views, ALL)
     found, expected = (c.logp(ROLLOUT.completion_ids, 1.0)[is_scored] for c in (part, whole))
     assert torch.equal(found, expected)
@@ -255,7 +265,7 @@ def test_unscored_tokens_are_not_asked_for() -> None:
 def test_per_token_values_are_those_of_the_tokens_own_place() -> None:
     views = TwoTimesMeanField()(ROLLOUT, ROLLOUT.nfe - 1, MASK)
     read = conditionals(TABLE, views, ALL)
-    best = read.per_token(read.logits.amax(dim=-1))
+    best = read.per_token(read.said.logits.amax(dim=-1))
     for row in range(len(ROLLOUT)):
         for i in range(LENGTH):
             source = int(views.source[row, i])
@@ -270,7 +280,7 @@ def test_low_temperatures_keep_values_and_gradients_finite() -> None:
     logits[:, MASK] = torch.finfo(torch.float32).min / 2
     logits.requires_grad_(True)
     slot = torch.tensor([[0, 1]])
-    logp = Conditionals(logits, slot, slot >= 0).logp(torch.tensor([[0, 2]]), 0.05)
+    logp = Conditionals(Logits(logits), slot, slot >= 0).logp(torch.tensor([[0, 2]]), 0.05)
     logp.sum().backward()
     assert logits.grad is not None
     assert bool(logp.isfinite().all() and logits.grad.isfinite().all())

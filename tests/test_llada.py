@@ -3,16 +3,17 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from diffpo.errors import UserError
 from diffpo.models.denoiser import Denoiser
+from diffpo.models.layers import LONG
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.models.loading import denoiser_of, load_denoiser
 from diffpo.tokenizer import char_tokenizer
@@ -88,6 +89,49 @@ def test_logits_at_selects_the_same_rows_in_order() -> None:
     model, ids = model_of(), some_ids()
     at = torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) < 0.5
     torch.testing.assert_close(model(ids, logits_at=at).logits, model(ids).logits[at], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("padding", [[0, 0, 0], [40, 0, 3], [5, 5, 5]])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_what_a_long_canvas_leaves_out_changes_no_logit_and_no_gradient(
+    shape: dict[str, float], padding: list[int]
+) -> None:
+    model, ids = model_of(**shape), some_ids(3, LONG + 7)
+    visible = torch.arange(ids.shape[1]) >= torch.tensor(padding)[:, None]
+    at = (torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) < 0.2) & visible
+    at[1] = False  # a row of which nothing is read
+    found = model(ids, attention_mask=visible, logits_at=at).logits
+    expected = [
+        llada_logits(model.state_dict(), model.config.to_dict(), row[seen].tolist())[wanted[seen]]
+        for row, seen, wanted in zip(ids, visible, at, strict=True)
+    ]
+    torch.testing.assert_close(found, torch.cat(expected).float(), atol=1e-4, rtol=1e-4)
+
+    def gradients(logits: Tensor) -> list[Tensor]:
+        return list(torch.autograd.grad(logits.log_softmax(dim=-1)[:, 3].sum(), list(model.parameters())))
+
+    whole = model(ids, attention_mask=visible).logits[at]
+    for of_part, of_whole in zip(gradients(found), gradients(whole), strict=True):
+        torch.testing.assert_close(of_part, of_whole, atol=1e-4, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_reading_nothing_of_a_long_canvas_gives_no_rows() -> None:
+    ids = some_ids(2, LONG)
+    assert model_of()(ids, logits_at=torch.zeros_like(ids, dtype=torch.bool)).logits.shape == (0, VOCAB)
+
+
+@torch.no_grad()
+def test_the_last_block_and_padding_cost_nothing_that_is_not_read() -> None:
+    model, ids = model_of(), some_ids(2, LONG)
+    visible = torch.arange(LONG) >= torch.tensor([28, 0])[:, None]
+    at = torch.zeros_like(visible)
+    at[0, -3:], at[1, -1] = True, True
+    seen: list[int] = []
+    for block in cast(nn.ModuleList, model.model.transformer["blocks"]):
+        block.ff_proj.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0][..., 0].numel()))
+    model(ids, attention_mask=visible, logits_at=at)
+    assert seen == [2 * LONG - 28, 4]
 
 
 @torch.no_grad()

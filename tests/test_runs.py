@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffpo import rl, sft
+from diffpo import rl, rollout, sft
 from diffpo.checkpoint import Progress, load, read_progress, restore_optimizers
 from diffpo.errors import NonFiniteLossError, Stopped, UserError
 from diffpo.folders import RECIPE, checkpoints
@@ -29,7 +29,9 @@ from diffpo.recipes.schema import RlRecipe, SftRecipe
 from diffpo.records import METRICS, Run
 from diffpo.rl import run_rl
 from diffpo.rollout import Batch, collect
+from diffpo.sampler import sample
 from diffpo.sft import run_sft
+from diffpo.types import Rollout
 from diffpo.update import update_policy
 
 # A model of this shape solves half of these puzzles after a second of SFT: RL then has something to credit.
@@ -238,6 +240,18 @@ def test_rl_trains_what_it_is_told_to(learn: str, kl: float, estimator: str, bas
     assert is_unchanged == (learn == "sampler")
     assert (load(out)[2] is None) == (learn == "model")
     assert any(path.name.startswith("controller") for path in last.iterdir()) == (learn != "model")
+
+
+def test_slots_reach_the_sampler(base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[int | None] = []
+
+    def spy(*arguments: Any, **options: Any) -> Rollout:
+        asked.append(options["slots"])
+        return sample(*arguments, **options)
+
+    monkeypatch.setattr(rollout, "sample", spy)
+    run_rl(rl_recipe(base, "budget.steps=1", "rollout.slots=5"), tmp_path / "run")
+    assert asked == [5]
 
 
 def test_a_joint_run_ends_with_the_policy_at_rest_and_greedy_rollouts(

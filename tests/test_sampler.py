@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffpo import drawing
 from diffpo.canvas import canvas_at, completion_mask, full_attention_mask
 from diffpo.controller import Controller, entropy_features
-from diffpo.sampler import draw_tokens, row_noise, sample
+from diffpo.drawing import coarse, draw_tokens, read, row_noise
+from diffpo.likelihood.prediction import Logits
+from diffpo.sampler import sample
 from diffpo.types import DenoiseFn, Rollout
 from diffpo.unmasking import ConfidenceThreshold, EntropyBound, LowConfidence, Rule, TopK, entropy
 from oracle import (
@@ -105,6 +108,50 @@ def test_tokens_are_drawn_by_inverse_cdf() -> None:
     # At temperature 1/2 probabilities are squared: .04 .25 .09 over .38.
     _, logp = draw_tokens(logits, torch.tensor([0.5]), 0.5)
     assert float(logp.exp()) == pytest.approx(0.25 / 0.38)
+
+
+@pytest.mark.parametrize("vocab", [256, 300, 1024])
+def test_drawing_from_a_large_vocabulary_is_one_search_of_the_whole_cdf(vocab: int) -> None:
+    generator = torch.Generator().manual_seed(vocab)
+    logits = 3 * torch.randn(400, vocab, generator=generator)
+    logits[:, 17] = torch.finfo(torch.float32).min / 2
+    logits[:40, 256:] -= 100  # everything in the first stretch
+    logits[40:80, :256] -= 100  # nothing there
+    uniform = torch.rand(400, dtype=torch.float64, generator=generator)
+    uniform[::7], uniform[1::7] = 0.0, 1 - 2**-48
+    token, logp = draw_tokens(logits, uniform, 0.8)
+    law = (logits.double() / 0.8).softmax(dim=-1)
+    own, after = (values.gather(1, token[:, None]).squeeze(1) for values in (law, law.cumsum(-1)))
+    assert bool((after - own - 1e-6 <= uniform).all()) and bool((uniform <= after + 1e-6).all())
+    assert bool((own > 0).all())
+    torch.testing.assert_close(logp, own.log().float(), atol=1e-4, rtol=1e-4)
+
+
+def test_noise_is_finer_than_a_float32_and_below_one() -> None:
+    noise = row_noise(torch.arange(200), 50)
+    assert bool((noise < 1).all()) and bool((noise >= 0).all())
+    bits = (noise * 2**48) % 2**24
+    assert float((bits == 0).double().mean()) < 0.01
+    assert torch.equal(bits.round(), bits)
+    down = coarse(noise)
+    assert bool((down.double() <= noise).all()) and bool((noise - down.double() < 2**-24).all())
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_reading_in_pieces_changes_nothing(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    prediction = Logits(torch.randn(50, 9, generator=generator))
+    place = torch.randint(40, (120,), generator=generator)  # some are read often, and the last ten never
+    uniform = torch.rand(120, dtype=torch.float64, generator=generator)
+    whole = read(prediction, place, uniform, temperature, EntropyBound())
+    monkeypatch.setattr(drawing, "HEAD_CHUNK", {"cpu": 9 * 7})
+    monkeypatch.setattr(drawing, "READ_CHUNK", {"cpu": 9 * 3})
+    for found, expected in zip(read(prediction, place, uniform, temperature, EntropyBound()), whole, strict=True):
+        assert torch.equal(found, expected)
+    for row in range(120):
+        logits = prediction.logits[place[row]][None]
+        token, logp = draw_tokens(logits, uniform[row : row + 1], temperature)
+        assert (whole[0][row], whole[1][row], whole[2][row]) == (token, logp, entropy(logits))
 
 
 # --------------------------------------------------------------------------------------- (b) the rule that is not exact
@@ -271,6 +318,64 @@ def test_the_same_seeds_give_the_same_rows_and_others_do_not() -> None:
     assert keys_of(first) != keys_of(other)
 
 
+@pytest.mark.parametrize("slots", [1, 3, 20])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("rule", [EntropyBound(0.5), TopK(3), LowConfidence(2), ConfidenceThreshold(0.4)], ids=str)
+def test_slots_and_the_order_of_prompts_change_no_row(rule: Rule, temperature: float, slots: int) -> None:
+    denoiser = tiny_llada(VOCAB, MASK, (STOP,))
+    prompt_ids, prompt_mask = padded_prompts()
+    seeds = torch.randint(2**62, (len(prompt_ids),), generator=torch.Generator().manual_seed(2))
+    options: dict[str, Any] = {
+        "length": 8,
+        "block_length": 4,
+        "rule": rule,
+        "temperature": temperature,
+        "stop_ids": denoiser.stop_ids,
+    }
+    together = sample(denoiser, prompt_ids, prompt_mask, seeds=seeds, **options)
+    order = torch.randperm(len(prompt_ids), generator=torch.Generator().manual_seed(slots))
+    found = sample(denoiser, prompt_ids[order], prompt_mask[order], seeds=seeds[order], slots=slots, **options)
+    expected = together.rows(order)
+    assert keys_of(found) == keys_of(expected)
+    assert torch.equal(found.nfe, expected.nfe)
+    torch.testing.assert_close(found.behaviour_logp, expected.behaviour_logp, atol=1e-5, rtol=1e-5)
+
+
+def test_free_slots_are_filled_at_once_and_long_prompts_come_first() -> None:
+    denoiser = TableDenoiser(width=6)
+    prompt_ids = torch.tensor([[0, 3], [2, 3], [3, 3], [0, 2], [2, 2]])
+    prompt_mask = torch.tensor([[False, True], [True, True], [True, True], [False, True], [True, True]])
+    rollout = sample(denoiser, prompt_ids, prompt_mask, length=4, block_length=2, rule=EntropyBound(1.0), slots=2)
+    canvases = [canvas for canvas, _ in denoiser.asked]
+    in_flight = [len(canvas) for canvas in canvases]
+    assert set(in_flight) == {2, 1} and in_flight == sorted(in_flight, reverse=True)
+    assert sum(in_flight) == int(rollout.nfe.sum())
+    empty = [row[:-4] for canvas in canvases for row in canvas.tolist() if row[-4:] == [denoiser.mask_id] * 4]
+    assert sorted(empty[:2]) == [[2, 3], [3, 3]] and empty[-1] == [2], "the shortest of them last, unpadded"
+
+
+def test_padding_that_all_rows_in_flight_have_is_not_shown() -> None:
+    denoiser = tiny_llada(VOCAB, MASK)
+    prompt_ids, prompt_mask = padded_prompts((2, 5))
+    before = denoiser.shown.tokens
+    rollout = sample(denoiser, prompt_ids, prompt_mask, length=4, block_length=4, rule=TopK(1), slots=1)
+    assert rollout.nfe.tolist() == [4, 4]
+    assert denoiser.shown.tokens - before == 4 * (2 + 4) + 4 * (5 + 4)
+
+
+@pytest.mark.parametrize("explore", [True, False])
+def test_slots_leave_what_the_controller_does_as_it_is(explore: bool) -> None:
+    denoiser, controller = tiny_llada(VOCAB, MASK), taught_controller()
+    prompt_ids, prompt_mask = padded_prompts()
+    options: dict[str, Any] = {"length": 8, "block_length": 4, "temperature": 1.0, "rule": EntropyBound()}
+    options |= {"seeds": torch.arange(len(prompt_ids)), "controller": controller, "explore": explore}
+    together = sample(denoiser, prompt_ids, prompt_mask, **options)
+    found = sample(denoiser, prompt_ids, prompt_mask, slots=3, **options)
+    assert keys_of(found) == keys_of(together)
+    for name in ("entropy_bound", "entropy_bound_logp", "prompt_features"):
+        torch.testing.assert_close(getattr(found, name), getattr(together, name), atol=1e-5, rtol=1e-5)
+
+
 # ------------------------------------------------------------------------------------------------------ (f) stop tokens
 
 
@@ -328,6 +433,11 @@ def test_drawing_needs_seeds(options: dict[str, Any]) -> None:
     prompt = torch.tensor([[PROMPT]])
     with pytest.raises(ValueError, match="one seed per row"):
         sample(TABLE, prompt, prompt > 0, length=4, block_length=4, rule=EntropyBound(), **options)
+
+
+def test_there_must_be_a_slot() -> None:
+    with pytest.raises(ValueError, match="0 slots"):
+        draw(TopK(1), 1, slots=0)
 
 
 def test_a_controller_needs_the_entropy_bound_rule() -> None:

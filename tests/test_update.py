@@ -45,6 +45,7 @@ from diffpo.tokenizer import char_tokenizer, encode_text
 from diffpo.types import Rollout
 from diffpo.unmasking import EntropyBound
 from diffpo.update import ControllerUpdate, PolicyUpdate, update_controller, update_policy
+from marks import computes_in_bfloat16
 from oracle import TableDenoiser, entropy_bound, rollout_of, tiny_llada, trajectories
 
 
@@ -476,6 +477,65 @@ def graded(batch: Batch) -> Batch:
     """The batch with rewards of every size, tied for no prompt, and right and wrong answers for each."""
     reward = torch.rand(PROMPTS, GROUP, generator=torch.Generator().manual_seed(8))
     return replace(batch, reward=reward, is_solved=reward > reward.median(dim=1, keepdim=True).values)
+
+
+# ------------------------------------------------------------------------------------- large vocabularies, and bfloat16
+
+
+@pytest.mark.parametrize("kl_kind", ["full", "k1", "k3"])
+@pytest.mark.parametrize(
+    "estimator", [MeanField(0.3), TwoTimesMeanField(), Elbo(2), Eubo(2, antithetic=False)], ids=str
+)
+def test_a_step_without_logits_is_the_same_step(
+    estimator: Estimator, kl_kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = settings_of(estimator, kl=0.3, kl_kind=kl_kind, temperature=0.7, inner_steps=2, micro_batch=5)
+    found, base = [], new_denoiser(seed=7)
+    for whole in (10**9, 0):
+        monkeypatch.setattr("diffpo.models.denoiser.WHOLE", whole)
+        assert (new_denoiser().head is None) == (whole > 0)
+        found.append(step(COOL, update, base))
+    (expected, expected_metrics), (change, metrics) = found
+    assert float(expected.abs().max()) > 0.05
+    torch.testing.assert_close(change, expected, atol=1e-4, rtol=1e-3)
+    assert metrics == pytest.approx(expected_metrics, rel=1e-3, abs=1e-5)
+
+
+def test_credit_made_of_likelihoods_is_the_same_without_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    update = settings_of(TwoTimesMeanField(), objective=DistributionMatching(Target(0.5)), micro_batch=4)
+    found = []
+    for whole in (10**9, 0):
+        monkeypatch.setattr("diffpo.models.denoiser.WHOLE", whole)
+        found.append(step(graded(BATCH), update, new_denoiser(seed=7)))
+    torch.testing.assert_close(found[1][0], found[0][0], atol=1e-4, rtol=1e-3)
+    assert found[1][1] == pytest.approx(found[0][1], rel=1e-3, abs=1e-5)
+
+
+@computes_in_bfloat16
+@pytest.mark.parametrize("whole", [0, 10**9], ids=["states", "logits"])
+def test_a_bfloat16_policys_loss_is_summed_in_float32(whole: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against float64 sums of what its own logits, in bfloat16, say."""
+    monkeypatch.setattr("diffpo.models.denoiser.WHOLE", whole)
+    temperature = 0.7
+    denoiser, spy = new_denoiser(), Spy(0.2, 2.0)
+    denoiser.model.to(torch.bfloat16)
+    update = settings_of(MeanField(), objective=spy, temperature=temperature)
+    optimizer = torch.optim.SGD(denoiser.model.parameters(), lr=0.0)
+    metrics = update_policy(denoiser, None, COOL, update, optimizer, torch.Generator())
+    ((logp, old, found),) = spy.seen
+    assert {logp.dtype, old.dtype, found.loss.dtype, found.importance_weight.dtype} == {torch.float32}
+    rollout = COOL.rollout
+    views = MeanField()(rollout, rollout.prompt_mask & False, MASK)
+    with torch.no_grad():
+        logits = conditionals(denoiser, views, COOL.is_scored).said.logits.double()
+    read = conditionals(denoiser, views, COOL.is_scored)
+    expected = (logits / temperature).log_softmax(-1)[read.slot, rollout.completion_ids][COOL.is_scored]
+    torch.testing.assert_close(logp[COOL.is_scored].double(), expected, atol=1e-5, rtol=1e-5)
+    weight = (expected - rollout.behaviour_logp.double()[COOL.is_scored]).exp().clamp(max=2.0)
+    row = COOL.is_scored.nonzero()[:, 0]
+    share = 1 / COOL.is_scored.sum(dim=1).double()[row] / ROWS
+    loss = -(share * weight * COOL.advantage.double()[row]).sum()
+    assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
 @pytest.mark.parametrize("micro_batch", [3, 5, 8])

@@ -257,6 +257,25 @@ def study(
 
 
 @app.command()
+def bench(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAMES", help="Benchmarks, or what their names begin with. [all]")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=0, help="Timed rounds; 0 counts and compares results only.")] = 5,
+    json_file: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Where the records go.")] = None,
+    is_list: Annotated[bool, typer.Option("--list", help="Name the benchmarks and stop.")] = False,
+) -> None:
+    """Measure rollouts and updates against plain references, and how far they are from what the machine can do."""
+    from diffpo.bench.run import listing, run_bench
+
+    if is_list:
+        typer.echo(listing())
+        return
+    if any(measurement.difference for measurement in run_bench(names or (), rounds, json_file)):
+        raise typer.Exit(1)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(file_okay=False, help="Where everything goes.")] = Path("runs/demo"),
     seed: Seed = 0,

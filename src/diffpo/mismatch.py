@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffpo.canvas import canvas_at, full_attention_mask
-from diffpo.likelihood import Estimator, Exact, Views, conditionals, kl_full
+from diffpo.likelihood import Estimator, Exact, Views, conditionals
 from diffpo.types import DenoiseFn, Rollout
 
 
@@ -29,14 +29,13 @@ def committed_kl(
     """
     exact = Exact()
     true = conditionals(denoiser, exact(rollout, exact.draw(rollout, generator), denoiser.mask_id), is_scored)
-    true_logits = true.logits[true.slot[is_scored]]
     total = torch.zeros(is_scored.shape, device=is_scored.device)
     for _ in range(draws):
         views = estimator(rollout, estimator.draw(rollout, generator), denoiser.mask_id)
         if views.weight is not None:
             raise ValueError(f"{estimator} has no one conditional for each token")
         read = conditionals(denoiser, views, is_scored)
-        total[is_scored] += kl_full(true_logits, read.logits[read.slot[is_scored]])
+        total[is_scored] += true.at(is_scored).kl(read.at(is_scored))
     return total / draws
 
 
@@ -57,7 +56,7 @@ def boundary_kl(denoiser: DenoiseFn, rollout: Rollout, is_scored: Bool[Tensor, "
     read = conditionals(denoiser, views, is_scored)
     true_slot = read.slot.gather(0, rollout.unmask_step[None]).expand(steps, batch, length)
     kl = torch.zeros(read.is_read.shape, device=canvas.device)
-    kl[read.is_read] = kl_full(read.logits[true_slot[read.is_read]], read.logits[read.slot[read.is_read]])
+    kl[read.is_read] = read.said.rows(true_slot[read.is_read]).kl(read.at(read.is_read))
     return kl
 
 

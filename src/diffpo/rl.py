@@ -164,6 +164,7 @@ def prepare(recipe: RlRecipe, run: Run, start: Loaded) -> Learner:
         block_length=recipe.rollout.block_length or task.completion_length,
         controller=controller,
         explore=controller is not None,
+        slots=recipe.rollout.slots,
     )
     return Learner(denoiser, tokenizer, controller, optimizers, base, task, decoding)
 

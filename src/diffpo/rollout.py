@@ -34,6 +34,7 @@ class Decoding:
     temperature: float = 0.0
     controller: BoundPolicy | None = None
     explore: bool = False
+    slots: int | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ def answer(
         controller=decoding.controller,
         explore=decoding.explore,
         stop_ids=denoiser.stop_ids,
+        slots=decoding.slots,
     )
     texts = [decode_text(tokenizer, row, denoiser.stop_ids) for row in rollout.completion_ids.tolist()]
     return rollout, [task.grade(problem, text) for problem, text in zip(problems[rows], texts, strict=True)]

@@ -7,8 +7,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diffpo.canvas import completion_mask, distinct, full_attention_mask, open_block
+from diffpo.drawing import coarse, read, row_noise
+from diffpo.likelihood.prediction import Prediction, predict
 from diffpo.types import DenoiseFn, Rollout
-from diffpo.unmasking import EntropyBound, Rule, entropy
+from diffpo.unmasking import EntropyBound, Rule
 
 
 @runtime_checkable
@@ -38,13 +40,15 @@ def sample(
     controller: BoundPolicy | None = None,
     explore: bool = False,
     stop_ids: tuple[int, ...] = (),
+    slots: int | None = None,
 ) -> Rollout:
     """Fill `length` masked positions after each prompt, block by block, and record how it was done.
 
     A row's result depends on its prompt and its seed alone, not on the rest of the batch. `temperature` 0 is greedy.
     With a `controller` each row gets its own entropy bound from the first call's entropies, drawn if `explore`, the
     distribution's mean otherwise. A row is done when no mask is left, or none before its first stop token; what is
-    left then is filled with that token as part of the last call, at no probability.
+    left then is filled with that token as part of the last call, at no probability. At most `slots` rows are in
+    flight, all without it: one that is done leaves, and the next one that waits takes its place.
 
     Raises ValueError where `block_length` does not divide `length`, and where a draw is asked for without seeds.
     """
@@ -54,6 +58,8 @@ def sample(
         raise ValueError("drawing at a temperature above 0, or exploring bounds, needs one seed per row")
     if controller is not None and not isinstance(rule, EntropyBound):
         raise ValueError(f"a controller chooses entropy bounds, which {rule} does not have")
+    if slots is not None and slots < 1:
+        raise ValueError(f"{slots} slots hold no row")
 
     batch, device = len(prompt_ids), prompt_ids.device
     attention_mask = full_attention_mask(prompt_mask, length)
@@ -64,40 +70,41 @@ def sample(
     bound = torch.full((batch,), fixed_bound, device=device)
     bound_logp = torch.zeros(batch, device=device)
     features = torch.zeros(batch, 0, device=device)
-    noise = (
-        row_noise(seeds, length + 1).to(device) if seeds is not None else torch.zeros(batch, length + 1, device=device)
-    )
-    bound_noise, token_noise = noise[:, 0], noise[:, 1:]
+    noise = torch.zeros(batch, length + 1, dtype=torch.float64) if seeds is None else row_noise(seeds, length + 1)
+    bound_noise, token_noise = coarse(noise[:, 0]).to(device), noise[:, 1:].to(device)
 
-    rows = torch.arange(batch, device=device)
-    step = 0
-    while len(rows) > 0:
+    step = torch.zeros(batch, dtype=torch.long, device=device)
+    waiting = queue(prompt_mask, slots)
+    rows = waiting[:0]
+    while len(rows) + len(waiting) > 0:
+        fresh, waiting = waiting.tensor_split([(slots or batch) - len(rows)])
+        rows = torch.cat([rows, fresh])
         is_masked = completion[rows] == denoiser.mask_id
         is_candidate = open_block(is_masked, block_length)
-        # The controller reads the entropy of the whole completion; everyone else needs the open block alone.
-        is_read = is_masked if controller is not None and step == 0 else is_candidate
+        # The controller reads the entropy of a whole new completion; everyone else needs the open block alone.
+        is_read = is_candidate if controller is None else is_candidate | (is_masked & (step[rows] == 0)[:, None])
         canvas = torch.cat([prompt_ids[rows], completion[rows]], dim=1)
-        logits = _ask(denoiser, canvas, attention_mask[rows], is_read, is_shared=step == 0)
-        if controller is not None and step == 0:
-            features = controller.features(entropy(logits).view(batch, length))
-            bound, bound_logp = controller.choose(features, bound_noise if explore else None)
-            logits = logits[is_candidate[is_read]]
+        prediction, place = _ask(denoiser, canvas, attention_mask[rows], is_read, len(fresh))
+        found = read(prediction, place, token_noise[rows][is_read], temperature, rule)
+        token, logp, score = (values.new_zeros(is_read.shape).masked_scatter(is_read, values) for values in found)
+        if controller is not None and len(fresh) > 0:
+            seen = controller.features(score[len(rows) - len(fresh) :])
+            features = features if features.shape[1] else seen.new_zeros(batch, seen.shape[1])
+            features[fresh] = seen
+            bound[fresh], bound_logp[fresh] = controller.choose(seen, bound_noise[fresh] if explore else None)
 
-        token, logp = draw_tokens(logits, token_noise[rows][is_candidate], temperature)
-        score = torch.zeros(is_candidate.shape, device=device).masked_scatter(is_candidate, rule.score(logits, token))
         is_commit = rule.select(score, is_candidate, bound[rows])
-        kept = is_commit[is_candidate]
         at_row, at_position = is_commit.nonzero(as_tuple=True)
         at_row = rows[at_row]
-        completion[at_row, at_position] = token[kept]
-        behaviour_logp[at_row, at_position] = logp[kept]
-        unmask_step[at_row, at_position] = step
+        completion[at_row, at_position] = token[is_commit]
+        behaviour_logp[at_row, at_position] = logp[is_commit]
+        unmask_step[at_row, at_position] = step[at_row]
 
         is_open = (completion[rows] == denoiser.mask_id) & completion_mask(completion[rows], stop_ids)
         is_done = ~is_open.any(dim=1)
         _fill_tail(completion, unmask_step, rows[is_done], step, denoiser.mask_id, stop_ids)
+        step[rows] += 1
         rows = rows[~is_done]
-        step += 1
 
     return Rollout(
         prompt_ids=prompt_ids,
@@ -112,51 +119,46 @@ def sample(
     )
 
 
+def queue(prompt_mask: Bool[Tensor, "B P"], slots: int | None) -> Int[Tensor, " B"]:
+    """The order in which rows come in: as given if all do at once, else long prompts first, so that little is padded
+    and no long one is left for the end."""
+    rows = torch.arange(len(prompt_mask), device=prompt_mask.device)
+    if slots is None or slots >= len(rows):
+        return rows
+    return prompt_mask.sum(dim=1).argsort(descending=True, stable=True)
+
+
 def _ask(
     denoiser: DenoiseFn,
     canvas: Int[Tensor, "b N"],
     attention_mask: Bool[Tensor, "b N"],
     is_read: Bool[Tensor, "b L"],
-    is_shared: bool,
-) -> Float[Tensor, "M V"]:
-    """Logits at the completion positions to be read. Before the first commit the completions of a prompt share one
-    canvas, and the same positions are read in all rows: it is shown once."""
-    prompt_length = canvas.shape[1] - is_read.shape[1]
-    if not is_shared:
-        return denoiser(canvas, attention_mask, torch.nn.functional.pad(is_read, (prompt_length, 0), value=False))
-    canvas, attention_mask, place = distinct(canvas, attention_mask)
-    at = torch.nn.functional.pad(is_read[: len(canvas)], (prompt_length, 0), value=False)
-    logits = denoiser(canvas, attention_mask, at)
-    return logits.view(len(canvas), -1, logits.shape[-1])[place].flatten(0, 1)
+    num_fresh: int,
+) -> tuple[Prediction, Int[Tensor, " M"]]:
+    """A prediction, and its place for each completion position to be read.
 
-
-def row_noise(seeds: Int[Tensor, " B"], count: int) -> Float[Tensor, "B count"]:
-    """`count` uniform numbers per row, a function of the row's own seed.
-
-    One number per position serves all steps: a position is drawn for good once, and under an exact rule nothing
-    before that has looked at its number.
+    Before their first commit, which the last `num_fresh` rows have before them, the completions of a prompt share one
+    canvas, and the same positions are read in all rows: it is shown once. Padding that all rows have is not shown.
     """
-    generator = torch.Generator()
-    return torch.stack([torch.rand(count, generator=generator.manual_seed(seed)) for seed in seeds.tolist()])
-
-
-def draw_tokens(
-    logits: Float[Tensor, "M V"], uniform: Float[Tensor, " M"], temperature: float
-) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
-    """One token for each row of logits by inverse CDF, and its log-probability; at temperature 0 the best, 0."""
-    if temperature == 0:
-        return logits.argmax(dim=-1), torch.zeros(len(logits), device=logits.device)
-    logp = (logits / temperature).log_softmax(dim=-1)
-    cdf = logp.double().exp().cumsum(dim=-1)
-    token = torch.searchsorted(cdf, uniform.double()[:, None] * cdf[:, -1:], right=True).squeeze(-1)
-    return token, logp.gather(-1, token[:, None]).squeeze(-1)
+    old = len(canvas) - num_fresh
+    some, their_mask, their_place = distinct(canvas[old:], attention_mask[old:])
+    canvas, attention_mask = torch.cat([canvas[:old], some]), torch.cat([attention_mask[:old], their_mask])
+    padding = int(attention_mask.any(dim=0).long().argmax())
+    at = torch.nn.functional.pad(is_read[: len(canvas)], (canvas.shape[1] - is_read.shape[1], 0), value=False)
+    prediction = predict(denoiser, canvas[:, padding:], attention_mask[:, padding:], at[:, padding:])
+    num_old, num_each = int(is_read[:old].sum()), int(is_read[-1].sum())
+    each = torch.arange(num_each, device=canvas.device)
+    place = torch.cat(
+        [torch.arange(num_old, device=canvas.device), num_old + (their_place[:, None] * num_each + each).flatten()]
+    )
+    return prediction, place
 
 
 def _fill_tail(
     completion: Int[Tensor, "B L"],
     unmask_step: Int[Tensor, "B L"],
     rows: Int[Tensor, " D"],
-    step: int,
+    step: Int[Tensor, " B"],
     mask_id: int,
     stop_ids: tuple[int, ...],
 ) -> None:
@@ -167,4 +169,4 @@ def _fill_tail(
     first_stop = completion_mask(ids, stop_ids).sum(dim=1, keepdim=True) - 1
     is_left = ids == mask_id
     completion[rows] = torch.where(is_left, ids.gather(1, first_stop), ids)
-    unmask_step[rows] = torch.where(is_left, step, unmask_step[rows])
+    unmask_step[rows] = torch.where(is_left, step[rows, None], unmask_step[rows])

@@ -186,8 +186,9 @@ def denoising_loss(denoiser: Denoiser, targets: Targets, noise: Noise) -> Float[
     """Weighted cross-entropy of the masked tokens, in nats per completion token: the share of these rows in it."""
     device = denoiser.model.device
     canvas = targets.ids.masked_fill(noise.is_masked, denoiser.mask_id)
-    logits = denoiser(canvas.to(device), targets.visible.to(device), noise.is_masked.to(device))
-    losses = F.cross_entropy(logits, targets.ids[noise.is_masked].to(device), reduction="none")
+    said = denoiser.predict(canvas.to(device), targets.visible.to(device), noise.is_masked.to(device))
+    token = targets.ids[noise.is_masked].to(device)
+    losses = -said.logp(torch.arange(len(token), device=device), token, temperature=1.0)
     weight = noise.weight[:, None].expand(canvas.shape)[noise.is_masked]
     return (losses * weight.to(device)).sum() / noise.total
 

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -18,7 +18,6 @@ from diffpo.likelihood import (
     KlKind,
     Views,
     conditionals,
-    kl_full,
     surrogate_logp,
 )
 from diffpo.models.denoiser import Denoiser
@@ -71,7 +70,15 @@ class _Part:
     batch: Batch
     weight: Float[Tensor, "b L"]
     views: Views
-    base: Conditionals | None
+    base: "_Base | None"
+
+
+@dataclass(frozen=True)
+class _Base:
+    """The base policy on the canvases of a part: what the KL or the credit is made of, and no more."""
+
+    said: Conditionals | None
+    logp: Float[Tensor, "*K b L"] | None
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,8 @@ def update_policy(
             found = update.objective(read.logp, old[number], part.batch.rollout.behaviour_logp, credits[number])
             loss = found.loss
             if part.base is not None:
-                kl = _kl(read, part.base, part, update)
+                with torch.set_grad_enabled(update.kl > 0):  # else it is only looked at
+                    kl = _kl(read, part.base, part, update)
                 loss = loss + update.kl * kl
                 totals["kl"] += _total(part.weight, kl)
             total = (part.weight * loss).sum()
@@ -208,20 +216,28 @@ def _split(
     for index in rows.split(update.micro_batch or len(batch.rollout)) if len(rows) else ():
         part = batch.rows(index)
         views = update.estimator(part.rollout, draw[index.to(draw.device)], denoiser.mask_id)
-        with torch.no_grad():
-            read = conditionals(base, views, part.is_scored) if base is not None else None
-        parts.append(_Part(index, part, weight[index], views, read))
+        held = _read_base(base, part, views, update) if base is not None else None
+        parts.append(_Part(index, part, weight[index], views, held))
     return parts
+
+
+@torch.no_grad()
+def _read_base(base: Denoiser, part: Batch, views: Views, update: PolicyUpdate) -> _Base:
+    said = conditionals(base, views, part.is_scored)
+    is_full = update.kl_kind == "full"
+    needs_logp = not is_full or update.objective.reads != "none"
+    logp = said.logp(part.rollout.completion_ids, update.temperature) if needs_logp else None
+    return _Base(said if is_full else None, logp)
 
 
 def _read(denoiser: Denoiser, part: _Part, update: PolicyUpdate) -> _Read:
     now = conditionals(denoiser, part.views, part.batch.is_scored)
     readings = now.logp(part.batch.rollout.completion_ids, update.temperature)
-    return _Read(now, readings, _surrogate(part, now, readings))
+    return _Read(now, readings, _surrogate(part, readings))
 
 
-def _surrogate(part: _Part, read: Conditionals, readings: Float[Tensor, "*K b L"]) -> Float[Tensor, "b L"]:
-    return surrogate_logp(part.views, readings, read.is_read, part.batch.advantage < 0)
+def _surrogate(part: _Part, readings: Float[Tensor, "*K b L"]) -> Float[Tensor, "b L"]:
+    return surrogate_logp(part.views, readings, part.views.is_read(part.batch.is_scored), part.batch.advantage < 0)
 
 
 def _logps(denoiser: Denoiser, parts: list[_Part], update: PolicyUpdate, single: _Read | None) -> list[Tensor]:
@@ -250,11 +266,7 @@ def _credit(
     def completions(tokens: list[Tensor]) -> Float[Tensor, "Q G"]:
         return _of_all([part.sum(dim=1) for part in tokens], none=batch.advantage[:0]).view(reward.shape)
 
-    held = [
-        _surrogate(part, part.base, part.base.logp(part.batch.rollout.completion_ids, update.temperature))
-        for part in parts
-        if part.base is not None
-    ]
+    held = [_surrogate(part, part.base.logp) for part in parts if part.base is not None and part.base.logp is not None]
     base = completions(held) if has_base else None
     return update.objective.credit(Groups(reward, advantage, base, completions(old), completions(now)))
 
@@ -284,15 +296,14 @@ def _token_weights(batch: Batch, rows: Int[Tensor, " m"], terms: list[PolicyLoss
     return token_weight_metrics(weight[at], is_capped[at], is_floored[at], is_right[at], progress[at])
 
 
-def _kl(read: _Read, base: Conditionals, part: _Part, update: PolicyUpdate) -> Float[Tensor, "b L"]:
+def _kl(read: _Read, base: _Base, part: _Part, update: PolicyUpdate) -> Float[Tensor, "b L"]:
     """KL of each token's conditionals to the base's on its canvases, at temperature 1 (full) or the rollout's.
 
     With several canvases for a token it is weighted as the token's log-probability is.
     """
     if update.kl_kind == "full":
-        return part.views.total(read.now.per_token(kl_full(read.now.logits, base.logits)))
-    base_readings = base.logp(part.batch.rollout.completion_ids, update.temperature)
-    return part.views.total(SAMPLED_KL[update.kl_kind](read.readings, base_readings))
+        return part.views.total(read.now.kl(cast(Conditionals, base.said)))
+    return part.views.total(SAMPLED_KL[update.kl_kind](read.readings, cast(Tensor, base.logp)))
 
 
 def _total(weight: Float[Tensor, "b L"], values: Tensor) -> float:

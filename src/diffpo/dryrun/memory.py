@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from diffpo.dryrun.size import Size
 from diffpo.dryrun.work import Work
+from diffpo.likelihood.head import CHUNK
+from diffpo.models.denoiser import WHOLE
 from diffpo.models.quantised import BYTES_PER_WEIGHT
 from diffpo.recipes.schema import RlRecipe, SftRecipe, base_bits
 
@@ -33,13 +35,13 @@ def resident(recipe: RlRecipe | SftRecipe, size: Size, has_reference: bool) -> P
 
 def update(recipe: RlRecipe | SftRecipe, size: Size, work: Work, rows: int) -> Parts:
     """Bytes that a backward pass of `rows` completions needs besides: activations of all blocks, or of one at a time
-    and the inputs of all; logits, their log-probabilities and gradients in float32."""
+    and the inputs of all; of the output head, see `head_bytes`."""
     if not size.trained:
         return {}
     tokens = round(rows * work.canvases * work.tokens)
     return {
         "update: activations": activations(size, tokens, recipe.gradient_checkpointing) * width_of(recipe),
-        "update: logits": 3 * FLOAT32 * rows * work.length * size.vocabulary,
+        "update: output head": head_bytes(size, rows * work.length),
     }
 
 
@@ -54,6 +56,14 @@ def rollout(recipe: RlRecipe, size: Size, work: Work, rows: int) -> Parts:
         "rollout: activations": rows * work.tokens * inside * width_of(recipe),
         "rollout: logits": 2 * FLOAT32 * read * size.vocabulary,
     }
+
+
+def head_bytes(size: Size, scored: int) -> int:
+    """Logits, log-probabilities and their gradients of small vocabularies, in float32; else what is kept for each
+    scored state, and the logits that exist at a time."""
+    if size.vocabulary <= WHOLE:
+        return 3 * FLOAT32 * scored * size.vocabulary
+    return 3 * FLOAT32 * scored * size.width + FLOAT32 * CHUNK["cuda"]
 
 
 def activations(size: Size, tokens: int, is_checkpointed: bool) -> int:

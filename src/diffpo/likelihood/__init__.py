@@ -9,6 +9,7 @@ all completions of a prompt share one denoiser call. The mathematics: `docs/math
 
 from diffpo.likelihood.kl import SAMPLED_KL, KlKind, kl_full, kl_k1, kl_k2, kl_k3
 from diffpo.likelihood.masks import Coupled, Elbo, Eubo
+from diffpo.likelihood.prediction import Logits, Prediction, States, predict
 from diffpo.likelihood.reading import Conditionals, conditionals, surrogate_logp
 from diffpo.likelihood.trajectory import Exact, ManyTimesMeanField, MeanField, TwoTimesMeanField
 from diffpo.likelihood.views import Estimator, UpperBound, Views
@@ -22,8 +23,11 @@ __all__ = [
     "Eubo",
     "Exact",
     "KlKind",
+    "Logits",
     "ManyTimesMeanField",
     "MeanField",
+    "Prediction",
+    "States",
     "TwoTimesMeanField",
     "UpperBound",
     "Views",
@@ -32,5 +36,6 @@ __all__ = [
     "kl_k1",
     "kl_k2",
     "kl_k3",
+    "predict",
     "surrogate_logp",
 ]

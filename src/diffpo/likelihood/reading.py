@@ -1,4 +1,4 @@
-"""Score tokens on their views: one denoiser call, then pure functions of its logits."""
+"""Score tokens on their views: one denoiser call, then pure functions of what it said."""
 
 import math
 from dataclasses import dataclass
@@ -7,18 +7,23 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from diffpo.likelihood.prediction import Prediction, predict
 from diffpo.likelihood.views import Views
 from diffpo.types import DenoiseFn
 
 
 @dataclass(frozen=True)
 class Conditionals:
-    """Logits at every scored place, once each, and where each completion token finds its own."""
+    """What is said at every scored place, once each, and where each completion token finds its own."""
 
-    logits: Float[Tensor, "M V"]
+    said: Prediction
     slot: Int[Tensor, "*K B L"]
-    """Index into `logits`; 0 where a token is not read."""
+    """Place in `said`; 0 where a token is not read."""
     is_read: Bool[Tensor, "*K B L"]
+
+    def at(self, which: Bool[Tensor, "*K B L"]) -> Prediction:
+        """What is said of some tokens, one place for each."""
+        return self.said.rows(self.slot[which])
 
     def per_token(self, values: Float[Tensor, " M"]) -> Float[Tensor, "*K B L"]:
         """0 where a token is not read."""
@@ -29,8 +34,13 @@ class Conditionals:
 
         0 where a token is not read.
         """
-        logp = (self.logits / temperature).log_softmax(dim=-1)
-        return logp[self.slot, completion_ids].masked_fill(~self.is_read, 0.0)
+        token = completion_ids.expand(self.slot.shape)[self.is_read]
+        logp = self.said.logp(self.slot[self.is_read], token, temperature)
+        return logp.new_zeros(self.slot.shape).masked_scatter(self.is_read, logp)
+
+    def kl(self, base: "Conditionals") -> Float[Tensor, "*K B L"]:
+        """KL(this || base) of each token's conditional on the same canvases, nats; 0 where a token is not read."""
+        return self.per_token(self.said.kl(base.said))
 
 
 def conditionals(denoiser: DenoiseFn, views: Views, is_scored: Bool[Tensor, "B L"]) -> Conditionals:
@@ -43,10 +53,10 @@ def conditionals(denoiser: DenoiseFn, views: Views, is_scored: Bool[Tensor, "B L
     at[views.source[is_read], position[is_read]] = True
     if not is_read.any():
         at[0, -1] = True  # a small micro-batch may mask no scored token; its slots still point at a place
-    logits = denoiser(views.canvas, views.attention_mask, at)
+    said = predict(denoiser, views.canvas, views.attention_mask, at)
     slot_of = (at.flatten().cumsum(dim=0) - 1).view_as(at)
     slot = torch.where(is_read, slot_of[views.source, position], 0)
-    return Conditionals(logits, slot, is_read)
+    return Conditionals(said, slot, is_read)
 
 
 def surrogate_logp(

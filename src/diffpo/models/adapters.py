@@ -4,7 +4,8 @@ There is no dropout: rollouts, the old policy and the new one must be the same f
 at the first step of an update.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -41,11 +42,23 @@ class AdapterOff(Denoiser):
     def __call__(
         self, canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"], at: Bool[Tensor, "R N"]
     ) -> Float[Tensor, "M V"]:
-        self.model.disable_adapters()
-        try:
+        with _off(self.model):
             return super().__call__(canvas, attention_mask, at)
-        finally:
-            self.model.enable_adapters()
+
+    def states(
+        self, canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"], at: Bool[Tensor, "R N"]
+    ) -> Float[Tensor, "M D"]:
+        with _off(self.model):
+            return super().states(canvas, attention_mask, at)
+
+
+@contextmanager
+def _off(model: PreTrainedModel) -> Iterator[None]:
+    model.disable_adapters()
+    try:
+        yield
+    finally:
+        model.enable_adapters()
 
 
 def add_adapter(denoiser: Denoiser, rank: int, alpha: int, seed: int) -> None:

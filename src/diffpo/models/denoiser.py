@@ -2,10 +2,15 @@
 
 from dataclasses import dataclass, field
 
-import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from diffpo.likelihood.head import Head, barred
+from diffpo.likelihood.prediction import Logits, Prediction, States
+
+WHOLE = 4096
+"""Vocabularies up to this one keep their logits: there is nothing to gain (docs/performance.md)."""
 
 
 @dataclass
@@ -30,12 +35,35 @@ class Denoiser:
     def __call__(
         self, canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"], at: Bool[Tensor, "R N"]
     ) -> Float[Tensor, "M V"]:
+        self._count(canvas)
+        logits = self.model(input_ids=canvas, attention_mask=attention_mask, logits_at=at).logits
+        return barred(logits.float(), self.mask_id, self.vocabulary)
+
+    def predict(
+        self, canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"], at: Bool[Tensor, "R N"]
+    ) -> Prediction:
+        """The same, without logits in memory where the vocabulary is large."""
+        head = self.head
+        if head is None:
+            return Logits(self(canvas, attention_mask, at))
+        return States(self.states(canvas, attention_mask, at), head)
+
+    def states(
+        self, canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"], at: Bool[Tensor, "R N"]
+    ) -> Float[Tensor, "M D"]:
+        """The hidden states that the output head reads, in the model's dtype."""
+        self._count(canvas)
+        states: Tensor = self.model.states(canvas, attention_mask, at)
+        return states
+
+    @property
+    def head(self) -> Head | None:
+        """None where logits are as good, or the head is more than a matrix (an adapter on it)."""
+        head = self.model.get_output_embeddings()
+        if type(head) is not nn.Linear or len(list(head.parameters())) > 1 or len(head.weight) <= WHOLE:
+            return None
+        return Head(head.weight, self.mask_id, self.vocabulary or len(head.weight))
+
+    def _count(self, canvas: Int[Tensor, "R N"]) -> None:
         self.shown.canvases += len(canvas)
         self.shown.tokens += canvas.numel()
-        logits: Tensor = self.model(input_ids=canvas, attention_mask=attention_mask, logits_at=at).logits.float()
-        # Not -inf: 0 * -inf would be nan in entropies and KL.
-        token = torch.arange(logits.shape[-1], device=logits.device)
-        is_barred = token == self.mask_id
-        if self.vocabulary is not None:
-            is_barred |= token >= self.vocabulary
-        return logits.masked_fill(is_barred, torch.finfo(torch.float32).min / 2)

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel, Qwen2Tokenizer
 from transformers.modeling_outputs import MaskedLMOutput
 
 from diffpo.models.family import Family
-from diffpo.models.layers import Frame, RMSNorm, at_positions, attend, frame_of, initialise, run
+from diffpo.models.layers import Frame, Read, RMSNorm, arranged, at_positions, attend, initialise, run
 
 
 class DreamConfig(PretrainedConfig):
@@ -70,8 +70,10 @@ class DreamAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=True)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, n: Float[Tensor, "B N D"], frame: Frame) -> Float[Tensor, "B N D"]:
-        return cast(Tensor, self.o_proj(attend(self, self.q_proj(n), self.k_proj(n), self.v_proj(n), frame)))
+    def forward(self, n: Float[Tensor, "B N D"], frame: Frame, read: Read | None) -> Float[Tensor, "B W D"]:
+        k, v = self.k_proj(n), self.v_proj(n)
+        q = self.q_proj(n if read is None else read.of(n))
+        return cast(Tensor, self.o_proj(attend(self, q, k, v, frame, read)))
 
 
 class DreamMLP(nn.Module):
@@ -97,8 +99,9 @@ class DreamDecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, h: Float[Tensor, "B N D"], frame: Frame) -> Float[Tensor, "B N D"]:
-        h = h + self.self_attn(self.input_layernorm(h), frame)
+    def forward(self, h: Float[Tensor, "B N D"], frame: Frame, read: Read | None = None) -> Float[Tensor, "B W D"]:
+        mixed = self.self_attn(self.input_layernorm(h), frame, read)
+        h = mixed + (h if read is None else read.of(h))
         return h + cast(Tensor, self.mlp(self.post_attention_layernorm(h)))
 
 
@@ -153,10 +156,22 @@ class DreamModel(PreTrainedModel):
         token. Positions count from there, so padding on the left changes nothing. Padding must not be everything: a
         row needs at least one visible token.
         """
-        h = self.model.embed_tokens(input_ids)
-        frame = frame_of(self.config, h, attention_mask, self.config.hidden_size // self.config.num_attention_heads)
-        h = run(self.model.layers, h, frame, self.gradient_checkpointing)
-        return MaskedLMOutput(logits=self.lm_head(at_positions(aligned(self.model.norm(h), frame.position), logits_at)))
+        return MaskedLMOutput(logits=self.lm_head(self.states(input_ids, attention_mask, logits_at)))
+
+    def states(
+        self,
+        input_ids: Int[Tensor, "B N"],
+        attention_mask: Tensor | None = None,
+        at: Bool[Tensor, "B N"] | None = None,
+    ) -> Float[Tensor, "..."]:
+        """What the output head reads to predict each token: [B, N, D], or [M, D] at the M positions."""
+        embedding = self.model.embed_tokens
+        head_dim = self.config.hidden_size // self.config.num_attention_heads
+        h, frame, read = arranged(self.config, embedding, input_ids, attention_mask, head_dim, at, shift=1)
+        h = run(self.model.layers, h, frame, self.gradient_checkpointing, read)
+        if read is not None:
+            return cast(Tensor, self.model.norm(h[read.is_read]))
+        return at_positions(aligned(self.model.norm(h), frame.position), at)
 
 
 def aligned(h: Float[Tensor, "B N D"], position: Int[Tensor, "*B N"]) -> Float[Tensor, "B N D"]:

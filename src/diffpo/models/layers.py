@@ -1,6 +1,6 @@
 """What the families share: RMSNorm, rotary positions, attention to every visible token, and running the blocks."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,6 +13,8 @@ from transformers import PretrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+LONG = 128
+"""Tokens from which on a canvas is worth the gathers that leave out what is not needed."""
 Rotation = tuple[Float[Tensor, "*#B N h"], Float[Tensor, "*#B N h"]]
 
 
@@ -24,7 +26,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         return self.weight * F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps).to(x.dtype)
 
 
@@ -40,6 +42,8 @@ class Frame:
     """`attn_implementation` of the model: SDPA unless it was asked for another one."""
     mask: Any
     """Which tokens are visible, in the form that the kernel wants; None where all are."""
+    lengths: list[int] | None = None
+    """Rows packed one behind the other, without padding, B being 1; None where each has its own."""
 
 
 def frame_of(
@@ -54,6 +58,65 @@ def frame_of(
         is_sdpa = _is_sdpa(kernel)
         mask = is_visible[:, None, None, :] if is_sdpa else create_bidirectional_mask(config, h, is_visible)
     return Frame(position, rotary_angles(position, head_dim, config.rope_theta), head_dim, kernel, mask)
+
+
+@dataclass(frozen=True)
+class Read:
+    """Which hidden states are read behind the last block. It computes queries, MLP and norm for them alone."""
+
+    index: Int[Tensor, "B W"]
+    """Positions of each row, in order; where a row has fewer than another, more of its positions follow."""
+    is_read: Bool[Tensor, "B W"]
+    lengths: list[int] | None = None
+    """How many each of the packed rows has."""
+
+    def of(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B W D"]:
+        return x.gather(1, self.index[..., None].expand(-1, -1, x.shape[-1]))
+
+    def turned(self, rotation: Rotation) -> tuple[Float[Tensor, "B W h"], Float[Tensor, "B W h"]]:
+        """The rotation of the read positions."""
+        if rotation[0].ndim == 2:
+            return rotation[0][self.index], rotation[1][self.index]
+        return self.of(rotation[0]), self.of(rotation[1])
+
+
+def arranged(
+    config: PretrainedConfig,
+    embedding: nn.Module,
+    ids: Int[Tensor, "B N"],
+    attention_mask: Tensor | None,
+    head_dim: int,
+    at: Bool[Tensor, "B N"] | None,
+    shift: int = 0,
+) -> tuple[Float[Tensor, "b n D"], Frame, Read | None]:
+    """Embeddings as the blocks had best see them, their frame, and what is read behind the last: the states at `at`, or
+    those `shift` before, in row-major order.
+
+    On a long canvas the last block computes only what is read (None: everything), and on a CPU rows of different
+    lengths are packed without their padding. Short canvases stay as they are: the gathers would cost what they save.
+    """
+    if at is None or at.shape[1] < LONG or not _is_sdpa(config._attn_implementation) or not at.any():
+        h = embedding(ids)
+        return h, frame_of(config, h, attention_mask, head_dim), None
+    visible = None if attention_mask is None or ids.device.type != "cpu" else attention_mask.bool()
+    if visible is None or bool(visible.all()) or bool((at & ~visible).any()):
+        h = embedding(ids)
+        frame = frame_of(config, h, attention_mask, head_dim)
+        return h, frame, _read(frame, at, shift)
+    position = (visible.long().cumsum(dim=1) - 1)[visible]
+    rotation = rotary_angles(position, head_dim, config.rope_theta)
+    frame = Frame(position, rotation, head_dim, config._attn_implementation, None, visible.sum(dim=1).tolist())
+    return embedding(ids[visible][None]), frame, _read(frame, at[visible][None], shift, at.sum(dim=1).tolist())
+
+
+def _read(frame: Frame, at: Bool[Tensor, "B N"], shift: int, lengths: list[int] | None = None) -> Read:
+    count = at.sum(dim=1, keepdim=True)
+    width = int(count.amax())
+    index = at.long().argsort(dim=1, descending=True, stable=True)[:, :width]
+    if shift:
+        position = frame.position.expand_as(at).gather(1, index)
+        index = torch.where(position > 0, index - shift, index)
+    return Read(index, torch.arange(width, device=at.device) < count, lengths)
 
 
 def rotary_angles(position: Int[Tensor, "*B N"], head_dim: int, theta: float) -> Rotation:
@@ -75,20 +138,30 @@ def rotate(x: Float[Tensor, "B H N h"], rotation: Rotation) -> Float[Tensor, "B 
 
 def attend(
     block: nn.Module,
-    q: Float[Tensor, "B N Q"],
+    q: Float[Tensor, "B W Q"],
     k: Float[Tensor, "B N K"],
     v: Float[Tensor, "B N K"],
     frame: Frame,
-) -> Float[Tensor, "B N Q"]:
-    """softmax(q k / sqrt(head_dim)) v over the visible tokens, not causal; Q / K query heads share a key and value."""
+    read: Read | None = None,
+) -> Float[Tensor, "B W Q"]:
+    """softmax(q k / sqrt(head_dim)) v over the visible tokens, not causal; Q / K query heads share a key and value.
+
+    The queries are those of the positions that `read` names, W of N, or all.
+    """
     batch, length, _ = q.shape
     shared = q.shape[-1] // k.shape[-1]
-    q, k, v = (x.view(batch, length, -1, frame.head_dim).transpose(1, 2) for x in (q, k, v))
-    q, k = rotate(q, frame.rotation), rotate(k, frame.rotation)
+    q, k, v = (x.view(batch, x.shape[1], -1, frame.head_dim).transpose(1, 2) for x in (q, k, v))
+    q = rotate(q, frame.rotation if read is None else read.turned(frame.rotation))
+    k = rotate(k, frame.rotation)
     if not _is_sdpa(frame.kernel):
         attention = ALL_ATTENTION_FUNCTIONS[frame.kernel]
         mixed = attention(block, q, k, v, frame.mask, dropout=0.0, scaling=frame.head_dim**-0.5, is_causal=False)[0]
         return cast(Tensor, mixed).reshape(batch, length, -1)
+    if frame.lengths is not None:
+        asked = frame.lengths if read is None or read.lengths is None else read.lengths
+        rows = zip(q.split(asked, dim=2), k.split(frame.lengths, dim=2), v.split(frame.lengths, dim=2), strict=True)
+        parts = [F.scaled_dot_product_attention(*row, enable_gqa=shared > 1) for row in rows if row[0].shape[2]]
+        return torch.cat(parts, dim=2).transpose(1, 2).reshape(batch, length, -1)
     if shared > 1 and frame.mask is not None:  # CUDA's fast kernels share heads only where no mask is given
         k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=frame.mask, enable_gqa=q.shape[1] != k.shape[1])
@@ -96,14 +169,20 @@ def attend(
 
 
 def run(
-    blocks: Iterable[nn.Module], h: Float[Tensor, "B N D"], frame: Frame, is_checkpointed: bool
-) -> Float[Tensor, "B N D"]:
-    """All blocks in turn. Checkpointed ones are computed again for the backward pass, which keeps less in memory."""
-    for block in blocks:
+    blocks: Sequence[nn.Module] | nn.ModuleList,
+    h: Float[Tensor, "B N D"],
+    frame: Frame,
+    is_checkpointed: bool,
+    read: Read | None = None,
+) -> Float[Tensor, "B W D"]:
+    """All blocks in turn, the last one for what is read alone. Checkpointed ones are computed again for the backward
+    pass, which keeps less in memory."""
+    for number, block in enumerate(blocks, start=1):
+        last = read if number == len(blocks) else None
         if is_checkpointed and torch.is_grad_enabled():
-            h = cast(Tensor, checkpoint(block, h, frame, use_reentrant=False, preserve_rng_state=False))
+            h = cast(Tensor, checkpoint(block, h, frame, last, use_reentrant=False, preserve_rng_state=False))
         else:
-            h = block(h, frame)
+            h = block(h, frame, last)
     return h
 
 

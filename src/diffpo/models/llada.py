@@ -13,7 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
 from diffpo.models.family import Family
-from diffpo.models.layers import Frame, RMSNorm, at_positions, attend, frame_of, initialise, run
+from diffpo.models.layers import Frame, Read, RMSNorm, arranged, at_positions, attend, initialise, run
 
 
 class LLaDAConfig(PretrainedConfig):
@@ -69,9 +69,12 @@ class LLaDABlock(nn.Module):
         self.up_proj = nn.Linear(config.d_model, config.mlp_hidden_size, bias=False)
         self.ff_out = nn.Linear(config.mlp_hidden_size, config.d_model, bias=False)
 
-    def forward(self, h: Float[Tensor, "B N D"], frame: Frame) -> Float[Tensor, "B N D"]:
+    def forward(self, h: Float[Tensor, "B N D"], frame: Frame, read: Read | None = None) -> Float[Tensor, "B W D"]:
         n = self.attn_norm(h)
-        h = h + self.attn_out(attend(self, self.q_proj(n), self.k_proj(n), self.v_proj(n), frame))
+        k, v = self.k_proj(n), self.v_proj(n)
+        if read is not None:
+            h, n = read.of(h), read.of(n)
+        h = h + self.attn_out(attend(self, self.q_proj(n), k, v, frame, read))
         n = self.ff_norm(h)
         return h + cast(Tensor, self.ff_out(F.silu(self.ff_proj(n)) * self.up_proj(n)))
 
@@ -130,11 +133,21 @@ class LLaDAModelLM(PreTrainedModel):
         Positions count from each row's first visible token, so padding on the left changes nothing. Padding must not
         be everything: a row needs at least one visible token.
         """
+        head = self.model.transformer["ff_out"]
+        return MaskedLMOutput(logits=head(self.states(input_ids, attention_mask, logits_at)))
+
+    def states(
+        self,
+        input_ids: Int[Tensor, "B N"],
+        attention_mask: Tensor | None = None,
+        at: Bool[Tensor, "B N"] | None = None,
+    ) -> Float[Tensor, "..."]:
+        """What the output head reads: [B, N, D], or [M, D] at the M positions."""
         parts = self.model.transformer
-        h = parts["wte"](input_ids)
-        frame = frame_of(self.config, h, attention_mask, self.config.d_model // self.config.n_heads)
-        h = run(cast(nn.ModuleList, parts["blocks"]), h, frame, self.gradient_checkpointing)
-        return MaskedLMOutput(logits=parts["ff_out"](at_positions(parts["ln_f"](h), logits_at)))
+        head_dim = self.config.d_model // self.config.n_heads
+        h, frame, read = arranged(self.config, parts["wte"], input_ids, attention_mask, head_dim, at)
+        h = run(cast(nn.ModuleList, parts["blocks"]), h, frame, self.gradient_checkpointing, read)
+        return at_positions(parts["ln_f"](h), at) if read is None else parts["ln_f"](h[read.is_read])
 
 
 LLADA = Family(

@@ -251,6 +251,8 @@ class RolloutRecipe(Strict):
     temperature: NonNegative = 1.0
     block_length: Count | None = None
     """None: one block, the whole completion."""
+    slots: Count | None = None
+    """Completions in flight at a time; one that is done makes room for the next. None: all at once."""
     rule: RuleRecipe = EntropyBoundRule()
 
     def problems(self) -> Iterable[str]:
@@ -564,6 +566,8 @@ class EvalRecipe(MachineSettings):
     split: Literal["train", "validation", "test"] = "test"
     count: Annotated[int, Field(ge=2)] = 500
     batch: Count = 256
+    slots: Count | None = None
+    """Completions of a batch in flight at a time; one that is done makes room for the next. None: all at once."""
     block_length: Count | None = None
     bounds: tuple[NonNegative, ...] = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
     rules: tuple[RuleRecipe, ...] = ()

@@ -1,0 +1,47 @@
+"""The most memory that a process of its own takes for one loss, beyond the model that it has built.
+
+`python -m diffpo.bench.memory plain` prints it, in MiB; so do `own` and `body`. It is the kernel's own count (VmHWM),
+with what operators need inside and what the allocator keeps; Linux only.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from diffpo.errors import UserError
+
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def peak_of(side: str) -> float:
+    """MiB, of one side of the loss benchmark. Raises UserError where the kernel does not tell."""
+    if not STATUS.is_file():
+        raise UserError("peaks of processes are read from /proc, which only Linux has; run this benchmark there")
+    command = [sys.executable, "-m", "diffpo.bench.memory", side, str(torch.get_num_threads())]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def main(side: str, threads: str = "1") -> None:
+    from diffpo.bench import updates
+    from diffpo.bench.shapes import random_denoiser
+
+    torch.set_num_threads(int(threads))
+    vocabulary, *shape = updates.LOSS_SHAPE
+    denoiser = updates.frozen_head(random_denoiser(vocabulary))
+    batch = updates.random_batch(vocabulary, *shape)
+    sides = {"plain": updates.plain_side, "own": updates.own_loss, "body": updates.body_side}
+    RESET.write_text("5")  # the peak so far is that of building the model
+    before = _mib("VmRSS")
+    sides[side](denoiser, batch)
+    print(f"{_mib('VmHWM') - before:.1f}")
+
+
+def _mib(field: str) -> float:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) / 1024
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

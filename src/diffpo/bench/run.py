@@ -1,0 +1,52 @@
+"""`diffpo bench`: choose, measure, print a line for each ratio, and keep the records."""
+
+import json
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from diffpo.bench.harness import Bench, Measurement, measure
+from diffpo.bench.rollouts import ROLLOUTS
+from diffpo.bench.updates import UPDATES
+from diffpo.errors import UserError
+
+BENCHES: tuple[Bench, ...] = (*ROLLOUTS, *UPDATES)
+
+
+def listing() -> str:
+    return "\n".join(f"{bench.name:28s} {bench.what}" for bench in BENCHES)
+
+
+def chosen(names: Sequence[str], benches: Iterable[Bench] = BENCHES) -> list[Bench]:
+    """Benches by name, or by what their names begin with; all without names. UserError where nothing is called so."""
+    found = [bench for bench in benches if not names or any(bench.name.startswith(name) for name in names)]
+    if unknown := [name for name in names if not any(bench.name.startswith(name) for bench in found)]:
+        raise UserError(f"no benchmark is called {', '.join(unknown)}; diffpo bench --list names them")
+    return found
+
+
+def run_bench(
+    names: Sequence[str], rounds: int, file: Path | None, tell: Callable[[str], None] = print
+) -> list[Measurement]:
+    """Measure and tell as it goes. The file is written after each bench, so that a broken run leaves what it had."""
+    benches = chosen(names)
+    tell(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    done: list[Measurement] = []
+    for bench in benches:
+        tell(f"\n{bench.name}: {bench.what}")
+        found = measure(bench, rounds)
+        done += found
+        for measurement in found:
+            tell(measurement.line())
+        if file is not None:
+            _write(file, done)
+    return done
+
+
+def _write(file: Path, done: Sequence[Measurement]) -> None:
+    try:
+        file.write_text(json.dumps([measurement.record() for measurement in done], indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {file} ({error.strerror}); choose another --json") from error
