@@ -298,8 +298,8 @@ def test_rows_that_are_no_tokens_are_no_tokens_here_either() -> None:
 
 
 def test_a_head_that_is_more_than_a_matrix_keeps_its_logits() -> None:
+    assert large().head is not None
     denoiser = large()
-    assert denoiser.head is not None
     denoiser.model.model.transformer["ff_out"] = nn.Linear(32, LARGE, bias=True)
     assert denoiser.head is None
     adapted = large()
