@@ -21,7 +21,7 @@ import diffpo
 from diffpo import demo
 from diffpo.errors import Stopped
 from diffpo.folders import checkpoints
-from diffpo.recipes import strict
+from diffpo.recipes import files
 from diffpo.records import METRICS
 from diffpo.report.data import read_run
 
@@ -106,7 +106,7 @@ def tiny_package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(root), prepend=os.pathsep)
         patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setattr(strict, "resources", SimpleNamespace(files=lambda _: package / "recipes"))
+        patch.setattr(files, "resources", SimpleNamespace(files=lambda _: package / "recipes"))
         yield package
 
 
