@@ -71,10 +71,10 @@ class LLaDABlock(nn.Module):
 
     def forward(self, h: Float[Tensor, "B N D"], frame: Frame, read: Read | None = None) -> Float[Tensor, "B W D"]:
         n = self.attn_norm(h)
-        k, v = self.k_proj(n), self.v_proj(n)
+        q = self.q_proj(n if read is None else read.of(n))  # before k and v: gradients add up in the order of use
         if read is not None:
-            h, n = read.of(h), read.of(n)
-        h = h + self.attn_out(attend(self, self.q_proj(n), k, v, frame, read))
+            h = read.of(h)
+        h = h + self.attn_out(attend(self, q, self.k_proj(n), self.v_proj(n), frame, read))
         n = self.ff_norm(h)
         return h + cast(Tensor, self.ff_out(F.silu(self.ff_proj(n)) * self.up_proj(n)))
 
