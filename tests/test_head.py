@@ -105,6 +105,16 @@ def test_what_cannot_be_said_has_no_probability_and_no_gradient() -> None:
     torch.testing.assert_close(grad, whole, atol=1e-3, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_few_rows_get_the_same_logits_by_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight = some()
+    monkeypatch.setattr(heads, "SLICE", 64)  # the last one is shorter
+    made = Head(weight, MASK, SIZE).logits(hidden)
+    can = [token for token in range(SIZE) if token != MASK]
+    torch.testing.assert_close(made[:, can], plain_logits(hidden, weight).float(), atol=1e-5, rtol=1e-5)
+    assert made.shape == (ROWS, VOCAB) and not made.softmax(dim=-1)[:, [MASK, SIZE, VOCAB - 1]].any()
+
+
 def test_nothing_asked_is_nothing_found() -> None:
     hidden, weight = some()
     none = torch.zeros(0, dtype=torch.long)

@@ -137,18 +137,23 @@ def test_noise_is_finer_than_a_float32_and_below_one() -> None:
     assert bool((down.double() <= noise).all()) and bool((noise - down.double() < 2**-24).all())
 
 
+@pytest.mark.parametrize("is_shared", [True, False])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_reading_in_pieces_changes_nothing(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_in_pieces_changes_nothing(
+    temperature: float, is_shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = torch.Generator().manual_seed(0)
     prediction = Logits(torch.randn(50, 9, generator=generator))
-    place = torch.randint(40, (120,), generator=generator)  # some are read often, and the last ten never
-    uniform = torch.rand(120, dtype=torch.float64, generator=generator)
+    place = torch.randperm(50, generator=generator)
+    if is_shared:
+        place = torch.cat([place, place[:20], place[10:]])
+    uniform = torch.rand(len(place), dtype=torch.float64, generator=generator)
     whole = read(prediction, place, uniform, temperature, EntropyBound())
     monkeypatch.setattr(drawing, "HEAD_CHUNK", {"cpu": 9 * 7})
     monkeypatch.setattr(drawing, "READ_CHUNK", {"cpu": 9 * 3})
     for found, expected in zip(read(prediction, place, uniform, temperature, EntropyBound()), whole, strict=True):
         assert torch.equal(found, expected)
-    for row in range(120):
+    for row in range(len(place)):
         logits = prediction.logits[place[row]][None]
         token, logp = draw_tokens(logits, uniform[row : row + 1], temperature)
         assert (whole[0][row], whole[1][row], whole[2][row]) == (token, logp, entropy(logits))

@@ -96,7 +96,7 @@ def read(
         )
         logits = some.logits
         for index in readings.split(at_once):
-            own = logits[place[index] - first] if is_shared else logits[int(index[0]) - first :][: len(index)]
+            own = logits[place[index] - first] if is_shared else logits[int(place[index[0]]) - first :][: len(index)]
             token, logp = draw_tokens(own, uniform[index], temperature)
             found.append((token, logp, rule.score(own, token)))
     token, logp, score = (torch.cat(parts)[order.argsort()] for parts in zip(*found, strict=True))

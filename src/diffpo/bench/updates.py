@@ -171,7 +171,7 @@ def loss_case(
         lambda: own_loss(denoiser, batch),
         difference,
         lambda _: flops,
-        lambda _: process_ratios() if is_alone else {},
+        lambda _result, _counts: process_ratios() if is_alone else {},
     )
 
 

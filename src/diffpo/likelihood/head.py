@@ -24,6 +24,8 @@ CHUNK = {"cpu": 2**21, "cuda": 2**26}
 """Logits that exist at a time: what stays in a CPU's cache, what keeps a GPU busy (docs/performance.md)."""
 ROW_CHUNK = 2**23
 """The same where rows are cut, of which there should be enough for a matrix product."""
+SKINNY, SLICE = 64, 2048
+"""Rows up to which a CPU makes logits by slices of the vocabulary, and how many tokens a slice has."""
 NARROWEST = 128
 """Columns that are taken at least, however many rows there are."""
 
@@ -39,7 +41,17 @@ class Head:
 
     def logits(self, hidden: Float[Tensor, "M D"]) -> Float[Tensor, "M V"]:
         """All of them, in float32."""
-        return barred(F.linear(hidden, self.weight).float(), self.mask_id, self.size)
+        is_skinny = hidden.device.type == "cpu" and len(hidden) <= SKINNY and not torch.is_grad_enabled()
+        made = _in_slices(hidden, self.weight) if is_skinny else F.linear(hidden, self.weight)
+        return barred(made.float(), self.mask_id, self.size)
+
+
+def _in_slices(hidden: Float[Tensor, "M D"], weight: Float[Tensor, "V D"]) -> Float[Tensor, "M V"]:
+    """The same product: of few rows with a matrix that no cache holds, slices are quicker (docs/performance.md)."""
+    made = hidden.new_empty(len(hidden), len(weight))
+    for start in range(0, len(weight), SLICE):
+        made[:, start : start + SLICE] = F.linear(hidden, weight[start : start + SLICE])
+    return made
 
 
 def barred(logits: Float[Tensor, "M V"], mask_id: int, size: int | None) -> Float[Tensor, "M V"]:

@@ -71,9 +71,8 @@ class DreamAttention(nn.Module):
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(self, n: Float[Tensor, "B N D"], frame: Frame, read: Read | None) -> Float[Tensor, "B W D"]:
-        k, v = self.k_proj(n), self.v_proj(n)
-        q = self.q_proj(n if read is None else read.of(n))
-        return cast(Tensor, self.o_proj(attend(self, q, k, v, frame, read)))
+        q = self.q_proj(n if read is None else read.of(n))  # before k and v: gradients add up in the order of use
+        return cast(Tensor, self.o_proj(attend(self, q, self.k_proj(n), self.v_proj(n), frame, read)))
 
 
 class DreamMLP(nn.Module):
