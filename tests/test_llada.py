@@ -130,7 +130,7 @@ def test_the_last_block_and_padding_cost_nothing_that_is_not_read() -> None:
     seen: list[int] = []
     for block in cast(nn.ModuleList, model.model.transformer["blocks"]):
         cast(nn.Module, block.ff_proj).register_forward_hook(
-            lambda _module, inputs, _output: seen.append(inputs[0][..., 0].numel())
+            lambda _, inputs, __: seen.append(inputs[0][..., 0].numel())
         )
     model(ids, attention_mask=visible, logits_at=at)
     assert seen == [2 * LONG - 28, 4]

@@ -10,12 +10,11 @@ from typing import Any, ClassVar, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedModel, Qwen2Tokenizer
 from transformers.modeling_outputs import MaskedLMOutput
 
 from diffpo.models.family import Family
-from diffpo.models.layers import Frame, Read, RMSNorm, arranged, at_positions, attend, initialise, run
+from diffpo.models.layers import Frame, Read, RMSNorm, arranged, at_positions, attend, gated, initialise, run
 
 
 class DreamConfig(PretrainedConfig):
@@ -85,7 +84,7 @@ class DreamMLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, n: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        return cast(Tensor, self.down_proj(F.silu(self.gate_proj(n)) * self.up_proj(n)))
+        return cast(Tensor, self.down_proj(gated(self.gate_proj(n), self.up_proj(n))))
 
 
 class DreamDecoderLayer(nn.Module):

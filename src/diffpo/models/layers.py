@@ -198,6 +198,11 @@ def initialise(module: nn.Module, std: float) -> None:
         nn.init.ones_(module.weight)
 
 
+def gated(gate: Float[Tensor, "*B m"], up: Float[Tensor, "*B m"]) -> Float[Tensor, "*B m"]:
+    """silu(gate) up. Where no gradient needs them, in place: these are the widest tensors of a block."""
+    return F.silu(gate) * up if torch.is_grad_enabled() else F.silu(gate, inplace=True).mul_(up)
+
+
 def at_positions(h: Float[Tensor, "B N D"], at: Bool[Tensor, "B N"] | None) -> Float[Tensor, "..."]:
     """The hidden states [M, D] where `at` is True, in row-major order; all of them, [B, N, D], without it."""
     return h if at is None else h[at]

@@ -8,12 +8,11 @@ from typing import Any, ClassVar, cast
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
 from diffpo.models.family import Family
-from diffpo.models.layers import Frame, Read, RMSNorm, arranged, at_positions, attend, initialise, run
+from diffpo.models.layers import Frame, Read, RMSNorm, arranged, at_positions, attend, gated, initialise, run
 
 
 class LLaDAConfig(PretrainedConfig):
@@ -76,7 +75,7 @@ class LLaDABlock(nn.Module):
             h = read.of(h)
         h = h + self.attn_out(attend(self, q, self.k_proj(n), self.v_proj(n), frame, read))
         n = self.ff_norm(h)
-        return h + cast(Tensor, self.ff_out(F.silu(self.ff_proj(n)) * self.up_proj(n)))
+        return h + cast(Tensor, self.ff_out(gated(self.ff_proj(n), self.up_proj(n))))
 
 
 class LLaDAModel(nn.Module):
