@@ -35,16 +35,6 @@ class CachedFn(DenoiseFn, Protocol):
     ) -> Prediction: ...
 
 
-def cache_problem(kind: CacheKind, block_length: int, length: int) -> str:
-    """Why completions of these blocks cannot be drawn with this cache; empty where they can."""
-    if kind == "none" or block_length < length:
-        return ""
-    return (
-        f"cache '{kind}' renews what it keeps at the beginning of each block, and block_length {block_length} makes the "
-        "completion one block; use a smaller block_length, or cache = 'none'"
-    )
-
-
 def new_block_cache(
     denoiser: DenoiseFn,
     kind: CacheKind,
@@ -53,11 +43,17 @@ def new_block_cache(
     length: int,
     rows: int,
 ) -> "BlockCache | None":
-    """Room for at most `rows` of B rows at a time. Raises UserError where model or blocks have no use for a cache."""
+    """Room for at most `rows` of B rows at a time; None where nothing is kept.
+
+    Raises ValueError for a completion of one block, and UserError for a model that keeps no keys and values.
+    """
     if kind == "none":
         return None
-    if problem := cache_problem(kind, block_length, length):
-        raise UserError(problem)
+    if block_length >= length:
+        raise ValueError(
+            f"cache '{kind}' renews what it keeps at the beginning of each block, and block_length {block_length} "
+            "makes the completion one block; use a smaller one, or cache = 'none'"
+        )
     if not isinstance(denoiser, CachedFn):
         raise UserError(f"{type(denoiser).__name__} keeps no keys and values; decode with cache = 'none'")
     rows = min(rows, len(attention_mask))

@@ -53,7 +53,8 @@ def sample(
     flight, all without it: one that is done leaves, and the next one that waits takes its place. With a `cache` the
     first call of a block is a whole one, and the others run some of the positions (diffpo/block_cache.py).
 
-    Raises UserError for a cache that the model or the blocks have no use for, and ValueError where `block_length` does not divide `length`, and where a draw is asked for without seeds.
+    Raises ValueError where `block_length` does not divide `length`, or leaves a cache one block, and where a draw is
+    asked for without seeds; UserError for a model that keeps no keys and values.
     """
     if length % block_length:
         raise ValueError(f"block_length {block_length} does not divide the completion length {length}")

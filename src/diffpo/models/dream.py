@@ -171,9 +171,7 @@ class DreamModel(PreTrainedModel):
         """What the output head reads to predict each token: [B, N, D], or [M, D] at the M positions."""
         embedding = self.model.embed_tokens
         head_dim = self.config.hidden_size // self.config.num_attention_heads
-        h, frame, read = arranged(
-            self.config, embedding, input_ids, attention_mask, head_dim, at, self.shift, window
-        )
+        h, frame, read = arranged(self.config, embedding, input_ids, attention_mask, head_dim, at, self.shift, window)
         h = run(self.model.layers, h, frame, self.gradient_checkpointing, read)
         if read is not None:
             return cast(Tensor, self.model.norm(h[read.is_read]))

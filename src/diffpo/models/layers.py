@@ -123,7 +123,7 @@ def _read(frame: Frame, at: Bool[Tensor, "B N"], shift: int, lengths: list[int] 
     index = at.long().argsort(dim=1, descending=True, stable=True)[:, :width]
     if shift:
         position = frame.position.expand_as(at).gather(1, index)
-        index = torch.where(position > 0, index - shift, index)
+        index = torch.where(position > 0, (index - shift).clamp(min=0), index)
     return Read(index, torch.arange(width, device=at.device) < count, lengths)
 
 

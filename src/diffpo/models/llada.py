@@ -150,7 +150,9 @@ class LLaDAModelLM(PreTrainedModel):
         """What the output head reads: [B, N, D], or [M, D] at the M positions."""
         parts = self.model.transformer
         head_dim = self.config.d_model // self.config.n_heads
-        h, frame, read = arranged(self.config, parts["wte"], input_ids, attention_mask, head_dim, at, self.shift, window)
+        h, frame, read = arranged(
+            self.config, parts["wte"], input_ids, attention_mask, head_dim, at, self.shift, window
+        )
         h = run(cast(nn.ModuleList, parts["blocks"]), h, frame, self.gradient_checkpointing, read)
         return at_positions(parts["ln_f"](h), at) if read is None else parts["ln_f"](h[read.is_read])
 
