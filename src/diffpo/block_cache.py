@@ -123,7 +123,7 @@ class BlockCache:
 
     def _shown(self, is_candidate: Bool[Tensor, "b L"]) -> Bool[Tensor, "b L"]:
         """The whole of each row's open block, and for a prefix cache what is behind it."""
-        is_open = is_candidate.unflatten(1, (-1, self.block_length)).any(dim=2)
+        is_open: Tensor = is_candidate.unflatten(1, (-1, self.block_length)).any(dim=2)
         if self.kind == "prefix":
             is_open = is_open.cumsum(dim=1) > 0
         return is_open.repeat_interleave(self.block_length, dim=1)

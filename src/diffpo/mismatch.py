@@ -115,8 +115,8 @@ def distance(
     found = (surrogate_logp - behaviour_logp).abs()[is_scored].double()
     if found.numel() == 0:
         return Distance(0.0, 0.0, 0.0, 0.0, 0)
-    tail = [float(np.quantile(found.cpu().numpy(), share)) for share in (0.95, 0.99, 1.0)]
-    return Distance(float(found.mean()), *tail, found.numel())
+    p95, p99, largest = np.quantile(found.cpu().numpy(), (0.95, 0.99, 1.0)).tolist()
+    return Distance(float(found.mean()), p95, p99, largest, found.numel())
 
 
 @torch.no_grad()
