@@ -36,7 +36,8 @@ class Published:
     mask: str
     end: str
     turn_end: str
-    logits: Callable[[dict[str, Tensor], dict[str, Any], list[int]], Tensor]
+    logits: Callable[..., Tensor]
+    """Those of `tests/plain.py`."""
 
     def id(self, token: str) -> int:
         return 256 + self.specials.index(token)

@@ -13,12 +13,13 @@ from torch import Tensor
 from diffpo.bench import harness, identity, plain, rollouts
 from diffpo.bench.harness import Bench, Case, Goal, Measurement, measure
 from diffpo.bench.meter import Meter
-from diffpo.bench.rollouts import masked_rows, rollout_case
+from diffpo.bench.rollouts import cache_case, masked_rows, rollout_case
 from diffpo.bench.run import BENCHES, chosen, run_bench
 from diffpo.bench.shapes import body_flops, random_denoiser, random_prompts
 from diffpo.cli import main
 from diffpo.drawing import row_noise
 from diffpo.errors import UserError
+from diffpo.models.cache import Window
 from diffpo.types import Rollout
 from diffpo.unmasking import ConfidenceThreshold, EntropyBound, LowConfidence, Rule
 from plain import llada_logits
@@ -115,6 +116,20 @@ def test_the_floor_by_hand() -> None:
     matrices = 4 * 32 * 32 + 3 * 32 * 48
     assert body_flops(config, 3, 14) == 2 * 3 * (14 * 2 * matrices + 2 * 14 * 14 * 2 * 32)
     assert masked_rows(torch.tensor([0, 1, 1, 2, 3, 3, 3, 3])) == (4 + 3 + 1) + 4
+
+
+def test_a_cache_is_counted_and_compared_where_it_must_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = cache_case(random_denoiser(VOCAB, **SHAPE), random_prompts(VOCAB, [6, 4]), LENGTH, 2, "dual")
+    found = of(case)
+    counts, canvas = found["tokens"].counts, 6 + LENGTH
+    assert counts["plain"]["tokens"] == 4 * 2 * canvas
+    assert counts["own"]["tokens"] == 2 * (2 * canvas + 2 * BLOCK)
+    assert 0 <= counts["agreement"] < 1
+    assert 0 < counts["mismatch_mean"] < counts["mismatch_p95"] <= counts["mismatch_p99"]
+    renew = Window.renew
+    monkeypatch.setattr(Window, "renew", lambda self, layer, k, v: renew(self, layer, k.roll(1, dims=2), v))
+    (refused,) = measure(Bench("x", "", lambda: case), 0)
+    assert "tokens differ" in refused.difference
 
 
 # ------------------------------------------------------------------------------------------------------------ identity

@@ -15,6 +15,7 @@ import torch
 from diffpo import evaluate, rollout
 from diffpo.checkpoint import load
 from diffpo.controller import Controller
+from diffpo.errors import UserError
 from diffpo.evaluate import run_eval
 from diffpo.folders import model_folder
 from diffpo.models.loading import save_controller
@@ -115,6 +116,21 @@ def test_slots_reach_the_sampler_and_change_nothing(evaluated: Evaluate, monkeyp
     monkeypatch.setattr(rollout, "sample", spy)
     assert evaluated("slots=3")["points"] == expected
     assert set(asked) == {3}
+
+
+def test_a_cache_reaches_the_sampler_and_must_have_blocks(evaluated: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def spy(*arguments: Any, **options: Any) -> Rollout:
+        asked.append(options["cache"])
+        return sample(*arguments, **options)
+
+    monkeypatch.setattr(rollout, "sample", spy)
+    points = evaluated("cache=dual", "block_length=4")["points"]
+    assert set(asked) == {"dual"}
+    assert points[-2]["nfe_rows"] == [LENGTH / 4] * COUNT
+    with pytest.raises(UserError, match="the completion is one block; set block_length below"):
+        evaluated("cache=dual")
 
 
 def test_every_rule_meets_the_same_problems_of_the_split(

@@ -242,16 +242,17 @@ def test_rl_trains_what_it_is_told_to(learn: str, kl: float, estimator: str, bas
     assert any(path.name.startswith("controller") for path in last.iterdir()) == (learn != "model")
 
 
-def test_slots_reach_the_sampler(base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked: list[int | None] = []
+def test_slots_and_a_cache_reach_the_sampler(base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[tuple[int | None, str]] = []
 
     def spy(*arguments: Any, **options: Any) -> Rollout:
-        asked.append(options["slots"])
+        asked.append((options["slots"], options["cache"]))
         return sample(*arguments, **options)
 
     monkeypatch.setattr(rollout, "sample", spy)
-    run_rl(rl_recipe(base, "budget.steps=1", "rollout.slots=5"), tmp_path / "run")
-    assert asked == [5]
+    options = ("rollout.slots=5", "rollout.block_length=4", "rollout.cache=prefix")
+    run_rl(rl_recipe(base, "budget.steps=1", *options), tmp_path / "run")
+    assert asked == [(5, "prefix")]
 
 
 def test_a_joint_run_ends_with_the_policy_at_rest_and_greedy_rollouts(
@@ -287,7 +288,7 @@ def test_denoiser_calls_are_all_canvases_that_the_denoiser_was_shown(
     shown = 0
     call = Denoiser.__call__
 
-    def spy(self: Denoiser, canvas: Tensor, *arguments: Tensor) -> Tensor:
+    def spy(self: Denoiser, canvas: Tensor, *arguments: Any) -> Tensor:
         nonlocal shown
         shown += len(canvas)
         return call(self, canvas, *arguments)

@@ -139,7 +139,8 @@ def evaluate(
     block_length = recipe.block_length or task.completion_length
 
     def outcome(name: str, kind: RuleRecipe | None, rule: Rule, controller: Controller | None) -> Outcome:
-        decoding = Decoding(rule, task.completion_length, block_length, controller=controller, slots=recipe.slots)
+        length, cache = task.completion_length, recipe.cache
+        decoding = Decoding(rule, length, block_length, controller=controller, slots=recipe.slots, cache=cache)
         rollouts, grades = answer_in_batches(denoiser, tokenizer, task, problems, decoding, recipe.batch)
         solved = [grade.is_solved for grade in grades]
         statuses = Counter(grade.status for grade in grades)

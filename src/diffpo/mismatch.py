@@ -5,6 +5,9 @@ later canvas of its rollout cannot make it larger (its Assumption 2). Both can b
 temperature 1: the completion and its unmask steps are all the canvases there were.
 """
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -88,3 +91,39 @@ def rises(
         rise, tokens = by_step(boundary[s] - boundary[s - 1], rollout, counted)
         sums[:, :, s], counts[:, :, s] = rise, tokens
     return sums, counts
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Of log-probabilities that ought to be equal, token by token, nats."""
+
+    mean: float
+    p95: float
+    p99: float
+    largest: float
+    num_tokens: int
+
+    def __str__(self) -> str:
+        tail = f"95 % {self.p95:.3g}, 99 % {self.p99:.3g}, largest {self.largest:.3g}"
+        return f"mean {self.mean:.3g}, {tail} nats over {self.num_tokens} tokens"
+
+
+def distance(
+    surrogate_logp: Float[Tensor, "B L"], behaviour_logp: Float[Tensor, "B L"], is_scored: Bool[Tensor, "B L"]
+) -> Distance:
+    """|surrogate - behaviour| over the scored tokens: mean and tail. Zeros where nothing is scored."""
+    found = (surrogate_logp - behaviour_logp).abs()[is_scored].double()
+    if found.numel() == 0:
+        return Distance(0.0, 0.0, 0.0, 0.0, 0)
+    p95, p99, largest = np.quantile(found.cpu().numpy(), (0.95, 0.99, 1.0)).tolist()
+    return Distance(float(found.mean()), p95, p99, largest, found.numel())
+
+
+@torch.no_grad()
+def uncached_logp(denoiser: DenoiseFn, rollout: Rollout, temperature: float) -> Float[Tensor, "B L"]:
+    """What the model itself says of each token, on the canvas that it was drawn from: `behaviour_logp`, if it was drawn
+    above temperature 0, without a cache, and before the answer ended."""
+    exact = Exact()
+    every = torch.ones_like(rollout.completion_ids, dtype=torch.bool)
+    views = exact(rollout, exact.draw(rollout, torch.Generator()), denoiser.mask_id)
+    return conditionals(denoiser, views, every).logp(rollout.completion_ids, temperature)

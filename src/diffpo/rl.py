@@ -165,6 +165,7 @@ def prepare(recipe: RlRecipe, run: Run, start: Loaded) -> Learner:
         controller=controller,
         explore=controller is not None,
         slots=recipe.rollout.slots,
+        cache=recipe.rollout.cache,
     )
     return Learner(denoiser, tokenizer, controller, optimizers, base, task, decoding)
 

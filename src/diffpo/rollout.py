@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from diffpo.block_cache import CacheKind
 from diffpo.canvas import completion_mask, full_attention_mask
 from diffpo.chat import prompt_ids_of, turn_end
 from diffpo.distributed import everyone, gather_rows, together
@@ -35,6 +36,7 @@ class Decoding:
     controller: BoundPolicy | None = None
     explore: bool = False
     slots: int | None = None
+    cache: CacheKind = "none"
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def answer(
         explore=decoding.explore,
         stop_ids=denoiser.stop_ids,
         slots=decoding.slots,
+        cache=decoding.cache,
     )
     texts = [decode_text(tokenizer, row, denoiser.stop_ids) for row in rollout.completion_ids.tolist()]
     return rollout, [task.grade(problem, text) for problem, text in zip(problems[rows], texts, strict=True)]

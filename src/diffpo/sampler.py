@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from diffpo.block_cache import CacheKind, new_block_cache
 from diffpo.canvas import completion_mask, distinct, full_attention_mask, open_block
 from diffpo.drawing import coarse, read, row_noise
 from diffpo.likelihood.prediction import Prediction, predict
@@ -41,6 +42,7 @@ def sample(
     explore: bool = False,
     stop_ids: tuple[int, ...] = (),
     slots: int | None = None,
+    cache: CacheKind = "none",
 ) -> Rollout:
     """Fill `length` masked positions after each prompt, block by block, and record how it was done.
 
@@ -48,9 +50,11 @@ def sample(
     With a `controller` each row gets its own entropy bound from the first call's entropies, drawn if `explore`, the
     distribution's mean otherwise. A row is done when no mask is left, or none before its first stop token; what is
     left then is filled with that token as part of the last call, at no probability. At most `slots` rows are in
-    flight, all without it: one that is done leaves, and the next one that waits takes its place.
+    flight, all without it: one that is done leaves, and the next one that waits takes its place. With a `cache` the
+    first call of a block is a whole one, and the others run some of the positions (diffpo/block_cache.py).
 
-    Raises ValueError where `block_length` does not divide `length`, and where a draw is asked for without seeds.
+    Raises ValueError where `block_length` does not divide `length`, or leaves a cache one block, and where a draw is
+    asked for without seeds; UserError for a model that keeps no keys and values.
     """
     if length % block_length:
         raise ValueError(f"block_length {block_length} does not divide the completion length {length}")
@@ -74,6 +78,7 @@ def sample(
     bound_noise, token_noise = coarse(noise[:, 0]).to(device), noise[:, 1:].to(device)
 
     step = torch.zeros(batch, dtype=torch.long, device=device)
+    kept = new_block_cache(denoiser, cache, attention_mask, block_length, length, slots or batch)
     waiting = queue(prompt_mask, slots)
     rows = waiting[:0]
     while len(rows) + len(waiting) > 0:
@@ -84,7 +89,10 @@ def sample(
         # The controller reads the entropy of a whole new completion; everyone else needs the open block alone.
         is_read = is_candidate if controller is None else is_candidate | (is_masked & (step[rows] == 0)[:, None])
         canvas = torch.cat([prompt_ids[rows], completion[rows]], dim=1)
-        prediction, place = _ask(denoiser, canvas, attention_mask[rows], is_read, len(fresh))
+        if kept is None:
+            prediction, place = _ask(denoiser, canvas, attention_mask[rows], is_read, len(fresh))
+        else:
+            prediction, place = kept.ask(rows, canvas, is_read, is_candidate)
         found = read(prediction, place, token_noise[rows][is_read], temperature, rule)
         token, logp, score = (values.new_zeros(is_read.shape).masked_scatter(is_read, values) for values in found)
         if controller is not None and len(fresh) > 0:

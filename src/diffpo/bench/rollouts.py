@@ -12,11 +12,13 @@ from diffpo.bench.harness import Bench, Case, Goal
 from diffpo.bench.identity import law_difference, token_difference
 from diffpo.bench.meter import Number
 from diffpo.bench.shapes import BLOCK, COMPLETION, PROMPT, body_flops, head_flops, random_denoiser, random_prompts
+from diffpo.block_cache import CacheKind
 from diffpo.canvas import completion_mask, full_attention_mask
+from diffpo.mismatch import distance, uncached_logp
 from diffpo.models.denoiser import Denoiser
 from diffpo.sampler import sample
 from diffpo.types import Rollout
-from diffpo.unmasking import ConfidenceThreshold, EntropyBound, LowConfidence, Rule
+from diffpo.unmasking import ConfidenceThreshold, EntropyBound, LowConfidence, Rule, TopK
 
 CANVAS = PROMPT + COMPLETION
 DRAWS = 64
@@ -177,6 +179,38 @@ def _continuous() -> Bench:
     return Bench("continuous", what, prepare, {"over_useful": Goal(1.1, "at most"), "slots": Goal(1.1, "at most")})
 
 
+def cache_case(denoiser: Denoiser, prompts: tuple[Tensor, Tensor], length: int, per_call: int, kind: CacheKind) -> Case:
+    """The sampler without a cache, and with one. They must do the same where every call is the first of its block; how
+    far they are from each other elsewhere is counted."""
+
+    def drawn(per_call: int, kind: CacheKind, temperature: float = 0.0) -> Rollout:
+        seeds = torch.arange(len(prompts[0]))
+        settings: Any = {"length": length, "block_length": BLOCK, "seeds": seeds, "temperature": temperature}
+        return sample(denoiser, *prompts, rule=TopK(per_call), cache=kind, **settings)
+
+    def difference(_expected: Rollout, _found: Rollout) -> str:
+        return token_difference(drawn(BLOCK, "none").completion_ids, drawn(BLOCK, kind).completion_ids)
+
+    def counted(rollout: Rollout, _counts: Mapping[str, Number]) -> dict[str, Number]:
+        at_one = drawn(per_call, kind, temperature=1.0)
+        every = torch.ones_like(at_one.completion_ids, dtype=torch.bool)
+        far = distance(uncached_logp(denoiser, at_one, 1.0), at_one.behaviour_logp, every)
+        same = (rollout.completion_ids == drawn(per_call, "none").completion_ids).double().mean()
+        return {"agreement": float(same), "mismatch_mean": far.mean, "mismatch_p95": far.p95, "mismatch_p99": far.p99}
+
+    return Case(
+        denoiser.model, lambda: drawn(per_call, "none"), lambda: drawn(per_call, kind), difference, counted=counted
+    )
+
+
+def _cache(kind: CacheKind, goals: dict[str, Goal]) -> Bench:
+    def prepare() -> Case:
+        return cache_case(random_denoiser(1024), random_prompts(1024, [PROMPT] * 4), COMPLETION, BLOCK // 8, kind)
+
+    what = f"V 1024, batch 4, 8 calls a block; plain: the same sampler without the {kind} cache"
+    return Bench(f"rollout-cache-{kind}", what, prepare, goals)
+
+
 def _floor(most: float) -> dict[str, Goal]:
     return {"floor": Goal(most, "at most")}
 
@@ -193,4 +227,6 @@ ROLLOUTS: tuple[Bench, ...] = (
     _mixed(),
     _early(),
     _continuous(),
+    _cache("dual", {"cpu": Goal(3.0)}),
+    _cache("prefix", {}),
 )

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from diffpo.errors import UserError
 from diffpo.folders import base_of
+from diffpo.models.cache import Window
 from diffpo.models.denoiser import Denoiser
 
 if TYPE_CHECKING:
@@ -40,16 +41,24 @@ class AdapterOff(Denoiser):
         return cls(denoiser.model, denoiser.mask_id, denoiser.stop_ids, denoiser.vocabulary)
 
     def __call__(
-        self, canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"], at: Bool[Tensor, "R N"]
+        self,
+        canvas: Int[Tensor, "R N"],
+        attention_mask: Bool[Tensor, "R N"],
+        at: Bool[Tensor, "R N"],
+        window: Window | None = None,
     ) -> Float[Tensor, "M V"]:
         with _off(self.model):
-            return super().__call__(canvas, attention_mask, at)
+            return super().__call__(canvas, attention_mask, at, window)
 
     def states(
-        self, canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"], at: Bool[Tensor, "R N"]
+        self,
+        canvas: Int[Tensor, "R N"],
+        attention_mask: Bool[Tensor, "R N"],
+        at: Bool[Tensor, "R N"],
+        window: Window | None = None,
     ) -> Float[Tensor, "M D"]:
         with _off(self.model):
-            return super().states(canvas, attention_mask, at)
+            return super().states(canvas, attention_mask, at, window)
 
 
 @contextmanager

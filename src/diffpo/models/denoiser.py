@@ -6,8 +6,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from diffpo.errors import UserError
 from diffpo.likelihood.head import Head, barred
 from diffpo.likelihood.prediction import Logits, Prediction, States
+from diffpo.models.cache import Cache, Window
+from diffpo.models.layers import is_sdpa
 
 WHOLE = 4096
 """Vocabularies up to this one keep their logits: there is nothing to gain (docs/performance.md)."""
@@ -15,7 +18,8 @@ WHOLE = 4096
 
 @dataclass
 class Tally:
-    """What a denoiser has been shown: canvases, which budgets are counted in, and their tokens, padding included."""
+    """What a denoiser has been shown: canvases, which budgets are counted in, and their tokens, padding included and
+    what a cache spared left out."""
 
     canvases: int = 0
     tokens: int = 0
@@ -33,28 +37,50 @@ class Denoiser:
     shown: Tally = field(default_factory=Tally, compare=False)
 
     def __call__(
-        self, canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"], at: Bool[Tensor, "R N"]
+        self,
+        canvas: Int[Tensor, "R N"],
+        attention_mask: Bool[Tensor, "R N"],
+        at: Bool[Tensor, "R N"],
+        window: Window | None = None,
     ) -> Float[Tensor, "M V"]:
-        self._count(canvas)
-        logits = self.model(input_ids=canvas, attention_mask=attention_mask, logits_at=at).logits
+        self._count(canvas, window)
+        logits = self.model(input_ids=canvas, attention_mask=attention_mask, logits_at=at, window=window).logits
         return barred(logits.float(), self.mask_id, self.vocabulary)
 
     def predict(
-        self, canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"], at: Bool[Tensor, "R N"]
+        self,
+        canvas: Int[Tensor, "R N"],
+        attention_mask: Bool[Tensor, "R N"],
+        at: Bool[Tensor, "R N"],
+        window: Window | None = None,
     ) -> Prediction:
         """The same, without logits in memory where the vocabulary is large."""
         head = self.head
         if head is None:
-            return Logits(self(canvas, attention_mask, at))
-        return States(self.states(canvas, attention_mask, at), head)
+            return Logits(self(canvas, attention_mask, at, window))
+        return States(self.states(canvas, attention_mask, at, window), head)
 
     def states(
-        self, canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"], at: Bool[Tensor, "R N"]
+        self,
+        canvas: Int[Tensor, "R N"],
+        attention_mask: Bool[Tensor, "R N"],
+        at: Bool[Tensor, "R N"],
+        window: Window | None = None,
     ) -> Float[Tensor, "M D"]:
         """The hidden states that the output head reads, in the model's dtype."""
-        self._count(canvas)
-        states: Tensor = self.model.states(canvas, attention_mask, at)
+        self._count(canvas, window)
+        states: Tensor = self.model.states(canvas, attention_mask, at, window)
         return states
+
+    def new_cache(self, rows: int, width: int) -> Cache:
+        """Room for the keys and values of canvases of one width. Raises UserError where the model cannot keep them."""
+        kernel = self.model.config._attn_implementation
+        if not is_sdpa(kernel):
+            raise UserError(
+                f"a cache needs the attention kernel 'sdpa', and the model was loaded with '{kernel}'; load it with "
+                "'sdpa', or decode with cache = 'none'"
+            )
+        return Cache(rows, width, self.model.shift)
 
     @property
     def head(self) -> Head | None:
@@ -64,6 +90,6 @@ class Denoiser:
             return None
         return Head(head.weight, self.mask_id, self.vocabulary or len(head.weight))
 
-    def _count(self, canvas: Int[Tensor, "R N"]) -> None:
+    def _count(self, canvas: Int[Tensor, "R N"], window: Window | None) -> None:
         self.shown.canvases += len(canvas)
-        self.shown.tokens += canvas.numel()
+        self.shown.tokens += canvas.numel() if window is None else window.index.numel()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, Qwen2Tokenizer
 from transformers.modeling_outputs import MaskedLMOutput
 
+from diffpo.models.cache import Window
 from diffpo.models.family import Family
 from diffpo.models.layers import Frame, Read, RMSNorm, arranged, at_positions, attend, gated, initialise, run
 
@@ -121,6 +122,8 @@ class DreamModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
+    shift: ClassVar[int] = 1
+    """Places before a token from which it is predicted."""
 
     def __init__(self, config: DreamConfig) -> None:
         super().__init__(config)
@@ -146,6 +149,7 @@ class DreamModel(PreTrainedModel):
         input_ids: Int[Tensor, "B N"],
         attention_mask: Tensor | None = None,
         logits_at: Bool[Tensor, "B N"] | None = None,
+        window: Window | None = None,
         **_: Any,
     ) -> MaskedLMOutput:
         """Logits [B, N, V], or [M, V] at the M positions where `logits_at` is True, in row-major order.
@@ -154,18 +158,19 @@ class DreamModel(PreTrainedModel):
         token. Positions count from there, so padding on the left changes nothing. Padding must not be everything: a
         row needs at least one visible token.
         """
-        return MaskedLMOutput(logits=self.lm_head(self.states(input_ids, attention_mask, logits_at)))
+        return MaskedLMOutput(logits=self.lm_head(self.states(input_ids, attention_mask, logits_at, window)))
 
     def states(
         self,
         input_ids: Int[Tensor, "B N"],
         attention_mask: Tensor | None = None,
         at: Bool[Tensor, "B N"] | None = None,
+        window: Window | None = None,
     ) -> Float[Tensor, "..."]:
         """What the output head reads to predict each token: [B, N, D], or [M, D] at the M positions."""
         embedding = self.model.embed_tokens
         head_dim = self.config.hidden_size // self.config.num_attention_heads
-        h, frame, read = arranged(self.config, embedding, input_ids, attention_mask, head_dim, at, shift=1)
+        h, frame, read = arranged(self.config, embedding, input_ids, attention_mask, head_dim, at, self.shift, window)
         h = run(self.model.layers, h, frame, self.gradient_checkpointing, read)
         if read is not None:
             return cast(Tensor, self.model.norm(h[read.is_read]))

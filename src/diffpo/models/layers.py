@@ -13,6 +13,8 @@ from transformers import PretrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from diffpo.models.cache import Window
+
 LONG = 128
 """Tokens from which on a canvas is worth the gathers that leave out what is not needed."""
 Rotation = tuple[Float[Tensor, "*#B N h"], Float[Tensor, "*#B N h"]]
@@ -44,6 +46,8 @@ class Frame:
     """Which tokens are visible, in the form that the kernel wants; None where all are."""
     lengths: list[int] | None = None
     """Rows packed one behind the other, without padding, B being 1; None where each has its own."""
+    window: Window | None = None
+    """The tokens are some of the canvas, and the others' keys and values are kept; None: they are all."""
 
 
 def frame_of(
@@ -55,8 +59,7 @@ def frame_of(
     if attention_mask is not None and not bool(attention_mask.all()):
         is_visible = attention_mask.bool()
         position = (is_visible.long().cumsum(dim=1) - 1).clamp(min=0)
-        is_sdpa = _is_sdpa(kernel)
-        mask = is_visible[:, None, None, :] if is_sdpa else create_bidirectional_mask(config, h, is_visible)
+        mask = is_visible[:, None, None, :] if is_sdpa(kernel) else create_bidirectional_mask(config, h, is_visible)
     return Frame(position, rotary_angles(position, head_dim, config.rope_theta), head_dim, kernel, mask)
 
 
@@ -88,14 +91,19 @@ def arranged(
     head_dim: int,
     at: Bool[Tensor, "B N"] | None,
     shift: int = 0,
+    window: Window | None = None,
 ) -> tuple[Float[Tensor, "b n D"], Frame, Read | None]:
     """Embeddings as the blocks had best see them, their frame, and what is read behind the last: the states at `at`, or
-    those `shift` before, in row-major order.
+    those `shift` before, in row-major order. With a `window` its places alone are run.
 
     On a long canvas the last block computes only what is read (None: everything), and on a CPU rows of different
     lengths are packed without their padding. Short canvases stay as they are: the gathers would cost what they save.
     """
-    if at is None or at.shape[1] < LONG or not _is_sdpa(config._attn_implementation) or not at.any():
+    if at is not None and window is not None:
+        rotation = rotary_angles(window.position, head_dim, config.rope_theta)
+        frame = Frame(window.position, rotation, head_dim, config._attn_implementation, window.mask, window=window)
+        return embedding(window.of(ids)), frame, _read(frame, window.of(at) & window.is_own, shift)
+    if at is None or at.shape[1] < LONG or not is_sdpa(config._attn_implementation) or not at.any():
         h = embedding(ids)
         return h, frame_of(config, h, attention_mask, head_dim), None
     visible = None if attention_mask is None or ids.device.type != "cpu" else attention_mask.bool()
@@ -115,7 +123,7 @@ def _read(frame: Frame, at: Bool[Tensor, "B N"], shift: int, lengths: list[int] 
     index = at.long().argsort(dim=1, descending=True, stable=True)[:, :width]
     if shift:
         position = frame.position.expand_as(at).gather(1, index)
-        index = torch.where(position > 0, index - shift, index)
+        index = torch.where(position > 0, (index - shift).clamp(min=0), index)
     return Read(index, torch.arange(width, device=at.device) < count, lengths)
 
 
@@ -153,7 +161,9 @@ def attend(
     q, k, v = (x.view(batch, x.shape[1], -1, frame.head_dim).transpose(1, 2) for x in (q, k, v))
     q = rotate(q, frame.rotation if read is None else read.turned(frame.rotation))
     k = rotate(k, frame.rotation)
-    if not _is_sdpa(frame.kernel):
+    if frame.window is not None:
+        k, v = frame.window.renew(block, k, v)
+    if not is_sdpa(frame.kernel):
         attention = ALL_ATTENTION_FUNCTIONS[frame.kernel]
         mixed = attention(block, q, k, v, frame.mask, dropout=0.0, scaling=frame.head_dim**-0.5, is_causal=False)[0]
         return cast(Tensor, mixed).reshape(batch, length, -1)
@@ -208,5 +218,6 @@ def at_positions(h: Float[Tensor, "B N D"], at: Bool[Tensor, "B N"] | None) -> F
     return h if at is None else h[at]
 
 
-def _is_sdpa(kernel: str) -> bool:
+def is_sdpa(kernel: str) -> bool:
+    """Whether attention is torch's own, in here."""
     return kernel in ("sdpa", "eager")

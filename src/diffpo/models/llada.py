@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
+from diffpo.models.cache import Window
 from diffpo.models.family import Family
 from diffpo.models.layers import Frame, Read, RMSNorm, arranged, at_positions, attend, gated, initialise, run
 
@@ -101,6 +102,8 @@ class LLaDAModelLM(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
+    shift: ClassVar[int] = 0
+    """Places before a token from which it is predicted."""
 
     def __init__(self, config: LLaDAConfig) -> None:
         super().__init__(config)
@@ -125,6 +128,7 @@ class LLaDAModelLM(PreTrainedModel):
         input_ids: Int[Tensor, "B N"],
         attention_mask: Tensor | None = None,
         logits_at: Bool[Tensor, "B N"] | None = None,
+        window: Window | None = None,
         **_: Any,
     ) -> MaskedLMOutput:
         """Logits [B, N, V], or [M, V] at the M positions where `logits_at` is True, in row-major order.
@@ -133,18 +137,21 @@ class LLaDAModelLM(PreTrainedModel):
         be everything: a row needs at least one visible token.
         """
         head = self.model.transformer["ff_out"]
-        return MaskedLMOutput(logits=head(self.states(input_ids, attention_mask, logits_at)))
+        return MaskedLMOutput(logits=head(self.states(input_ids, attention_mask, logits_at, window)))
 
     def states(
         self,
         input_ids: Int[Tensor, "B N"],
         attention_mask: Tensor | None = None,
         at: Bool[Tensor, "B N"] | None = None,
+        window: Window | None = None,
     ) -> Float[Tensor, "..."]:
         """What the output head reads: [B, N, D], or [M, D] at the M positions."""
         parts = self.model.transformer
         head_dim = self.config.d_model // self.config.n_heads
-        h, frame, read = arranged(self.config, parts["wte"], input_ids, attention_mask, head_dim, at)
+        h, frame, read = arranged(
+            self.config, parts["wte"], input_ids, attention_mask, head_dim, at, self.shift, window
+        )
         h = run(cast(nn.ModuleList, parts["blocks"]), h, frame, self.gradient_checkpointing, read)
         return at_positions(parts["ln_f"](h), at) if read is None else parts["ln_f"](h[read.is_read])
 

@@ -15,6 +15,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 AdvantageKind = Literal["group-centered", "group-std", "batch-std", "leave-one-out"]
 KlKind = Literal["full", "k1", "k2", "k3"]
+CacheKind = Literal["none", "prefix", "dual"]
 
 
 def _own_reward(name: str) -> str:
@@ -253,6 +254,8 @@ class RolloutRecipe(Strict):
     """None: one block, the whole completion."""
     slots: Count | None = None
     """Completions in flight at a time; one that is done makes room for the next. None: all at once."""
+    cache: CacheKind = "none"
+    """Keys and values kept within a block, approximately: dual: of all but the block; prefix: of what is before it."""
     rule: RuleRecipe = EntropyBoundRule()
 
     def problems(self) -> Iterable[str]:
@@ -477,6 +480,7 @@ class RlRecipe(MachineSettings):
     def problems(self) -> Iterable[str]:
         yield from grading_problems("RL", self.task)
         yield from block_problems("rollout.block_length", self.rollout.block_length, self.task)
+        yield from cache_problems("rollout.", self.rollout.cache, self.rollout.block_length, self.task)
         if self.learn != "model" and not isinstance(self.rollout.rule, EntropyBoundRule):
             yield (
                 f"learn = '{self.learn}' trains entropy bounds, which rollout.rule '{self.rollout.rule.kind}' does not "
@@ -569,6 +573,8 @@ class EvalRecipe(MachineSettings):
     slots: Count | None = None
     """Completions of a batch in flight at a time; one that is done makes room for the next. None: all at once."""
     block_length: Count | None = None
+    cache: CacheKind = "none"
+    """As `rollout.cache` in RL: quicker, and not what the model itself would say."""
     bounds: tuple[NonNegative, ...] = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
     rules: tuple[RuleRecipe, ...] = ()
     """Rules besides the entropy bounds."""
@@ -576,6 +582,7 @@ class EvalRecipe(MachineSettings):
     def problems(self) -> Iterable[str]:
         if self.task is not None:
             yield from grading_problems("evaluation", self.task)
+            yield from cache_problems("", self.cache, self.block_length, self.task)
 
 
 def base_bits(recipe: RlRecipe | SftRecipe) -> Literal[4] | None:
@@ -627,3 +634,12 @@ def block_problems(name: str, block_length: int | None, task: TaskRecipe) -> Ite
     if block_length is not None and length % block_length:
         divisors = ", ".join(str(d) for d in range(1, length + 1) if length % d == 0)
         yield f"{name} {block_length} does not divide the completion length {length}; use one of {divisors}"
+
+
+def cache_problems(prefix: str, cache: CacheKind, block_length: int | None, task: TaskRecipe) -> Iterable[str]:
+    length = task.completion_length
+    if cache != "none" and (block_length or length) >= length:
+        yield (
+            f"{prefix}cache '{cache}' renews what it keeps at the beginning of each block, and the completion is one "
+            f"block; set {prefix}block_length below {length}, or {prefix}cache = 'none'"
+        )

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from diffpo.errors import UserError
 from diffpo.folders import RECIPE, model_folder
 from diffpo.hub import check_place
-from diffpo.recipes.schema import EvalRecipe, TaskRecipe, block_problems, grading_problems
+from diffpo.recipes.schema import EvalRecipe, TaskRecipe, block_problems, cache_problems, grading_problems
 from diffpo.recipes.tasks import checked_task
 from diffpo.reward import is_reward_name
 
@@ -24,7 +24,8 @@ def evaluated_task(recipe: EvalRecipe) -> TaskRecipe:
     path = _known_place(recipe.model)
     task = recipe.task or stored_task(path)
     blocks = block_problems("block_length", recipe.block_length, task)
-    if problems := [*grading_problems("evaluation", task), *blocks]:
+    caches = cache_problems("", recipe.cache, recipe.block_length, task)
+    if problems := [*grading_problems("evaluation", task), *blocks, *caches]:
         raise UserError(problems[0])
     checked_task(task, recipe.split)
     model_folder(path)
