@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from diffpo.errors import UserError
 from diffpo.evaluate import run_eval
 from diffpo.folders import RECIPE
+from diffpo.models.cache import Window
 from diffpo.models.denoiser import Denoiser
 from diffpo.problem import Task
 from diffpo.randomness import seed_of
@@ -133,7 +134,11 @@ class PrefersTheEnd(Denoiser):
     """Prefers the end of text by one nat, everywhere and whatever it is shown."""
 
     def __call__(
-        self, canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"], at: Bool[Tensor, "R N"]
+        self,
+        canvas: Int[Tensor, "R N"],
+        attention_mask: Bool[Tensor, "R N"],
+        at: Bool[Tensor, "R N"],
+        window: Window | None = None,
     ) -> Float[Tensor, "M V"]:
         self.shown.canvases = int(at.sum())
         return F.one_hot(torch.tensor(self.stop_ids * int(at.sum())), self.model.config.vocab_size).float()
