@@ -136,6 +136,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure accuracy and denoiser calls on unseen problems."""
+    from diffpo.hub import short_name
     from diffpo.recipes import load_recipe
     from diffpo.recipes.schema import EvalRecipe
     from diffpo.recipes.stored import evaluated_task
@@ -144,11 +145,7 @@ def evaluate(
     evaluated_task(loaded)
     from diffpo.evaluate import run_eval
 
-    beside = (
-        Path(model) / "eval.json"
-        if Path(model).is_dir()
-        else Path(f"eval-{model.partition('/')[2].replace('/', '-')}.json")
-    )
+    beside = Path(model) / "eval.json" if Path(model).is_dir() else Path(f"eval-{short_name(model)}.json")
     typer.echo(run_eval(loaded, out or beside))
 
 
