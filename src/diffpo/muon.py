@@ -7,7 +7,7 @@ virtual machines that announce AMX and then forbid it the process dies of an ill
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -56,7 +56,18 @@ def orthogonalised(matrices: Float[Tensor, "K M N"]) -> Float[Tensor, "K M N"]:
         return orthogonalised(matrices.mT).mT
     a, b, c = QUINTIC
     x: Tensor = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x
+    if 4 * x.shape[1] > 3 * x.shape[2]:
+        for _ in range(ITERATIONS):
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        return x
+    # Each iteration multiplies x from the left by p, a polynomial of its gram, with which it commutes. So the gram can
+    # be followed without x, which is the wider of the two, and x be multiplied once by all of them.
+    gram, product = x @ x.mT, None
+    for left in reversed(range(ITERATIONS)):
+        p = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        p.diagonal(dim1=1, dim2=2).add_(a)
+        product = p if product is None else p @ product
+        if left:
+            gram = p @ (gram @ p)
+    return cast(Tensor, product) @ x
