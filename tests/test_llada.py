@@ -91,12 +91,13 @@ def test_logits_at_selects_the_same_rows_in_order() -> None:
     torch.testing.assert_close(model(ids, logits_at=at).logits, model(ids).logits[at], atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("length", [50, LONG + 7])
 @pytest.mark.parametrize("padding", [[0, 0, 0], [40, 0, 3], [5, 5, 5]])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_what_a_long_canvas_leaves_out_changes_no_logit_and_no_gradient(
-    shape: dict[str, float], padding: list[int]
+def test_what_is_left_out_changes_no_logit_and_no_gradient(
+    shape: dict[str, float], padding: list[int], length: int
 ) -> None:
-    model, ids = model_of(**shape), some_ids(3, LONG + 7)
+    model, ids = model_of(**shape), some_ids(3, length)
     visible = torch.arange(ids.shape[1]) >= torch.tensor(padding)[:, None]
     at = (torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) < 0.2) & visible
     at[1] = False  # a row of which nothing is read
@@ -116,15 +117,16 @@ def test_what_a_long_canvas_leaves_out_changes_no_logit_and_no_gradient(
 
 
 @torch.no_grad()
-def test_reading_nothing_of_a_long_canvas_gives_no_rows() -> None:
-    ids = some_ids(2, LONG)
+def test_reading_nothing_gives_no_rows() -> None:
+    ids = some_ids(2, 10)
     assert model_of()(ids, logits_at=torch.zeros_like(ids, dtype=torch.bool)).logits.shape == (0, VOCAB)
 
 
+@pytest.mark.parametrize(("length", "packed"), [(LONG, 2 * LONG - 28), (60, 2 * 60)])
 @torch.no_grad()
-def test_the_last_block_and_padding_cost_nothing_that_is_not_read() -> None:
-    model, ids = model_of(), some_ids(2, LONG)
-    visible = torch.arange(LONG) >= torch.tensor([28, 0])[:, None]
+def test_the_last_block_and_on_long_canvases_padding_cost_nothing_that_is_not_read(length: int, packed: int) -> None:
+    model, ids = model_of(), some_ids(2, length)
+    visible = torch.arange(length) >= torch.tensor([28, 0])[:, None]
     at = torch.zeros_like(visible)
     at[0, -3:], at[1, -1] = True, True
     seen: list[int] = []
@@ -133,7 +135,7 @@ def test_the_last_block_and_padding_cost_nothing_that_is_not_read() -> None:
             lambda _, inputs, __: seen.append(inputs[0][..., 0].numel())
         )
     model(ids, attention_mask=visible, logits_at=at)
-    assert seen == [2 * LONG - 28, 4]
+    assert seen == [packed, 4 if packed < 2 * length else 2 * 3]
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from diffpo.models.cache import Window
 
 LONG = 128
-"""Tokens from which on a canvas is worth the gathers that leave out what is not needed."""
+"""Tokens from which on a canvas is worth attention row by row, so that its padding can be left out."""
 Rotation = tuple[Float[Tensor, "*#B N h"], Float[Tensor, "*#B N h"]]
 
 
@@ -96,17 +96,18 @@ def arranged(
     """Embeddings as the blocks had best see them, their frame, and what is read behind the last: the states at `at`, or
     those `shift` before, in row-major order. With a `window` its places alone are run.
 
-    On a long canvas the last block computes only what is read (None: everything), and on a CPU rows of different
-    lengths are packed without their padding. Short canvases stay as they are: the gathers would cost what they save.
+    The last block computes only what is read (None: everything). Long canvases of different lengths are packed without
+    their padding on a CPU; short ones stay as they are: attention row by row would cost what that saves.
     """
     if at is not None and window is not None:
         rotation = rotary_angles(window.position, head_dim, config.rope_theta)
         frame = Frame(window.position, rotation, head_dim, config._attn_implementation, window.mask, window=window)
         return embedding(window.of(ids)), frame, _read(frame, window.of(at) & window.is_own, shift)
-    if at is None or at.shape[1] < LONG or not is_sdpa(config._attn_implementation) or not at.any():
+    if at is None or not is_sdpa(config._attn_implementation) or not at.any():
         h = embedding(ids)
         return h, frame_of(config, h, attention_mask, head_dim), None
-    visible = None if attention_mask is None or ids.device.type != "cpu" else attention_mask.bool()
+    is_packed = ids.device.type == "cpu" and ids.shape[1] >= LONG
+    visible = attention_mask.bool() if is_packed and attention_mask is not None else None
     if visible is None or bool(visible.all()) or bool((at & ~visible).any()):
         h = embedding(ids)
         frame = frame_of(config, h, attention_mask, head_dim)
