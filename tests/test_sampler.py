@@ -249,16 +249,30 @@ def test_canvas_at_shows_what_was_committed_before_the_call() -> None:
     assert canvas_at(rollout, 3, 0).tolist() == [[9, 1, 2, 3], [8, 4, 5, 6]]
 
 
-def test_the_denoiser_saw_exactly_the_canvases_that_replay_shows() -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_the_denoiser_saw_exactly_the_canvases_that_replay_shows_equal_ones_once(temperature: float) -> None:
     denoiser = TableDenoiser(width=5)
-    rollout = draw(EntropyBound(0.6), 20, denoiser, block_length=2)
-    seen = Counter(tuple(row) for canvas, _ in denoiser.asked for row in canvas.tolist())
-    replayed: Counter[tuple[int, ...]] = Counter()
-    for step in range(int(rollout.nfe.max())):
-        replayed.update(tuple(row) for row in canvas_at(rollout, step, denoiser.mask_id)[rollout.nfe > step].tolist())
-    empty = (PROMPT, *[denoiser.mask_id] * 4)
-    assert replayed.pop(empty) == 20 and seen.pop(empty) == 1, "completions of one prompt share its first call"
-    assert seen == replayed
+    rollout = draw(EntropyBound(0.6), 20, denoiser, block_length=2, temperature=temperature)
+    seen = [sorted(map(tuple, canvas.tolist())) for canvas, _ in denoiser.asked]
+    canvases = [canvas_at(rollout, step, denoiser.mask_id) for step in range(int(rollout.nfe.max()))]
+    replayed = [{tuple(row) for row in canvas[rollout.nfe > step].tolist()} for step, canvas in enumerate(canvases)]
+    assert seen == [sorted(canvas) for canvas in replayed]
+    assert len(seen[0]) == 1 and (temperature == 0) == all(len(canvas) == 1 for canvas in seen)
+
+
+@pytest.mark.parametrize("slots", [None, 3])
+def test_completions_that_share_canvases_are_what_each_is_alone(slots: int | None) -> None:
+    denoiser = tiny_llada(VOCAB, MASK, (STOP,))
+    prompt_ids, prompt_mask = (prompts.repeat_interleave(6, dim=0) for prompts in padded_prompts((2, 5)))
+    options: dict[str, Any] = {"length": 8, "block_length": 4, "rule": EntropyBound(1.0), "temperature": 0.5}
+    seeds = torch.arange(len(prompt_ids))
+    rollout = sample(denoiser, prompt_ids, prompt_mask, seeds=seeds, slots=slots, **options)
+    assert denoiser.shown.canvases < 0.8 * int(rollout.nfe.sum())
+    for row in range(len(prompt_ids)):
+        one = slice(row, row + 1)
+        alone = sample(denoiser, prompt_ids[one], prompt_mask[one], seeds=seeds[one], **options)
+        assert keys_of(alone) == keys_of(rollout.rows(one))
+        torch.testing.assert_close(alone.behaviour_logp, rollout.behaviour_logp[one], atol=1e-5, rtol=1e-5)
 
 
 def test_prompts_that_differ_by_padding_alone_share_no_call() -> None:
@@ -266,7 +280,7 @@ def test_prompts_that_differ_by_padding_alone_share_no_call() -> None:
     prompt_ids = torch.tensor([[3, 3], [3, 3], [3, 3], [2, 3]])
     prompt_mask = torch.tensor([[True, True], [False, True], [True, True], [True, True]])
     rollout = sample(denoiser, prompt_ids, prompt_mask, length=2, block_length=2, rule=TopK(1))
-    assert [len(canvas) for canvas, _ in denoiser.asked] == [3, 4]
+    assert [len(canvas) for canvas, _ in denoiser.asked] == [3, 3]
     for row in range(4):
         alone = sample(
             denoiser, prompt_ids[row : row + 1], prompt_mask[row : row + 1], length=2, block_length=2, rule=TopK(1)

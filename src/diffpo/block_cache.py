@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from diffpo.canvas import distinct
+from diffpo.canvas import distinct, first_of, places
 from diffpo.errors import UserError
 from diffpo.likelihood.prediction import Logits, Prediction, States
 from diffpo.models.cache import Cache, Window
@@ -93,13 +93,13 @@ class BlockCache:
         place = torch.zeros_like(is_read, dtype=torch.long)
         if is_new.any():
             some, mask, which = distinct(canvas[is_new], self.attention_mask[rows[is_new]])
-            seats, first = self.seat[rows[is_new]], _first(which)
+            seats, first = self.seat[rows[is_new]], first_of(which)
             own = at[is_new][first]
             found.append(self._run(seats[first], some, mask, own, torch.ones_like(mask)))
             is_copy = first[which] != torch.arange(len(which), device=which.device)
             self.cache.copy(seats[first[which]][is_copy], seats[is_copy])
             size = int(own.sum())
-            place[is_new] = _places(own)[which][:, -is_read.shape[1] :]
+            place[is_new] = places(own)[which][:, -is_read.shape[1] :]
         if not is_new.all():
             is_old = ~is_new
             is_run = torch.nn.functional.pad(
@@ -107,7 +107,7 @@ class BlockCache:
             )
             mask = self.attention_mask[rows[is_old]]
             found.append(self._run(self.seat[rows[is_old]], canvas[is_old], mask, at[is_old], is_run))
-            place[is_old] = size + _places(is_read[is_old])
+            place[is_old] = size + places(is_read[is_old])
         return _joined(found), place[is_read]
 
     def _run(
@@ -136,17 +136,6 @@ class BlockCache:
         places = torch.arange(self.cache.rows, device=rows.device)
         free = places[~torch.isin(places, self.seat[rows[~is_fresh]])]
         self.seat[rows[is_fresh]] = free[: int(is_fresh.sum())]
-
-
-def _first(which: Int[Tensor, " R"]) -> Int[Tensor, " U"]:
-    """Of each of the numbers from 0 up, the first place that has it."""
-    count = torch.bincount(which)
-    return which.argsort(stable=True)[count.cumsum(dim=0) - count]
-
-
-def _places(at: Bool[Tensor, "b n"]) -> Int[Tensor, "b n"]:
-    """How many come before each place, row by row."""
-    return (at.flatten().cumsum(dim=0) - 1).view_as(at)
 
 
 def _joined(found: list[Prediction]) -> Prediction:

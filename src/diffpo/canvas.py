@@ -45,3 +45,14 @@ def distinct(
     keys = torch.cat([canvas, attention_mask.long()], dim=1)
     unique, place = torch.unique(keys, dim=0, return_inverse=True)
     return unique[:, :width], unique[:, width:].bool(), place
+
+
+def first_of(which: Int[Tensor, " R"]) -> Int[Tensor, " U"]:
+    """Of each of the numbers from 0 up, the first place that has it."""
+    count = torch.bincount(which)
+    return which.argsort(stable=True)[count.cumsum(dim=0) - count]
+
+
+def places(at: Bool[Tensor, "b n"]) -> Int[Tensor, "b n"]:
+    """How many chosen ones come before each place, row by row: where a chosen one stands among what is said of all."""
+    return (at.flatten().cumsum(dim=0) - at.flatten().long()).view_as(at)

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diffpo.block_cache import CacheKind, new_block_cache
-from diffpo.canvas import completion_mask, distinct, full_attention_mask, open_block
+from diffpo.canvas import completion_mask, distinct, first_of, full_attention_mask, open_block, places
 from diffpo.drawing import coarse, read, row_noise
 from diffpo.likelihood.prediction import Prediction, predict
 from diffpo.types import DenoiseFn, Rollout
@@ -90,7 +90,7 @@ def sample(
         is_read = is_candidate if controller is None else is_candidate | (is_masked & (step[rows] == 0)[:, None])
         canvas = torch.cat([prompt_ids[rows], completion[rows]], dim=1)
         if kept is None:
-            prediction, place = _ask(denoiser, canvas, attention_mask[rows], is_read, len(fresh))
+            prediction, place = _ask(denoiser, canvas, attention_mask[rows], is_read)
         else:
             prediction, place = kept.ask(rows, canvas, is_read, is_candidate)
         found = read(prediction, place, token_noise[rows][is_read], temperature, rule)
@@ -141,25 +141,18 @@ def _ask(
     canvas: Int[Tensor, "b N"],
     attention_mask: Bool[Tensor, "b N"],
     is_read: Bool[Tensor, "b L"],
-    num_fresh: int,
 ) -> tuple[Prediction, Int[Tensor, " M"]]:
     """A prediction, and its place for each completion position to be read.
 
-    Before their first commit, which the last `num_fresh` rows have before them, the completions of a prompt share one
-    canvas, and the same positions are read in all rows: it is shown once. Padding that all rows have is not shown.
+    Equal canvases are shown once: completions of a prompt start from the same one, and stay on it for as long as they
+    draw the same tokens. What is read follows from the canvas. Padding that all rows have is not shown.
     """
-    old = len(canvas) - num_fresh
-    some, their_mask, their_place = distinct(canvas[old:], attention_mask[old:])
-    canvas, attention_mask = torch.cat([canvas[:old], some]), torch.cat([attention_mask[:old], their_mask])
+    canvas, attention_mask, which = distinct(canvas, attention_mask)
     padding = int(attention_mask.any(dim=0).long().argmax())
-    at = torch.nn.functional.pad(is_read[: len(canvas)], (canvas.shape[1] - is_read.shape[1], 0), value=False)
+    is_shown = is_read[first_of(which)]
+    at = torch.nn.functional.pad(is_shown, (canvas.shape[1] - is_shown.shape[1], 0), value=False)
     prediction = predict(denoiser, canvas[:, padding:], attention_mask[:, padding:], at[:, padding:])
-    num_old, num_each = int(is_read[:old].sum()), int(is_read[-1].sum())
-    each = torch.arange(num_each, device=canvas.device)
-    place = torch.cat(
-        [torch.arange(num_old, device=canvas.device), num_old + (their_place[:, None] * num_each + each).flatten()]
-    )
-    return prediction, place
+    return prediction, places(is_shown)[which][is_read]
 
 
 def _fill_tail(

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from diffpo.canvas import places
 from diffpo.likelihood.prediction import Prediction, predict
 from diffpo.likelihood.views import Views
 from diffpo.types import DenoiseFn
@@ -54,8 +55,7 @@ def conditionals(denoiser: DenoiseFn, views: Views, is_scored: Bool[Tensor, "B L
     if not is_read.any():
         at[0, -1] = True  # a small micro-batch may mask no scored token; its slots still point at a place
     said = predict(denoiser, views.canvas, views.attention_mask, at)
-    slot_of = (at.flatten().cumsum(dim=0) - 1).view_as(at)
-    slot = torch.where(is_read, slot_of[views.source, position], 0)
+    slot = torch.where(is_read, places(at)[views.source, position], 0)
     return Conditionals(said, slot, is_read)
 
 
