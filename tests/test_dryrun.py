@@ -13,7 +13,7 @@ from diffpo.dryrun.memory import activations
 from diffpo.dryrun.size import Size, size_of
 from diffpo.dryrun.work import rl_work
 from diffpo.errors import UserError
-from diffpo.machine import checkpointed
+from diffpo.machine import equipped
 from diffpo.models.adapters import add_adapter
 from diffpo.models.denoiser import Denoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
@@ -79,6 +79,19 @@ def test_a_base_of_4_bits_takes_them_for_its_blocks() -> None:
     assert small == pytest.approx((2 * ends + 0.516 * blocks) / 2**30, abs=0.01)
 
 
+@pytest.mark.parametrize(("model", "kept"), [("llada-8b", 32 * 2 * 4096), ("dream-7b", 28 * 2 * 512)])
+def test_a_cache_keeps_keys_and_values_of_what_is_in_flight(model: str, kept: int) -> None:
+    recipe = f"diffpo+{model}+gsm8k+1gpu"
+    options = ["rollout.prompts=4", "rollout.group=8"]
+    plain = memory_of(dry_run(load_recipe(RlRecipe, recipe, options), 200))
+    assert plain["rollout: keys and values"] == 0
+    cached = memory_of(dry_run(load_recipe(RlRecipe, recipe, [*options, "rollout.cache=dual"]), 200))
+    assert cached["rollout: keys and values"] == pytest.approx(2 * 32 * (200 + 256) * kept / 2**30, abs=0.01)
+    few = memory_of(dry_run(load_recipe(RlRecipe, recipe, [*options, "rollout.cache=dual", "rollout.slots=8"]), 200))
+    for name in ("rollout: keys and values", "rollout: activations"):
+        assert few[name] == pytest.approx(cached[name] / 4, abs=0.01)
+
+
 def test_devices_share_the_step_and_not_the_model() -> None:
     recipe = load_recipe(RlRecipe, "diffpo+llada-8b+gsm8k+8gpu", ["objective.micro_batch=100"])
     one, eight = (memory_of(dry_run(recipe, 200, devices)) for devices in (1, 8))
@@ -109,10 +122,9 @@ def test_the_estimate_of_activations_is_near_what_torch_keeps(rank: int | None, 
     denoiser = Denoiser(LLaDAModelLM(config), 5, ())
     if rank is not None:
         add_adapter(denoiser, rank, rank, seed=0)
-    checkpointed(denoiser, load_recipe(RlRecipe, "d1", [f"gradient_checkpointing={str(is_checkpointed).lower()}"]))
+    equipped(denoiser, load_recipe(RlRecipe, "d1", [f"gradient_checkpointing={str(is_checkpointed).lower()}"]))
     canvas = torch.zeros(4, 64, dtype=torch.long)
-    is_visible, at = torch.ones(4, 64, dtype=torch.bool), torch.zeros(4, 64, dtype=torch.bool)
-    at[:, -1] = True
+    is_visible = at = torch.ones(4, 64, dtype=torch.bool)
     held = {p.untyped_storage().data_ptr() for p in denoiser.model.parameters()}
     kept: dict[int, Tensor] = {}
 

@@ -114,7 +114,9 @@ def test_slots_reach_the_sampler_and_change_nothing(evaluated: Evaluate, monkeyp
 
     expected = evaluated()["points"]
     monkeypatch.setattr(rollout, "sample", spy)
-    assert evaluated("slots=3")["points"] == expected
+    found = evaluated("slots=3")
+    assert found["points"] == expected
+    assert (found["cache"], found["block_length"]) == ("none", found["completion_length"])
     assert set(asked) == {3}
 
 

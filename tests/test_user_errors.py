@@ -3,10 +3,13 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
+from diffpo import machine, room
 from diffpo.cli import main
 from diffpo.folders import checkpoints, model_folder
 from diffpo.recipes import load_recipe
@@ -304,6 +307,44 @@ def test_eval_into_what_cannot_be_written(run: Path, told: Tell, tmp_path: Path)
 
 def test_eval_in_blocks_that_do_not_fit(run: Path, told: Tell) -> None:
     assert "block_length 5 does not divide the completion length 16" in told("eval", str(run), "block_length=5")
+
+
+def test_more_completions_in_flight_than_memory_has_room_for(
+    run: Path, recipe: str, told: Tell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One block, float32, a canvas of 16 + 16 tokens: 4 x 16 + 2 x 16 numbers a token, 2 x 16 x 23 logits.
+    each = 4 * (32 * (4 * 16 + 2 * 16) + 2 * 16 * 23)
+    monkeypatch.setattr(room, "free_bytes", lambda denoiser: 7 * each + each // 2)
+    said = "completions at a time take about 0.0 GiB beside the model, and 0.0 are there; set"
+    assert f"32 {said} rollout.slots to at most 7" in told("rl", recipe, "--out", "new")
+    assert f"8 {said} rollout.slots to at most 7" in told("rl", recipe, "rollout.slots=8", "--out", "new")
+    assert f"10 {said} slots to at most 7" in told("eval", str(run), "count=10")
+    assert f"9 {said} slots to at most 7" in told("eval", str(run), "count=10", "slots=9")
+    with pytest.raises(SystemExit) as caught:
+        main(["rl", recipe, "rollout.slots=7", "--out", "new"])
+    assert not caught.value.code
+    kept = 4 * 32 * 2 * 16  # keys and values of one layer
+    monkeypatch.setattr(room, "free_bytes", lambda denoiser: 7 * each)
+    cached = told("eval", str(run), "count=7", "cache=dual", "block_length=8")
+    assert f"slots to at most {7 * each // (each - 4 * 16 * 23 + kept)}" in cached
+
+
+def test_attention_that_is_not_there(recipe: str, run: Path, told: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(name: str) -> object:
+        return None if name == "flash_attn" else find_spec(name)
+
+    monkeypatch.setattr(machine, "find_spec", find)
+    asked = "attention=flash_attention_2"
+    for command in (["rl", recipe, "--out", "new"], ["sft", "sft.toml", "--out", "new"], ["eval", str(run)]):
+        said = told(*command, asked)
+        assert "needs flash-attn, which is not installed: pip install flash-attn, or use attention = 'sdpa'" in said
+    monkeypatch.setattr(machine, "find_spec", lambda name: object())
+    assert "needs a CUDA device, and this run has none" in told("rl", recipe, asked, "device=cpu", "--out", "new")
+    assert "needs a CUDA device" in told("rl", recipe, "attention=flex_attention", "device=cpu", "--out", "new")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "does not compute in float32; use dtype = 'bfloat16'" in told("rl", recipe, asked, "--out", "new")
+    both = ["attention=flex_attention", "rollout.cache=dual", "rollout.block_length=4"]
+    assert "rollout.cache 'dual' needs attention = 'sdpa'" in told("rl", recipe, *both, "--out", "new", is_list=True)
 
 
 @pytest.mark.parametrize("prompt", ["1b9d", "1 2", "é", "<|mdm_mask|>"])

@@ -12,12 +12,13 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
+from diffpo.chat import prompt_ids_of
 from diffpo.checkpoint import load
 from diffpo.controller import Controller
 from diffpo.errors import UserError
 from diffpo.fitting import fitted, fitting_problems
 from diffpo.hub import short_name
-from diffpo.machine import place_of
+from diffpo.machine import equipped, place_of
 from diffpo.models.denoiser import Denoiser
 from diffpo.problem import Problem, Task
 from diffpo.progress import Progress
@@ -28,6 +29,7 @@ from diffpo.recipes.stored import evaluated_task
 from diffpo.recipes.study import StudyEvaluation
 from diffpo.recipes.tasks import task_of
 from diffpo.rollout import Decoding, answer_in_batches
+from diffpo.room import check_room
 from diffpo.stats import Estimate, aup_estimate, frontier_area_estimate, gain_over_fixed, mean_interval
 from diffpo.tokenizer import decode_text
 from diffpo.types import Rollout
@@ -79,10 +81,12 @@ def run_eval(recipe: EvalRecipe, out: Path) -> str:
     """Evaluate a model by the recipe; write the record that `diffpo report` reads, return it as a table."""
     arm, task_recipe = short_name(recipe.model), evaluated_task(recipe)
     denoiser, tokenizer, controller = load(recipe.model, *place_of(recipe))
+    equipped(denoiser, recipe)
     task = fitted(task_of(task_recipe), task_recipe, denoiser.model.config, tokenizer)
     with Progress(f"eval {arm}", len(rules_of(recipe)) + (controller is not None)) as bar:
         evaluation = evaluate(recipe, denoiser, tokenizer, controller, task, bar)
     record = {"arm": arm, "task": task.name, "split": recipe.split, "seed": recipe.seed}
+    record |= {"block_length": recipe.block_length or task.completion_length, "cache": recipe.cache}
     record |= as_record(evaluation, denoiser, tokenizer, evaluation.best_accuracy)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -137,6 +141,15 @@ def evaluate(
     place_of(recipe)
     problems, too_long = problems_of(task, recipe)
     block_length = recipe.block_length or task.completion_length
+    check_room(
+        denoiser,
+        min(recipe.slots or recipe.batch, recipe.batch, len(problems)),
+        prompt_tokens=max(len(prompt_ids_of(tokenizer, problem.prompt)) for problem in problems),
+        length=task.completion_length,
+        block_length=block_length,
+        has_cache=recipe.cache != "none",
+        option="slots",
+    )
 
     def outcome(name: str, kind: RuleRecipe | None, rule: Rule, controller: Controller | None) -> Outcome:
         length, cache = task.completion_length, recipe.cache

@@ -1,5 +1,7 @@
 """Where a run computes, and how it keeps its numbers."""
 
+from importlib.util import find_spec
+
 import torch
 
 from diffpo.errors import UserError
@@ -13,14 +15,30 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def place_of(settings: MachineSettings) -> tuple[torch.dtype, torch.device]:
     """What a model's weights are kept as, and where: of several processes each has a CUDA device of its own.
 
-    Sets torch's threads where the recipe gives a number. Raises UserError for a device that is not there.
+    Sets torch's threads where the recipe gives a number. Raises UserError for a device that is not there, and for
+    attention kernels that are not, or not for it.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
     has_cuda = torch.cuda.is_available()
     if settings.device == "cuda" and not has_cuda:
         raise UserError("device is 'cuda', and torch sees no CUDA device here; use device = 'auto' or 'cpu'")
-    return DTYPES[settings.dtype], _cuda() if has_cuda and settings.device != "cpu" else torch.device("cpu")
+    is_cuda = has_cuda and settings.device != "cpu"
+    if settings.attention != "sdpa":
+        _check_attention(settings, is_cuda)
+    return DTYPES[settings.dtype], _cuda() if is_cuda else torch.device("cpu")
+
+
+def _check_attention(settings: MachineSettings, is_cuda: bool) -> None:
+    asked = f"attention = '{settings.attention}'"
+    if settings.attention == "flash_attention_2" and find_spec("flash_attn") is None:
+        raise UserError(
+            f"{asked} needs flash-attn, which is not installed: pip install flash-attn, or use attention = 'sdpa'"
+        )
+    if not is_cuda:
+        raise UserError(f"{asked} needs a CUDA device, and this run has none; use attention = 'sdpa'")
+    if settings.attention == "flash_attention_2" and settings.dtype == "float32":
+        raise UserError(f"{asked} does not compute in float32; use dtype = 'bfloat16', or attention = 'sdpa'")
 
 
 def _cuda() -> torch.device:
@@ -33,10 +51,12 @@ def _cuda() -> torch.device:
     return torch.device("cuda", here.place)
 
 
-def checkpointed(denoiser: Denoiser, settings: MachineSettings) -> Denoiser:
-    """The same denoiser, told to keep little for its backward passes if the recipe says so."""
+def equipped(denoiser: Denoiser, settings: MachineSettings) -> Denoiser:
+    """The same denoiser with the recipe's kernels, told to keep little for its backward passes if it says so."""
+    model = denoiser.model
+    if settings.attention != "sdpa":
+        model.set_attn_implementation(settings.attention)
     if settings.gradient_checkpointing:
-        model = denoiser.model
         # The name changed in transformers 5.20; both exist for a while.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable()

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from diffpo.chat import prompt_ids_of
 from diffpo.checkpoint import Progress, load, load_base, restore_optimizers, save_checkpoint
 from diffpo.controller import Controller
 from diffpo.distributed import everyone, gather_rows, joined, on_main, summed, together
 from diffpo.errors import Stopped
 from diffpo.fitting import PROMPTS_TOO_LONG, fitted, fitting_problems
-from diffpo.machine import checkpointed, place_of
+from diffpo.machine import equipped, place_of
 from diffpo.models.adapters import AdapterOff, add_adapter
 from diffpo.models.denoiser import Denoiser, Tally
 from diffpo.objective import PUSHES_DOWN, pushes_down
@@ -26,8 +27,9 @@ from diffpo.recipes.schema import AdamRecipe, RlRecipe, base_bits
 from diffpo.recipes.tasks import checked_task
 from diffpo.records import Run, interruptible, open_run
 from diffpo.rollout import Batch, Decoding, collect, first_call_entropy
+from diffpo.room import check_room
 from diffpo.update import ControllerUpdate, PolicyUpdate, update_controller, update_policy
-from diffpo.world import check_shares, share_of
+from diffpo.world import check_shares, share_of, world
 
 CALIBRATION_PROBLEMS = 256
 
@@ -81,12 +83,13 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
     `watch` is called before the step's checkpoint is written: a step it has not seen to its end comes again.
     Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
-    # A task out of range or without data, and a base that is not there, are said before the run's folder is made.
+    # A task out of range or without data, a base that is not there, and completions without room in memory are said
+    # before the run's folder is made.
     check_shares("rollout.prompts", recipe.rollout.prompts)
     with together():
         task = checked_task(recipe.task, "train")
         start = load_base(recipe.base, *place_of(recipe), base_bits(recipe))
-        fitted(task, recipe.task, start[0].model.config, start[1]).problems("train", 1, seed=0)
+        check_rollouts(recipe, task, start)
     run = on_main(open_run, out, recipe, resume)
     with together():
         learner = prepare(recipe, run, start)
@@ -136,6 +139,23 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
                 raise Stopped(f"stopped at step {step}; go on with the same command and --resume")
 
 
+def check_rollouts(recipe: RlRecipe, task: Task, start: Loaded) -> None:
+    """Raises UserError where no prompt fits the model, or the completions in flight do not fit beside it."""
+    denoiser, tokenizer, _ = start
+    (problem,) = fitted(task, recipe.task, denoiser.model.config, tokenizer).problems("train", 1, seed=0)
+    settings = recipe.rollout
+    rows = settings.prompts * settings.group // world().size
+    check_room(
+        denoiser,
+        min(rows, settings.slots or rows),
+        prompt_tokens=len(prompt_ids_of(tokenizer, problem.prompt)),
+        length=task.completion_length,
+        block_length=settings.block_length or task.completion_length,
+        has_cache=settings.cache != "none",
+        option="rollout.slots",
+    )
+
+
 def prepare(recipe: RlRecipe, run: Run, start: Loaded) -> Learner:
     """Models, controller and optimisers as they stood at the run's checkpoint, or as `start` has them."""
     if run.checkpoint:
@@ -143,7 +163,7 @@ def prepare(recipe: RlRecipe, run: Run, start: Loaded) -> Learner:
     else:
         denoiser, tokenizer, controller = start
     task = fitted(task_of(recipe.task), recipe.task, denoiser.model.config, tokenizer)
-    checkpointed(denoiser, recipe)
+    equipped(denoiser, recipe)
     if recipe.lora is not None and run.checkpoint is None:
         add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, seed_of(recipe.seed, "adapter"))
     base = reference(recipe, denoiser, start[0])
@@ -176,7 +196,7 @@ def reference(recipe: RlRecipe, denoiser: Denoiser, start: Denoiser) -> Denoiser
         return None
     if recipe.lora is not None:
         return AdapterOff.of(denoiser)
-    return load_base(recipe.base, *place_of(recipe))[0] if denoiser is start else start
+    return equipped(load_base(recipe.base, *place_of(recipe))[0] if denoiser is start else start, recipe)
 
 
 def new_controller(recipe: RlRecipe) -> Controller:

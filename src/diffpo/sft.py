@@ -14,7 +14,7 @@ from diffpo.checkpoint import Progress, load_base, restore_optimizers, save_chec
 from diffpo.distributed import everyone, joined, on_main, sum_gradients, summed, together
 from diffpo.errors import NonFiniteLossError, Stopped, UserError
 from diffpo.fitting import PROMPTS_TOO_LONG, fitted, fitting_problems, room_for_prompt
-from diffpo.machine import checkpointed, place_of
+from diffpo.machine import equipped, place_of
 from diffpo.models.adapters import add_adapter
 from diffpo.models.denoiser import Denoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
@@ -50,7 +50,7 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
     else:
         denoiser, tokenizer = start or start_of(recipe, task)
     task = fitted_task(recipe, task, denoiser, tokenizer)
-    checkpointed(denoiser, recipe)
+    equipped(denoiser, recipe)
     optimizer = policy_optimizer(denoiser.model, recipe.optimizer)
     optimizers: dict[str, Optimizer] = {"policy": optimizer}
     if run.checkpoint:

@@ -46,15 +46,23 @@ def update(recipe: RlRecipe | SftRecipe, size: Size, work: Work, rows: int) -> P
 
 
 def rollout(recipe: RlRecipe, size: Size, work: Work, rows: int) -> Parts:
-    """Bytes that a denoiser call of `rows` completions needs besides: activations of one block, and logits of the open
-    block; of the whole completion at the first call of a learned sampler, which completions of a prompt share."""
-    inside = 4 * size.width + 2 * size.hidden
+    """Bytes that a denoiser call of `rows` completions needs besides, as many as are in flight at a time: those of
+    `call`, with logits of the whole completion at the first call of a learned sampler, which a group shares."""
+    rows = min(rows, recipe.rollout.slots or rows)
     read = rows * (recipe.rollout.block_length or work.length)
     if recipe.learn != "model":
         read = max(read, rows // work.group * work.length)
+    return call(size, rows, work.tokens, read, width_of(recipe), recipe.rollout.cache != "none")
+
+
+def call(size: Size, rows: int, tokens: int, read: int, width: int, has_cache: bool) -> Parts:
+    """Bytes that a denoiser call of `rows` canvases of so many tokens needs besides the model: activations of one
+    block, logits where they are read, and what a block cache keeps. `width`: bytes of a number."""
+    inside = 4 * size.width + 2 * size.hidden
     return {
-        "rollout: activations": rows * work.tokens * inside * width_of(recipe),
+        "rollout: activations": rows * tokens * inside * width,
         "rollout: logits": 2 * FLOAT32 * read * size.vocabulary,
+        "rollout: keys and values": rows * tokens * size.kept * width if has_cache else 0,
     }
 
 

@@ -1,7 +1,7 @@
 """How large a model is, and what is trained of it: counted on the meta device, where weights have shapes alone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -53,6 +53,8 @@ class Size:
     hidden: int
     """Of the feed-forward part."""
     vocabulary: int
+    kept: int = 0
+    """Keys and values of a token in all layers: what a block cache keeps."""
 
 
 def is_elsewhere(base: str) -> bool:
@@ -68,15 +70,27 @@ def size_of(base: str, rank: int | None, is_trained: bool) -> Size:
     family, config = _described(base)
     with torch.device("meta"):
         model = family.model(config)
-        blocks = _block_list(model)
-        body = sum(p.numel() for p in blocks.parameters() if p.dim() == 2)
-        total = sum(p.numel() for p in model.parameters())
+        size = measured(model)
         if rank is not None:
             add_adapter(Denoiser(model, 0, ()), rank, alpha=1, seed=0)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) if is_trained else 0
-    embedding = model.get_input_embeddings().weight
-    hidden = max(p.shape[0] for p in blocks[0].parameters() if p.dim() == 2 and p.shape[1] == embedding.shape[1])
-    return Size(total, trained, body, len(blocks), embedding.shape[1], hidden, embedding.shape[0])
+    return replace(size, trained=sum(p.numel() for p in model.parameters() if p.requires_grad) if is_trained else 0)
+
+
+def measured(model: PreTrainedModel) -> Size:
+    """Of a model without an adapter, with nothing trained."""
+    blocks = next(module for module in model.modules() if isinstance(module, nn.ModuleList))
+    matrices = {name: p.shape for name, p in blocks.named_parameters() if p.dim() == 2}
+    rows, width = model.get_input_embeddings().weight.shape
+    return Size(
+        parameters=sum(p.numel() for p in model.parameters()),
+        trained=0,
+        body=sum(shape.numel() for shape in matrices.values()),
+        layers=len(blocks),
+        width=width,
+        hidden=max(shape[0] for shape in matrices.values() if shape[1] == width),
+        vocabulary=rows,
+        kept=sum(shape[0] for name, shape in matrices.items() if name.endswith(("k_proj.weight", "v_proj.weight"))),
+    )
 
 
 def _described(base: str) -> tuple[Family, PretrainedConfig]:
@@ -86,7 +100,3 @@ def _described(base: str) -> tuple[Family, PretrainedConfig]:
     if is_elsewhere(base):
         raise UserError(f"the size of {base} is not known here; known are {', '.join(PUBLISHED)}")
     return read_config(model_folder(Path(base)))
-
-
-def _block_list(model: PreTrainedModel) -> nn.ModuleList:
-    return next(module for module in model.modules() if isinstance(module, nn.ModuleList))

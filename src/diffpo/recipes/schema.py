@@ -16,6 +16,7 @@ Count = Annotated[int, Field(ge=1)]
 AdvantageKind = Literal["group-centered", "group-std", "batch-std", "leave-one-out"]
 KlKind = Literal["full", "k1", "k2", "k3"]
 CacheKind = Literal["none", "prefix", "dual"]
+Attention = Literal["sdpa", "flash_attention_2", "flex_attention"]
 
 
 def _own_reward(name: str) -> str:
@@ -460,6 +461,8 @@ class MachineSettings(Strict):
     """Of the weights; an adapter's own are float32 beside bfloat16."""
     gradient_checkpointing: bool = False
     """Keep one activation for each block, and compute the others again: less memory, a third more arithmetic."""
+    attention: Attention = "sdpa"
+    """Kernels: torch's own, or others that transformers knows, for CUDA."""
 
 
 class RlRecipe(MachineSettings):
@@ -481,6 +484,7 @@ class RlRecipe(MachineSettings):
         yield from grading_problems("RL", self.task)
         yield from block_problems("rollout.block_length", self.rollout.block_length, self.task)
         yield from cache_problems("rollout.", self.rollout.cache, self.rollout.block_length, self.task)
+        yield from kernel_problems("rollout.", self.rollout.cache, self.attention)
         if self.learn != "model" and not isinstance(self.rollout.rule, EntropyBoundRule):
             yield (
                 f"learn = '{self.learn}' trains entropy bounds, which rollout.rule '{self.rollout.rule.kind}' does not "
@@ -583,6 +587,7 @@ class EvalRecipe(MachineSettings):
         if self.task is not None:
             yield from grading_problems("evaluation", self.task)
             yield from cache_problems("", self.cache, self.block_length, self.task)
+        yield from kernel_problems("", self.cache, self.attention)
 
 
 def base_bits(recipe: RlRecipe | SftRecipe) -> Literal[4] | None:
@@ -634,6 +639,14 @@ def block_problems(name: str, block_length: int | None, task: TaskRecipe) -> Ite
     if block_length is not None and length % block_length:
         divisors = ", ".join(str(d) for d in range(1, length + 1) if length % d == 0)
         yield f"{name} {block_length} does not divide the completion length {length}; use one of {divisors}"
+
+
+def kernel_problems(prefix: str, cache: CacheKind, attention: Attention) -> Iterable[str]:
+    if cache != "none" and attention != "sdpa":
+        yield (
+            f"{prefix}cache '{cache}' needs attention = 'sdpa', and it is '{attention}'; change it, or set "
+            f"{prefix}cache = 'none'"
+        )
 
 
 def cache_problems(prefix: str, cache: CacheKind, block_length: int | None, task: TaskRecipe) -> Iterable[str]:
