@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import diffpo
@@ -24,6 +25,7 @@ from diffpo.folders import checkpoints
 from diffpo.recipes import files
 from diffpo.records import METRICS
 from diffpo.report.data import read_run
+from diffpo.stats import aup
 
 TASK = "threads = 1\ntask = {kind = 'sudoku', min_clues = 13, max_clues = 15, cell_credit = 0.5}\n"
 BUDGET = 1500
@@ -163,8 +165,9 @@ def test_an_interrupted_demo_leaves_nothing_running(observed: Observed) -> None:
 def test_it_goes_on_where_it_was(observed: Observed) -> None:
     """The base is left alone; both arms resume, from a checkpoint written when they were interrupted."""
     assert times_of(observed.out / "base") == observed.base_when_interrupted
-    assert ["--resume" in command for command in observed.commands] == [False, False, True, True]
-    assert [process.returncode for process in observed.processes] == [130, 130, 0, 0]
+    trained = observed.commands[:4]
+    assert ["--resume" in command for command in trained] == [False, False, True, True]
+    assert [process.returncode for process in observed.processes] == [130, 130, *[0] * 5]
     for arm, steps in observed.steps_when_interrupted.items():
         assert steps == 1 < len(observed.calls_of(arm))
     assert observed.summary["wall_s"] > round(observed.seconds_when_interrupted, 1)
@@ -175,6 +178,23 @@ def test_the_arms_are_the_commands_that_a_user_would_type(observed: Observed) ->
         assert command[:5] == [sys.executable, "-m", "diffpo", "rl", f"tiny-{arm}"]
         assert "seed=3" in command
         assert command[command.index("--out") + 1] == str(observed.out / arm)
+    evaluations = observed.commands[4:]
+    assert [command[:4] for command in evaluations] == [[sys.executable, "-m", "diffpo", "eval"]] * 3
+    assert {command[4] for command in evaluations} == {str(observed.out / arm) for arm in demo.ARMS}
+    assert all("seed=3" in command for command in evaluations)
+
+
+def test_the_same_scale_for_all_arms(observed: Observed) -> None:
+    """AUP of each is that of its points, scaled by the best accuracy of any."""
+    records = [json.loads((observed.out / "eval" / f"{arm}.json").read_text()) for arm in demo.ARMS]
+    best = max(point["accuracy"] for record in records for point in record["points"])
+    for record in records:
+        points = record["points"]
+        tokens, percent = (
+            np.array(column) for column in zip(*((16 / p["nfe"], 100 * p["accuracy"]) for p in points), strict=True)
+        )
+        expected = aup(tokens, percent, 100 * best)
+        assert record["aup"]["value"] == pytest.approx(expected)
 
 
 def test_the_summary_has_its_shape(observed: Observed) -> None:
@@ -279,6 +299,6 @@ def test_a_demo_of_another_seed_begins_anew(begun: Path) -> None:
 def test_an_arm_that_fails_is_told_with_its_log(
     tiny_package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "sys", SimpleNamespace(executable="false"))
-    with pytest.raises(RuntimeError, match=r"training of d1 failed \(see .*d1\.log\)"):
-        demo.train_arms(tmp_path, seed=0)
+    monkeypatch.setattr(demo, "DIFFPO", ("false",))
+    with pytest.raises(RuntimeError, match=r"d1 failed \(see .*d1\.log\)"):
+        demo.train_and_evaluate(tmp_path, seed=0)

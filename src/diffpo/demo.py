@@ -4,19 +4,18 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffpo.checkpoint import load, read_progress
+from diffpo.checkpoint import read_progress
 from diffpo.errors import Stopped, UserError
-from diffpo.evaluate import Evaluation, as_record, evaluate, rules_of
+from diffpo.evaluate import aup_of
 from diffpo.folders import RECIPE, checkpoints
 from diffpo.progress import Progress
 from diffpo.recipes import load_recipe
-from diffpo.recipes.parts import task_of
-from diffpo.recipes.schema import EvalRecipe, RlRecipe, SftRecipe
-from diffpo.records import METRICS, interruptible
+from diffpo.recipes.schema import RlRecipe, SftRecipe
+from diffpo.records import METRICS, Interrupt, interruptible
 from diffpo.report import summary_table, write_report
 from diffpo.report.charts import frontier_svg
 from diffpo.report.data import read_run
@@ -24,6 +23,8 @@ from diffpo.sft import run_sft
 
 RL_ARMS = ("d1", "diffpo")
 ARMS = ("base", *RL_ARMS)
+DIFFPO = (sys.executable, "-m", "diffpo")
+SHOWN = ("solved", "nfe")
 SUMMARY = "summary.json"
 CLOCK = "clock.json"
 
@@ -37,10 +38,7 @@ def run_demo(out: Path, seed: int) -> None:
     with Clock(out / CLOCK, seed, started):
         print("1/4  the base model learns 4x4 Sudoku from solved puzzles, and stops half-way", flush=True)
         train_base(out, seed)
-        print("2/4  d1 and DiFFPO go on from it by reinforcement learning, side by side, one core each", flush=True)
-        train_arms(out, seed)
-        print("3/4  all three meet puzzles whose solutions nobody has trained on", flush=True)
-        records = evaluate_arms(out, seed)
+        records = train_and_evaluate(out, seed)
         print("4/4  the report", flush=True)
         summary = summarise(out, seed, records, time.perf_counter() - started)
         write_report(out)
@@ -94,42 +92,90 @@ def train_base(out: Path, seed: int) -> None:
     run_sft(recipe, out / "base", resume=(out / "base" / RECIPE).is_file())
 
 
-def train_arms(out: Path, seed: int) -> None:
-    """Both RL runs as processes of their own, through the same command that a user would type."""
-    budget = 0
-    processes: dict[str, subprocess.Popen[bytes]] = {}
-    for arm in RL_ARMS:
-        overrides = [f"seed={seed}", f"base={json.dumps(str(out / 'base'))}"]
-        recipe = load_recipe(RlRecipe, f"tiny-{arm}", overrides)
-        budget += recipe.budget.denoiser_calls or 0
-        command = [sys.executable, "-m", "diffpo", "rl", f"tiny-{arm}", *overrides, "--out", str(out / arm)]
-        if (out / arm / RECIPE).is_file():
-            command.append("--resume")
-        with (out / f"{arm}.log").open("ab") as log:
-            processes[arm] = subprocess.Popen(command, stdout=log, stderr=log)
+class Lane:
+    """Commands that run one after another, each a process of its own; what they say goes into a log."""
+
+    def __init__(self, log: Path, commands: Sequence[Sequence[str]]) -> None:
+        self.num_done, self._log, self._left = 0, log, list(commands)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        return self._process is not None
+
+    @property
+    def is_over(self) -> bool:
+        return not self.is_busy and not self._left
+
+    def advance(self, starts: bool) -> None:
+        """See whether the command has ended, and start the next one. Raises RuntimeError for one that failed."""
+        if self._process is not None and self._process.poll() is not None:
+            failed, self._process = self._process.returncode, None
+            if failed and starts:  # one that is being stopped may end as it likes
+                tail = self._log.read_text(errors="replace").splitlines()[-1:]
+                raise RuntimeError(f"{self._log.stem} failed (see {self._log}): {' '.join(tail)}")
+            self.num_done += 1
+        if self._process is None and self._left and starts:
+            with self._log.open("ab") as log:
+                self._process = subprocess.Popen(self._left.pop(0), stdout=log, stderr=log)
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+
+
+def train_and_evaluate(out: Path, seed: int) -> dict[str, dict[str, Any]]:
+    """Both RL runs side by side, through the commands that a user would type; whichever core is free then evaluates.
+
+    Returns the records of `eval/<arm>.json`, in which AUP is scaled by the best of the three.
+    """
+    print("2/4  d1 and DiFFPO go on from it by reinforcement learning, side by side, one core each", flush=True)
+    own = {arm: [train_command(out, arm, seed), eval_command(out, arm, seed)] for arm in RL_ARMS}
+    own["d1"].append(eval_command(out, "base", seed))  # its updates are the cheaper ones
+    lanes = [Lane(out / f"{arm}.log", commands) for arm, commands in own.items()]
+    budget = sum(load_recipe(RlRecipe, f"tiny-{arm}").budget.denoiser_calls or 0 for arm in RL_ARMS)
+
+    def show_training(bar: Progress) -> None:
+        latest = {arm: last_line(out / arm / METRICS) for arm in RL_ARMS}
+        shown = {f"{arm} {name}": line[name] for arm, line in latest.items() for name in SHOWN if name in line}
+        bar.update(sum(int(line.get("denoiser_calls", 0)) for line in latest.values()), **shown)
+
     try:
-        # Ctrl-C reaches the runs too: wait until they have left their checkpoints.
-        with Progress("rl d1 + diffpo", budget) as bar, interruptible() as interrupt:
-            while any(process.poll() is None for process in processes.values()):
-                time.sleep(1)
-                latest = {arm: last_line(out / arm / METRICS) for arm in RL_ARMS}
-                shown = {
-                    f"{arm} {name}": line[name]
-                    for arm, line in latest.items()
-                    for name in ("solved", "nfe")
-                    if name in line
-                }
-                bar.update(sum(int(line.get("denoiser_calls", 0)) for line in latest.values()), **shown)
+        with interruptible() as interrupt:
+            with Progress("rl d1 + diffpo", budget) as bar:
+                while not all(lane.num_done for lane in lanes):
+                    attend(lanes, interrupt)
+                    show_training(bar)
+            print("3/4  all three meet puzzles whose solutions nobody has trained on", flush=True)
+            with Progress("eval", len(ARMS)) as bar:
+                while not all(lane.is_over for lane in lanes):
+                    attend(lanes, interrupt)
+                    bar.update(sum(lane.num_done - 1 for lane in lanes))
     finally:
-        for process in processes.values():
-            process.terminate()  # nothing to a run that has ended
-    if interrupt.requested:
-        # What the runs returned then says nothing: one may have been about to start, or to end.
+        for lane in lanes:
+            lane.end()
+    return compared(out)
+
+
+def attend(lanes: Sequence[Lane], interrupt: Interrupt) -> None:
+    """A second of the lanes' work. After Ctrl-C, which reaches the commands too, they are waited for: they leave
+    checkpoints. What they return then says nothing: one may have been about to start, or to end."""
+    for lane in lanes:
+        lane.advance(starts=not interrupt.requested)
+    if interrupt.requested and not any(lane.is_busy for lane in lanes):
         raise KeyboardInterrupt
-    for arm, process in processes.items():
-        if process.returncode:
-            tail = (out / f"{arm}.log").read_text(errors="replace").splitlines()[-1:]
-            raise RuntimeError(f"training of {arm} failed (see {out / arm}.log): {' '.join(tail)}")
+    time.sleep(1)
+
+
+def train_command(out: Path, arm: str, seed: int) -> list[str]:
+    overrides = [f"seed={seed}", f"base={json.dumps(str(out / 'base'))}"]
+    resume = ["--resume"] if (out / arm / RECIPE).is_file() else []
+    return [*DIFFPO, "rl", f"tiny-{arm}", *overrides, "--out", str(out / arm), *resume]
+
+
+def eval_command(out: Path, arm: str, seed: int) -> list[str]:
+    record = out / "eval" / f"{arm}.json"
+    return [*DIFFPO, "eval", str(out / arm), f"seed={seed}", "--recipe", "sudoku4-eval", "--out", str(record)]
 
 
 def last_line(path: Path) -> Mapping[str, int | float]:
@@ -141,25 +187,13 @@ def last_line(path: Path) -> Mapping[str, int | float]:
     return record
 
 
-def evaluate_arms(out: Path, seed: int) -> dict[str, dict[str, Any]]:
-    """The three arms on the same unseen puzzles, into `eval/<arm>.json`; AUP is scaled by the best of the three."""
-    evaluations: dict[str, Evaluation] = {}
-    folders = {}
-    for arm in ARMS:
-        recipe = load_recipe(EvalRecipe, "sudoku4-eval", [f"seed={seed}", f"model={json.dumps(str(out / arm))}"])
-        denoiser, tokenizer, controller = folders[arm] = load(out / arm)
-        assert recipe.task is not None, "the built-in recipe names its task"
-        task = task_of(recipe.task)
-        with Progress(f"eval {arm}", len(rules_of(recipe)) + (controller is not None)) as bar:
-            evaluations[arm] = evaluate(recipe, denoiser, tokenizer, controller, task, bar)
-    best = max(evaluation.best_accuracy for evaluation in evaluations.values())
-    (out / "eval").mkdir(exist_ok=True)
-    records = {}
-    for arm, evaluation in evaluations.items():
-        denoiser, tokenizer, _ = folders[arm]
-        about = {"arm": arm, "task": task.name, "split": recipe.split, "seed": seed}
-        records[arm] = about | as_record(evaluation, denoiser, tokenizer, best)
-        (out / "eval" / f"{arm}.json").write_text(json.dumps(records[arm]) + "\n")
+def compared(out: Path) -> dict[str, dict[str, Any]]:
+    """The records of all arms, with AUP scaled by the best of them instead of each by its own best."""
+    records = {arm: json.loads((out / "eval" / f"{arm}.json").read_text()) for arm in ARMS}
+    best = max(point["accuracy"] for record in records.values() for point in record["points"])
+    for arm, record in records.items():
+        record["aup"] = aup_of(record["points"], record["clusters"], record["completion_length"], best)
+        (out / "eval" / f"{arm}.json").write_text(json.dumps(record) + "\n")
     return records
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,10 +72,6 @@ class Evaluation:
     def clusters(self) -> list[str]:
         return [problem.cluster for problem in self.problems]
 
-    @property
-    def best_accuracy(self) -> float:
-        return max(float(outcome.is_solved.mean()) for outcome in self.fixed)
-
 
 def run_eval(recipe: EvalRecipe, out: Path) -> str:
     """Evaluate a model by the recipe; write the record that `diffpo report` reads, return it as a table."""
@@ -87,7 +83,7 @@ def run_eval(recipe: EvalRecipe, out: Path) -> str:
         evaluation = evaluate(recipe, denoiser, tokenizer, controller, task, bar)
     record = {"arm": arm, "task": task.name, "split": recipe.split, "seed": recipe.seed}
     record |= {"block_length": recipe.block_length or task.completion_length, "cache": recipe.cache}
-    record |= as_record(evaluation, denoiser, tokenizer, evaluation.best_accuracy)
+    record |= as_record(evaluation, denoiser, tokenizer)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(record) + "\n")
@@ -190,10 +186,8 @@ def name_of(rule: RuleRecipe) -> str:
     return f"{rule.kind} " + " ".join(f"{value:g}" for value in values.values())
 
 
-def as_record(
-    evaluation: Evaluation, denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast, best_accuracy: float
-) -> dict[str, Any]:
-    """Figures with intervals, and the rows they come from. `best_accuracy` of all compared methods scales the AUP."""
+def as_record(evaluation: Evaluation, denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """Figures with intervals, and the rows they come from."""
     fixed, learned, clusters, length = evaluation.fixed, evaluation.learned, evaluation.clusters, evaluation.length
     solved = np.stack([outcome.is_solved for outcome in fixed], axis=1)
     nfe = np.stack([outcome.nfe for outcome in fixed], axis=1)
@@ -201,22 +195,31 @@ def as_record(
     if learned is not None:
         found = gain_over_fixed(solved, nfe, learned.is_solved, learned.nfe, clusters)
         gain = dict(vars(found))
+    points = [_point(outcome, clusters) for outcome in fixed]
     shown = learned or fixed[int(np.argmin(np.abs(nfe.mean(axis=0) - length / 3)))]
     return {
         "completion_length": length,
         "prompts_too_long": evaluation.prompts_too_long,
         "clusters": clusters,
         "clues": clues_of(evaluation.problems),
-        "points": [_point(outcome, clusters) for outcome in fixed],
+        "points": points,
         "learned": _learned(learned, evaluation.problems, clusters) if learned is not None else None,
         "area": _estimate(frontier_area_estimate(solved, nfe, clusters, hi=length)),
-        "aup": _estimate(aup_estimate(solved, nfe, clusters, length, 100 * best_accuracy)),
+        "aup": aup_of(points, clusters, length, best_accuracy=max(point["accuracy"] for point in points)),
         "gain": gain,
         "playback": [
             _played_back(evaluation.problems[row], shown, row, denoiser, tokenizer)
             for row in range(min(PLAYED_BACK, len(evaluation.problems)))
         ],
     }
+
+
+def aup_of(
+    points: Sequence[Mapping[str, Any]], clusters: Sequence[str], length: int, best_accuracy: float
+) -> dict[str, Any]:
+    """AUP of a record's points; `best_accuracy`, of all methods that are compared, scales it."""
+    solved, nfe = (np.array([point[rows] for point in points], dtype=float).T for rows in ("solved", "nfe_rows"))
+    return _estimate(aup_estimate(solved, nfe, clusters, length, 100 * best_accuracy))
 
 
 def clues_of(problems: Sequence[Problem]) -> list[int]:
