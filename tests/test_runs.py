@@ -28,10 +28,11 @@ from diffpo.recipes import load_recipe
 from diffpo.recipes.schema import RlRecipe, SftRecipe
 from diffpo.records import METRICS, Run
 from diffpo.rl import run_rl
-from diffpo.rollout import Batch, collect
+from diffpo.rollout import Batch, Decoding, collect
 from diffpo.sampler import sample
 from diffpo.sft import run_sft
 from diffpo.types import Rollout
+from diffpo.unmasking import EntropyBound
 from diffpo.update import update_policy
 
 # A model of this shape solves half of these puzzles after a second of SFT: RL then has something to credit.
@@ -216,6 +217,23 @@ def test_validation_is_reported_by_steps_that_are_due(tmp_path: Path) -> None:
     out = tmp_path / "run"
     run_sft(sft_recipe("steps=3", "stop_at.start=1", "stop_at.every=2", "stop_at.problems_per_check=4"), out)
     assert ["accuracy" in line for line in lines_of(out)] == [True, False, True]
+
+
+@pytest.mark.parametrize(("options", "bound"), [([], 0.0), (["stop_at.bound=0.3"], 0.3)])
+def test_validation_decodes_greedily_at_its_bound(
+    options: list[str], bound: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    used: list[Decoding] = []
+    answer = sft.answer
+
+    def answering(*arguments: Any) -> Any:
+        used.append(arguments[4])
+        return answer(*arguments)
+
+    monkeypatch.setattr(sft, "answer", answering)
+    run_sft(sft_recipe("steps=1", "stop_at.every=1", "stop_at.problems_per_check=4", *options), tmp_path / "run")
+    assert [decoding.rule for decoding in used] == [EntropyBound(bound)]
+    assert used[0].temperature == 0
 
 
 @pytest.mark.parametrize("estimator", ["mean-field", "two-times-mean-field"])

@@ -29,7 +29,7 @@ from diffpo.records import interruptible, open_run
 from diffpo.rollout import Decoding, answer
 from diffpo.targets import Targets, draw_sequences, on_canvas
 from diffpo.tokenizer import char_tokenizer
-from diffpo.unmasking import TopK
+from diffpo.unmasking import EntropyBound
 from diffpo.world import check_shares, share_of
 
 
@@ -72,7 +72,7 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
             step += 1
             metrics: dict[str, float] = {**summed({"loss": loss}), **counts}
             if recipe.stop_at and is_due(recipe.stop_at, step):
-                metrics["accuracy"] = on_main(validate, denoiser, tokenizer, task, recipe.stop_at.problems_per_check)
+                metrics["accuracy"] = on_main(validate, denoiser, tokenizer, task, recipe.stop_at)
             is_good_enough = recipe.stop_at and metrics.get("accuracy", 0.0) >= recipe.stop_at.accuracy
             is_finished = step == recipe.steps or bool(is_good_enough)
             on_main(run.log, step, metrics)
@@ -210,9 +210,9 @@ def is_due(stop_at: StopAt, step: int) -> bool:
     return step >= stop_at.start and (step - stop_at.start) % stop_at.every == 0
 
 
-def validate(denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast, task: Task, count: int) -> float:
-    """Share of validation problems solved greedily at one token per call. The problems are the same at every check."""
-    problems = task.problems("validation", count, seed=0)
-    decoding = Decoding(TopK(1), task.completion_length, task.completion_length)
+def validate(denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast, task: Task, stop_at: StopAt) -> float:
+    """Share of validation problems solved greedily. The problems are the same at every check."""
+    problems = task.problems("validation", stop_at.problems_per_check, seed=0)
+    decoding = Decoding(EntropyBound(stop_at.bound), task.completion_length, task.completion_length)
     _, grades = answer(denoiser, tokenizer, task, problems, decoding)
     return sum(grade.is_solved for grade in grades) / len(grades)

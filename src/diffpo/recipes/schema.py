@@ -523,9 +523,11 @@ class TinyModel(Strict):
 
 
 class StopAt(Strict):
-    """End SFT at the first check where the model solves this share of validation problems at one token per call."""
+    """End SFT at the first check where the model solves this share of validation problems, greedily."""
 
     accuracy: Annotated[float, Field(gt=0, le=1)] = 1.0
+    bound: NonNegative = 0.0
+    """The entropy bound of the checks; 0: one token per call. Fewer calls are quicker checks, and a stricter test."""
     problems_per_check: Count = 128
     start: Annotated[int, Field(ge=0)] = 0
     every: Count = 10
