@@ -1,7 +1,6 @@
 """The command line. Every verb imports its work when it runs, so that `--help` and a user's mistake cost no torch."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -279,8 +278,6 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """Train a tiny model here, and report what it learnt."""
-    # Two threads that spin while they wait for each other are slower than one wherever something else runs.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     typer.echo("loading torch")  # seconds, on a cold disk: do not leave the terminal silent
     from diffpo.demo import run_demo
 
