@@ -200,7 +200,8 @@ def assert_same(one: Path, two: Path) -> None:
     last = checkpoints(one)[-1], checkpoints(two)[-1]
     assert read_progress(last[0]) == read_progress(last[1])
     for expected, found in zip(tensors_of(last[0]), tensors_of(last[1]), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        # AdamW turns the rounding of a gradient that is nearly nothing into a step of up to its rate.
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=5e-5)
 
 
 def tensors_of(checkpoint: Path) -> list[Tensor]:
