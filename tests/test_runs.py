@@ -24,7 +24,7 @@ from diffpo.folders import RECIPE, checkpoints
 from diffpo.models.denoiser import Denoiser
 from diffpo.models.llada import LLaDAModelLM
 from diffpo.optimizer import adam
-from diffpo.recipes import load_recipe
+from diffpo.recipes import dump_recipe, load_recipe
 from diffpo.recipes.schema import RlRecipe, SftRecipe
 from diffpo.records import METRICS, Run
 from diffpo.rl import run_rl
@@ -224,7 +224,7 @@ def test_validation_decodes_greedily_at_its_bound(
     options: list[str], bound: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     used: list[Decoding] = []
-    answer = sft.answer
+    answer = rollout.answer
 
     def answering(*arguments: Any) -> Any:
         used.append(arguments[4])
@@ -234,6 +234,54 @@ def test_validation_decodes_greedily_at_its_bound(
     run_sft(sft_recipe("steps=1", "stop_at.every=1", "stop_at.problems_per_check=4", *options), tmp_path / "run")
     assert [decoding.rule for decoding in used] == [EntropyBound(bound)]
     assert used[0].temperature == 0
+
+
+def test_the_blocks_of_policy_and_base_are_compiled(
+    base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compiled: list[tuple[torch.nn.Module, dict[str, Any]]] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: compiled.append((module, options)))
+    run_rl(rl_recipe(base, "budget.steps=1", "objective.kl=0.1", "compile=true"), tmp_path / "run")
+    blocks = load(base)[0].model.model.transformer["blocks"]
+    assert [(type(module), options) for module, options in compiled] == [(type(blocks[0]), {"dynamic": True})] * (
+        2 * len(blocks)
+    )
+    assert len({id(module) for module, _ in compiled}) == 2 * len(blocks)
+
+
+COMPILED = """
+import sys
+import torch
+from diffpo.cli import main
+from torch._dynamo.utils import counters
+
+compile_module = torch.nn.Module.compile
+torch.nn.Module.compile = lambda module, **options: compile_module(module, backend="eager", **options)
+try:
+    main()
+finally:
+    print("graphs", counters["stats"]["unique_graphs"])
+"""
+"""`diffpo` that traces what it compiles, and lets torch itself run it. In a process of its own: shapes that are checked
+cannot be traced."""
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_run(base: Path, tmp_path: Path) -> None:
+    said = {}
+    for name, is_compiled in (("plain", "false"), ("compiled", "true")):
+        settings = ["budget.steps=2", "objective.kl=0.1", "rollout.prompts=2", f"compile={is_compiled}"]
+        file = tmp_path / f"{name}.toml"
+        file.write_text(dump_recipe(rl_recipe(base, *settings)), encoding="utf-8")
+        command = [sys.executable, "-c", COMPILED, "rl", str(file), "--out", str(tmp_path / name)]
+        said[name] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    assert said["plain"] == "graphs 0" != said["compiled"]
+    for plain, other in zip(lines_of(tmp_path / "plain"), lines_of(tmp_path / "compiled"), strict=True):
+        plain.pop("seconds")
+        other.pop("seconds")
+        assert other == pytest.approx(plain, rel=1e-4, abs=1e-5)
+    weights = (load(folder)[0].model.state_dict().keys() for folder in (base, tmp_path / "compiled"))
+    assert next(weights) == next(weights)
 
 
 @pytest.mark.parametrize("estimator", ["mean-field", "two-times-mean-field"])

@@ -347,6 +347,15 @@ def test_attention_that_is_not_there(recipe: str, run: Path, told: Tell, monkeyp
     assert "rollout.cache 'dual' needs attention = 'sdpa'" in told("rl", recipe, *both, "--out", "new", is_list=True)
 
 
+def test_a_compiler_that_is_not_there(recipe: str, run: Path, told: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "which", lambda name: None)
+    said = told("rl", recipe, "compile=true", "device=cpu", "--out", "new")
+    assert "compile = true needs a C++ compiler, and there is none (g++, clang++); leave it out" in said
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
+    assert "needs triton, which is not installed" in told("rl", recipe, "compile=true", "--out", "new")
+
+
 @pytest.mark.parametrize("prompt", ["1b9d", "1 2", "é", "<|mdm_mask|>"])
 def test_a_prompt_outside_the_alphabet(prompt: str, run: Path, told: Tell) -> None:
     assert "characters outside the alphabet" in told("sample", str(run), "--prompt", prompt)

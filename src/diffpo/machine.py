@@ -1,11 +1,14 @@
 """Where a run computes, and how it keeps its numbers."""
 
+import os
 from importlib.util import find_spec
+from shutil import which
 
 import torch
 
 from diffpo.errors import UserError
 from diffpo.models.denoiser import Denoiser
+from diffpo.models.layers import blocks_of
 from diffpo.recipes.schema import MachineSettings
 from diffpo.world import world
 
@@ -26,6 +29,8 @@ def place_of(settings: MachineSettings) -> tuple[torch.dtype, torch.device]:
     is_cuda = has_cuda and settings.device != "cpu"
     if settings.attention != "sdpa":
         _check_attention(settings, is_cuda)
+    if settings.compile:
+        _check_compiler(is_cuda)
     return DTYPES[settings.dtype], _cuda() if is_cuda else torch.device("cpu")
 
 
@@ -41,6 +46,14 @@ def _check_attention(settings: MachineSettings, is_cuda: bool) -> None:
         raise UserError(f"{asked} does not compute in float32; use dtype = 'bfloat16', or attention = 'sdpa'")
 
 
+def _check_compiler(is_cuda: bool) -> None:
+    """Of what torch.compile writes: Triton for CUDA, C++ for a CPU."""
+    if is_cuda and find_spec("triton") is None:
+        raise UserError("compile = true needs triton, which is not installed: pip install triton, or leave it out")
+    if not is_cuda and not any(which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
+        raise UserError("compile = true needs a C++ compiler, and there is none (g++, clang++); leave it out")
+
+
 def _cuda() -> torch.device:
     here, count = world(), torch.cuda.device_count()
     if here.size == 1:
@@ -52,7 +65,8 @@ def _cuda() -> torch.device:
 
 
 def equipped(denoiser: Denoiser, settings: MachineSettings) -> Denoiser:
-    """The same denoiser with the recipe's kernels, told to keep little for its backward passes if it says so."""
+    """The same denoiser with the recipe's kernels; if it says so, told to keep little for its backward passes, and its
+    blocks compiled, at their first call, for any number of rows and tokens."""
     model = denoiser.model
     if settings.attention != "sdpa":
         model.set_attn_implementation(settings.attention)
@@ -60,4 +74,7 @@ def equipped(denoiser: Denoiser, settings: MachineSettings) -> Denoiser:
         # The name changed in transformers 5.20; both exist for a while.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable()
+    if settings.compile:
+        for block in blocks_of(model):
+            block.compile(dynamic=True)
     return denoiser

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from diffpo.errors import UserError
@@ -15,6 +14,7 @@ from diffpo.models.adapters import add_adapter
 from diffpo.models.denoiser import Denoiser
 from diffpo.models.dream import DREAM
 from diffpo.models.family import Family
+from diffpo.models.layers import blocks_of
 from diffpo.models.llada import LLADA
 from diffpo.models.loading import read_config
 
@@ -78,7 +78,7 @@ def size_of(base: str, rank: int | None, is_trained: bool) -> Size:
 
 def measured(model: PreTrainedModel) -> Size:
     """Of a model without an adapter, with nothing trained."""
-    blocks = next(module for module in model.modules() if isinstance(module, nn.ModuleList))
+    blocks = blocks_of(model)
     matrices = {name: p.shape for name, p in blocks.named_parameters() if p.dim() == 2}
     rows, width = model.get_input_embeddings().weight.shape
     return Size(

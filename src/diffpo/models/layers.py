@@ -179,6 +179,11 @@ def attend(
     return mixed.transpose(1, 2).reshape(batch, length, -1)
 
 
+def blocks_of(model: nn.Module) -> nn.ModuleList:
+    """The blocks of a model of any family."""
+    return next(module for module in model.modules() if isinstance(module, nn.ModuleList))
+
+
 def run(
     blocks: Sequence[nn.Module] | nn.ModuleList,
     h: Float[Tensor, "B N D"],

@@ -463,6 +463,8 @@ class MachineSettings(Strict):
     """Keep one activation for each block, and compute the others again: less memory, a third more arithmetic."""
     attention: Attention = "sdpa"
     """Kernels: torch's own, or others that transformers knows, for CUDA."""
+    compile: bool = False
+    """Compile the blocks by torch.compile, which takes minutes at first; on a CPU it gains nothing (docs/log.md)."""
 
 
 class RlRecipe(MachineSettings):
