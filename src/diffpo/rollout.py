@@ -130,7 +130,9 @@ def answer(
         slots=decoding.slots,
         cache=decoding.cache,
     )
-    texts = [decode_text(tokenizer, row, denoiser.stop_ids) for row in rollout.completion_ids.tolist()]
+    completions = [tuple(row) for row in rollout.completion_ids.tolist()]
+    text_of = {row: decode_text(tokenizer, row, denoiser.stop_ids) for row in set(completions)}
+    texts = (text_of[row] for row in completions)
     return rollout, [task.grade(problem, text) for problem, text in zip(problems[rows], texts, strict=True)]
 
 
