@@ -93,10 +93,13 @@ def train_base(out: Path, seed: int) -> None:
 
 
 class Lane:
-    """Commands that run one after another, each a process of its own; what they say goes into a log."""
+    """Commands that run one after another, each a process of its own; what they say goes into a log.
 
-    def __init__(self, log: Path, commands: Sequence[Sequence[str]]) -> None:
-        self.num_done, self._log, self._left = 0, log, list(commands)
+    `spare` is a list that lanes share: who is done with its own commands takes one from there.
+    """
+
+    def __init__(self, log: Path, commands: list[list[str]], spare: list[list[str]]) -> None:
+        self.num_done, self._log, self._own, self._spare = 0, log, commands, spare
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -106,6 +109,10 @@ class Lane:
     @property
     def is_over(self) -> bool:
         return not self.is_busy and not self._left
+
+    @property
+    def _left(self) -> list[list[str]]:
+        return self._own or self._spare
 
     def advance(self, starts: bool) -> None:
         """See whether the command has ended, and start the next one. Raises RuntimeError for one that failed."""
@@ -130,9 +137,9 @@ def train_and_evaluate(out: Path, seed: int) -> dict[str, dict[str, Any]]:
     Returns the records of `eval/<arm>.json`, in which AUP is scaled by the best of the three.
     """
     print("2/4  d1 and DiFFPO go on from it by reinforcement learning, side by side, one core each", flush=True)
+    spare = [eval_command(out, "base", seed)]
     own = {arm: [train_command(out, arm, seed), eval_command(out, arm, seed)] for arm in RL_ARMS}
-    own["d1"].append(eval_command(out, "base", seed))  # its updates are the cheaper ones
-    lanes = [Lane(out / f"{arm}.log", commands) for arm, commands in own.items()]
+    lanes = [Lane(out / f"{arm}.log", commands, spare) for arm, commands in own.items()]
     budget = sum(load_recipe(RlRecipe, f"tiny-{arm}").budget.denoiser_calls or 0 for arm in RL_ARMS)
 
     def show_training(bar: Progress) -> None:
