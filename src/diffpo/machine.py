@@ -18,8 +18,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def place_of(settings: MachineSettings) -> tuple[torch.dtype, torch.device]:
     """What a model's weights are kept as, and where: of several processes each has a CUDA device of its own.
 
-    Sets torch's threads where the recipe gives a number. Raises UserError for a device that is not there, and for
-    attention kernels that are not, or not for it.
+    Sets torch's threads where the recipe gives a number. Raises UserError for a device that is not there, for
+    attention kernels that are not, or not for it, and where there is nothing to compile with.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)

@@ -4,12 +4,11 @@ import os
 
 import torch
 
+from diffpo.dryrun import GIB
 from diffpo.dryrun.memory import call
 from diffpo.dryrun.size import measured
 from diffpo.errors import UserError
 from diffpo.models.denoiser import Denoiser
-
-GIB = 2**30
 
 
 def check_room(
