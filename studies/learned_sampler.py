@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffpo.checkpoint import load
-from diffpo.controller import Controller, entropy_features
-from diffpo.folders import RECIPE
 from diffpo.models.denoiser import Denoiser
-from diffpo.problem import Problem
+from diffpo.models.model_paths import RECIPE
 from diffpo.recipes import load_recipe
 from diffpo.recipes.parts import task_of
 from diffpo.recipes.schema import RlRecipe, SftRecipe
-from diffpo.rl import run_rl
-from diffpo.rollout import Decoding, answer, first_call_entropy
-from diffpo.sft import run_sft
-from diffpo.stats import gain_over_fixed, mean_interval
-from diffpo.unmasking import EntropyBound
+from diffpo.runs.checkpoint import load
+from diffpo.sampling.controller import Controller, entropy_features
+from diffpo.sampling.rules import EntropyBound
+from diffpo.statistics.figures import gain_over_fixed, mean_interval
+from diffpo.tasks.base import Problem
+from diffpo.training.rl import run_rl
+from diffpo.training.rollouts import Decoding, answer, first_call_entropy
+from diffpo.training.sft import run_sft
 
 OUT = Path("runs/study-sampler")
 RESULT = Path("results/learned_sampler.json")

@@ -9,18 +9,18 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "Decoding": "diffpo.rollout",
-    "EntropyBound": "diffpo.unmasking",
-    "Grade": "diffpo.problem",
-    "Problem": "diffpo.problem",
-    "Rollout": "diffpo.types",
+    "Decoding": "diffpo.training.rollouts",
+    "EntropyBound": "diffpo.sampling.rules",
+    "Grade": "diffpo.tasks.base",
+    "Problem": "diffpo.tasks.base",
+    "Rollout": "diffpo.core.rollout",
     "Sudoku": "diffpo.tasks.sudoku",
-    "Task": "diffpo.problem",
-    "UserError": "diffpo.errors",
-    "answer": "diffpo.rollout",
-    "load": "diffpo.checkpoint",
+    "Task": "diffpo.tasks.base",
+    "UserError": "diffpo.core.errors",
+    "answer": "diffpo.training.rollouts",
+    "load": "diffpo.runs.checkpoint",
     "load_recipe": "diffpo.recipes",
-    "sample": "diffpo.sampler",
+    "sample": "diffpo.sampling.loop",
 }
 
 __all__ = ["__version__", *_EXPORTS]

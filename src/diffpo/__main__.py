@@ -1,5 +1,5 @@
 """`python -m diffpo`."""
 
-from diffpo.cli import main
+from diffpo.cli.main import main
 
 main()

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import torch
 
-from diffpo.errors import UserError
+from diffpo.bench.shapes import random_denoiser
+from diffpo.bench.update_sides import LOSS_SHAPE, body_side, frozen_head, own_loss, plain_side, random_batch
+from diffpo.core.errors import UserError
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -24,14 +26,11 @@ def peak_of(side: str) -> float:
 
 
 def main(side: str, threads: str = "1") -> None:
-    from diffpo.bench import updates
-    from diffpo.bench.shapes import random_denoiser
-
     torch.set_num_threads(int(threads))
-    vocabulary, *shape = updates.LOSS_SHAPE
-    denoiser = updates.frozen_head(random_denoiser(vocabulary))
-    batch = updates.random_batch(vocabulary, *shape)
-    sides = {"plain": updates.plain_side, "own": updates.own_loss, "body": updates.body_side}
+    vocabulary, *shape = LOSS_SHAPE
+    denoiser = frozen_head(random_denoiser(vocabulary))
+    batch = random_batch(vocabulary, *shape)
+    sides = {"plain": plain_side, "own": own_loss, "body": body_side}
     RESET.write_text("5")  # the peak so far is that of building the model
     before = _mib("VmRSS")
     sides[side](denoiser, batch)

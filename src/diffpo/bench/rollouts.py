@@ -12,13 +12,13 @@ from diffpo.bench.harness import Bench, Case, Goal
 from diffpo.bench.identity import law_difference, token_difference
 from diffpo.bench.meter import Number
 from diffpo.bench.shapes import BLOCK, COMPLETION, PROMPT, body_flops, head_flops, random_denoiser, random_prompts
-from diffpo.block_cache import CacheKind
-from diffpo.canvas import completion_mask, full_attention_mask
-from diffpo.mismatch import distance, uncached_logp
+from diffpo.core.canvas import completion_mask, full_attention_mask
+from diffpo.core.options import CacheKind
+from diffpo.core.rollout import Rollout
+from diffpo.likelihood.mismatch import distance, uncached_logp
 from diffpo.models.denoiser import Denoiser
-from diffpo.sampler import sample
-from diffpo.types import Rollout
-from diffpo.unmasking import ConfidenceThreshold, EntropyBound, LowConfidence, Rule, TopK
+from diffpo.sampling.loop import sample
+from diffpo.sampling.rules import ConfidenceThreshold, EntropyBound, LowConfidence, Rule, TopK
 
 CANVAS = PROMPT + COMPLETION
 DRAWS = 64

@@ -10,7 +10,7 @@ import torch
 from diffpo.bench.harness import Bench, Measurement, measure
 from diffpo.bench.rollouts import ROLLOUTS
 from diffpo.bench.updates import UPDATES
-from diffpo.errors import UserError
+from diffpo.core.errors import UserError
 
 BENCHES: tuple[Bench, ...] = (*ROLLOUTS, *UPDATES)
 

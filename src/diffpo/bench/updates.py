@@ -1,160 +1,27 @@
 """Updates: losses and their gradients against the plain ones."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from diffpo.bench.harness import Bench, Case, Goal
-from diffpo.bench.identity import gap_difference
 from diffpo.bench.memory import peak_of
 from diffpo.bench.meter import Number
-from diffpo.bench.plain_loss import mean_field_logp, two_times_mean_field_logp
-from diffpo.bench.shapes import BLOCK, COMPLETION, PROMPT, body_flops, head_flops, random_denoiser, random_prompts
-from diffpo.likelihood import Estimator, MeanField, TwoTimesMeanField, Views, conditionals
-from diffpo.models.denoiser import Denoiser
-from diffpo.objective import Reinforce
-from diffpo.rollout import Batch
-from diffpo.types import Rollout
-from diffpo.update import PolicyUpdate, update_policy
-
-TEMPERATURE = 0.9
-TOLERANCE = 1e-3
-"""Of gradients and log-probabilities in float32, relative to the largest."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a side makes of a batch."""
-
-    logp: Float[Tensor, "B L"] | None
-    loss: float
-    gradient: Float[Tensor, " P"]
-
-
-@dataclass(frozen=True)
-class FixedDraw:
-    """An estimator whose draw is given, for both sides to share."""
-
-    estimator: Estimator
-    given: Tensor
-
-    def draw(self, rollout: Rollout, generator: torch.Generator) -> Tensor:
-        return self.given
-
-    def __call__(self, rollout: Rollout, draw: Tensor, mask_id: int) -> Views:
-        return self.estimator(rollout, draw, mask_id)
-
-
-def frozen_head(denoiser: Denoiser) -> Denoiser:
-    """Embedding and head at rest, as under an adapter."""
-    denoiser.model.get_input_embeddings().requires_grad_(False)
-    denoiser.model.get_output_embeddings().requires_grad_(False)
-    return denoiser
-
-
-def random_batch(vocabulary: int, prompts: int, group: int, prompt_length: int, length: int, block: int) -> Batch:
-    """Completions of random tokens, four of which were committed at each call; credit that is noise."""
-    generator = torch.Generator().manual_seed(1)
-    rows = prompts * group
-    ids, visible = (x.repeat_interleave(group, dim=0) for x in random_prompts(vocabulary, [prompt_length] * prompts))
-    order = torch.rand(rows, length // block, block, generator=generator).argsort(dim=2).argsort(dim=2)
-    step = (order // 4 + torch.arange(length // block)[:, None] * (block // 4)).view(rows, length)
-    zeros = torch.zeros(rows)
-    rollout = Rollout(
-        prompt_ids=ids,
-        prompt_mask=visible,
-        completion_ids=torch.randint(vocabulary - 1, (rows, length), generator=generator),
-        unmask_step=step,
-        behaviour_logp=torch.zeros(rows, length),
-        nfe=step.amax(dim=1) + 1,
-        entropy_bound=zeros,
-        entropy_bound_logp=zeros,
-        prompt_features=torch.zeros(rows, 0),
-    )
-    credit = torch.randn(rows, generator=generator)
-    table = zeros.view(prompts, group)
-    is_scored = torch.ones(rows, length, dtype=torch.bool)
-    return Batch(rollout, table, table, table > 0, is_scored, credit, credit)
-
-
-def gradient_of(denoiser: Denoiser) -> Float[Tensor, " P"]:
-    return torch.cat([p.grad.flatten() for p in denoiser.model.parameters() if p.grad is not None])
-
-
-def trained_by(denoiser: Denoiser, batch: Batch, logp: Callable[[], Float[Tensor, "B L"]]) -> Trained:
-    """REINFORCE on log-probabilities, each completion counting the same."""
-    denoiser.model.zero_grad()
-    found = logp()
-    loss = -(batch.advantage[:, None] * found).mean()
-    loss.backward()
-    return Trained(found.detach(), float(loss.detach()), gradient_of(denoiser))
-
-
-def plain_side(denoiser: Denoiser, batch: Batch, boundary_step: Int[Tensor, " B"] | None = None) -> Trained:
-    """Mean-field, or with boundaries 2-MF, as public code computes it."""
-    model, rollout = denoiser.model, batch.rollout
-    given = (model, denoiser.mask_id, rollout.prompt_ids, rollout.prompt_mask, rollout.completion_ids)
-    if boundary_step is None:
-        return trained_by(denoiser, batch, lambda: mean_field_logp(*given, TEMPERATURE))
-    return trained_by(
-        denoiser, batch, lambda: two_times_mean_field_logp(*given, rollout.unmask_step, boundary_step, TEMPERATURE)
-    )
-
-
-def own_loss(denoiser: Denoiser, batch: Batch) -> Trained:
-    """The likelihood that an update reads, and nothing else of it."""
-    estimator, rollout = MeanField(), batch.rollout
-    views = estimator(rollout, torch.zeros_like(rollout.prompt_mask), denoiser.mask_id)
-    return trained_by(
-        denoiser,
-        batch,
-        lambda: conditionals(denoiser, views, batch.is_scored).logp(rollout.completion_ids, TEMPERATURE),
-    )
-
-
-def own_update(denoiser: Denoiser, batch: Batch, estimator: FixedDraw) -> Trained:
-    """A whole `update_policy`, with a learning rate of 0, so that it can be repeated."""
-    optimizer = torch.optim.SGD((p for p in denoiser.model.parameters() if p.requires_grad), lr=0.0)
-    update = PolicyUpdate(
-        estimator=estimator,
-        objective=Reinforce(),
-        normalise="sequence",
-        kl=0.0,
-        kl_kind="k3",
-        temperature=TEMPERATURE,
-        inner_steps=1,
-        micro_batch=None,
-        grad_clip=1e9,
-    )
-    metrics = update_policy(denoiser, None, batch, update, optimizer, torch.Generator())
-    return Trained(None, metrics["loss"], gradient_of(denoiser))
-
-
-def body_side(denoiser: Denoiser, batch: Batch) -> None:
-    """What neither way can do without: forwards and backwards through the blocks, no head."""
-    rollout = batch.rollout
-    views = MeanField()(rollout, torch.zeros_like(rollout.prompt_mask), denoiser.mask_id)
-    at = torch.arange(views.canvas.shape[1]) >= rollout.prompt_ids.shape[1]
-    denoiser.states(views.canvas, views.attention_mask, at.expand(views.canvas.shape)).sum().backward()
-
-
-def difference(expected: Trained, found: Trained) -> str:
-    """Empty where losses, gradients and, where both sides tell them, log-probabilities agree."""
-    gap = gap_difference("gradient", expected.gradient, found.gradient, TOLERANCE)
-    gap = gap or gap_difference("loss", torch.tensor(expected.loss), torch.tensor(found.loss), TOLERANCE)
-    if expected.logp is None or found.logp is None:
-        return gap
-    return gap or gap_difference("log-probability", expected.logp, found.logp, TOLERANCE)
-
-
-# ---------------------------------------------------------------------------------------------------------- the benches
+from diffpo.bench.shapes import BLOCK, COMPLETION, PROMPT, body_flops, head_flops, random_denoiser
+from diffpo.bench.update_sides import (
+    LOSS_SHAPE,
+    FixedDraw,
+    difference,
+    frozen_head,
+    own_loss,
+    own_update,
+    plain_side,
+    random_batch,
+)
+from diffpo.likelihood import MeanField, TwoTimesMeanField
 
 RESOLUTION = 16.0
 """MiB by which the peaks of two processes that do the same may differ: no smaller difference is believed."""
-LOSS_SHAPE = (126464, 8, 1, PROMPT, COMPLETION, BLOCK)
 
 
 def loss_case(

@@ -7,22 +7,19 @@ the reference policy are read on the same canvases. Equal canvases are evaluated
 all completions of a prompt share one denoiser call. The mathematics: `docs/math.md`.
 """
 
-from diffpo.likelihood.kl import SAMPLED_KL, KlKind, kl_full, kl_k1, kl_k2, kl_k3
 from diffpo.likelihood.masks import Coupled, Elbo, Eubo
-from diffpo.likelihood.prediction import Logits, Prediction, States, predict
-from diffpo.likelihood.reading import Conditionals, conditionals, surrogate_logp
+from diffpo.likelihood.scoring import Conditionals, conditionals, surrogate_logp
+from diffpo.likelihood.scoring_plan import Estimator, UpperBound, Views
 from diffpo.likelihood.trajectory import Exact, ManyTimesMeanField, MeanField, TwoTimesMeanField
-from diffpo.likelihood.views import Estimator, UpperBound, Views
+from diffpo.models.denoiser_output import Logits, Prediction, States, predict
 
 __all__ = [
-    "SAMPLED_KL",
     "Conditionals",
     "Coupled",
     "Elbo",
     "Estimator",
     "Eubo",
     "Exact",
-    "KlKind",
     "Logits",
     "ManyTimesMeanField",
     "MeanField",
@@ -32,10 +29,6 @@ __all__ = [
     "UpperBound",
     "Views",
     "conditionals",
-    "kl_full",
-    "kl_k1",
-    "kl_k2",
-    "kl_k3",
     "predict",
     "surrogate_logp",
 ]

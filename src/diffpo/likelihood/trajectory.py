@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from diffpo.canvas import canvas_at, full_attention_mask
-from diffpo.likelihood.views import Views
-from diffpo.randomness import pick, strata
-from diffpo.types import Rollout
+from diffpo.core.canvas import canvas_at, full_attention_mask
+from diffpo.core.randomness import pick, strata
+from diffpo.core.rollout import Rollout
+from diffpo.likelihood.scoring_plan import Views
 
 
 @dataclass(frozen=True)

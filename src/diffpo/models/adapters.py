@@ -15,10 +15,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from diffpo.errors import UserError
-from diffpo.folders import base_of
-from diffpo.models.cache import Window
+from diffpo.core.errors import UserError
 from diffpo.models.denoiser import Denoiser
+from diffpo.models.kv_cache import Window
+from diffpo.models.model_paths import base_of
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer

@@ -6,11 +6,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from diffpo.errors import UserError
-from diffpo.likelihood.head import Head, barred
-from diffpo.likelihood.prediction import Logits, Prediction, States
-from diffpo.models.cache import Cache, Window
+from diffpo.core.errors import UserError
+from diffpo.models.denoiser_output import Logits, Prediction, States
+from diffpo.models.kv_cache import Cache, Window
 from diffpo.models.layers import is_sdpa
+from diffpo.models.lm_head import Head, barred
 
 WHOLE = 4096
 """Vocabularies up to this one keep their logits: there is nothing to gain (docs/performance.md)."""

@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from diffpo.models.cache import Window
+from diffpo.models.kv_cache import Window
 
 LONG = 128
 """Tokens from which on a canvas is worth attention row by row, so that its padding can be left out."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
-from diffpo.models.cache import Window
 from diffpo.models.family import Family
+from diffpo.models.kv_cache import Window
 from diffpo.models.layers import Frame, Read, RMSNorm, arranged, at_positions, attend, gated, initialise, run
 
 

@@ -1,4 +1,4 @@
-"""Models and learned samplers to and from folders; what does not fit is refused by name."""
+"""Models to and from folders; what does not fit is refused by name."""
 
 import json
 from collections.abc import Sequence
@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from transformers import (
     AddedToken,
     AutoConfig,
@@ -19,14 +17,22 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from diffpo.controller import Controller
-from diffpo.errors import UserError
-from diffpo.folders import CONFIG, base_of, find_model, first_line, has_tokenizer, is_adapter, read_json, weight_files
+from diffpo.core.errors import UserError
 from diffpo.models.adapters import load_adapter
 from diffpo.models.denoiser import Denoiser
 from diffpo.models.dream import DREAM, DreamConfig, DreamTokenizer
 from diffpo.models.family import Family
 from diffpo.models.llada import LLADA
+from diffpo.models.model_paths import (
+    CONFIG,
+    base_of,
+    find_model,
+    first_line,
+    has_tokenizer,
+    is_adapter,
+    read_json,
+    weight_files,
+)
 from diffpo.models.quantised import quantise
 from diffpo.models.weights import check_weights, read_weights
 
@@ -38,8 +44,6 @@ for _type, _family in FAMILIES.items():
 AutoTokenizer.register(DreamConfig, fast_tokenizer_class=DreamTokenizer, exist_ok=True)
 
 GENERATION_CONFIG = "generation_config.json"
-CONTROLLER_WEIGHTS = "controller.safetensors"
-CONTROLLER_CONFIG = "controller_config.json"
 
 PADDED_TO, MOST_PADDING = 64, 512
 """Published embeddings have rows for no token, up to a round number: LLaDA 115 of them, Dream 397."""
@@ -188,32 +192,3 @@ def _read_stop_ids(folder: Path) -> list[int]:
 
 def _ids(value: Any) -> list[int]:
     return [] if value is None else [value] if isinstance(value, int) else list(value)
-
-
-# ---------------------------------------------------------------------------------------------------- learned samplers
-
-
-def save_controller(controller: Controller, folder: Path) -> None:
-    """A small safetensors file and its config beside the model, as other learned samplers are published."""
-    save_file(controller.state_dict(), folder / CONTROLLER_WEIGHTS)
-    config = {
-        "kind": "log-normal-entropy-bound",
-        "initial_bound": controller.initial_bound,
-        "hidden": controller.hidden,
-    }
-    (folder / CONTROLLER_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-
-
-def load_controller(folder: Path) -> Controller | None:
-    """The learned sampler saved beside a model; None where there is none."""
-    if not (folder / CONTROLLER_CONFIG).is_file():
-        return None
-    try:
-        config = json.loads((folder / CONTROLLER_CONFIG).read_text())
-        controller = Controller(initial_bound=config["initial_bound"], hidden=config["hidden"])
-        controller.load_state_dict(load_file(folder / CONTROLLER_WEIGHTS))
-    except KeyError as error:
-        raise UserError(f"the learned sampler in {folder} cannot be loaded: its config lacks {error}") from error
-    except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"the learned sampler in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
-    return controller

@@ -6,7 +6,7 @@ from typing import Any, cast
 from torch import nn
 from transformers import PreTrainedModel
 
-from diffpo.errors import UserError
+from diffpo.core.errors import UserError
 from diffpo.models.adapters import TARGETS
 
 BYTES_PER_WEIGHT = 0.5 + (1 + 4 / 256) / 64

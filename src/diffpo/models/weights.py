@@ -7,8 +7,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
-from diffpo.errors import UserError
-from diffpo.folders import first_line, listed
+from diffpo.core.errors import UserError
+from diffpo.models.model_paths import first_line, listed
 
 STORED_TYPES = ("F64", "F32", "BF16", "F16")
 """Others are quantised, and mean nothing without their scales."""

@@ -5,11 +5,11 @@ whole groups, before a batch is cut into micro-batches. Calling it: what is the 
 Some credits are made of the completions' likelihoods; `reads` says which. The mathematics: `docs/math.md`.
 """
 
+from diffpo.objective.base import Credit, Groups, Objective, PolicyLoss, token_weights
 from diffpo.objective.clipped import ClippedSurrogate, clipped_loss
 from diffpo.objective.diagnostics import PUSHES_DOWN, group_weight_metrics, pushes_down, token_weight_metrics
-from diffpo.objective.likelihood import Reinforce, WeightedLikelihood
-from diffpo.objective.matching import DistributionMatching, Target, Wddo, effective_share, proximal_step
-from diffpo.objective.terms import Credit, Groups, Objective, PolicyLoss, token_weights
+from diffpo.objective.dmpo import DistributionMatching, Target, Wddo, effective_share, proximal_step
+from diffpo.objective.policy_gradient import Reinforce, WeightedLikelihood
 
 __all__ = [
     "PUSHES_DOWN",

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from diffpo.objective.terms import Credit, Groups, PolicyLoss, Reads, TokenLogp
+from diffpo.objective.base import Credit, Groups, PolicyLoss, Reads, TokenLogp
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from diffpo.objective.matching import effective_share
-from diffpo.objective.terms import Credit
-from diffpo.stats import effective_sample_size
+from diffpo.objective.base import Credit
+from diffpo.objective.dmpo import effective_share
+from diffpo.statistics.figures import effective_sample_size
 
 QUARTERS = 4
 NEAR_ONE, FAR_BELOW = 0.8, 0.5

@@ -10,18 +10,21 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from diffpo.errors import UserError
+from diffpo.core.errors import UserError
 from diffpo.recipes.words import suggestion
+
+FOLDERS = ("rl", "sft", "eval", "study")
+PIECES = "pieces"
 
 
 def recipe_names() -> list[str]:
     """The names of the built-in recipes."""
-    return _names(_built_in())
+    return sorted(name for folder in FOLDERS for name in _names(_built_in() / folder))
 
 
 def piece_names() -> list[str]:
     """The names of the built-in pieces."""
-    return _names(_built_in() / "pieces")
+    return _names(_built_in() / PIECES)
 
 
 def read_table(names: str) -> dict[str, Any]:
@@ -85,11 +88,10 @@ def _read(path_or_name: str) -> dict[str, Any]:
 def _place_of(path_or_name: str) -> Path | Traversable:
     if path_or_name.endswith(".toml") or "/" in path_or_name or "\\" in path_or_name:
         return Path(path_or_name)
+    for folder in (*FOLDERS, PIECES):
+        if path_or_name in _names(_built_in() / folder):
+            return _built_in() / folder / f"{path_or_name}.toml"
     recipes, pieces = recipe_names(), piece_names()
-    if path_or_name in recipes:
-        return _built_in() / f"{path_or_name}.toml"
-    if path_or_name in pieces:
-        return _built_in() / "pieces" / f"{path_or_name}.toml"
     raise UserError(
         f"no recipe is called {path_or_name!r}{suggestion(path_or_name, [*recipes, *pieces])} "
         f"(built in: {', '.join(recipes) or 'none'}; to be joined with +: {', '.join(pieces) or 'none'}; "

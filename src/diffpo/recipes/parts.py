@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpo import advantage
 from diffpo.likelihood import Coupled, Elbo, Estimator, Eubo, Exact, ManyTimesMeanField, MeanField, TwoTimesMeanField
 from diffpo.objective import (
     ClippedSurrogate,
@@ -15,16 +14,17 @@ from diffpo.objective import (
     Target,
     Wddo,
     WeightedLikelihood,
+    advantages,
 )
 from diffpo.recipes import schema
 from diffpo.recipes.tasks import task_of as task_of
-from diffpo.unmasking import ConfidenceThreshold, EntropyBound, LowConfidence, Rule, TopK
+from diffpo.sampling.rules import ConfidenceThreshold, EntropyBound, LowConfidence, Rule, TopK
 
 ADVANTAGES: Mapping[schema.AdvantageKind, Callable[[Float[Tensor, "Q G"]], Float[Tensor, "Q G"]]] = {
-    "group-centered": advantage.group_centered,
-    "group-std": advantage.group_standardized,
-    "batch-std": advantage.batch_standardized,
-    "leave-one-out": advantage.leave_one_out,
+    "group-centered": advantages.group_centered,
+    "group-std": advantages.group_standardized,
+    "batch-std": advantages.batch_standardized,
+    "leave-one-out": advantages.leave_one_out,
 }
 
 

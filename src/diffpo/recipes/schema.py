@@ -5,17 +5,16 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
+from diffpo.core.options import CacheKind, KlKind
 from diffpo.recipes.strict import Strict
-from diffpo.reward import is_reward_name
 from diffpo.tasks import countdown, text, walk
+from diffpo.tasks.custom_reward import is_reward_name
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 AdvantageKind = Literal["group-centered", "group-std", "batch-std", "leave-one-out"]
-KlKind = Literal["full", "k1", "k2", "k3"]
-CacheKind = Literal["none", "prefix", "dual"]
 Attention = Literal["sdpa", "flash_attention_2", "flex_attention"]
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from diffpo.errors import UserError
-from diffpo.folders import RECIPE, model_folder
-from diffpo.hub import check_place
+from diffpo.core.errors import UserError
+from diffpo.models.hub import check_place
+from diffpo.models.model_paths import RECIPE, model_folder
 from diffpo.recipes.schema import EvalRecipe, TaskRecipe, block_problems, cache_problems, grading_problems
 from diffpo.recipes.tasks import checked_task
-from diffpo.reward import is_reward_name
+from diffpo.tasks.custom_reward import is_reward_name
 
 TASK_HINT = "task.size=4 or 6, or task.kind=countdown, walk or another"
 _STORED_TASK: TypeAdapter[TaskRecipe] = TypeAdapter(TaskRecipe)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from diffpo.errors import UserError
+from diffpo.core.errors import UserError
 from diffpo.recipes.files import apply_override, read_table
 from diffpo.recipes.words import closest, suggestion
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import get_args
 
-from diffpo.data import is_elsewhere
-from diffpo.folders import base_folder
-from diffpo.problem import Split, Task
+from diffpo.models.model_paths import base_folder
 from diffpo.recipes import schema
-from diffpo.reward import WithReward, load_reward
+from diffpo.tasks.base import Split, Task
 from diffpo.tasks.countdown import Countdown
+from diffpo.tasks.custom_reward import WithReward, load_reward
+from diffpo.tasks.datasets import is_elsewhere
 from diffpo.tasks.families import FAMILIES
 from diffpo.tasks.s1k import S1K
 from diffpo.tasks.sudoku import Sudoku

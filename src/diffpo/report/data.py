@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from diffpo.errors import UserError
-from diffpo.stats import Estimate, Gain, Interval
+from diffpo.core.errors import UserError
+from diffpo.statistics.figures import Estimate, Gain, Interval
 
 ARMS = ("base", "d1", "diffpo")
 """The arms of a demo run, in the order of the story; others follow by name."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from diffpo.report.data import Arm, Point
 from diffpo.report.table import display, interval_percent, percent
-from diffpo.stats import Interval, upper_hull_nfe
+from diffpo.statistics.figures import Interval, upper_hull_nfe
 
 NEAR_BEST = 0.01
 

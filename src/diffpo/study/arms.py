@@ -9,25 +9,25 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from diffpo.checkpoint import load
-from diffpo.controller import Controller
-from diffpo.errors import UserError
-from diffpo.evaluate import problems_of
-from diffpo.fitting import fitted
-from diffpo.folders import RECIPE
+from diffpo.core.errors import UserError
+from diffpo.core.randomness import stream
+from diffpo.evaluation.loop import problems_of
 from diffpo.models.denoiser import Denoiser, Tally
-from diffpo.problem import Task
-from diffpo.randomness import stream
+from diffpo.models.model_paths import RECIPE
 from diffpo.recipes.parts import task_of
 from diffpo.recipes.schema import TaskRecipe
 from diffpo.recipes.study import StudyEvaluation, StudyRecipe
-from diffpo.records import METRICS
-from diffpo.rl import Learner, run_rl
-from diffpo.rollout import Decoding, answer_in_batches
-from diffpo.stats import mean_interval
-from diffpo.study.lines import Line, write_whole
+from diffpo.runs.checkpoint import load
+from diffpo.runs.prompt_filter import fitted
+from diffpo.runs.run_dir import METRICS
+from diffpo.sampling.controller import Controller
+from diffpo.sampling.rules import EntropyBound
+from diffpo.statistics.figures import mean_interval
 from diffpo.study.plan import Places, Unit, rl_recipe, settings_of, sft_recipe, task_named
-from diffpo.unmasking import EntropyBound
+from diffpo.study.results import Line, write_whole
+from diffpo.tasks.base import Task
+from diffpo.training.rl import Learner, run_rl
+from diffpo.training.rollouts import Decoding, answer_in_batches
 
 
 def run_arm(recipe: StudyRecipe, unit: Unit, places: Places) -> Line:

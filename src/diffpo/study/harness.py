@@ -11,18 +11,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffpo.errors import NonFiniteLossError, Stopped, UserError
-from diffpo.folders import RECIPE
-from diffpo.progress import Progress
+from diffpo.core.errors import NonFiniteLossError, Stopped, UserError
+from diffpo.models.model_paths import RECIPE
 from diffpo.recipes import dump_recipe, load_recipe
 from diffpo.recipes.study import StudyRecipe, estimator_name
-from diffpo.records import interruptible
-from diffpo.sft import run_sft
+from diffpo.runs.progress import Progress
+from diffpo.runs.run_dir import interruptible
 from diffpo.study.arms import run_arm
 from diffpo.study.likelihood import run_likelihood
-from diffpo.study.lines import BOUNDARIES, RUNS, Key, Line, append_lines, differing, key_of, read_lines, write_whole
 from diffpo.study.plan import Places, Selection, Unit, check, settings_of, sft_recipe, task_named, today, units_of
 from diffpo.study.report import write_study_report
+from diffpo.study.results import BOUNDARIES, RUNS, Key, Line, append_lines, differing, key_of, read_lines, write_whole
+from diffpo.training.sft import run_sft
 
 STUDY = "study.toml"
 LINES = "lines.json"

@@ -7,20 +7,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffpo.canvas import completion_mask
-from diffpo.checkpoint import load
-from diffpo.fitting import fitted
-from diffpo.folders import RECIPE
-from diffpo.mismatch import boundary_kl, by_step, committed_kl, rises
-from diffpo.randomness import seed_of, stream
+from diffpo.core.canvas import completion_mask
+from diffpo.core.randomness import seed_of, stream
+from diffpo.likelihood.mismatch import boundary_kl, by_step, committed_kl, rises
+from diffpo.models.model_paths import RECIPE
 from diffpo.recipes.parts import estimator_of, task_of
 from diffpo.recipes.study import BASE, StudyRecipe, estimator_name
-from diffpo.rl import run_rl
-from diffpo.rollout import Decoding, answer
-from diffpo.stats import percentile_interval, resampled_means
-from diffpo.study.lines import BOUNDARIES, Line
+from diffpo.runs.checkpoint import load
+from diffpo.runs.prompt_filter import fitted
+from diffpo.sampling.rules import EntropyBound
+from diffpo.statistics.figures import percentile_interval, resampled_means
 from diffpo.study.plan import Places, Unit, rl_recipe, settings_of, sft_recipe, task_named
-from diffpo.unmasking import EntropyBound
+from diffpo.study.results import BOUNDARIES, Line
+from diffpo.training.rl import run_rl
+from diffpo.training.rollouts import Decoding, answer
 
 FEWEST_ROLLOUTS = 20
 """Of a call and a boundary, below which no interval is made: a bootstrap of so few is too narrow."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffpo.errors import UserError
+from diffpo.core.errors import UserError
 from diffpo.recipes import Strict, load_recipe, recipe_of
 from diffpo.recipes.parts import task_of
 from diffpo.recipes.schema import RlRecipe, SftRecipe

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from diffpo.errors import UserError
+from diffpo.core.errors import UserError
 from diffpo.report.table import interval_percent, percent
-from diffpo.stats import Estimate
+from diffpo.statistics.figures import Estimate
 from diffpo.study.charts import ends_svg, profiles_svg, trajectories_svg
-from diffpo.study.lines import BOUNDARIES, RUNS, Line, read_lines
+from diffpo.study.results import BOUNDARIES, RUNS, Line, read_lines
 from diffpo.study.summary import Difference, Profile, Trajectory, differences, profiles, trajectories, verdicts
 
 TABLE = "table.md"

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffpo.errors import UserError
-from diffpo.stats import Estimate, percentile_interval, resampled_run_means
-from diffpo.study.lines import BOUNDARIES, Line
+from diffpo.core.errors import UserError
+from diffpo.statistics.figures import Estimate, percentile_interval, resampled_run_means
+from diffpo.study.results import BOUNDARIES, Line
 
 
 @dataclass(frozen=True)

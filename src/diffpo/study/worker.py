@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from diffpo.errors import NonFiniteLossError, Stopped, UserError
+from diffpo.core.errors import NonFiniteLossError, Stopped, UserError
 from diffpo.study.harness import perform_stored
 
 

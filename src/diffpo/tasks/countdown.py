@@ -11,10 +11,10 @@ from functools import lru_cache, partial
 from random import Random
 from typing import Literal, get_args
 
-from diffpo.errors import UserError
-from diffpo.problem import Grade, Problem, Split
-from diffpo.tasks.arithmetic import MAX_DIGITS, Unreadable, read
-from diffpo.tasks.drawing import check_split, draw_distinct, split_by_hash
+from diffpo.core.errors import UserError
+from diffpo.grading.arithmetic import MAX_DIGITS, Unreadable, read
+from diffpo.tasks.base import Grade, Problem, Split
+from diffpo.tasks.splits import check_split, draw_distinct, split_by_hash
 
 NUMBERS = (4, 99)  # the least and the greatest `max_number`
 TARGETS = (10, 999)

@@ -6,13 +6,13 @@ or `input` ("30,100,93") and `output` ("23"), as in d1's `countdown_cd3_test.jso
 
 import re
 
-from diffpo.data import Row
-from diffpo.errors import UserError
+from diffpo.core.errors import UserError
 from diffpo.grading.answer import final_answer
-from diffpo.problem import Grade, Problem
-from diffpo.tasks.arithmetic import Reading, Unreadable
-from diffpo.tasks.arithmetic import read as read_arithmetic
+from diffpo.grading.arithmetic import Reading, Unreadable
+from diffpo.grading.arithmetic import read as read_arithmetic
+from diffpo.tasks.base import Grade, Problem
 from diffpo.tasks.countdown import answers
+from diffpo.tasks.datasets import Row
 from diffpo.tasks.text import Family, Question, solved_grade, worked_answer
 
 INSTRUCTIONS = r"""

@@ -3,11 +3,11 @@
 import re
 from fractions import Fraction
 
-from diffpo.data import Row
-from diffpo.errors import UserError
+from diffpo.core.errors import UserError
 from diffpo.grading.answer import final_answer
 from diffpo.grading.number import answer_number, read_number
-from diffpo.problem import Grade, Problem
+from diffpo.tasks.base import Grade, Problem
+from diffpo.tasks.datasets import Row
 from diffpo.tasks.text import Family, Question, is_well_formed, plain_facts, solved_grade, tag_share, worked_answer
 
 INSTRUCTIONS = r"""

@@ -3,12 +3,12 @@
 Train on MATH without the 500 (ankner/math-500), test on those 500 (HuggingFaceH4/MATH-500), as d1 and DMPO do.
 """
 
-from diffpo.data import Row
-from diffpo.errors import UserError
+from diffpo.core.errors import UserError
 from diffpo.grading.answer import CLOSE, OPEN, final_answer, last_box
 from diffpo.grading.math_answer import same_answer
 from diffpo.grading.symbolic import Verdict
-from diffpo.problem import Grade, Problem
+from diffpo.tasks.base import Grade, Problem
+from diffpo.tasks.datasets import Row
 from diffpo.tasks.text import Family, Question, plain_facts, solved_grade, worked_answer
 
 INSTRUCTIONS = r"""

@@ -6,9 +6,9 @@ text and need not be right: there is nothing to grade by.
 
 from collections.abc import Mapping, Sequence
 
-from diffpo.data import Row
-from diffpo.problem import Grade, Problem, Split
-from diffpo.tasks.drawing import split_by_hash
+from diffpo.tasks.base import Grade, Problem, Split
+from diffpo.tasks.datasets import Row
+from diffpo.tasks.splits import split_by_hash
 from diffpo.tasks.text import Family, Question, worked_answer
 
 INSTRUCTIONS = """

@@ -15,9 +15,9 @@ from random import Random
 from statistics import fmean
 from typing import Literal, NamedTuple, get_args
 
-from diffpo.errors import UserError
-from diffpo.problem import Grade, Problem, Split
-from diffpo.tasks.drawing import check_split, split_by_hash
+from diffpo.core.errors import UserError
+from diffpo.tasks.base import Grade, Problem, Split
+from diffpo.tasks.splits import check_split, split_by_hash
 
 Size = Literal[4, 6]
 

@@ -8,11 +8,11 @@ import re
 from collections.abc import Mapping, Sequence
 from random import Random
 
-from diffpo.data import Row
-from diffpo.errors import UserError
+from diffpo.core.errors import UserError
 from diffpo.grading.answer import final_answer
-from diffpo.problem import Grade, Problem, Split
-from diffpo.tasks.drawing import split_by_hash
+from diffpo.tasks.base import Grade, Problem, Split
+from diffpo.tasks.datasets import Row
+from diffpo.tasks.splits import split_by_hash
 from diffpo.tasks.sudoku import EMPTY, board, is_grid
 from diffpo.tasks.text import Family, Question, solved_grade, worked_answer
 

@@ -11,11 +11,11 @@ from functools import lru_cache
 from random import Random
 from typing import Literal, get_args
 
-from diffpo.data import Row, read_rows, splits_of, stamp
-from diffpo.errors import UserError
+from diffpo.core.errors import UserError
 from diffpo.grading.answer import until_stop
-from diffpo.problem import Grade, Problem, Split
-from diffpo.tasks.drawing import check_split, split_by_hash
+from diffpo.tasks.base import Grade, Problem, Split
+from diffpo.tasks.datasets import Row, read_rows, splits_of, stamp
+from diffpo.tasks.splits import check_split, split_by_hash
 
 Reward = Literal["correct", "d1"]
 MAX_FEW_SHOT = 16

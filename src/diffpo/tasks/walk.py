@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 from random import Random
 
-from diffpo.errors import UserError
-from diffpo.problem import Grade, Problem, Split
-from diffpo.tasks.drawing import check_split, draw_distinct, split_by_hash
+from diffpo.core.errors import UserError
+from diffpo.tasks.base import Grade, Problem, Split
+from diffpo.tasks.splits import check_split, draw_distinct, split_by_hash
 
 NODES = "abcdefghijklmnop"
 LABELS = "0123"

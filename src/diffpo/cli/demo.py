@@ -1,0 +1,222 @@
+"""The demo: a base by SFT, d1 and DiFFPO from it at equal denoiser calls, all three evaluated, a report."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffpo.core.errors import Stopped, UserError
+from diffpo.evaluation.loop import aup_of
+from diffpo.models.model_paths import RECIPE, checkpoints
+from diffpo.recipes import load_recipe
+from diffpo.recipes.schema import RlRecipe, SftRecipe
+from diffpo.report import summary_table, write_report
+from diffpo.report.charts import frontier_svg
+from diffpo.report.data import read_run
+from diffpo.runs.checkpoint import read_progress
+from diffpo.runs.progress import Progress
+from diffpo.runs.run_dir import METRICS, Interrupt, interruptible
+from diffpo.training.sft import run_sft
+
+RL_ARMS = ("d1", "diffpo")
+ARMS = ("base", *RL_ARMS)
+DIFFPO = (sys.executable, "-m", "diffpo")
+SHOWN = ("solved", "nfe")
+SUMMARY = "summary.json"
+CLOCK = "clock.json"
+
+
+def run_demo(out: Path, seed: int) -> None:
+    """Everything into `out`, ending with `summary.json`, `report.html` and `frontier.svg`.
+
+    An interrupted demo goes on where it was; a finished one, or one of another seed, is kept under another name.
+    """
+    started = time.perf_counter() - resume_after(out, seed)
+    with Clock(out / CLOCK, seed, started):
+        print("1/4  the base model learns 4x4 Sudoku from solved puzzles, and stops half-way", flush=True)
+        train_base(out, seed)
+        records = train_and_evaluate(out, seed)
+        print("4/4  the report", flush=True)
+        summary = summarise(out, seed, records, time.perf_counter() - started)
+        write_report(out)
+        (out / "frontier.svg").write_text(frontier_svg(read_run(out).arms, is_standalone=True))
+    print(f"\n{summary_table(summary)}\n\nopen {out / 'report.html'}")
+
+
+class Clock:
+    """Writes down, also when the demo is interrupted, how long it has been at work."""
+
+    def __init__(self, path: Path, seed: int, started: float) -> None:
+        self._path, self._seed, self._started = path, seed, started
+
+    def __enter__(self) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._write()
+        except OSError as error:
+            raise UserError(f"cannot write to {self._path.parent} ({error.strerror}); choose another --out") from error
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._write()
+        if isinstance(error, KeyboardInterrupt | Stopped):
+            raise Stopped("the demo was stopped; the same command goes on where it was") from error
+
+    def _write(self) -> None:
+        record = {"seed": self._seed, "seconds": time.perf_counter() - self._started}
+        self._path.write_text(json.dumps(record) + "\n")
+
+
+def resume_after(out: Path, seed: int) -> float:
+    """Make room in `out`, and say how many seconds an interrupted demo of the same seed has already taken there."""
+    clock = out / CLOCK
+    if not out.is_dir() or not any(out.iterdir()):
+        return 0.0
+    if not clock.is_file():
+        raise UserError(f"{out} holds something that is no demo; choose another --out")
+    if not (out / SUMMARY).exists():
+        record = json.loads(clock.read_text())
+        if record["seed"] == seed:
+            return float(record["seconds"])
+    kept = next(path for i in range(1, 10_000) if not (path := out.with_name(f"{out.name}.{i}")).exists())
+    out.rename(kept)
+    print(f"the demo that was in {out} is kept as {kept}")
+    return 0.0
+
+
+def train_base(out: Path, seed: int) -> None:
+    """The base; resuming one that an interrupted demo has trained to its end does nothing."""
+    recipe = load_recipe(SftRecipe, "sudoku4-base", [f"seed={seed}"])
+    run_sft(recipe, out / "base", resume=(out / "base" / RECIPE).is_file())
+
+
+class Lane:
+    """Commands that run one after another, each a process of its own; what they say goes into a log.
+
+    `spare` is a list that lanes share: who is done with its own commands takes one from there.
+    """
+
+    def __init__(self, log: Path, commands: list[list[str]], spare: list[list[str]]) -> None:
+        self.num_done, self._log, self._own, self._spare = 0, log, commands, spare
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        return self._process is not None
+
+    @property
+    def is_over(self) -> bool:
+        return not self.is_busy and not self._left
+
+    @property
+    def _left(self) -> list[list[str]]:
+        return self._own or self._spare
+
+    def advance(self, starts: bool) -> None:
+        """See whether the command has ended, and start the next one. Raises RuntimeError for one that failed."""
+        if self._process is not None and self._process.poll() is not None:
+            failed, self._process = self._process.returncode, None
+            if failed and starts:  # one that is being stopped may end as it likes
+                tail = self._log.read_text(errors="replace").splitlines()[-1:]
+                raise RuntimeError(f"{self._log.stem} failed (see {self._log}): {' '.join(tail)}")
+            self.num_done += 1
+        if self._process is None and self._left and starts:
+            with self._log.open("ab") as log:
+                self._process = subprocess.Popen(self._left.pop(0), stdout=log, stderr=log)
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+
+
+def train_and_evaluate(out: Path, seed: int) -> dict[str, dict[str, Any]]:
+    """Both RL runs side by side, through the commands that a user would type; whichever core is free then evaluates.
+
+    Returns the records of `eval/<arm>.json`, in which AUP is scaled by the best of the three.
+    """
+    print("2/4  d1 and DiFFPO go on from it by reinforcement learning, side by side, one core each", flush=True)
+    spare = [eval_command(out, "base", seed)]
+    own = {arm: [train_command(out, arm, seed), eval_command(out, arm, seed)] for arm in RL_ARMS}
+    lanes = [Lane(out / f"{arm}.log", commands, spare) for arm, commands in own.items()]
+    budget = sum(load_recipe(RlRecipe, f"tiny-{arm}").budget.denoiser_calls or 0 for arm in RL_ARMS)
+
+    def show_training(bar: Progress) -> None:
+        latest = {arm: last_line(out / arm / METRICS) for arm in RL_ARMS}
+        shown = {f"{arm} {name}": line[name] for arm, line in latest.items() for name in SHOWN if name in line}
+        bar.update(sum(int(line.get("denoiser_calls", 0)) for line in latest.values()), **shown)
+
+    try:
+        with interruptible() as interrupt:
+            with Progress("rl d1 + diffpo", budget) as bar:
+                while not all(lane.num_done for lane in lanes):
+                    attend(lanes, interrupt)
+                    show_training(bar)
+            print("3/4  all three meet puzzles whose solutions nobody has trained on", flush=True)
+            with Progress("eval", len(ARMS)) as bar:
+                while not all(lane.is_over for lane in lanes):
+                    attend(lanes, interrupt)
+                    bar.update(sum(lane.num_done - 1 for lane in lanes))
+    finally:
+        for lane in lanes:
+            lane.end()
+    return compared(out)
+
+
+def attend(lanes: Sequence[Lane], interrupt: Interrupt) -> None:
+    """A second of the lanes' work. After Ctrl-C, which reaches the commands too, they are waited for: they leave
+    checkpoints. What they return then says nothing: one may have been about to start, or to end."""
+    for lane in lanes:
+        lane.advance(starts=not interrupt.requested)
+    if interrupt.requested and not any(lane.is_busy for lane in lanes):
+        raise KeyboardInterrupt
+    time.sleep(1)
+
+
+def train_command(out: Path, arm: str, seed: int) -> list[str]:
+    overrides = [f"seed={seed}", f"base={json.dumps(str(out / 'base'))}"]
+    resume = ["--resume"] if (out / arm / RECIPE).is_file() else []
+    return [*DIFFPO, "rl", f"tiny-{arm}", *overrides, "--out", str(out / arm), *resume]
+
+
+def eval_command(out: Path, arm: str, seed: int) -> list[str]:
+    record = out / "eval" / f"{arm}.json"
+    return [*DIFFPO, "eval", str(out / arm), f"seed={seed}", "--recipe", "sudoku4-eval", "--out", str(record)]
+
+
+def last_line(path: Path) -> Mapping[str, int | float]:
+    """The last whole record of a JSON-lines file that may be growing; empty where there is none."""
+    if not path.is_file():
+        return {}
+    lines = path.read_text().split("\n")[:-1]
+    record: dict[str, int | float] = json.loads(lines[-1]) if lines else {}
+    return record
+
+
+def compared(out: Path) -> dict[str, dict[str, Any]]:
+    """The records of all arms, with AUP scaled by the best of them instead of each by its own best."""
+    records = {arm: json.loads((out / "eval" / f"{arm}.json").read_text()) for arm in ARMS}
+    best = max(point["accuracy"] for record in records.values() for point in record["points"])
+    for arm, record in records.items():
+        record["aup"] = aup_of(record["points"], record["clusters"], record["completion_length"], best)
+        (out / "eval" / f"{arm}.json").write_text(json.dumps(record) + "\n")
+    return records
+
+
+def summarise(out: Path, seed: int, records: Mapping[str, Mapping[str, Any]], wall_s: float) -> dict[str, Any]:
+    """The demo in one small file."""
+    arms: dict[str, dict[str, Any]] = {}
+    for arm, record in records.items():
+        shown = ("rule", "accuracy", "ci95", "nfe", "n")
+        arms[arm] = {
+            "frontier": [{name: point[name] for name in shown} for point in record["points"]],
+            "train_denoiser_calls": read_progress(checkpoints(out / arm)[-1]).denoiser_calls,
+            "area": record["area"],
+            "aup": record["aup"],
+        }
+        if record["learned"] is not None:
+            arms[arm]["learned"] = {name: record["learned"][name] for name in shown[1:]}
+    summary = {"seed": seed, "wall_s": round(wall_s, 1), "arms": arms}
+    (out / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+    return summary

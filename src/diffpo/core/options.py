@@ -1,0 +1,7 @@
+"""Options that recipes name and parts understand: stated once, without torch."""
+
+from typing import Literal
+
+SampledKl = Literal["k1", "k2", "k3"]
+KlKind = Literal["full", "k1", "k2", "k3"]
+CacheKind = Literal["none", "prefix", "dual"]

@@ -1,0 +1,116 @@
+"""Where a model is: a folder of its own, the last checkpoint of a run, an adapter's, or files of the hub.
+
+Imports no torch, so what is wrong with a name is said at once.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from diffpo.core.errors import UserError
+from diffpo.models.hub import check_place, snapshot
+
+CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+HUB_FILES = ("*.json", "*.safetensors", "merges.txt", "*.jinja")  # never a repository's Python
+CHECKPOINT = "checkpoint-"
+RECIPE = "recipe.toml"
+"""In a run's folder: what it was started with."""
+
+
+def model_folder(path: Path) -> Path:
+    """The folder with the weights: the path itself, the last checkpoint of the run it names, or a hub model's files."""
+    if (path / CONFIG).is_file() or is_adapter(path):
+        return path
+    if found := checkpoints(path):
+        return found[-1]
+    if path.is_dir():
+        raise UserError(f"{path} holds neither a model ({CONFIG}) nor a run's checkpoint-N folders; name one that does")
+    check_place(str(path))
+    return find_model(str(path))
+
+
+def base_folder(path: Path) -> Path:
+    """The folder of a model to train from. Raises UserError for an adapter, on which no other can be put."""
+    folder = model_folder(path)
+    if is_adapter(folder):
+        raise UserError(
+            f"{path} holds an adapter of {base_of(folder)}, not a model; make one of both first: diffpo merge {path} "
+            "--out DIR"
+        )
+    return folder
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The run's whole checkpoints, oldest first."""
+    found = [path for path in run.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdecimal()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(CHECKPOINT)))
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER_CONFIG).is_file()
+
+
+def base_of(folder: Path) -> str:
+    """The model that an adapter belongs to, by the name under which it was trained."""
+    try:
+        return str(json.loads((folder / ADAPTER_CONFIG).read_text())["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / ADAPTER_CONFIG} cannot be read ({error}); is it an adapter of PEFT's?") from error
+
+
+def find_model(name: str) -> Path:
+    """The folder of a model by its hub name ORG/NAME: cached or downloaded, without its Python."""
+    return snapshot(name, "model", HUB_FILES, is_whole)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder has a config, a tokenizer and all weight files."""
+    if not (folder / CONFIG).is_file() or not has_tokenizer(folder):
+        return False
+    try:
+        return bool(weight_files(folder))
+    except UserError:
+        return False
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The folder's safetensors files: one, or those of its index. Raises UserError where one of them is not there."""
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / WEIGHTS_INDEX).is_file():
+        raise UserError(f"{folder} cannot be loaded: it has neither {WEIGHTS} nor {WEIGHTS_INDEX}; bring one of them")
+    places = read_json(folder / WEIGHTS_INDEX).get("weight_map")
+    if not isinstance(places, dict):
+        raise UserError(f"{folder / WEIGHTS_INDEX} has no weight_map; bring the index that belongs to the weights")
+    names = sorted({str(name) for name in places.values()})
+    if lacking := [name for name in names if Path(name).name != name or not (folder / name).is_file()]:
+        raise UserError(
+            f"{folder} cannot be loaded: its index names {listed(lacking)}, which is not there; fetch what is missing"
+        )
+    return [folder / name for name in names]
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A file's JSON object, empty for JSON that is something else; UserError for what is no JSON."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({first_line(error)}); is the folder a model's?") from error
+    return cast(dict[str, Any], content) if isinstance(content, dict) else {}
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,66 @@
+"""Text to ids and back: a tokenizer with one token for each character, and the two functions that touch user text."""
+
+from collections.abc import Collection, Sequence
+from itertools import takewhile
+
+from tokenizers import Regex, Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import PreTrainedTokenizerFast
+
+from diffpo.core.errors import UserError
+
+MASK_TOKEN = "<|mdm_mask|>"
+EOS_TOKEN = "<|endoftext|>"
+PAD_TOKEN = "<|pad|>"
+
+
+def char_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of single characters: ids follow the alphabet, then come mask, end of text and padding.
+
+    It has no token for unknown characters: calling it on one raises. Raises UserError for an alphabet that is empty or
+    repeats a character.
+    """
+    repeated = sorted({character for character in alphabet if alphabet.count(character) > 1})
+    if repeated or not alphabet:
+        raise UserError(f"tokenizer: the alphabet is empty or repeats {repeated}; give each character once.")
+    tokens = [*alphabet, MASK_TOKEN, EOS_TOKEN, PAD_TOKEN]
+    backend = Tokenizer(WordLevel({token: index for index, token in enumerate(tokens)}))
+    backend.pre_tokenizer = Split(Regex(r"[\s\S]"), behavior="isolated")
+    backend.decoder = Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, mask_token=MASK_TOKEN, eos_token=EOS_TOKEN, pad_token=PAD_TOKEN
+    )
+
+
+def is_char_tokenizer(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether it is one of `char_tokenizer`'s, the tiny models'."""
+    return isinstance(tokenizer.backend_tokenizer.model, WordLevel)
+
+
+def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Ids of a user's text, nothing added. What looks like a special token is plain characters here, never its id.
+
+    Raises UserError for characters outside the alphabet of a character tokenizer.
+    """
+    if is_char_tokenizer(tokenizer):
+        unknown = sorted(set(text) - tokenizer.backend_tokenizer.get_vocab().keys())
+        if unknown:
+            raise UserError(f"tokenizer: the text has characters outside the alphabet: {unknown[:10]!a}; remove them.")
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    return ids
+
+
+def decode_text(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], stop_ids: Collection[int] | None = None) -> str:
+    """The text before the first of `stop_ids` (by default, end of text); special tokens in it stay visible, as text.
+
+    Raises ValueError for an id that the tokenizer does not have: dropping it would let a broken answer look whole.
+    """
+    size = len(tokenizer)  # computed anew at every look, as is eos_token_id
+    stops = {tokenizer.eos_token_id} if stop_ids is None else stop_ids
+    kept = list(takewhile(lambda index: index not in stops, ids))
+    stray = [index for index in kept if not 0 <= index < size]
+    if stray:
+        raise ValueError(f"ids {stray} are outside the tokenizer's vocabulary of {size}.")
+    return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))

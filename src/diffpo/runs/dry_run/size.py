@@ -1,0 +1,102 @@
+"""How large a model is, and what is trained of it: counted on the meta device, where weights have shapes alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from diffpo.core.errors import UserError
+from diffpo.models.model_paths import model_folder
+from diffpo.models.hub import is_hub_name
+from diffpo.models.adapters import add_adapter
+from diffpo.models.denoiser import Denoiser
+from diffpo.models.dream import DREAM
+from diffpo.models.family import Family
+from diffpo.models.layers import blocks_of
+from diffpo.models.llada import LLADA
+from diffpo.models.loading import read_config
+
+LLADA_8B = {"d_model": 4096, "n_layers": 32, "n_heads": 32, "mlp_hidden_size": 12288, "vocab_size": 126464}
+DREAM_7B = {
+    "hidden_size": 3584,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "intermediate_size": 18944,
+    "vocab_size": 152064,
+}
+PUBLISHED: Mapping[str, tuple[Family, Mapping[str, int]]] = {
+    "GSAI-ML/LLaDA-8B-Base": (LLADA, LLADA_8B),
+    "GSAI-ML/LLaDA-8B-Instruct": (LLADA, LLADA_8B),
+    "GSAI-ML/LLaDA-1.5": (LLADA, LLADA_8B),
+    "Dream-org/Dream-v0-Base-7B": (DREAM, DREAM_7B),
+    "Dream-org/Dream-v0-Instruct-7B": (DREAM, DREAM_7B),
+    "apple/DiffuCoder-7B-Base": (DREAM, DREAM_7B),
+    "apple/DiffuCoder-7B-Instruct": (DREAM, DREAM_7B),
+    "apple/DiffuCoder-7B-cpGRPO": (DREAM, DREAM_7B),
+}
+"""Sizes of models that need not be here to be told of."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a model with what is trained of it."""
+
+    parameters: int
+    trained: int
+    body: int
+    """Parameters of the blocks' matrices, which each token passes through once."""
+    layers: int
+    width: int
+    hidden: int
+    """Of the feed-forward part."""
+    vocabulary: int
+    kept: int = 0
+    """Keys and values of a token in all layers: what a block cache keeps."""
+
+
+def is_elsewhere(base: str) -> bool:
+    """Whether a model is not in a folder here, so that it would be fetched."""
+    return not Path(base).exists() and is_hub_name(base)
+
+
+def size_of(base: str, rank: int | None, is_trained: bool) -> Size:
+    """Of the model `base`, with an adapter of this rank if there is one.
+
+    Raises UserError for a base that is neither here nor known.
+    """
+    family, config = _described(base)
+    with torch.device("meta"):
+        model = family.model(config)
+        size = measured(model)
+        if rank is not None:
+            add_adapter(Denoiser(model, 0, ()), rank, alpha=1, seed=0)
+    return replace(size, trained=sum(p.numel() for p in model.parameters() if p.requires_grad) if is_trained else 0)
+
+
+def measured(model: PreTrainedModel) -> Size:
+    """Of a model without an adapter, with nothing trained."""
+    blocks = blocks_of(model)
+    matrices = {name: p.shape for name, p in blocks.named_parameters() if p.dim() == 2}
+    rows, width = model.get_input_embeddings().weight.shape
+    return Size(
+        parameters=sum(p.numel() for p in model.parameters()),
+        trained=0,
+        body=sum(shape.numel() for shape in matrices.values()),
+        layers=len(blocks),
+        width=width,
+        hidden=max(shape[0] for shape in matrices.values() if shape[1] == width),
+        vocabulary=rows,
+        kept=sum(shape[0] for name, shape in matrices.items() if name.endswith(("k_proj.weight", "v_proj.weight"))),
+    )
+
+
+def _described(base: str) -> tuple[Family, PretrainedConfig]:
+    if (name := base.partition("@")[0]) in PUBLISHED:
+        family, fields = PUBLISHED[name]
+        return family, family.config(**fields)
+    if is_elsewhere(base):
+        raise UserError(f"the size of {base} is not known here; known are {', '.join(PUBLISHED)}")
+    return read_config(model_folder(Path(base)))

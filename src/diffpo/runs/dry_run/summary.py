@@ -1,0 +1,82 @@
+"""What a run would take, told from its recipe alone: no weights, no data, no accelerator.
+
+Parameters and denoiser tokens are counted. Memory and arithmetic are estimates.
+"""
+
+from collections.abc import Iterator
+
+from diffpo.runs.dry_run import memory
+from diffpo.runs.dry_run.size import Size, is_elsewhere, size_of
+from diffpo.runs.dry_run.work import Work, arithmetic, reads_base, rl_work, sft_work
+from diffpo.core.errors import UserError
+from diffpo.recipes import dump_recipe
+from diffpo.recipes.schema import RlRecipe, SftRecipe
+from diffpo.recipes.tasks import downloads
+
+GIB = 2**30
+
+
+def dry_run_report(recipe: RlRecipe | SftRecipe, prompt_tokens: int, devices: int = 1) -> str:
+    """The resolved recipe, then what it takes. `prompt_tokens`: of a framed prompt, which only the data know.
+
+    Raises UserError for a base that is neither here nor known, and for devices among which prompts cannot be divided.
+    """
+    if recipe.base is None:
+        raise UserError("a dry run tells of published models, and this recipe has no base; set it")
+    is_trained = isinstance(recipe, SftRecipe) or recipe.learn != "sampler"
+    size = size_of(recipe.base, recipe.lora.rank if recipe.lora is not None else None, is_trained)
+    work = sft_work(recipe, prompt_tokens) if isinstance(recipe, SftRecipe) else rl_work(recipe, prompt_tokens)
+    prompts = work.completions // work.group
+    if prompts % devices:
+        raise UserError(f"{prompts} prompts of a step cannot be divided among {devices} devices; change one of them")
+    titles = {
+        "model": _model(recipe, size),
+        f"memory of {'the device' if devices == 1 else f'each of {devices} devices'}, GiB": _memory(
+            recipe, size, work, devices
+        ),
+        f"one step, with prompts of {prompt_tokens} tokens": _step(recipe, size, work),
+    }
+    return "\n".join([dump_recipe(recipe), *(line for title, rows in titles.items() for line in _section(title, rows))])
+
+
+def _section(title: str, rows: Iterator[tuple[str, str]]) -> list[str]:
+    return [f"# {title}", *(f"{name:<40}{text}" for name, text in rows), ""]
+
+
+def _model(recipe: RlRecipe | SftRecipe, size: Size) -> Iterator[tuple[str, str]]:
+    yield "parameters", f"{size.parameters:,}"
+    yield "trained", f"{size.trained:,}"
+    if recipe.base is not None and is_elsewhere(recipe.base):
+        yield "to download", f"{recipe.base}, about {2 * size.parameters / 1e9:.1f} GB as published (bfloat16)"
+    for name in downloads(recipe.task):
+        yield "to download", f"data set {name}"
+
+
+def _memory(recipe: RlRecipe | SftRecipe, size: Size, work: Work, devices: int) -> Iterator[tuple[str, str]]:
+    """Parts that stay, then those of updates and of rollouts, of which one is there at a time."""
+    rows = work.completions // devices
+    rollout: memory.Parts = {}
+    if isinstance(recipe, SftRecipe):
+        has_reference, micro_batch = False, recipe.micro_batch
+    else:
+        has_reference, micro_batch = reads_base(recipe), recipe.objective.micro_batch
+        rollout = memory.rollout(recipe, size, work, rows)
+    stays = memory.resident(recipe, size, has_reference)
+    update = memory.update(recipe, size, work, min(rows, micro_batch or rows))
+    for name, amount in {**stays, **update, **rollout}.items():
+        yield name, f"{amount / GIB:9.2f}"
+    yield "at most at a time", f"{(_sum(stays) + max(_sum(update), _sum(rollout))) / GIB:9.2f}"
+
+
+def _step(recipe: RlRecipe | SftRecipe, size: Size, work: Work) -> Iterator[tuple[str, str]]:
+    at_most = ", at most" if work.is_bound else ""
+    yield "completions", f"{work.completions:,}"
+    if work.calls:
+        yield f"denoiser calls of each{at_most}", f"{work.calls:,}"
+        yield f"denoiser tokens of rollouts{at_most}", f"{work.rollout_tokens:,.0f}"
+    yield "denoiser tokens of the update", f"{work.pass_tokens * work.passes:,.0f}"
+    yield f"arithmetic{at_most}", f"{arithmetic(size, work, recipe.lora is not None) / 1e12:,.1f} TFLOP"
+
+
+def _sum(parts: memory.Parts) -> int:
+    return sum(parts.values())

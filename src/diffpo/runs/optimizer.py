@@ -1,0 +1,80 @@
+"""The optimisers that recipes name, with a linear warm-up and, where they ask for it, a linear decay."""
+
+from collections.abc import Iterable
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from diffpo.runs.muon import Muon
+from diffpo.recipes.schema import AdamRecipe, PolicyOptimizerRecipe
+
+MUON_SCALE = 10.0
+"""Muon's learning rate over AdamW's: its update is scaled to a root mean square of 0.2, where AdamW's is about 1."""
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """What the loops need of one: torch's own, or two that act together."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]: ...
+
+    def zero_grad(self) -> None: ...
+
+    def step(self) -> Any: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
+
+class MuonAndAdam:
+    """Muon on the blocks' matrices, AdamW on embeddings, norms and the output head."""
+
+    def __init__(self, muon: Muon, adam: torch.optim.AdamW) -> None:
+        self._parts = {"muon": muon, "adam": adam}
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for part in self._parts.values() for group in part.param_groups]
+
+    def zero_grad(self) -> None:
+        for part in self._parts.values():
+            part.zero_grad()
+
+    def step(self) -> None:
+        for part in self._parts.values():
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self._parts.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name, part in self._parts.items():
+            part.load_state_dict(state_dict[name])
+
+
+def policy_optimizer(model: torch.nn.Module, recipe: PolicyOptimizerRecipe) -> Optimizer:
+    """The optimiser of a denoiser's weights, or of its adapter's, which leaves nothing else to train."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if recipe.kind == "adamw":
+        return adam(trained.values(), recipe)
+    matrices = [p for name, p in trained.items() if p.dim() == 2 and ".blocks." in name]
+    others = [p for name, p in trained.items() if not (p.dim() == 2 and ".blocks." in name)]
+    muon = Muon([{"params": matrices, "scale": MUON_SCALE}], recipe.lr * MUON_SCALE, recipe.weight_decay)
+    return MuonAndAdam(muon, adam(others, recipe))
+
+
+def adam(parameters: Iterable[torch.nn.Parameter], recipe: AdamRecipe) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        parameters, lr=recipe.lr, betas=(0.9, recipe.beta2), weight_decay=recipe.weight_decay, fused=True
+    )
+
+
+def set_learning_rate(optimizer: Optimizer, recipe: AdamRecipe, update: int, spent: float) -> None:
+    """The rate of the update-th (0-based) optimiser step, when the share `spent` of the run's budget is gone."""
+    rate = recipe.lr * min(1.0, (update + 1) / max(1, recipe.warmup))
+    if recipe.decay == "linear":
+        rate *= 1 - spent
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("scale", 1.0)

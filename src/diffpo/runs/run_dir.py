@@ -1,0 +1,105 @@
+"""A run's directory: its recipe, a JSON line per step, its checkpoints. What is there is never overwritten."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from diffpo.runs.checkpoint import Progress, read_progress
+from diffpo.core.errors import UserError
+from diffpo.models.model_paths import RECIPE, checkpoints
+from diffpo.recipes.strict import Strict, diff_recipes, dump_recipe, load_recipe
+
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run: where it is, and the checkpoint it goes on from (None: from the start)."""
+
+    path: Path
+    checkpoint: Path | None
+
+    @property
+    def progress(self) -> Progress:
+        return read_progress(self.checkpoint) if self.checkpoint else Progress()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line. Lines after the last checkpoint are dropped when the run is resumed."""
+        with (self.path / METRICS).open("a") as file:
+            file.write(json.dumps({"step": step} | dict(metrics)) + "\n")
+
+
+def open_run(out: Path, recipe: Strict, resume: bool) -> Run:
+    """Start a run in an empty place, or go on with the one that is there under the same recipe.
+
+    Raises UserError where a fresh run would land on an old one, where there is nothing to resume, where the recipe
+    has changed, and where the folder cannot be written.
+    """
+    stored = out / RECIPE
+    if resume:
+        if not stored.is_file():
+            raise UserError(f"nothing to resume: {out} holds no run (no {RECIPE}); leave out --resume to start one")
+        changes = diff_recipes(load_recipe(type(recipe), str(stored), ()), recipe)
+        if changes:
+            raise UserError(
+                f"{out} was started with another recipe ({'; '.join(changes)}); resume with the old one, "
+                "or start a new run in another folder"
+            )
+        found = checkpoints(out)
+        run = Run(out, found[-1] if found else None)
+        _truncate_metrics(out / METRICS, run.progress.step)
+        return run
+    if stored.exists() or checkpoints(out):
+        raise UserError(f"{out} already holds a run; go on with it by --resume, or choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        temporary = out / f".{RECIPE}.tmp"
+        temporary.write_text(dump_recipe(recipe))
+        os.replace(temporary, stored)
+    except OSError as error:
+        raise UserError(f"cannot write to {out} ({error.strerror}); choose another --out") from error
+    return Run(out, None)
+
+
+class Interrupt:
+    """Turns Ctrl-C into a request that a loop meets between two steps; a second one interrupts at once."""
+
+    requested = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+@contextmanager
+def interruptible() -> Iterator[Interrupt]:
+    interrupt = Interrupt()
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _truncate_metrics(path: Path, step: int) -> None:
+    """Keep the lines up to `step`; a last line that was cut short by a crash goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if record["step"] > step:
+            break
+        kept.append(line)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)

@@ -1,0 +1,286 @@
+"""Rows of data sets: from JSONL, CSV or Parquet files, a folder of them, or the Hugging Face hub.
+
+Whatever is wrong with the data is a UserError of one sentence that names the file, the line and the field.
+"""
+
+import csv
+import json
+import os
+import re
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, get_args
+
+from diffpo.core.errors import UserError
+from diffpo.tasks.base import Split
+
+SUFFIXES = (".jsonl", ".csv", ".parquet")
+PROBE_SECONDS = 2.5
+
+_HUB_NAME = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w./-]+))?(?::([\w.-]+))?")
+_LONGEST_FIELD = 2**24  # of a CSV file, in characters
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row, and where it came from: `train.jsonl:3`, or `openai/gsm8k train row 3`."""
+
+    where: str
+    columns: Mapping[str, Any]
+
+    def text(self, name: str) -> str:
+        value = self.value(name)
+        if not isinstance(value, str) or not value.strip():
+            raise UserError(f"{self.where}: field {name!r} should be text, got {_shown(value)}")
+        return value
+
+    def first_text(self, name: str) -> str:
+        """The first of a list of texts; CSV has no lists, so there it is a list in JSON."""
+        value = self.value(name)
+        texts = _json_of(value) if isinstance(value, str) else value
+        first = texts[0] if isinstance(texts, list) and texts else None
+        if not isinstance(first, str) or not first.strip():
+            raise UserError(
+                f"{self.where}: field {name!r} should be a list of texts (in CSV: a list in JSON), got {_shown(value)}"
+            )
+        return first
+
+    def integer(self, name: str) -> int:
+        value = self.value(name)
+        if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value.strip()):
+            return int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise UserError(f"{self.where}: field {name!r} should be a whole number, got {_shown(value)}")
+        return value
+
+    def value(self, name: str) -> Any:
+        if name not in self.columns:
+            raise UserError(f"{self.where}: field {name!r} is missing; there are {', '.join(self.columns) or 'none'}")
+        return self.columns[name]
+
+    def has(self, *names: str) -> bool:
+        return all(name in self.columns for name in names)
+
+
+def splits_of(source: str) -> frozenset[Split]:
+    """The splits that a source has by itself: a file none, a folder its files', the hub train and test."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return frozenset(split for split in get_args(Split) if _file_of(path, split) is not None)
+    return frozenset() if _is_local(path, source) else frozenset(("train", "test"))
+
+
+def is_elsewhere(source: str) -> bool:
+    """Whether a source is a data set of the hub, and nothing here."""
+    return not _is_local(Path(source).expanduser(), source)
+
+
+def read_rows(source: str, split: Split) -> list[Row]:
+    """The rows of a split, or all rows of a file, at least one. Reading the same again costs nothing.
+
+    `source`: a file; a folder with a file for each split (`train.jsonl`, ...); or a data set of the hub,
+    `owner/name`, with a revision and a configuration where wanted: `owner/name@revision:configuration`.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        file = _file_of(path, split)
+        if file is None:
+            raise UserError(f"{path}: no {split} split; put {split}.jsonl, .csv or .parquet there")
+        path = file
+    elif not _is_local(path, source):
+        return _read_hub(source, split)
+    if not path.exists():
+        raise UserError(
+            f"{source}: no such file or folder; give a {', '.join(SUFFIXES)} file, a folder with one for each split, "
+            "or a data set of the hub, owner/name"
+        )
+    return _read_file(str(path), stamp(str(path)))
+
+
+def stamp(source: str | None) -> str:
+    """Something that changes when the files of a source do."""
+    if source is None:
+        return ""
+    path = Path(source).expanduser()
+    files = [path / f"{split}{suffix}" for split in get_args(Split) for suffix in SUFFIXES] if path.is_dir() else [path]
+    return f"{path.resolve()} {[file.stat().st_mtime_ns for file in files if file.exists()]}"
+
+
+def _is_local(path: Path, source: str) -> bool:
+    return path.exists() or path.suffix in SUFFIXES or not _HUB_NAME.fullmatch(source)
+
+
+def _file_of(folder: Path, split: Split) -> Path | None:
+    files = (folder / f"{split}{suffix}" for suffix in SUFFIXES)
+    return next((file for file in files if file.is_file()), None)
+
+
+# Files
+
+
+@lru_cache(maxsize=8)
+def _read_file(name: str, _stamp: str) -> list[Row]:
+    path = Path(name)
+    readers: dict[str, Callable[[Path], Iterator[Row]]] = {
+        ".jsonl": _jsonl,
+        ".csv": _csv,
+        ".parquet": _parquet,
+    }
+    if path.suffix not in readers:
+        raise UserError(f"{path}: cannot tell its format; rename it to {', '.join(SUFFIXES)}")
+    try:
+        rows = list(readers[path.suffix](path))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if not rows:
+        raise UserError(f"{path}: the data set is empty; give at least one row")
+    return rows
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            columns = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from error
+        except (ValueError, RecursionError) as error:  # digits without end, brackets without end
+            raise UserError(f"{path}:{number}: not JSON that can be read: {str(error).partition(';')[0]}") from error
+        if not isinstance(columns, dict):
+            raise UserError(f"{path}:{number}: should be an object of fields, got {_shown(columns)}")
+        yield Row(f"{path}:{number}", columns)
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(_LONGEST_FIELD)
+    reader = csv.reader((line for _, line in _lines(path)), strict=True)
+    names: list[str] | None = None
+    try:
+        for values in reader:
+            where = f"{path}:{reader.line_num}"
+            if not values:
+                continue
+            if names is None:
+                names = values
+                if len(set(names)) < len(names):
+                    raise UserError(f"{where}: the header names a field twice: {', '.join(names)}")
+            elif len(values) != len(names):
+                lacking = f"field {names[len(values)]!r} is missing" if len(values) < len(names) else "it has too many"
+                raise UserError(f"{where}: {len(values)} fields instead of {len(names)}: {lacking}")
+            else:
+                yield Row(where, dict(zip(names, values, strict=True)))
+    except csv.Error as error:
+        raise UserError(f"{path}:{reader.line_num}: not CSV: {error}") from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}:{number}: not UTF-8 from byte {error.start} on") from error
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    if find_spec("pyarrow") is None:
+        raise UserError(f"reading {path} needs pyarrow: pip install 'diffpo[data]', or export it as JSONL")
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path)
+        records = table.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not Parquet: {str(error).splitlines()[0]}") from error
+    for number, columns in enumerate(records, start=1):
+        yield Row(f"{path} row {number}", columns)
+
+
+# The hub
+
+
+@lru_cache(maxsize=4)
+def _read_hub(source: str, split: str) -> list[Row]:
+    name, options = _parts(source)
+    if find_spec("datasets") is None:
+        raise UserError(
+            f"data set {source} is on the hub, and reading it needs pip install 'diffpo[data]'; {_export(source)}"
+        )
+    is_offline = any(os.environ.get(key, "0") not in ("", "0") for key in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
+    if not is_offline and (problem := _probe(name)):
+        raise UserError(f"data set {source} cannot be read from the hub ({problem}); {_export(source)}")
+    import datasets
+
+    try:
+        table = datasets.load_dataset(name, **options, split=split)
+        rows = [Row(f"{source} {split} row {number}", columns) for number, columns in enumerate(table, start=1)]
+    except Exception as error:  # the library's own, its client's, its parsers': all of them mean that there are no rows
+        words = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"data set {source} cannot be read from the hub ({words}); {_export(source)}") from error
+    if not rows:
+        raise UserError(f"data set {source}: its split {split} is empty; give another task.source")
+    return rows
+
+
+def _parts(source: str) -> tuple[str, dict[str, str]]:
+    """A data set's repository, and what else `datasets.load_dataset` is to be told of it."""
+    found = _HUB_NAME.fullmatch(source)
+    assert found is not None, "others are paths"
+    name, revision, configuration = found.groups()
+    return name, {key: value for key, value in (("name", configuration), ("revision", revision)) if value}
+
+
+def _export(source: str) -> str:
+    name, options = _parts(source)
+    arguments = ", ".join([repr(name), *(f"{key}={value!r}" for key, value in options.items())])
+    load = f"d = datasets.load_dataset({arguments})"
+    return (
+        f'use a local copy instead: where the hub is in reach, run python -c "import datasets; {load}; '
+        "[d[s].to_json(s + '.jsonl') for s in d]\" and give the folder of these files as task.source "
+        "(HF_HUB_OFFLINE=1 takes what is in the hub's cache)"
+    )
+
+
+def _probe(name: str) -> str:
+    """Why the hub will not give the data set; empty if it will. The library would retry for half a minute."""
+    answer = [f"no answer within {PROBE_SECONDS:g} s"]
+
+    def ask() -> None:
+        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+        try:
+            address = f"{endpoint}/api/datasets/{urllib.parse.quote(name)}"
+            with urllib.request.urlopen(address, timeout=PROBE_SECONDS):
+                answer[0] = ""
+        except urllib.error.HTTPError as error:
+            answer[0] = f"it answers {error.code}" + (
+                ", as for a name that it does not have" if error.code in (401, 404) else ""
+            )
+        except (OSError, ValueError) as error:
+            answer[0] = f"it is out of reach: {getattr(error, 'reason', error)}"
+
+    thread = threading.Thread(target=ask, daemon=True)  # looking up the host's name cannot be given a time limit
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return answer[0]
+
+
+def _json_of(text: str) -> Any:
+    """What a text of JSON stands for; None if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,218 @@
+"""Masked supervised fine-tuning, d1's first stage (arXiv 2504.12216): denoise right answers at every mask rate."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast
+
+from diffpo.core.errors import NonFiniteLossError, Stopped, UserError
+from diffpo.core.randomness import pick, seed_of, strata, stream
+from diffpo.distributed.collectives import everyone, joined, on_main, sum_gradients, summed, together
+from diffpo.distributed.process import check_shares, share_of
+from diffpo.models.adapters import add_adapter
+from diffpo.models.denoiser import Denoiser
+from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
+from diffpo.models.loading import denoiser_of, load_denoiser
+from diffpo.models.tokenizer import char_tokenizer
+from diffpo.recipes.schema import SftRecipe, StopAt, TinyModel, base_bits
+from diffpo.recipes.tasks import checked_task
+from diffpo.runs.checkpoint import Progress, load_base, restore_optimizers, save_checkpoint
+from diffpo.runs.device import equipped, place_of
+from diffpo.runs.optimizer import Optimizer, policy_optimizer, set_learning_rate
+from diffpo.runs.progress import Progress as Bar
+from diffpo.runs.prompt_filter import PROMPTS_TOO_LONG, fitted, fitting_problems, room_for_prompt
+from diffpo.runs.run_dir import interruptible, open_run
+from diffpo.sampling.rules import EntropyBound
+from diffpo.tasks.base import Task
+from diffpo.training.rollouts import Decoding, answer
+from diffpo.training.sft_data import Targets, draw_sequences, on_canvas
+
+
+@joined()
+def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
+    """Train from the recipe into `out`: a JSON line per step, checkpoints, the finished model as the last of them.
+
+    Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
+    """
+    # What is wrong with the task, its prompts or the base is said before the run's folder is made.
+    check_shares("batch", recipe.batch)
+    with together():
+        task = checked_task(recipe.task, "train")
+        start = None if resume else start_of(recipe, task)
+    run = on_main(open_run, out, recipe, resume)
+    if run.checkpoint:
+        denoiser, tokenizer = load_denoiser(run.checkpoint, *place_of(recipe), base_bits(recipe))
+    else:
+        denoiser, tokenizer = start or start_of(recipe, task)
+    task = fitted_task(recipe, task, denoiser, tokenizer)
+    equipped(denoiser, recipe)
+    optimizer = policy_optimizer(denoiser.model, recipe.optimizer)
+    optimizers: dict[str, Optimizer] = {"policy": optimizer}
+    if run.checkpoint:
+        restore_optimizers(run.checkpoint, optimizers)
+
+    step, is_finished = run.progress.step, run.progress.is_finished
+    with Bar(f"sft {out.name}", recipe.steps) as bar, interruptible() as interrupt:
+        while not is_finished:
+            targets, counts = targets_of(recipe, task, tokenizer, step)
+            noise = draw_noise(targets, recipe.weighting, stream(recipe.seed, "mask", step))
+            set_learning_rate(optimizer, recipe.optimizer, step, step / recipe.steps)
+            optimizer.zero_grad()
+            loss = backward(denoiser, targets, noise, recipe.micro_batch or recipe.batch)
+            sum_gradients(denoiser.model.parameters())
+            norm = torch.nn.utils.clip_grad_norm_(denoiser.model.parameters(), recipe.optimizer.grad_clip)
+            if not bool(norm.isfinite()):
+                raise NonFiniteLossError(f"the gradient's norm is {float(norm)}")
+            optimizer.step()
+            step += 1
+            metrics: dict[str, float] = {**summed({"loss": loss}), **counts}
+            if recipe.stop_at and is_due(recipe.stop_at, step):
+                metrics["accuracy"] = on_main(validate, denoiser, tokenizer, task, recipe.stop_at)
+            is_good_enough = recipe.stop_at and metrics.get("accuracy", 0.0) >= recipe.stop_at.accuracy
+            is_finished = step == recipe.steps or bool(is_good_enough)
+            on_main(run.log, step, metrics)
+            bar.update(step, **metrics)
+            if "prompts_too_long" in metrics:
+                bar.warn(PROMPTS_TOO_LONG, **metrics)
+            is_stopped = any(everyone(interrupt.requested))
+            if is_finished or is_stopped or step % recipe.checkpoint.every == 0:
+                progress = Progress(step, step * recipe.batch, is_finished)
+                keep = recipe.checkpoint.keep
+                on_main(save_checkpoint, out, progress, denoiser, tokenizer, None, optimizers, keep)
+            if is_stopped and not is_finished:
+                raise Stopped(f"stopped at step {step}; go on with the same command and --resume")
+
+
+def start_of(recipe: SftRecipe, task: Task) -> tuple[Denoiser, PreTrainedTokenizerFast]:
+    """The base, with an adapter if the recipe has one, or a fresh model; looks whether there is a prompt for it."""
+    dtype, device = place_of(recipe)
+    if recipe.base is not None:
+        denoiser, tokenizer, _ = load_base(recipe.base, dtype, device, base_bits(recipe))
+        if recipe.lora is not None:
+            add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, seed_of(recipe.seed, "adapter"))
+    else:
+        tokenizer = char_tokenizer(task.alphabet)
+        model = tiny_llada(recipe.model, tokenizer, seed_of(recipe.seed, "init")).to(device, dtype)
+        denoiser = denoiser_of(model, tokenizer)
+    fitted_task(recipe, task, denoiser, tokenizer).problems("train", 1, seed=0)
+    return denoiser, tokenizer
+
+
+def fitted_task(recipe: SftRecipe, task: Task, denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast) -> Task:
+    """The task without prompts that are too long for a canvas; rows of `sequence_length` tokens see to it themselves.
+
+    Raises UserError where these have more tokens than the model has positions.
+    """
+    config = denoiser.model.config
+    if recipe.sequence_length is None:
+        return fitted(task, recipe.task, config, tokenizer)
+    positions = room_for_prompt(config, tokenizer, 0)
+    if positions is not None and positions < recipe.sequence_length:
+        raise UserError(
+            f"sequence_length {recipe.sequence_length} is more than the model's {positions} positions; lower it"
+        )
+    return task
+
+
+def tiny_llada(recipe: TinyModel, tokenizer: PreTrainedTokenizerFast, seed: int) -> LLaDAModelLM:
+    """A freshly initialised LLaDA of the recipe's size over the tokenizer's vocabulary."""
+    config = LLaDAConfig(
+        d_model=recipe.d_model,
+        n_layers=recipe.n_layers,
+        n_heads=recipe.n_heads,
+        mlp_hidden_size=recipe.mlp_hidden_size,
+        rope_theta=recipe.rope_theta,
+        vocab_size=len(tokenizer),
+        mask_token_id=tokenizer.mask_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LLaDAModelLM(config)
+
+
+def targets_of(
+    recipe: SftRecipe, task: Task, tokenizer: PreTrainedTokenizerFast, step: int
+) -> tuple[Targets, dict[str, int]]:
+    """What a step learns, and how many prompts were too long for it; with `sequence_length` how many answers, too."""
+    seed = seed_of(recipe.seed, "sft", step)
+    if recipe.sequence_length is None:
+        problems, too_long = fitting_problems(task, "train", recipe.batch, seed)
+        targets = on_canvas(tokenizer, problems, task.completion_length)
+        return targets, {"prompts_too_long": too_long} if too_long else {}
+    return draw_sequences(tokenizer, task, recipe.batch, seed, recipe.sequence_length, recipe.too_long)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Which tokens of a batch are masked, and what each of them counts."""
+
+    is_masked: Bool[Tensor, "B N"]
+    weight: Float[Tensor, " B"]
+    """Of each masked token of a row."""
+    total: int
+    """What the weighted losses of the whole batch are divided by, also where only some of its rows are here."""
+
+    def rows(self, index: Int[Tensor, " b"]) -> "Noise":
+        return replace(self, is_masked=self.is_masked[index], weight=self.weight[index])
+
+
+def draw_noise(targets: Targets, weighting: Literal["elbo", "uniform"], generator: torch.Generator) -> Noise:
+    """Masks for every row's completion, of L_i tokens; the prompt is never masked.
+
+    A row's number of masked tokens m_i is uniform over 1..L_i, stratified over the batch. `elbo` averages over rows
+    (1 / L_i) sum CE L_i / m_i, which is unbiased for the bound -log p(answer) / L_i <= E[mean cross-entropy] (LLaDA,
+    arXiv 2502.09992); drawing m and not a rate keeps its weights bounded. `uniform` weighs all masked tokens of the
+    batch the same, which favours nearly empty canvases, where the hard decisions are.
+    """
+    num_rows, width = targets.ids.shape
+    longest = int(targets.length.max())
+    count = 1 + pick(strata(num_rows, 1, generator)[:, 0], targets.length)
+    is_prompt = torch.arange(longest) < (longest - targets.length)[:, None]
+    order = torch.rand(num_rows, longest, generator=generator).masked_fill(is_prompt, 2.0)
+    is_masked = F.pad(order.argsort(dim=1).argsort(dim=1) < count[:, None], (width - longest, 0), value=False)
+    if weighting == "uniform":
+        return Noise(is_masked, torch.ones(num_rows), int(count.sum()))
+    return Noise(is_masked, 1 / count, num_rows)
+
+
+def denoising_loss(denoiser: Denoiser, targets: Targets, noise: Noise) -> Float[Tensor, ""]:
+    """Weighted cross-entropy of the masked tokens, in nats per completion token: the share of these rows in it."""
+    device = denoiser.model.device
+    canvas = targets.ids.masked_fill(noise.is_masked, denoiser.mask_id)
+    said = denoiser.predict(canvas.to(device), targets.visible.to(device), noise.is_masked.to(device))
+    token = targets.ids[noise.is_masked].to(device)
+    losses = -said.logp(torch.arange(len(token), device=device), token, temperature=1.0)
+    weight = noise.weight[:, None].expand(canvas.shape)[noise.is_masked]
+    return (losses * weight.to(device)).sum() / noise.total
+
+
+def backward(denoiser: Denoiser, targets: Targets, noise: Noise, micro_batch: int) -> float:
+    """Add the gradient of the batch's loss, `micro_batch` rows at a time, to the model's; returns the loss.
+
+    Of several processes each does its share of the rows.
+    """
+    loss = 0.0
+    for rows in torch.arange(len(targets.ids))[share_of(len(targets.ids))].split(micro_batch):
+        part = denoising_loss(denoiser, targets.rows(rows), noise.rows(rows))
+        part.backward()
+        loss += float(part.detach())
+    return loss
+
+
+def is_due(stop_at: StopAt, step: int) -> bool:
+    return step >= stop_at.start and (step - stop_at.start) % stop_at.every == 0
+
+
+def validate(denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast, task: Task, stop_at: StopAt) -> float:
+    """Share of validation problems solved greedily. The problems are the same at every check."""
+    problems = task.problems("validation", stop_at.problems_per_check, seed=0)
+    decoding = Decoding(EntropyBound(stop_at.bound), task.completion_length, task.completion_length)
+    _, grades = answer(denoiser, tokenizer, task, problems, decoding)
+    return sum(grade.is_solved for grade in grades) / len(grades)

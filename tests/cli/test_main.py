@@ -1,0 +1,202 @@
+"""The shell: what it prints, how it exits, and that asking for help costs no torch."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import diffpo
+from diffpo.cli.main import main
+from diffpo.core.errors import UserError
+from diffpo.recipes import Strict
+
+
+class TinyRecipe(Strict):
+    num_steps: int = 1
+
+
+class TinyEvalRecipe(TinyRecipe):
+    model: str
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Stands in for the loops and their schema; what they are called with."""
+    made: list[tuple[Any, ...]] = []
+    schema = ModuleType("diffpo.recipes.schema")
+    vars(schema).update(SftRecipe=TinyRecipe, RlRecipe=TinyRecipe, EvalRecipe=TinyEvalRecipe)
+    monkeypatch.setitem(sys.modules, schema.__name__, schema)
+    tasks, stored = ModuleType("diffpo.recipes.tasks"), ModuleType("diffpo.recipes.stored")
+    vars(tasks).update(check_inputs=lambda recipe: None)
+    vars(stored).update(evaluated_task=lambda recipe: None, sampled_length=lambda model, length: length)
+    for module in (tasks, stored):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    verbs = {"training.sft": "run_sft", "training.rl": "run_rl", "evaluation.loop": "run_eval"}
+    verbs |= {"cli.show_completion": "run_sample", "report": "write_report", "cli.demo": "run_demo"}
+    for module_name, function in verbs.items():
+        module = ModuleType(f"diffpo.{module_name}")
+        setattr(module, function, lambda *arguments, name=function: made.append((name, *arguments)))
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return made
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> str:
+    file = tmp_path / "tiny.toml"
+    file.write_text("num_steps = 2\n", encoding="utf-8")
+    return str(file)
+
+
+def exit_code(*arguments: str) -> object:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    return caught.value.code or 0
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import atexit, sys\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'pydantic', 'rich', 'jinja2'}\n"
+        "atexit.register(lambda: print(*sorted(heavy & sys.modules.keys()), file=sys.stderr))\n"
+        "from diffpo.cli.main import main\n"
+        "main(['--help'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stderr.strip() == ""
+    for verb in ("sft", "rl", "eval", "sample", "report", "study", "bench", "demo"):
+        assert f"\n  {verb} " in done.stdout
+
+
+def test_reading_a_recipe_imports_no_torch() -> None:
+    script = "import sys, diffpo\ndiffpo.load_recipe\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], timeout=30, check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["eval", "no/such"], "no/such does not exist; name a folder with a model"),
+        (["sample", "no/such", "--prompt", "x"], "no/such does not exist; name a folder with a model"),
+        (["eval", "some/model"], "no recipe.toml says which task some/model was trained on; give task.size"),
+        (["eval", ".", "task.kind=walk"], ". holds neither a model"),
+        (["sample", ".", "--prompt", "x", "--length", "4"], ". holds neither a model"),
+        (["rl", "d1", "base=no/such/model", "--out", "x"], "no/such/model does not exist; name a folder"),
+        (["sft", "sudoku4-base", "base=.", "--out", "x"], ". holds neither a model"),
+    ],
+)
+def test_what_is_wrong_with_a_models_place_is_said_without_torch(
+    arguments: list[str], told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "no").mkdir()
+    script = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('torch' in sys.modules))\n"
+        "from diffpo.cli.main import main\n"
+        f"main({arguments})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "False\n") and told in done.stderr
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("--version") == 0
+    assert capsys.readouterr().out == f"diffpo {diffpo.__version__}\n"
+
+
+@pytest.mark.parametrize("verb", ["sft", "rl"])
+def test_a_loop_gets_its_recipe_with_the_overrides(
+    verb: str, calls: list[tuple[Any, ...]], recipe_file: str, tmp_path: Path
+) -> None:
+    assert exit_code(verb, recipe_file, "num_steps=3", "--out", str(tmp_path / "run"), "--resume") == 0
+    assert exit_code(verb, recipe_file, "--out", str(tmp_path / "run")) == 0
+    assert calls == [
+        (f"run_{verb}", TinyRecipe(num_steps=3), tmp_path / "run", True),
+        (f"run_{verb}", TinyRecipe(num_steps=2), tmp_path / "run", False),
+    ]
+
+
+def test_the_other_verbs(
+    calls: list[tuple[Any, ...]], recipe_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = str(tmp_path)
+    assert exit_code("eval", here, "num_steps=5", "--recipe", recipe_file) == 0
+    assert exit_code("eval", here) == 0
+    assert exit_code("sample", here, "--prompt", "1 2", "--seed", "4") == 0
+    assert exit_code("report", here) == 0
+    assert capsys.readouterr().out.split() == ["wrote", "None"]  # what the stand-ins return
+    assert exit_code("demo", "--seed", "7") == 0
+    assert calls == [
+        ("run_eval", TinyEvalRecipe(num_steps=5, model=here), tmp_path / "eval.json"),
+        ("run_eval", TinyEvalRecipe(model=here), tmp_path / "eval.json"),
+        ("run_sample", here, "1 2", None, None, 0.0, 4, "auto", "float32"),
+        ("write_report", tmp_path, None),
+        ("run_demo", Path("runs/demo"), 7),
+    ]
+
+
+@pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["trian"], "No such command 'trian'"),
+        (["sft", "{recipe}"], "where to? Give --out"),
+        (["sft", "{recipe}", "--out", "x", "--resum"], "No such option: --resum"),
+        (["sft", "{recipe}", "num_stpes=3", "--out", "x"], "num_stpes: unknown option; did you mean 'num_steps'?"),
+        (["rl", "no-such-recipe", "--out", "x"], "no recipe is called 'no-such-recipe'"),
+        (["sample", ".", "--prompt", "1", "--dtype", "int8"], "'int8' is not one of 'float32', 'bfloat16'"),
+        (["eval", ".", "task.kind=sudoku"], "task: unknown option"),
+        (["demo", "--seed", "-1"], "should be greater than or equal to 0"),
+    ],
+)
+def test_a_users_mistake_is_told_on_stderr_with_code_2(
+    arguments: list[str], told: str, recipe_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(*(argument.format(recipe=recipe_file) for argument in arguments)) == 2
+    printed = capsys.readouterr()
+    assert told in printed.err
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+
+
+@pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize(
+    ("raised", "code", "told"),
+    [
+        (UserError("the disk is full"), 2, "diffpo: the disk is full\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (BrokenPipeError(32, "Broken pipe"), 1, ""),
+    ],
+)
+def test_what_a_verb_raises_becomes_an_exit_code(
+    raised: BaseException, code: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_demo(out: Path, seed: int) -> None:
+        raise raised
+
+    # Click replaces both streams when a pipe breaks; monkeypatch puts them back.
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    monkeypatch.setattr(sys.modules["diffpo.cli.demo"], "run_demo", run_demo)
+    assert exit_code("demo") == code
+    assert capsys.readouterr().err == told
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, calls: list[tuple[Any, ...]]) -> None:
+    def run_demo(out: Path, seed: int) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(sys.modules["diffpo.cli.demo"], "run_demo", run_demo)
+    with pytest.raises(ZeroDivisionError):
+        main(["demo"])
+
+
+def test_every_exported_name_is_there() -> None:
+    for name in diffpo.__all__:
+        assert getattr(diffpo, name) is not None
+    assert set(diffpo.__all__) == set(dir(diffpo))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        importlib.import_module("diffpo").nonsense  # noqa: B018

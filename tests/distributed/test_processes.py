@@ -1,0 +1,386 @@
+"""Two processes against one: the same rollouts, metrics and weights, and when one fails both end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.training.test_runs import RL, SETTLE, SFT, TASK, lines_of
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from diffpo.cli.main import main
+from diffpo.core.errors import NonFiniteLossError, PeerFailedError, Stopped, UserError
+from diffpo.distributed.collectives import everyone, gather_rows, on_main, sum_gradients, summed
+from diffpo.distributed.process import World, check_shares, share_of, world
+from diffpo.models.model_paths import checkpoints
+from diffpo.recipes import load_recipe
+from diffpo.recipes.schema import MachineSettings, RlRecipe, SftRecipe
+from diffpo.runs.checkpoint import load, read_progress
+from diffpo.runs.device import place_of
+from diffpo.runs.run_dir import METRICS
+from diffpo.tasks.sudoku import Sudoku
+from diffpo.training import rl
+from diffpo.training.rl import run_rl
+from diffpo.training.sft import run_sft
+
+PROCESSES = 2
+TIMEOUT = 240
+
+SMALL = [*TASK, "task.cell_credit=0.5", "rollout.prompts=4", "rollout.group=4", "optimizer.lr=0.001"]
+SFT_CASES = {
+    "sft-uniform": ["steps=4", "stop_at.start=4", "stop_at.problems_per_check=8"],
+    "sft-elbo": ["steps=4", "weighting=elbo", "micro_batch=3"],
+}
+RL_CASES: dict[str, tuple[str | None, list[str]]] = {
+    "joint": (None, [*RL, *SETTLE, "rollout.prompts=4", "objective.micro_batch=4", "budget.steps=4"]),
+    "diffpo": ("tiny-diffpo", [*SMALL, "objective.micro_batch=2", "budget={steps=3}"]),
+    "d1": ("tiny-d1", [*SMALL, "objective.micro_batch=3", "budget={steps=3}"]),
+    "dmpo": ("tiny-dmpo", [*SMALL, "objective.baseline=unbias", "objective.micro_batch=3", "budget={steps=3}"]),
+    "ties": (None, [*RL, "learn=model", "rollout.prompts=2", "task.cell_credit=0", "objective.skip_ties=true",
+                    "objective.micro_batch=4", "budget.steps=6"]),
+    "ties-dmpo": ("tiny-dmpo", [*SMALL, "rollout.prompts=2", "task.cell_credit=0", "objective.skip_ties=true",
+                                "objective.micro_batch=2", "budget={steps=6}"]),
+    "lora": (None, [*RL, "learn=model", "rollout.prompts=4", "objective.micro_batch=4", "objective.kl=0.1",
+                    "lora.rank=2", "lora.alpha=4", "budget.steps=2"]),
+}  # fmt: skip
+STOPPED = [*RL, "rollout.prompts=4", "objective.micro_batch=4", "budget.steps=4", "checkpoint.every=100"]
+
+
+def sft_recipe(case: str) -> SftRecipe:
+    return load_recipe(SftRecipe, None, [*SFT, "batch=8", *SFT_CASES[case]])
+
+
+def rl_recipe(base: Path, name: str | None, overrides: list[str]) -> RlRecipe:
+    return load_recipe(RlRecipe, name, [*overrides, f"base={json.dumps(str(base))}"])
+
+
+# ------------------------------------------------------------------------------------------------ in each of the two
+
+
+def outcome(work: Callable[..., None], *arguments: Any) -> str:
+    try:
+        work(*arguments)
+    except BaseException as error:  # noqa: BLE001  what it was is the result
+        return f"{type(error).__name__}: {error}"
+    return "done"
+
+
+def share(folder: Path) -> None:
+    """Run every case as one of two processes; how each ended goes to a file of its own."""
+    here = world()
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=here.rank, world_size=here.size)
+    base, found = folder / "base", {"helpers": outcome(check_helpers)}
+    while not (folder / "ready").exists():
+        time.sleep(0.1)
+    for case in SFT_CASES:
+        found[case] = outcome(run_sft, sft_recipe(case), folder / "two" / case)
+    for case, (name, overrides) in RL_CASES.items():
+        found[case] = outcome(run_rl, rl_recipe(base, name, overrides), folder / "two" / case)
+    stopped = rl_recipe(base, None, STOPPED)
+    with pytest.MonkeyPatch.context() as patch:
+        ask_to_stop(patch, at=2, rank=1)
+        found["stopped"] = outcome(run_rl, stopped, folder / "two" / "stopped")
+    found["resumed"] = outcome(run_rl, stopped, folder / "resumed", True)
+
+    odd = rl_recipe(base, None, [*STOPPED, "rollout.prompts=3"])
+    found["odd"] = outcome(run_rl, odd, folder / "odd")
+    found["again"] = outcome(run_rl, stopped, folder / "resumed")
+    for name, error in (("ours", UserError("a grader's file is gone")), ("bug", RuntimeError("a bug"))):
+        with pytest.MonkeyPatch.context() as patch:
+            if here.rank == 1:
+                patch.setattr(Sudoku, "grade", raising(error))
+            found[name] = outcome(run_rl, stopped, folder / name)
+    with pytest.MonkeyPatch.context() as patch:
+        if here.rank == 1:
+            patch.setattr(rl, "set_learning_rate", poison)
+        found["nan"] = outcome(run_rl, stopped, folder / "nan")
+    (folder / f"outcomes-{here.rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+def check_helpers() -> None:
+    """The least that the cases rest on, on numbers that a reader can add up; in another process of other numbers."""
+    rank = world().rank
+    assert everyone(f"process {rank}") == ["process 0", "process 1"]
+    assert gather_rows(torch.arange(4).view(2, 2)[rank:]).tolist() == [[0, 1], [2, 3], [2, 3]]
+    assert gather_rows(torch.zeros(rank, 0)).shape == (1, 0)
+    assert summed({"both": 1 + rank} | ({"mine": 5} if rank else {})) == {"both": 3, "mine": 5}
+    assert on_main(lambda: rank) == 0
+    model = nn.ParameterList(nn.Parameter(torch.zeros(2, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16))
+    model.append(nn.Parameter(torch.zeros(3), requires_grad=False))
+    if rank:
+        model[0].grad, model[1].grad = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0], dtype=torch.bfloat16)
+    else:
+        model[1].grad = torch.tensor([10.0, 20.0], dtype=torch.bfloat16)
+    sum_gradients(model.parameters())
+    assert [None if p.grad is None else p.grad.tolist() for p in model] == [[1, 2], [13, 24], None]
+    assert model[1].grad.dtype == torch.bfloat16
+
+
+def ask_to_stop(patch: pytest.MonkeyPatch, at: int, rank: int) -> None:
+    """Ctrl-C that only one process notices, within a step."""
+    learn = rl.learn
+
+    def spy(*arguments: Any) -> dict[str, float]:
+        if arguments[-1] + 1 == at and world().rank == rank:
+            signal.raise_signal(signal.SIGINT)
+        return learn(*arguments)
+
+    patch.setattr(rl, "learn", spy)
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def raise_it(*_: Any, **__: Any) -> None:
+        raise error
+
+    return raise_it
+
+
+def poison(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    optimizer.param_groups[0]["params"][0].data.fill_(torch.nan)
+
+
+# --------------------------------------------------------------------------------------------------------- the parent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the two processes have run all cases: `two/CASE`, and how they ended."""
+    folder = tmp_path_factory.mktemp("two")
+    script = "import sys, pathlib, test_distributed; test_distributed.share(pathlib.Path(sys.argv[1]))"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(PROCESSES), "PYTHONPATH": path_here()}
+    processes = []
+    for rank in range(PROCESSES):
+        command = [sys.executable, "-W", "error", "-c", script, str(folder)]
+        own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        with (folder / f"out-{rank}").open("w") as out, (folder / f"err-{rank}").open("w") as err:
+            processes.append(subprocess.Popen(command, env=own, stdout=out, stderr=err))
+    try:
+        run_sft(load_recipe(SftRecipe, None, [*SFT, "steps=100", "checkpoint.every=1000"]), folder / "base")
+        with pytest.MonkeyPatch.context() as patch:
+            ask_to_stop(patch, at=2, rank=0)
+            assert outcome(run_rl, rl_recipe(folder / "base", None, STOPPED), folder / "resumed").startswith("Stopped")
+        (folder / "ready").touch()
+        for process in processes:
+            process.wait(TIMEOUT)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    for rank in range(PROCESSES):
+        assert (folder / f"outcomes-{rank}.json").exists(), (folder / f"err-{rank}").read_text()
+    return folder
+
+
+def path_here() -> str:
+    return os.pathsep.join(path for path in sys.path if path)
+
+
+@pytest.fixture(scope="module")
+def outcomes(folder: Path) -> dict[str, list[str]]:
+    """How each case ended in both processes."""
+    found = [json.loads((folder / f"outcomes-{rank}.json").read_text()) for rank in range(PROCESSES)]
+    return {case: [each[case] for each in found] for case in found[0]}
+
+
+def assert_same(one: Path, two: Path) -> None:
+    """The same log but for the time it took, and the same weights, up to rounding."""
+    for ours, theirs in zip(lines_of(one), lines_of(two), strict=True):
+        ours.pop("seconds", None)
+        theirs.pop("seconds", None)
+        assert theirs == pytest.approx(ours, rel=1e-4, abs=1e-5)
+    last = checkpoints(one)[-1], checkpoints(two)[-1]
+    assert read_progress(last[0]) == read_progress(last[1])
+    for expected, found in zip(tensors_of(last[0]), tensors_of(last[1]), strict=True):
+        # AdamW turns the rounding of a gradient that is nearly nothing into a step of up to its rate.
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=5e-5)
+
+
+def tensors_of(checkpoint: Path) -> list[Tensor]:
+    denoiser, _, controller = load(checkpoint)
+    return [*denoiser.model.state_dict().values(), *(controller.state_dict().values() if controller else ())]
+
+
+def test_helpers(outcomes: dict[str, list[str]]) -> None:
+    assert outcomes["helpers"] == ["done", "done"]
+
+
+@pytest.mark.parametrize("case", SFT_CASES)
+def test_sft_is_the_same_on_two_processes(case: str, folder: Path, outcomes: dict[str, list[str]]) -> None:
+    assert outcomes[case] == ["done", "done"]
+    run_sft(sft_recipe(case), folder / "one" / case)
+    assert_same(folder / "one" / case, folder / "two" / case)
+
+
+@pytest.mark.parametrize("case", RL_CASES)
+def test_rl_is_the_same_on_two_processes(case: str, folder: Path, outcomes: dict[str, list[str]]) -> None:
+    assert outcomes[case] == ["done", "done"]
+    run_rl(rl_recipe(folder / "base", *RL_CASES[case]), folder / "one" / case)
+    assert_same(folder / "one" / case, folder / "two" / case)
+    if case.startswith("ties"):
+        tied = [line["frac_reward_zero_std"] for line in lines_of(folder / "one" / case)]
+        assert 0.5 in tied, "in some step one of the processes had nothing to learn from"
+    assert sum(line.get("grad_norm", 0) > 0 for line in lines_of(folder / "two" / case)) > 1, "nothing to sum"
+
+
+def test_a_request_to_stop_in_one_process_stops_both_at_the_same_step(
+    folder: Path, outcomes: dict[str, list[str]]
+) -> None:
+    assert outcomes["stopped"] == ["Stopped: stopped at step 2; go on with the same command and --resume"] * 2
+
+
+def test_a_run_goes_on_with_another_number_of_processes(folder: Path, outcomes: dict[str, list[str]]) -> None:
+    recipe = rl_recipe(folder / "base", None, STOPPED)
+    run_rl(recipe, folder / "one" / "straight")
+    assert outcomes["resumed"] == ["done", "done"]
+    assert_same(folder / "one" / "straight", folder / "resumed")
+    run_rl(recipe, folder / "two" / "stopped", resume=True)
+    assert_same(folder / "one" / "straight", folder / "two" / "stopped")
+
+
+def test_prompts_that_cannot_be_shared_evenly_are_refused(folder: Path, outcomes: dict[str, list[str]]) -> None:
+    expected = "UserError: rollout.prompts 3 cannot be shared by 2 processes; make it a multiple of 2, or start fewer"
+    assert outcomes["odd"] == [expected] * 2
+    assert not (folder / "odd").exists()
+
+
+def test_what_fails_in_one_process_ends_both(folder: Path, outcomes: dict[str, list[str]]) -> None:
+    assert outcomes["again"] == [outcomes["again"][0]] * 2
+    assert outcomes["again"][0].startswith("UserError") and "already holds a run" in outcomes["again"][0]
+    assert outcomes["ours"] == ["UserError: a grader's file is gone"] * 2
+    assert outcomes["bug"] == ["PeerFailedError: process 1 failed: RuntimeError: a bug", "RuntimeError: a bug"]
+    assert outcomes["nan"] == ["NonFiniteLossError: the gradient's norm is nan"] * 2
+    assert not checkpoints(folder / "nan")
+
+
+def test_the_first_process_alone_speaks(folder: Path) -> None:
+    said = [(folder / f"out-{rank}").read_text() for rank in range(PROCESSES)]
+    assert "rl joint: step" in said[0] and said[1] == ""
+    assert [(folder / f"err-{rank}").read_text() for rank in range(PROCESSES)] == ["", ""]
+
+
+# ------------------------------------------------------------------------------------------------------- no processes
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+@pytest.mark.parametrize(("count", "unit"), [(24, 1), (24, 4), (8, 8), (5, 1), (0, 4)])
+def test_shares_are_a_partition_in_whole_units(
+    count: int, unit: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(size))
+    shares = []
+    for rank in range(size):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        shares.append(list(range(count))[share_of(count, unit)])
+    assert [row for rows in shares for row in rows] == list(range(count))
+    assert all(len(rows) % unit == 0 for rows in shares)
+    assert max(map(len, shares)) - min(map(len, shares)) <= unit
+
+
+def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")  # by a cluster, for its own ends
+    assert world() == World() and world().is_main
+    check_shares("rollout.prompts", 3)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["eval", "."], ["rl", "tiny-d1", "--dry-run", "base=x"], ["sft", "sudoku4-base", "--dry-run"], ["demo"]],
+)
+def test_commands_for_one_process_say_so(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.endswith(" is for one process; start it without torchrun\n")
+
+
+def test_each_process_has_a_cuda_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert place_of(MachineSettings())[1] == torch.device("cuda")
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert place_of(MachineSettings())[1] == torch.device("cuda:1") and chosen == [1]
+    assert place_of(MachineSettings(device="cpu"))[1] == torch.device("cpu")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UserError, match="3 processes were started, and torch sees 2 CUDA devices here; start 2"):
+        place_of(MachineSettings())
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UserError("no"), 2, "diffpo: no\n"),
+        (NonFiniteLossError("no"), 1, "diffpo: training stopped: no; the last checkpoint is as it was\n"),
+        (Stopped("no"), 130, "diffpo: no\n"),
+        (PeerFailedError("no"), 1, "diffpo: no\n"),
+    ],
+)
+def test_what_ends_all_is_said_once(
+    error: Exception, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first says it at once; the others wait for torchrun to end them, or torchrun would end the first unheard."""
+    monkeypatch.setattr("diffpo.cli.main.app", raising(error))
+    monkeypatch.setattr(time, "sleep", lambda seconds: print("waits", file=sys.stderr))
+    for rank in range(2):
+        for name, value in (("WORLD_SIZE", "2"), ("RANK", str(rank)), ("LOCAL_RANK", str(rank))):
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit) as caught:
+            main(["rl"])
+        errors = capsys.readouterr().err
+        if isinstance(error, PeerFailedError):
+            assert (caught.value.code, errors) == (said.strip(), "waits\n"), "which Python prints, for exit code 1"
+            continue
+        assert caught.value.code == code
+        if isinstance(error, Stopped):
+            assert errors == ("" if rank else said)
+        else:
+            assert errors == ("waits\n" + said if rank else said)
+
+
+# --------------------------------------------------------------------------------------------------------- torchrun
+
+
+def torchrun(*arguments: object) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "diffpo"]
+    return subprocess.Popen(
+        [*command, *map(str, arguments)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path_here()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_torchrun_forwards_ctrl_c_and_the_run_goes_on(folder: Path, tmp_path: Path) -> None:
+    out, recipe = tmp_path / "run", tmp_path / "recipe.toml"
+    recipe.write_text("")
+    overrides = [*STOPPED, f"base={json.dumps(str(folder / 'base'))}", "budget.steps=1000"]
+    process = torchrun("rl", recipe, "--out", out, *overrides)
+    try:
+        until = time.monotonic() + TIMEOUT
+        while not (out / METRICS).exists() and time.monotonic() < until and process.poll() is None:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=TIMEOUT)
+    finally:
+        process.kill()
+    (last,) = checkpoints(out)
+    assert read_progress(last).step == len(lines_of(out))
+    assert errors.count("go on with the same command and --resume") == 1
+    assert process.returncode != 0

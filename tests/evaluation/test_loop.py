@@ -1,0 +1,265 @@
+"""Evaluation: the same problems under every rule, figures that are the means of their rows, and the learned sampler."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diffpo.core.errors import UserError
+from diffpo.core.randomness import seed_of
+from diffpo.core.rollout import Rollout
+from diffpo.evaluation import loop
+from diffpo.evaluation.loop import run_eval
+from diffpo.models.model_paths import model_folder
+from diffpo.recipes import load_recipe
+from diffpo.recipes.schema import EvalRecipe, SftRecipe, SudokuTask
+from diffpo.recipes.stored import stored_task
+from diffpo.report.data import read_run
+from diffpo.runs.checkpoint import load
+from diffpo.sampling.controller import Controller
+from diffpo.sampling.controller_files import save_controller
+from diffpo.sampling.loop import sample
+from diffpo.tasks.base import Grade, Problem, Status
+from diffpo.tasks.sudoku import Sudoku, split_of
+from diffpo.training import rollouts
+from diffpo.training.rollouts import Decoding, answer, first_call_entropy
+from diffpo.training.sft import run_sft
+
+COUNT, LENGTH = 24, 16
+HUGE = 1e9
+OPTIONS = [f"count={COUNT}", f"bounds=[0.0, 2.0, 6.0, {HUGE:.1f}]", 'rules=[{kind = "top-k", k = 8}]']
+
+Evaluate = Callable[..., dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Lenient(Sudoku):
+    """Takes about half of all completions for right, so that figures of an untrained model are not all zero."""
+
+    def grade(self, problem: Problem, completion: str) -> Grade:
+        is_solved = sum(map(int, completion)) % 2
+        return Grade(float(is_solved), {"solved": float(is_solved)})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has learnt that grids are made of digits: it ends no completion early."""
+    run = tmp_path_factory.mktemp("evaluate") / "tiny"
+    shape = ["model.d_model=16", "model.n_layers=1", "model.n_heads=2", "model.mlp_hidden_size=32"]
+    run_sft(load_recipe(SftRecipe, None, [*shape, "threads=1", "steps=40", "batch=16", "optimizer.lr=0.02"]), run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def controlled(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run again, with a learned sampler beside its model whose bounds differ from prompt to prompt."""
+    run = Path(shutil.copytree(trained, tmp_path_factory.mktemp("controlled") / "tiny"))
+    denoiser, tokenizer, _ = load(run)
+    controller = Controller(initial_bound=4.0, hidden=8)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in controller.head.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    entropies = first_call_entropy(denoiser, tokenizer, Sudoku().problems("train", 50, seed=0), LENGTH)
+    controller.observe(controller.features(entropies), momentum=1.0)
+    save_controller(controller, model_folder(run))
+    return run
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evaluate]:
+    """Runs the evaluation of a model under some overrides, once, and reads what it has written."""
+
+    @cache
+    def record(*overrides: str, model: Path = trained) -> dict[str, Any]:
+        out = tmp_path_factory.mktemp("records") / "eval" / "mine.json"
+        run_eval(load_recipe(EvalRecipe, None, [*OPTIONS, f"model={json.dumps(str(model))}", *overrides]), out)
+        read: dict[str, Any] = json.loads(out.read_text())
+        return read | {"path": out}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "task_of", lambda recipe: Lenient(recipe.size, recipe.min_clues, recipe.max_clues))
+        yield record
+
+
+def points(record: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*record["points"], *([record["learned"]] if record["learned"] else [])]
+
+
+def test_one_token_per_call_and_all_in_one(evaluated: Evaluate) -> None:
+    slow, *between, fast, two = evaluated()["points"]
+    assert slow["nfe_rows"] == [LENGTH] * COUNT and slow["bound"] == 0
+    assert fast["nfe_rows"] == [1] * COUNT and fast["bound"] == HUGE
+    assert two["nfe_rows"] == [2] * COUNT and two["bound"] is None
+    assert all(1 < point["nfe"] < LENGTH for point in between)
+    assert len({point["rule"] for point in (slow, *between, fast, two)}) == 5
+
+
+def test_a_huge_bound_takes_one_call_per_block(evaluated: Evaluate) -> None:
+    assert evaluated("block_length=4")["points"][-2]["nfe_rows"] == [LENGTH / 4] * COUNT
+
+
+def test_slots_reach_the_sampler_and_change_nothing(evaluated: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int | None] = []
+
+    def spy(*arguments: Any, **options: Any) -> Rollout:
+        asked.append(options["slots"])
+        return sample(*arguments, **options)
+
+    expected = evaluated()["points"]
+    monkeypatch.setattr(rollouts, "sample", spy)
+    found = evaluated("slots=3")
+    assert found["points"] == expected
+    assert (found["cache"], found["block_length"]) == ("none", found["completion_length"])
+    assert set(asked) == {3}
+
+
+def test_a_cache_reaches_the_sampler_and_must_have_blocks(evaluated: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def spy(*arguments: Any, **options: Any) -> Rollout:
+        asked.append(options["cache"])
+        return sample(*arguments, **options)
+
+    monkeypatch.setattr(rollouts, "sample", spy)
+    points = evaluated("cache=dual", "block_length=4")["points"]
+    assert set(asked) == {"dual"}
+    assert points[-2]["nfe_rows"] == [LENGTH / 4] * COUNT
+    with pytest.raises(UserError, match="the completion is one block; set block_length below"):
+        evaluated("cache=dual")
+
+
+def test_every_rule_meets_the_same_problems_of_the_split(
+    evaluated: Evaluate, controlled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met: dict[Decoding, list[Problem]] = {}
+
+    def spy(*arguments: Any) -> Any:
+        *_, problems, decoding, _ = arguments
+        met.setdefault(decoding, []).extend(problems)
+        return answer(*arguments)
+
+    monkeypatch.setattr(rollouts, "answer", spy)
+    record = evaluated("batch=7", model=controlled)
+    first, *others = met.values()
+    assert len(others) == 5 and all(problems == first for problems in others)
+    assert len({problem.id for problem in first}) == COUNT
+    assert {split_of(problem.answer) for problem in first} == {"test"}
+    assert record["clusters"] == [problem.answer for problem in first]
+    assert record["clues"] == [problem.facts["clues"] for problem in first]
+
+
+def test_figures_are_the_means_of_their_rows(evaluated: Evaluate, controlled: Path) -> None:
+    for point in points(evaluated(model=controlled)):
+        assert point["n"] == len(point["solved"]) == len(point["nfe_rows"]) == COUNT
+        assert 0 < point["accuracy"] < 1
+        for key, rows, interval in (("accuracy", "solved", "ci95"), ("nfe", "nfe_rows", "nfe_ci95")):
+            assert point[key] == pytest.approx(sum(point[rows]) / COUNT)
+            assert point[interval][0] <= point[key] <= point[interval][1]
+
+
+def test_the_batch_size_changes_nothing(evaluated: Evaluate, controlled: Path) -> None:
+    whole, cut = (evaluated(f"batch={batch}", model=controlled) for batch in (256, 7))
+    for mine, theirs in zip(points(whole), points(cut), strict=True):
+        assert all(mine[key] == theirs[key] for key in ("rule", "solved", "nfe_rows"))
+    assert whole["learned"]["bounds"] == pytest.approx(cut["learned"]["bounds"], rel=1e-4)
+    assert [c["completion"] for c in whole["playback"]] == [c["completion"] for c in cut["playback"]]
+
+
+def test_seeds_choose_the_problems(evaluated: Evaluate) -> None:
+    first, again, other = (evaluated(f"seed={seed}") for seed in ("0", "0x0", "2"))
+    assert first["path"] != again["path"] and first | {"path": again["path"]} == again
+    assert first["clusters"] != other["clusters"]
+
+
+def test_the_learned_sampler_beside_a_model_chooses_its_own_bounds(evaluated: Evaluate, controlled: Path) -> None:
+    without, record = evaluated(), evaluated(model=controlled)
+    assert without["learned"] is None and without["gain"] is None
+    assert record["points"] == without["points"]
+
+    denoiser, tokenizer, controller = load(controlled)
+    assert controller is not None
+    problems = Sudoku().problems("test", COUNT, seed_of(0, "eval"))
+    features = controller.features(first_call_entropy(denoiser, tokenizer, problems, LENGTH))
+    with torch.no_grad():
+        mean = controller.log_bound(features).loc.exp()
+    learned = record["learned"]
+    assert learned["bounds"] == pytest.approx(mean.tolist(), rel=1e-4)
+    assert len(set(learned["bounds"])) > COUNT / 2
+    assert learned["nfe_rows"] not in [point["nfe_rows"] for point in record["points"]]
+    assert record["playback"][0]["entropy_bound"] == learned["bounds"][0]
+
+
+def test_by_clues_is_a_partition_of_the_rows(evaluated: Evaluate, controlled: Path) -> None:
+    record = evaluated(model=controlled)
+    learned, groups = record["learned"], record["learned"]["by_clues"]
+    assert {group["clues"]: group["n"] for group in groups} == Counter(record["clues"])
+    assert sum(group["n"] for group in groups) == COUNT
+    for key in ("accuracy", "nfe"):
+        assert sum(group["n"] * group[key] for group in groups) / COUNT == pytest.approx(learned[key])
+
+
+@dataclass(frozen=True)
+class Failing(Sudoku):
+    """Reads no answer to puzzles of an even number of clues, and fails on those of 9."""
+
+    def grade(self, problem: Problem, completion: str) -> Grade:
+        clues = int(problem.facts["clues"])
+        status: Status = "grader_failed" if clues == 9 else "ok" if clues % 2 else "unparseable"
+        return Grade(0.0, {"solved": 0.0}, status)
+
+
+def test_answers_that_were_not_read_are_counted_and_failures_are_told(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "task_of", lambda recipe: Failing(recipe.size))
+    model = f"model={json.dumps(str(trained))}"
+    said = run_eval(load_recipe(EvalRecipe, None, ["count=40", "bounds=[1e9, 1e8]", model]), tmp_path / "mine.json")
+    record = json.loads((tmp_path / "mine.json").read_text())
+    failed, even = record["clues"].count(9), sum(clues % 2 == 0 for clues in record["clues"])
+    assert 0 < failed != even > 0
+    for point in record["points"]:
+        assert (point["grader_failed"], point["unparseable"]) == (failed, even)
+    assert said.count(f"grader failed on {failed} of 40") == 2
+
+
+def test_the_report_reads_the_record(evaluated: Evaluate, controlled: Path) -> None:
+    record = evaluated(model=controlled)
+    run = read_run(record["path"].parents[1])
+    (arm,) = run.arms
+    assert (arm.name, run.task, run.split, run.seed) == ("mine", "sudoku4", "test", 0)
+    assert run.completion_length == LENGTH
+    assert [point.accuracy for point in arm.points] == [point["accuracy"] for point in record["points"]]
+    assert arm.learned is not None and list(arm.learned.bounds) == record["learned"]["bounds"]
+    assert arm.area is not None and arm.aup is not None and arm.gain is not None
+    assert [completion.nfe for completion in arm.playback] == record["learned"]["nfe_rows"][: len(arm.playback)]
+
+
+def test_the_report_reads_records_without_counts_of_failures(evaluated: Evaluate, tmp_path: Path) -> None:
+    record = evaluated()
+    old = {key: value for key, value in record.items() if key not in ("path", "prompts_too_long")}
+    new_keys = ("unparseable", "grader_failed")
+    old["points"] = [{key: point[key] for key in point.keys() - new_keys} for point in record["points"]]
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "mine.json").write_text(json.dumps(old))
+    assert read_run(tmp_path).arms == read_run(record["path"].parents[1]).arms
+
+
+def test_a_run_and_its_checkpoint_know_the_task_they_were_trained_on(trained: Path) -> None:
+    assert stored_task(trained) == stored_task(model_folder(trained)) == SudokuTask()
+
+
+def test_a_playback_ends_in_the_completion_that_was_graded(evaluated: Evaluate) -> None:
+    record = evaluated()
+    (shown,) = [p for p in record["points"] if p["nfe_rows"][:6] == [c["nfe"] for c in record["playback"]]]
+    for row, completion in enumerate(record["playback"]):
+        assert sum(map(int, completion["completion"])) % 2 == shown["solved"][row] == completion["solved"]
+        assert max(completion["unmask_step"]) + 1 == completion["nfe"]
+        assert len(completion["unmask_step"]) == len(completion["completion"]) == LENGTH

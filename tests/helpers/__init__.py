@@ -1,0 +1,1 @@
+"""What tests share: oracles, plain references, published formats."""

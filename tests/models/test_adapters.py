@@ -1,0 +1,190 @@
+"""LoRA adapters: on the right matrices, off for the reference, stored as PEFT's, refused elsewhere, merged."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diffpo.cli.main import main
+from diffpo.core.errors import UserError
+from diffpo.models.adapters import AdapterOff, adapter_layers, add_adapter
+from diffpo.models.denoiser import Denoiser
+from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
+from diffpo.models.model_paths import checkpoints, is_adapter
+from diffpo.recipes import load_recipe
+from diffpo.recipes.schema import RlRecipe, SftRecipe
+from diffpo.runs.checkpoint import load
+from diffpo.runs.run_dir import METRICS
+from diffpo.training.rl import run_rl
+from diffpo.training.sft import run_sft
+
+TASK = ["threads=1", "task.min_clues=13", "task.max_clues=15"]
+MODEL = ["model.d_model=32", "model.n_layers=2", "model.n_heads=2", "model.mlp_hidden_size=48"]
+SFT = [*TASK, "batch=32", "weighting=uniform", "optimizer.lr=0.01", "checkpoint.every=1000"]
+RL = [*TASK, "task.cell_credit=0.5", "rollout.prompts=3", "rollout.group=4", "optimizer.lr=0.01"]
+LORA = ["lora.rank=4", "lora.alpha=8"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "run"
+    run_sft(load_recipe(SftRecipe, None, [*SFT, *MODEL, "steps=60"]), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapted(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has trained an adapter for three steps, with a KL term to the base."""
+    folder = tmp_path_factory.mktemp("adapted") / "run"
+    run_rl(rl_recipe(base, "budget.steps=3", "checkpoint.every=2", "objective.kl=0.1"), folder)
+    return folder
+
+
+def rl_recipe(base: Path, *overrides: str) -> RlRecipe:
+    return load_recipe(RlRecipe, None, [*RL, *LORA, f"base={json.dumps(str(base))}", *overrides])
+
+
+def logits(denoiser: Denoiser) -> Tensor:
+    canvas = torch.arange(24).view(2, 12) % 8
+    everywhere = torch.ones(canvas.shape, dtype=torch.bool)
+    with torch.no_grad():
+        return denoiser(canvas, everywhere, everywhere)
+
+
+def test_an_adapter_starts_as_its_model_and_is_on_every_matrix_of_the_blocks_alone(base: Path) -> None:
+    denoiser = load(base)[0]
+    before = logits(denoiser)
+    add_adapter(denoiser, rank=4, alpha=8, seed=0)
+    assert logits(denoiser).equal(before)
+    layers = adapter_layers(denoiser.model)
+    matrices = {"q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"}
+    assert set(layers) == {f"model.transformer.blocks.{i}.{name}" for i in range(2) for name in matrices}
+    trained = [name for name, p in denoiser.model.named_parameters() if p.requires_grad]
+    assert len(trained) == 2 * len(layers) and all("lora_" in name for name in trained)
+
+
+def test_llada_8b_has_as_many_trained_parameters_as_published() -> None:
+    """Shapes alone: no weight is made."""
+    with torch.device("meta"):
+        config = LLaDAConfig(d_model=4096, n_layers=32, n_heads=32, mlp_hidden_size=12288, vocab_size=126464)
+        denoiser = Denoiser(LLaDAModelLM(config), 126336, ())
+        assert sum(p.numel() for p in denoiser.model.parameters()) == 8_015_581_184
+        add_adapter(denoiser, rank=128, alpha=64, seed=0)
+    assert sum(p.numel() for p in denoiser.model.parameters() if p.requires_grad) == 335_544_320
+
+
+def test_adapters_of_equal_seeds_are_equal_and_the_global_generator_has_no_part_in_it(base: Path) -> None:
+    found = []
+    for seed, noise in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(noise)
+        denoiser = load(base)[0]
+        add_adapter(denoiser, 4, 8, seed)
+        found.append(torch.cat([p.flatten() for p in denoiser.model.parameters() if p.requires_grad]))
+    assert found[0].equal(found[1]) and not found[0].equal(found[2])
+
+
+def test_rl_trains_the_adapter_and_the_base_is_the_model_under_it(base: Path, adapted: Path) -> None:
+    before, (denoiser, _, _) = load(base)[0], load(adapted)
+    off = AdapterOff.of(denoiser)
+    assert not torch.allclose(logits(denoiser), logits(before), atol=1e-3)
+    assert logits(off).equal(logits(before))
+    assert not logits(denoiser).equal(logits(off)), "off is for one call"
+    lines = [json.loads(line) for line in (adapted / METRICS).read_text().splitlines()]
+    assert lines[-1]["kl"] > 0 and abs(lines[0]["policy_ratio"] - 1) < 0.2
+    last = checkpoints(adapted)[-1]
+    assert is_adapter(last) and not (last / "model.safetensors").exists()
+
+
+def test_the_reference_is_off_where_the_model_fails_too(base: Path) -> None:
+    denoiser = load(base)[0]
+    add_adapter(denoiser, 4, 8, 0)
+    with torch.no_grad():
+        for p in denoiser.model.parameters():
+            if p.requires_grad:
+                p.add_(0.1)
+    changed = logits(denoiser)
+    off = AdapterOff.of(denoiser)
+    with pytest.raises(IndexError):
+        off(torch.tensor([[10**6]]), torch.ones(1, 1, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool))
+    assert logits(denoiser).equal(changed)
+
+
+def test_peft_reads_what_is_stored(base: Path, adapted: Path) -> None:
+    from peft import LoraConfig
+    from peft.utils import load_peft_weights
+
+    last = checkpoints(adapted)[-1]
+    config = LoraConfig.from_pretrained(str(last))
+    assert (config.r, config.lora_alpha) == (4, 8)
+    assert config.base_model_name_or_path == str(checkpoints(base)[-1])
+    assert all(name.startswith("base_model.model.model.transformer.blocks.") for name in load_peft_weights(str(last)))
+
+
+def test_a_run_with_an_adapter_goes_on_bit_for_bit(base: Path, adapted: Path, tmp_path: Path) -> None:
+    run_rl(rl_recipe(base, "budget.steps=2", "checkpoint.every=2", "objective.kl=0.1"), tmp_path / "run")
+    recipe = tmp_path / "run" / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("\nsteps = 2", "\nsteps = 3"))
+    run_rl(rl_recipe(base, "budget.steps=3", "checkpoint.every=2", "objective.kl=0.1"), tmp_path / "run", resume=True)
+    straight, resumed = (
+        load_file(checkpoints(run)[-1] / "adapter_model.safetensors") for run in (adapted, tmp_path / "run")
+    )
+    assert straight.keys() == resumed.keys() and all(straight[key].equal(resumed[key]) for key in straight)
+
+
+def test_the_merged_model_is_the_same_without_peft(
+    adapted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["merge", str(adapted), "--out", str(tmp_path / "merged")])
+    assert caught.value.code == 0 and "wrote" in capsys.readouterr().out
+    merged = load(tmp_path / "merged")[0]
+    assert not is_adapter(tmp_path / "merged") and not adapter_layers(merged.model)
+    torch.testing.assert_close(logits(merged), logits(load(adapted)[0]), atol=1e-4, rtol=1e-4)
+
+
+def test_supervised_training_of_an_adapter_then_rl_on_the_merged_model(base: Path, tmp_path: Path) -> None:
+    settings = [*SFT, *LORA, f"base={json.dumps(str(base))}", "steps=2"]
+    run_sft(load_recipe(SftRecipe, None, settings), tmp_path / "sft")
+    assert is_adapter(checkpoints(tmp_path / "sft")[-1])
+    with pytest.raises(UserError, match=r"holds an adapter of .*; make one of both first: diffpo merge"):
+        run_rl(rl_recipe(tmp_path / "sft", "budget.steps=1"), tmp_path / "rl")
+    assert not (tmp_path / "rl").exists()
+
+
+def test_an_adapter_of_another_model_is_refused_by_name(adapted: Path, base: Path, tmp_path: Path) -> None:
+    folder = checkpoints(adapted)[-1]
+    for name, weights in altered(load_file(folder / "adapter_model.safetensors")).items():
+        copy = tmp_path / name
+        copy.mkdir()
+        (copy / "adapter_config.json").write_text((folder / "adapter_config.json").read_text())
+        save_file(weights, copy / "adapter_model.safetensors")
+        with pytest.raises(UserError, match=f"does not fit the model in .*1 {name}, .*blocks.0.attn_out.*trained on"):
+            load(copy)
+
+
+def altered(weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    one = min(weights)
+    assert "blocks.0.attn_out" in one
+    return {
+        "missing": {key: value for key, value in weights.items() if key != one},
+        "misshapen": weights | {one: weights[one][:, 1:].contiguous()},
+        "unexpected": weights | {one.replace("attn_out", "attn_outer"): weights[one].clone()},
+    }
+
+
+def test_what_cannot_be_merged_or_adapted_is_said(base: Path, adapted: Path, tmp_path: Path) -> None:
+    from diffpo.runs.merge import run_merge
+
+    with pytest.raises(UserError, match="holds a whole model and no adapter"):
+        run_merge(base, tmp_path / "merged")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("")
+    with pytest.raises(UserError, match="is there already"):
+        run_merge(adapted, tmp_path / "full")
+    with pytest.raises(UserError, match="lora adapts a model that is there"):
+        load_recipe(SftRecipe, None, ["lora.rank=4"])
+    with pytest.raises(UserError, match="lora trains the model, and learn = 'sampler' leaves it alone"):
+        rl_recipe(base, "learn=sampler", "budget.steps=1")

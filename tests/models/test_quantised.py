@@ -1,0 +1,131 @@
+"""Adapters on a model of 4 bits: its numbers, what is trained, how it goes on, what is said without the library."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from tests.helpers import published
+from torch import Tensor, nn
+
+from diffpo.core.errors import UserError
+from diffpo.models.adapters import AdapterOff, adapter_layers, add_adapter
+from diffpo.models.denoiser import Denoiser
+from diffpo.models.model_paths import checkpoints
+from diffpo.models.quantised import BYTES_PER_WEIGHT
+from diffpo.recipes import load_recipe
+from diffpo.recipes.schema import RlRecipe
+from diffpo.runs.checkpoint import load
+from diffpo.runs.merge import run_merge
+from diffpo.runs.run_dir import METRICS
+from diffpo.training.rl import run_rl
+
+POSITIVE = [0.0795803, 0.1609302, 0.2461123, 0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0]
+NEGATIVE = [-1.0, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500]
+NF4 = torch.tensor([*NEGATIVE, 0.0, *POSITIVE])
+"""The 16 numbers of the published code book."""
+DATA = [{"question": f"{i}+1?", "answer": f"#### {i + 1}"} for i in range(40)]
+
+
+@pytest.fixture(params=published.PUBLISHED)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    published.write_folder(tmp_path / "base", published.PUBLISHED[request.param])
+    return tmp_path / "base"
+
+
+def logits(denoiser: Denoiser) -> Tensor:
+    canvas = torch.arange(40).view(2, 20)
+    everywhere = torch.ones(canvas.shape, dtype=torch.bool)
+    with torch.no_grad():
+        return denoiser(canvas, everywhere, everywhere)
+
+
+def rounded(weight: Tensor) -> Tensor:
+    """NF4 by its definition: the nearest of the 16 numbers, for each block of 64 times its greatest."""
+    blocks = weight.detach().reshape(-1, 64)
+    scale = blocks.abs().amax(dim=1, keepdim=True)
+    nearest = (blocks[..., None] / scale[..., None] - NF4).abs().argmin(dim=-1)
+    return (NF4[nearest] * scale).view_as(weight)
+
+
+def test_the_blocks_matrices_are_rounded_to_the_published_numbers_and_the_rest_is_as_it_was(folder: Path) -> None:
+    whole, small = load(folder)[0], load(folder, bits=4)[0]
+    matrices = {
+        name
+        for name, p in whole.model.named_parameters()
+        if p.dim() == 2 and (".blocks." in name or ".layers." in name)
+    }
+    by_hand = load(folder)[0]
+    with torch.no_grad():
+        for name, parameter in by_hand.model.named_parameters():
+            if name in matrices:
+                parameter.copy_(rounded(parameter))
+    # Scales are rounded to a byte, too, which the rounding by hand leaves out.
+    assert (logits(small) - logits(by_hand)).abs().mean() < 0.3 * (logits(small) - logits(whole)).abs().mean()
+    for name, parameter in small.model.named_parameters():
+        assert (parameter.dtype == torch.uint8) == (name in matrices)
+        assert name in matrices or parameter.equal(whole.model.get_parameter(name))
+    assert 0.5 < BYTES_PER_WEIGHT < 0.52
+
+
+def test_the_adapter_alone_is_trained_and_off_it_is_the_model_of_4_bits(folder: Path) -> None:
+    denoiser = load(folder, bits=4)[0]
+    before = logits(denoiser)
+    add_adapter(denoiser, rank=2, alpha=4, seed=0)
+    assert logits(denoiser).equal(before)
+    trained = [p for p in denoiser.model.parameters() if p.requires_grad]
+    assert len(trained) == 2 * len(adapter_layers(denoiser.model)) == 2 * 7 * 2
+    assert {type(layer).__name__ for layer in adapter_layers(denoiser.model).values()} == {"Linear4bit"}, "PEFT's own"
+    with torch.no_grad():
+        for p in trained:
+            p.add_(0.1)
+    assert not torch.allclose(logits(denoiser), before, atol=1e-2) and logits(AdapterOff.of(denoiser)).equal(before)
+
+
+def recipe(folder: Path, data: Path, *more: str) -> RlRecipe:
+    task = f"task={{kind='gsm8k', source={json.dumps(str(data))}, completion_length=8}}"
+    settings = [
+        task,
+        "threads=1",
+        "rollout.prompts=2",
+        "rollout.group=2",
+        "objective.kl=0.1",
+        "objective.inner_steps=1",
+    ]
+    lora = ["lora.rank=2", "lora.alpha=4", "lora.base_bits=4", "checkpoint.every=2"]
+    return load_recipe(RlRecipe, None, [*settings, *lora, f"base={json.dumps(str(folder))}", *more])
+
+
+def test_a_run_goes_on_bit_for_bit_and_merges_into_the_whole_model(folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "sums.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in DATA))
+    straight, halted = tmp_path / "straight", tmp_path / "halted"
+    run_rl(recipe(folder, data, "budget.steps=3"), straight)
+    run_rl(recipe(folder, data, "budget.steps=2"), halted)
+    stored = halted / "recipe.toml"
+    stored.write_text(stored.read_text().replace("\nsteps = 2", "\nsteps = 3"))
+    run_rl(recipe(folder, data, "budget.steps=3"), halted, resume=True)
+    lines = [
+        [
+            {k: v for k, v in json.loads(line).items() if k != "seconds"}
+            for line in (run / METRICS).read_text().splitlines()
+        ]
+        for run in (straight, halted)
+    ]
+    assert lines[0] == lines[1] and len(lines[0]) == 3
+    run_merge(straight, tmp_path / "merged")
+    merged = load(tmp_path / "merged")[0].model
+    whole = load(folder)[0].model
+    for name, layer in adapter_layers(load(straight)[0].model).items():
+        change = cast(Any, layer).get_delta_weight("default")
+        found = merged.get_submodule(name)
+        assert isinstance(found, nn.Linear) and found.weight.equal(whole.get_parameter(f"{name}.weight") + change)
+    assert checkpoints(straight)
+
+
+def test_without_the_library_it_is_said_how_to_get_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes.nn", None)
+    with pytest.raises(UserError, match=r"base_bits = 4 needs bitsandbytes, .*pip install 'diffpo\[quantised\]'"):
+        load(folder, bits=4)

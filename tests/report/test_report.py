@@ -1,0 +1,383 @@
+"""The page is checked as text: what it refers to, what it escapes, what it says when something is missing."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from diffpo.core.errors import UserError
+from diffpo.report import frontier_svg, summary_table, write_report
+from diffpo.report.charts import by_clues, curve
+from diffpo.report.data import Arm, Completion, Point, arms_of_summary, read_run
+from diffpo.report.page import render
+from diffpo.report.playback import plays
+from diffpo.report.svg import linear_axis, log_axis
+from diffpo.report.words import headline, representative
+
+ANSWER = "1234341221434321"
+SKILL = {"base": 0.35, "d1": 0.5, "diffpo": 0.7}
+N = 120
+
+
+def point(rule: str, accuracy: float, nfe: float, **more: Any) -> dict[str, Any]:
+    return {"rule": rule, "accuracy": accuracy, "ci95": [accuracy - 0.04, accuracy + 0.04], "nfe": nfe, "n": N, **more}
+
+
+def evaluation(arm: str, rng: np.random.Generator) -> dict[str, Any]:
+    skill = SKILL[arm]
+    clues = rng.integers(4, 9, size=N)
+
+    def rows(accuracy: float, nfe: float) -> dict[str, Any]:
+        solved = (rng.random(N) < accuracy + 0.05 * (clues - 6)).astype(int)
+        calls = np.clip(rng.poisson(nfe, N), 1, 16)
+        return {"solved": solved.tolist(), "nfe_rows": calls.tolist(), "nfe_ci95": [nfe - 0.2, nfe + 0.2]}
+
+    points = []
+    for bound in (0.01, 0.05, 0.1, 0.2, 0.5, 1.0):
+        accuracy, calls = skill - 0.25 * bound**1.5, 12 - 9.5 * bound**0.5
+        found = rows(accuracy, calls)
+        points.append(point(f"entropy bound {bound}", accuracy, calls, kind="entropy-bound", bound=bound, **found))
+    points.append(point("top-2", skill - 0.06, 8.0, kind="top-k", bound=None, **rows(skill - 0.06, 8)))
+    learned = None
+    if arm == "diffpo":
+        learned = point("learned", skill + 0.02, 3.2, bounds=(0.1 * clues).tolist(), **rows(skill + 0.02, 3.2))
+    steps = [0, 0, 1, 1, 0, 2, 2, 3, 0, 4, 4, 3, 0, 3, 2, 4]
+    return {
+        "arm": arm,
+        "task": "sudoku4",
+        "split": "test",
+        "seed": 0,
+        "completion_length": 16,
+        "clusters": [ANSWER] * N,
+        "clues": clues.tolist(),
+        "points": points,
+        "learned": learned,
+        "area": {"value": skill / 2, "ci95": [skill / 2 - 0.02, skill / 2 + 0.02]},
+        "aup": {"value": 200 * skill, "ci95": [200 * skill - 9, 200 * skill + 9]},
+        "gain": {"accuracy": 0.021, "accuracy_ci95": [0.004, 0.04], "nfe": 0.6, "nfe_ci95": [-0.1, 1.2]}
+        if learned
+        else None,
+        "playback": [
+            {
+                "prompt": "1..43....1.3...1=",
+                "clues": 5,
+                "completion": ANSWER if arm == "diffpo" else ANSWER.replace("2143", "2134"),
+                "answer": ANSWER,
+                "unmask_step": steps if arm == "diffpo" else list(range(16)),
+                "logp": [-0.01 * i for i in range(16)],
+                "nfe": 5 if arm == "diffpo" else 16,
+                "solved": arm == "diffpo",
+                "entropy_bound": 0.21,
+            }
+        ],
+    }
+
+
+def metrics(arm: str, rng: np.random.Generator) -> list[dict[str, float]]:
+    if arm == "base":
+        return [{"step": i, "loss": 2.0 * 0.98**i + 0.1 * rng.random()} for i in range(150)]
+    return [
+        {
+            "step": i,
+            "denoiser_calls": 4000 * (i + 1),
+            "solved": 0.3 + 0.002 * i + 0.08 * rng.random(),
+            "nfe": 9 - (0.04 if arm == "diffpo" else 0.0) * i + rng.random(),
+            "kl": 1e-4 * i * rng.random(),
+            "weight_ess": 0.9 - 0.2 * rng.random(),
+            "clip_fraction": 0.02 * rng.random(),
+            "frac_reward_zero_std": 0.2 + 0.1 * rng.random(),
+            **({"bound_median": 0.1 + 0.004 * i} if arm == "diffpo" else {}),
+        }
+        for i in range(150)
+    ]
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    return fake_run(tmp_path / "demo")
+
+
+def fake_run(where: Path) -> Path:
+    rng = np.random.default_rng(0)
+    (where / "eval").mkdir(parents=True)
+    arms: dict[str, Any] = {}
+    for arm in SKILL:
+        found = evaluation(arm, rng)
+        (where / "eval" / f"{arm}.json").write_text(json.dumps(found))
+        (where / arm).mkdir()
+        (where / arm / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics(arm, rng)))
+        keys = ("rule", "accuracy", "ci95", "nfe", "n")
+        arms[arm] = {
+            "frontier": [{key: p[key] for key in keys} for p in found["points"]],
+            "train_denoiser_calls": 600_000,
+        }
+        if found["learned"]:
+            arms[arm]["learned"] = {key: found["learned"][key] for key in keys[1:]}
+    (where / "summary.json").write_text(json.dumps({"seed": 0, "wall_s": 412.3, "arms": arms}))
+    return where
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+# -------------------------------------------------------------------------------------------------------- the page
+
+
+class Wellformed(HTMLParser):
+    """Counts elements and notes where the nesting of tags does not close."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.faults: list[str] = []
+        self.seen: dict[str, int] = {}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen[tag] = self.seen.get(tag, 0) + 1
+        if tag not in {"meta", "br", "input"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen[tag] = self.seen.get(tag, 0) + 1
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(f"{tag} at {self.getpos()}")
+
+
+def test_the_page_is_one_wellformed_file_that_refers_to_nothing_outside(run_dir: Path) -> None:
+    out = write_report(run_dir)
+    html = out.read_text()
+    assert out == run_dir / "report.html"
+    for reference in ("http", "//", "url(", "@import", "<link", "<img", "<iframe", " src="):
+        assert reference not in html, reference
+    page = Wellformed()
+    page.feed(html)
+    assert page.faults == [] and page.open == []
+    assert page.seen["script"] == 1 and page.seen["svg"] > 8
+    assert html.count('role="img" aria-label="') == page.seen["svg"] + 3  # charts and boards
+    assert "nan" not in re.sub(r"<(style|script)>.*?</\1>", "", html, flags=re.S)
+    assert [path.name for path in run_dir.iterdir() if path.name.startswith(".")] == []
+
+
+def test_the_page_is_a_pure_function_of_the_files(run_dir: Path, tmp_path: Path) -> None:
+    first = write_report(run_dir).read_bytes()
+    second = write_report(run_dir, tmp_path / "new" / "place.html").read_bytes()
+    assert first == second
+
+
+def test_text_of_a_model_cannot_become_markup(run_dir: Path) -> None:
+    hostile = '"><script>alert(1)</script>'
+    found = json.loads((run_dir / "eval" / "diffpo.json").read_text())
+    play = found["playback"][0]
+    play.update(prompt=hostile, completion="<b>&\"'" + "1" * 11, solved=False, answer="<i>" + ANSWER[3:])
+    found["points"][0].update(rule=hostile, accuracy=0.99)
+    found["learned"] = None
+    edit(run_dir / "eval" / "diffpo.json", task=hostile, learned=None, playback=[play], points=found["points"])
+    html = write_report(run_dir).read_text()
+    assert html.count("<script") == 1
+    assert "<b>&" not in html and "<i>" not in html
+    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 3  # headline, table, facts, tooltip
+
+
+@pytest.mark.parametrize("name", ["summary.json", "eval", "d1", "eval/diffpo.json", "diffpo/metrics.jsonl"])
+def test_a_missing_piece_is_no_crash(run_dir: Path, name: str) -> None:
+    target = run_dir / name
+    if target.is_dir():
+        for path in target.iterdir():
+            path.unlink()
+        target.rmdir()
+    else:
+        target.unlink()
+    html = write_report(run_dir).read_text()
+    assert "DiFFPO" in html and html.rstrip().endswith("</html>")
+
+
+def test_a_missing_arm_is_named(run_dir: Path) -> None:
+    edit(run_dir / "summary.json", arms={})
+    (run_dir / "eval" / "d1.json").unlink()
+    (run_dir / "d1" / "metrics.jsonl").unlink()
+    assert "Not in this run: d1." in write_report(run_dir).read_text()
+
+
+def test_an_arm_that_is_only_in_the_log_is_not_evaluated_and_a_lone_log_is_a_report(tmp_path: Path) -> None:
+    (tmp_path / "d1").mkdir()
+    (tmp_path / "d1" / "metrics.jsonl").write_text('{"step": 0, "solved": 0.1}\n{"step": 1, "loss": 0.5}\n')
+    html = write_report(tmp_path).read_text()
+    assert "Nothing was evaluated in this run yet." in html
+    assert "No evaluation was found" in html and "No play-back" in html and "No training log" in html
+
+
+def test_a_training_run_by_itself_is_an_arm(tmp_path: Path) -> None:
+    lines = [json.dumps({"step": i, "denoiser_calls": 10 * i, "solved": 0.1 * i}) + "\n" for i in range(5)]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines))
+    assert f"training problems solved in training: {tmp_path.name} ends at 40 %" in write_report(tmp_path).read_text()
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_nothing_to_report(tmp_path: Path, exists: bool) -> None:
+    where = tmp_path / "run"
+    if exists:
+        where.mkdir()
+    with pytest.raises(UserError, match=rf"{where}: (nothing to report|no such run).*give the directory"):
+        write_report(where)
+    assert not (where / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("d1/metrics.jsonl", '{"step": 0}\n{"step": 1\n{"step": 2}\n', r"d1/metrics.jsonl:2: not JSON"),
+        ("d1/metrics.jsonl", '{"step": 0}\n\n[1]\n', r"d1/metrics.jsonl:3: a JSON object is needed"),
+        ("summary.json", '{"seed": 0,\n"arms": {,}}', r"summary.json:2: not JSON"),
+        ("summary.json", '{"arms": {"d1": 3}}', r"summary.json: a field has the wrong shape"),
+        ("eval/d1.json", '{"points": [{"rule": "top-2"}]}', r"eval/d1.json: the field 'accuracy' is missing"),
+        ("eval/d1.json", '{"area": {"value": 1, "ci95": [0]}}', r"eval/d1.json: a field has the wrong shape"),
+    ],
+)
+def test_a_broken_file_is_named_with_its_line(run_dir: Path, name: str, content: str, message: str) -> None:
+    (run_dir / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        write_report(run_dir)
+
+
+def test_a_line_that_is_being_written_is_left_out(run_dir: Path) -> None:
+    log = run_dir / "d1" / "metrics.jsonl"
+    complete = read_run(run_dir)
+    log.write_text(log.read_text() + '{"step": 150, "sol')
+    assert read_run(run_dir) == complete
+
+
+def test_non_finite_numbers_are_not_drawn(run_dir: Path) -> None:
+    (run_dir / "d1" / "metrics.jsonl").write_text(
+        "".join(f'{{"step": {i}, "denoiser_calls": {i}, "solved": {v}}}\n' for i, v in enumerate((0.1, "NaN", 0.3)))
+    )
+    assert curve(read_run(run_dir).arms[1].metrics, "denoiser_calls", "solved") == [
+        (0, 0.1, 0.1, 0.1),
+        (2, 0.3, 0.3, 0.3),
+    ]
+
+
+def test_importing_the_report_imports_no_torch() -> None:
+    code = "import sys, diffpo.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_playback_marks_clues_wrong_cells_and_calls(run_dir: Path) -> None:
+    html = write_report(run_dir).read_text()
+    boards = re.findall(r'<div class="board" .*?</figure>', html, flags=re.S)
+    assert len(boards) == 3  # one prompt, three arms
+    assert [board.count("wrong") for board in boards] == [2, 2, 0]
+    assert {len(re.findall(r'class="cell [^"]*clue', board)) for board in boards} == {6}
+    calls = [[int(call) for call in re.findall(r'data-call="(\d+)"', board)] for board in boards]
+    assert calls[0] == list(range(1, 17)) and max(calls[2]) == 5 and min(calls[2]) == 1
+    assert 'max="16"' in html
+
+
+def test_a_box_of_six_by_six_is_two_rows_high_and_what_is_no_grid_has_none() -> None:
+    def play(prompt: str, clues: int | None) -> Completion:
+        return Completion(prompt, "1" * 36, "1" * 35 + "2", tuple(range(36)), (), 36, False, None, clues)
+
+    (grid,) = plays([Arm("d1", playback=(play("." * 35 + "1=", 1),))])
+    cells = grid.grids[0].cells
+    assert grid.grids[0].verdict == "1 wrong"
+    assert [i for i in range(36) if "box-right" in cells[i].classes] == list(range(2, 36, 6))
+    assert [i for i in range(36) if "box-below" in cells[i].classes] == [*range(6, 12), *range(18, 24)]
+    assert (cells[35].classes, cells[35].description) == ("clue wrong", "call 36, a clue, should be 2")
+    (text,) = plays([Arm("d1", playback=(play("3 4 5 = 27, using each number at most once", None),))])
+    assert text.grids[0].columns == 16
+    assert {cell.classes for cell in text.grids[0].cells} == {""}, "there are other right answers than the listed one"
+    assert text.grids[0].verdict == "not solved"
+
+
+# ------------------------------------------------------------------------------------------------- words and figures
+
+A = point("entropy bound 0.1", 0.40, 8.0)
+B = point("entropy bound 1", 0.20, 2.0)
+SUMMARY = {
+    "arms": {
+        "base": {"frontier": [A, B]},
+        "diffpo": {"frontier": [A], "learned": point("learned", 0.7, 3.2), "area": {"value": 0.5, "ci95": [0.4, 0.6]}},
+    }
+}
+
+
+def test_the_table_of_the_terminal() -> None:
+    assert summary_table(SUMMARY).splitlines() == [
+        "arm     rule               accuracy %  95 % interval   NFE                  area  AUP",
+        "------  -----------------  ----------  -------------  ----  --------------------  ---",
+        "Base    entropy bound 0.1        40.0   [36.0, 44.0]  8.00                     -    -",
+        "        entropy bound 1          20.0   [16.0, 24.0]  2.00",
+        "DiFFPO  learned sampler          70.0   [66.0, 74.0]  3.20  0.500 [0.400, 0.600]    -",
+        "        entropy bound 0.1        40.0   [36.0, 44.0]  8.00",
+    ]
+    assert summary_table({"arms": {}}).startswith("arm  rule")
+
+
+def test_the_headline_is_computed() -> None:
+    assert headline(arms_of_summary(SUMMARY)) == (
+        f"DiFFPO with its learned sampler solves 70 % of {N} unseen problems in 3.2 denoiser calls: "
+        "30 points more than the base model (40 % in 8.0), in 2.5\N{MULTIPLICATION SIGN} fewer calls."
+    )
+
+
+def test_the_headline_admits_a_loss() -> None:
+    # The base's mixture of (2, 0.2) and (8, 0.4) has 0.3 at 5 calls.
+    arms = {**SUMMARY["arms"], "diffpo": {"learned": point("learned", 0.3, 9.6)}}
+    assert headline(arms_of_summary({"arms": arms})).endswith(
+        "10 points less than the base model (40 % in 8.0), which for the same accuracy needs 5.0 calls."
+    )
+    arms = {**SUMMARY["arms"], "diffpo": {"learned": point("learned", 0.4, 16.0)}}
+    assert headline(arms_of_summary({"arms": arms})).endswith(
+        "as many as the base model (40 % in 8.0), in 2.0\N{MULTIPLICATION SIGN} as many calls."
+    )
+
+
+def test_an_arm_is_not_represented_by_a_slow_rule_that_leads_by_noise() -> None:
+    slow, fast, worse = (Point("r", "r", a, (a, a), c, N) for a, c in ((0.405, 16.0), (0.4, 8.0), (0.39, 4.0)))
+    assert representative(Arm("d1", (slow, fast, worse))) == fast
+
+
+def test_the_picture_stands_alone(run_dir: Path) -> None:
+    root = ElementTree.fromstring(frontier_svg(read_run(run_dir).arms, is_standalone=True))
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    space = {"s": "http://www.w3.org/2000/svg"}
+    assert len(root.findall(".//s:polyline", space)) == 3
+    assert len(root.findall(".//s:line[@class='bar arm-d1']", space)) == 6
+    assert len(root.findall(".//s:polygon[@class='mark arm-diffpo']", space)) == 8  # 6 bounds, the star, the legend
+
+
+def test_by_clues() -> None:
+    assert by_clues([5, 4, 5], [1.0, 0.5, 0.0]) == {4: 0.5, 5: 0.5}
+    assert by_clues([5, 4], []) == {}
+
+
+def test_a_long_curve_is_thinned_to_means_and_ranges() -> None:
+    log = [{"x": float(i), "y": float(i % 2)} for i in range(240)]
+    found = curve([*log, {"x": 3.0}], "x", "y")
+    assert len(found) == 40
+    assert found[0] == pytest.approx((5, 0.5, 0, 1), rel=1e-12)
+    assert [len(curve(log[:n], "x", "y")) for n in (0, 1, 40, 41)] == [0, 1, 40, 40]
+    assert found[-1][0] == 239
+
+
+def test_axes() -> None:
+    assert linear_axis([0.0, 0.93], floor=0).ticks == (0, 0.2, 0.4, 0.6, 0.8, 1)
+    assert linear_axis([18.0, 104.0], floor=0, ceiling=100, ticks=5).ticks == (0, 20, 40, 60, 80, 100)
+    assert linear_axis([5.0, 5.0]).lo < 5 < linear_axis([5.0, 5.0]).hi
+    axis = log_axis([1.7, 9.0])
+    assert axis.ticks == (1, 2, 4, 8, 16)
+    assert (axis.at(1), axis.at(4), axis.at(16), axis.at(0)) == pytest.approx((0, 0.5, 1, 0), abs=1e-12)
+
+
+def test_two_renderings_of_one_run_are_equal(run_dir: Path) -> None:
+    run = read_run(run_dir)
+    assert render(run) == render(run)

@@ -1,0 +1,213 @@
+"""Prompts that are too long: left out and counted in training and evaluation, one sentence where all of them are."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import published
+from diffpo.models.chat import prompt_ids_of
+from diffpo.runs.checkpoint import load
+from diffpo.cli.main import main
+from diffpo.core.errors import UserError
+from diffpo.evaluation.loop import run_eval
+from diffpo.runs.prompt_filter import Fitting, fitted, fitting_problems
+from diffpo.models.dream import DreamConfig
+from diffpo.models.llada import LLaDAConfig
+from diffpo.models.loading import load_tokenizer
+from diffpo.tasks.base import Problem, Task
+from diffpo.recipes import load_recipe
+from diffpo.recipes.schema import EvalRecipe, Gsm8kTask, RlRecipe, SftRecipe, SudokuTask
+from diffpo.runs.run_dir import METRICS
+from diffpo.training.rl import run_rl
+from diffpo.training.sft import run_sft
+from diffpo.tasks.families import FAMILIES
+from diffpo.tasks.sudoku import Sudoku
+from diffpo.tasks.text import TextTask
+from diffpo.models.tokenizer import char_tokenizer
+from tests.models.test_chat import LLADA as TEMPLATE
+from tests.models.test_chat import tokenizer_with
+
+ROWS = 400
+FRAME = 23
+"""Of LLaDA's template, where each character is a token: 6 marks, user, assistant and two empty lines."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Questions of 10 to 29 characters, in no order."""
+    file = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    rows = [{"question": f"{i:04d}: {'?' * (4 + i * 7 % 20)}", "answer": f"#### {i}"} for i in range(ROWS)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+@pytest.fixture
+def task(data: str) -> TextTask:
+    return TextTask(FAMILIES["gsm8k"], data, completion_length=16, instructions="")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "llada"
+    published.write_folder(folder, published.LLADA)
+    return folder
+
+
+def fitting(task: Task, question: int) -> Fitting:
+    return Fitting(task, tokenizer_with(TEMPLATE), FRAME + question)
+
+
+# --- which problems
+
+
+@pytest.mark.parametrize("limit", [10, 11, 17, 28])
+def test_the_first_that_fit_in_the_same_order(limit: int, task: TextTask) -> None:
+    for seed in range(3):
+        everything = task.problems("train", 4 * ROWS, seed)
+        fit = [place for place, problem in enumerate(everything) if len(problem.prompt) <= limit]
+        for count in (1, 2, 7, 40):
+            found, left_out = fitting(task, limit).draw("train", count, seed)
+            assert (
+                found
+                == [everything[place] for place in fit[:count]]
+                == fitting(task, limit).problems("train", count, seed)
+            )
+            assert left_out == fit[count - 1] + 1 - count
+
+
+def test_train_prompts_that_fit_repeat(task: TextTask) -> None:
+    found, left_out = fitting(task, 10).draw("train", 100, seed=0)
+    shortest = [question for question in task.questions("train") if len(question.text) == 10]
+    assert len(found) == 100 > len(shortest) == len({problem.id for problem in found})
+    assert left_out > ROWS
+
+
+def test_other_splits_end(task: TextTask) -> None:
+    questions = task.questions("test")
+    fit = {question.text for question in questions if len(question.text) <= 15}
+    assert 0 < len(fit) < len(questions)
+    found, left_out = fitting(task, 15).draw("test", 300, seed=0)
+    assert {problem.prompt for problem in found} == fit and len(found) == len(fit)
+    assert left_out == len(questions) - len(fit)
+
+
+def test_where_nothing_is_too_long_nothing_changes(task: TextTask) -> None:
+    for split in ("train", "test"):
+        assert fitting_problems(fitting(task, 29), split, 50, 3) == fitting_problems(task, split, 50, 3)
+        assert fitting_problems(task, split, 50, 3) == (task.problems(split, 50, 3), 0)
+
+
+def test_where_nothing_fits_the_shortest_is_told(task: TextTask) -> None:
+    for split in ("train", "test"):
+        message = f"gsm8k: no {split} prompt fits into 32 tokens, the shortest has 33; raise task.max_prompt_tokens"
+        with pytest.raises(UserError, match=message):
+            fitting(task, 9).problems(split, 3, seed=0)
+
+
+def test_it_is_a_task(task: TextTask) -> None:
+    wrapped = fitting(task, 12)
+    assert isinstance(wrapped, Task)
+    assert (wrapped.name, wrapped.alphabet, wrapped.completion_length) == (task.name, task.alphabet, 16)
+    problem = Problem("hand", "?", "", "hand", {"gold": "18"})
+    assert wrapped.grade(problem, "<answer>18</answer>").is_solved
+
+
+# --- how much is too long
+
+
+@pytest.mark.parametrize(("family", "positions"), [("LLaDA", 4096), ("Dream", 131072)])
+def test_a_published_config_says_it(family: str, positions: int, task: TextTask, data: str, tmp_path: Path) -> None:
+    one = published.PUBLISHED[family]
+    published.write_folder(tmp_path, one)
+    tokenizer, config = load_tokenizer(tmp_path), one.config_class(**one.config)
+    recipe = Gsm8kTask(kind="gsm8k", source=data, completion_length=16)
+    found = fitted(task, recipe, config, tokenizer)
+    assert isinstance(found, Fitting) and found.limit == positions - 16
+    own = fitted(task, recipe.model_copy(update={"max_prompt_tokens": 20}), config, tokenizer)
+    assert isinstance(own, Fitting) and own.limit == 20
+
+
+def test_tiny_models_and_tasks_are_left_alone(task: TextTask) -> None:
+    tokenizer = char_tokenizer(task.alphabet)
+    assert fitted(task, Gsm8kTask(kind="gsm8k"), LLaDAConfig(), tokenizer) is task
+    sudoku = Sudoku()
+    assert fitted(sudoku, SudokuTask(), DreamConfig(), tokenizer) is sudoku
+
+
+# --- the loops
+
+
+def settings(data: str, *more: str) -> list[str]:
+    source = f"task={{kind='gsm8k', source={json.dumps(data)}, completion_length=32, instructions=''"
+    return [", ".join([source, *more]) + "}", "threads=1"]
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in found]
+
+
+def test_training_counts_what_it_leaves_out(
+    data: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tokenizer has a token for each byte, and no template."""
+    small = ["rollout.prompts=3", "rollout.group=2", "objective.inner_steps=1", "budget.steps=2"]
+    at = f"base={json.dumps(str(base))}"
+
+    def rl(out: str, *task: str) -> list[dict[str, Any]]:
+        run_rl(load_recipe(RlRecipe, None, [*settings(data, *task), at, *small]), tmp_path / out)
+        return lines(tmp_path / out)
+
+    assert rl("free") == rl("wide", "max_prompt_tokens=29")
+    assert not any("prompts_too_long" in line for line in lines(tmp_path / "free"))
+    assert "warning" not in capsys.readouterr().out
+    narrow = rl("narrow", "max_prompt_tokens=12")
+    assert all(line["prompts_too_long"] >= 1 for line in narrow)
+    said = capsys.readouterr().out
+    assert said.count("warning") == 1
+    assert f"warning: {narrow[0]['prompts_too_long']:g} prompts were longer than the model or task.max_prompt" in said
+
+    sft = [at, "batch=8", "steps=2", "max_prompt_tokens=12"]
+    run_sft(load_recipe(SftRecipe, None, [*settings(data, sft.pop()), *sft]), tmp_path / "sft")
+    assert all(line["prompts_too_long"] >= 1 for line in lines(tmp_path / "sft"))
+    assert capsys.readouterr().out.count("warning") == 1
+
+
+def test_evaluation_says_what_it_leaves_out(data: str, base: Path, task: TextTask, tmp_path: Path) -> None:
+    def record(limit: int) -> tuple[dict[str, Any], str]:
+        out = tmp_path / f"{limit}.json"
+        more = [f"model={json.dumps(str(base))}", "bounds=[9.0]", "count=500"]
+        said = run_eval(load_recipe(EvalRecipe, None, [*settings(data, f"max_prompt_tokens={limit}"), *more]), out)
+        return json.loads(out.read_text()), said
+
+    tokenizer = load(base)[1]
+    lengths = [len(prompt_ids_of(tokenizer, question.text)) for question in task.questions("test")]
+    num_fit = sum(length <= 15 for length in lengths)
+    found, said = record(15)
+    assert found["points"][0]["n"] == len(found["clusters"]) == num_fit
+    assert found["prompts_too_long"] == len(lengths) - num_fit > 0
+    assert f"{len(lengths) - num_fit}, left out of all of this; {num_fit} were measured" in said
+    found, said = record(29)
+    assert found["prompts_too_long"] == 0 and "left out" not in said
+
+
+@pytest.mark.parametrize("verb", ["rl", "sft"])
+def test_a_run_without_a_prompt_leaves_no_folder(
+    verb: str, data: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = ["d1", f"base={json.dumps(str(base))}"] if verb == "rl" else ["walk-base"]
+    with pytest.raises(SystemExit) as caught:
+        main([verb, *recipe, *settings(data, "max_prompt_tokens=9"), "--out", str(tmp_path / "run")])
+    assert caught.value.code == 2 and not (tmp_path / "run").exists()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no train prompt fits into 9 tokens, the shortest has 10; raise task.max_prompt_tokens" in line
+
+
+def test_rows_longer_than_the_models_positions_are_refused(base: Path, data: str, tmp_path: Path) -> None:
+    task = f"task={{kind='gsm8k', source={json.dumps(data)}}}"
+    recipe = load_recipe(SftRecipe, None, [task, f"base={json.dumps(str(base))}", "sequence_length=9999"])
+    with pytest.raises(UserError, match="sequence_length 9999 is more than the model's 4096 positions; lower it"):
+        run_sft(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,721 @@
+"""Runs that end and go on: what the loops write, resuming bit for bit, kills, Ctrl-C, failed writes, seeds."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diffpo.core.errors import NonFiniteLossError, Stopped, UserError
+from diffpo.core.rollout import Rollout
+from diffpo.models.denoiser import Denoiser
+from diffpo.models.llada import LLaDAModelLM
+from diffpo.models.model_paths import RECIPE, checkpoints
+from diffpo.recipes import dump_recipe, load_recipe
+from diffpo.recipes.schema import RlRecipe, SftRecipe
+from diffpo.runs.checkpoint import Progress, load, read_progress, restore_optimizers
+from diffpo.runs.optimizer import adam
+from diffpo.runs.run_dir import METRICS, Run
+from diffpo.sampling.loop import sample
+from diffpo.sampling.rules import EntropyBound
+from diffpo.training import rl, rollouts, sft
+from diffpo.training.rl import run_rl
+from diffpo.training.rollouts import Batch, Decoding, collect
+from diffpo.training.sft import run_sft
+from diffpo.training.update import update_policy
+
+# A model of this shape solves half of these puzzles after a second of SFT: RL then has something to credit.
+TASK = ["threads=1", "task.min_clues=13", "task.max_clues=15"]
+SFT = [
+    *TASK,
+    "model.d_model=32",
+    "model.n_layers=2",
+    "model.n_heads=2",
+    "model.mlp_hidden_size=48",
+    "batch=32",
+    "weighting=uniform",
+    "optimizer.lr=0.01",
+]
+RL = [
+    *TASK,
+    "task.cell_credit=0.5",
+    "learn=joint",
+    "rollout.prompts=3",
+    "rollout.group=4",
+    "objective.speed=0.5",
+    "objective.weight_cap=2.0",
+    "objective.micro_batch=5",
+    "optimizer.lr=0.001",
+    "optimizer.warmup=3",
+    "optimizer.decay=linear",
+    "controller.momentum=0.3",
+    "controller.optimizer.decay=linear",
+]
+SETTLE = ["controller.settle.share=0.3", "controller.settle.speed=0.9"]
+KILLED_STEPS = 8
+
+ROLLOUT_KEYS = {"step", "reward", "reward_std", "frac_reward_zero_std", "solved", "nfe"}
+COST_KEYS = {"rollout_tokens", "update_tokens", "denoiser_calls", "seconds"}
+POLICY_KEYS = {"loss", "clip_fraction", "policy_ratio", "weight_mean", "grad_norm"}
+WEIGHT_KEYS = {"weight_capped", "weight_ess", "weight_floored"}
+SIDE_KEYS = {"weight_right", "weight_wrong"}
+QUARTER_KEYS = {f"weight_{name}_{quarter}" for name in ("ess", "capped") for quarter in (1, 2, 3, 4)}
+BOUND_KEYS = {"bound_median", "bound_log_sd", "bound_spread", "bound_clip_fraction"}
+
+
+def sft_recipe(*overrides: str) -> SftRecipe:
+    return load_recipe(SftRecipe, None, [*SFT, "batch=8", *overrides])
+
+
+def rl_overrides(base: Path, *overrides: str) -> list[str]:
+    return [*RL, f"base={json.dumps(str(base))}", *overrides]
+
+
+def rl_recipe(base: Path, *overrides: str) -> RlRecipe:
+    return load_recipe(RlRecipe, None, rl_overrides(base, *overrides))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "run"
+    run_sft(load_recipe(SftRecipe, None, [*SFT, "steps=100", "checkpoint.every=1000"]), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed_recipe(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipe of the runs that are killed, as a file: a checkpoint at every step."""
+    file = tmp_path_factory.mktemp("recipe") / "killed.toml"
+    checkpointing = ["checkpoint.every=1", f"budget.steps={KILLED_STEPS}", *SETTLE]
+    file.write_text(_toml_of(rl_overrides(base, *checkpointing)), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def undisturbed(killed_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    run_rl(load_recipe(RlRecipe, str(killed_recipe)), out)
+    return snapshot(out)
+
+
+def _toml_of(overrides: Sequence[str]) -> str:
+    """Dotted keys are TOML; only bare words want quotes."""
+    pairs = (override.split("=", 1) for override in overrides)
+    return "".join(f"{key} = {json.dumps(value) if value.isalpha() else value}\n" for key, value in pairs)
+
+
+def lines_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+
+
+def weights_of(folder: Path) -> dict[str, bytes]:
+    """Every tensor in a folder's safetensors files, bit by bit; a controller's running statistics are among them."""
+    return {
+        f"{file.name}/{name}": tensor.numpy().tobytes()
+        for file in folder.glob("*.safetensors")
+        for name, tensor in load_file(file).items()
+    }
+
+
+def leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict | list | tuple):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(item, f"{where}/{key}")
+    else:
+        yield where, value.numpy().tobytes() if isinstance(value, Tensor) else value
+
+
+def snapshot(run: Path) -> dict[str, Any]:
+    """All that a run has become: its last checkpoint's weights and optimisers, and its log without the times."""
+    last = checkpoints(run)[-1]
+    optimizers = dict(leaves(torch.load(last / "optimizer.pt", weights_only=True), "optimizer"))
+    log = [{key: value for key, value in line.items() if key != "seconds"} for line in lines_of(run)]
+    return weights_of(last) | optimizers | {"progress": read_progress(last), "log": log}
+
+
+def assert_whole(run: Path) -> None:
+    """Every checkpoint can be loaded, optimiser and all."""
+    for folder in checkpoints(run):
+        denoiser, _, _ = load(folder)
+        assert folder.name == f"checkpoint-{read_progress(folder).step}"
+        assert all(bool(p.isfinite().all()) for p in denoiser.model.parameters())
+        restore_optimizers(folder, {"policy": adam(denoiser.model.parameters(), sft_recipe().optimizer)})
+
+
+def after_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
+    """Do something when the line of this step has been written and its checkpoint has not."""
+    log = Run.log
+
+    def spy(self: Run, at: int, metrics: dict[str, float]) -> None:
+        log(self, at, metrics)
+        if at == step:
+            action()
+
+    monkeypatch.setattr(Run, "log", spy)
+
+
+class Crash(BaseException):
+    """Stands in for whatever ends a process on the spot."""
+
+
+def crash(*_: Any, **__: Any) -> None:
+    raise Crash
+
+
+def ctrl_c() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_the_base_is_worth_training(base: Path, undisturbed: dict[str, Any]) -> None:
+    assert 0 < sum(line["solved"] for line in undisturbed["log"]) < KILLED_STEPS
+    assert sum(line["reward_std"] > 0 for line in undisturbed["log"]) > KILLED_STEPS / 2
+    assert weights_of(checkpoints(base)[-1]).items().isdisjoint(undisturbed.items())
+
+
+# ---------------------------------------------------------------------------------------------------- what is written
+
+
+def test_sft_writes_its_recipe_a_line_per_step_and_checkpoints(tmp_path: Path) -> None:
+    recipe, out = sft_recipe("steps=5", "checkpoint.every=2"), tmp_path / "run"
+    run_sft(recipe, out)
+    assert load_recipe(SftRecipe, str(out / RECIPE)) == recipe
+    lines = lines_of(out)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+    assert all(math.isfinite(line["loss"]) for line in lines)
+    assert [folder.name for folder in checkpoints(out)] == ["checkpoint-4", "checkpoint-5"]
+    assert read_progress(checkpoints(out)[-1]) == Progress(5, 40, is_finished=True)
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoint-4", "checkpoint-5", METRICS, RECIPE]
+
+
+def test_stop_at_ends_a_run_for_good(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    accuracies = iter([0.1, 0.6])
+    monkeypatch.setattr(sft, "validate", lambda *_: next(accuracies))
+    limits = ["stop_at.accuracy=0.5", "stop_at.start=2", "stop_at.every=2"]
+    recipe, out = sft_recipe("steps=9", *limits), tmp_path / "run"
+    run_sft(recipe, out)
+    assert [line.get("accuracy") for line in lines_of(out)] == [None, 0.1, None, 0.6]
+    assert read_progress(checkpoints(out)[-1]).is_finished
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != METRICS}
+    run_sft(recipe, out, resume=True)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(lines_of(out)) == 4
+
+
+def test_validation_is_reported_by_steps_that_are_due(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_sft(sft_recipe("steps=3", "stop_at.start=1", "stop_at.every=2", "stop_at.problems_per_check=4"), out)
+    assert ["accuracy" in line for line in lines_of(out)] == [True, False, True]
+
+
+@pytest.mark.parametrize(("options", "bound"), [([], 0.0), (["stop_at.bound=0.3"], 0.3)])
+def test_validation_decodes_greedily_at_its_bound(
+    options: list[str], bound: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    used: list[Decoding] = []
+    answer = rollouts.answer
+
+    def answering(*arguments: Any) -> Any:
+        used.append(arguments[4])
+        return answer(*arguments)
+
+    monkeypatch.setattr(sft, "answer", answering)
+    run_sft(sft_recipe("steps=1", "stop_at.every=1", "stop_at.problems_per_check=4", *options), tmp_path / "run")
+    assert [decoding.rule for decoding in used] == [EntropyBound(bound)]
+    assert used[0].temperature == 0
+
+
+def test_the_blocks_of_policy_and_base_are_compiled(
+    base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compiled: list[tuple[torch.nn.Module, dict[str, Any]]] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: compiled.append((module, options)))
+    run_rl(rl_recipe(base, "budget.steps=1", "objective.kl=0.1", "compile=true"), tmp_path / "run")
+    blocks = load(base)[0].model.model.transformer["blocks"]
+    assert [(type(module), options) for module, options in compiled] == [(type(blocks[0]), {"dynamic": True})] * (
+        2 * len(blocks)
+    )
+    assert len({id(module) for module, _ in compiled}) == 2 * len(blocks)
+
+
+COMPILED = """
+import sys
+import torch
+from diffpo.cli.main import main
+from torch._dynamo.utils import counters
+
+compile_module = torch.nn.Module.compile
+torch.nn.Module.compile = lambda module, **options: compile_module(module, backend="eager", **options)
+try:
+    main()
+finally:
+    print("graphs", counters["stats"]["unique_graphs"])
+"""
+"""`diffpo` that traces what it compiles, and lets torch itself run it. In a process of its own: shapes that are checked
+cannot be traced."""
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_run(base: Path, tmp_path: Path) -> None:
+    said = {}
+    for name, is_compiled in (("plain", "false"), ("compiled", "true")):
+        settings = ["budget.steps=2", "objective.kl=0.1", "rollout.prompts=2", f"compile={is_compiled}"]
+        file = tmp_path / f"{name}.toml"
+        file.write_text(dump_recipe(rl_recipe(base, *settings)), encoding="utf-8")
+        command = [sys.executable, "-c", COMPILED, "rl", str(file), "--out", str(tmp_path / name)]
+        said[name] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    assert said["plain"] == "graphs 0" != said["compiled"]
+    for plain, other in zip(lines_of(tmp_path / "plain"), lines_of(tmp_path / "compiled"), strict=True):
+        plain.pop("seconds")
+        other.pop("seconds")
+        assert other == pytest.approx(plain, rel=1e-4, abs=1e-5)
+    weights = (load(folder)[0].model.state_dict().keys() for folder in (base, tmp_path / "compiled"))
+    assert next(weights) == next(weights)
+
+
+@pytest.mark.parametrize("estimator", ["mean-field", "two-times-mean-field"])
+@pytest.mark.parametrize(("learn", "kl"), [("model", 0.0), ("model", 0.1), ("joint", 0.1), ("sampler", 0.1)])
+def test_rl_trains_what_it_is_told_to(learn: str, kl: float, estimator: str, base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    settings = [f"learn={learn}", f"objective.kl={kl}", f"estimator.kind={estimator}", "budget.steps=2"]
+    run_rl(rl_recipe(base, *settings), out)
+
+    policy = set() if learn == "sampler" else POLICY_KEYS | WEIGHT_KEYS | ({"kl"} if kl else set())
+    bounds = set() if learn == "model" else BOUND_KEYS
+    lines = lines_of(out)
+    # Means over right answers, wrong ones and quarters of a rollout are there where the batch has some.
+    optional = (SIDE_KEYS | QUARTER_KEYS) if policy else set()
+    assert [set(line) - optional for line in lines] == [ROLLOUT_KEYS | COST_KEYS | policy | bounds] * 2
+    assert all(bool(set(line) & optional) == bool(policy) for line in lines)
+    assert all(math.isfinite(value) for line in lines for value in line.values())
+
+    last = checkpoints(out)[-1]
+    weights, base_weights = weights_of(last), weights_of(checkpoints(base)[-1])
+    is_unchanged = base_weights.items() <= weights.items()
+    assert is_unchanged == (learn == "sampler")
+    assert (load(out)[2] is None) == (learn == "model")
+    assert any(path.name.startswith("controller") for path in last.iterdir()) == (learn != "model")
+
+
+def test_slots_and_a_cache_reach_the_sampler(base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[tuple[int | None, str]] = []
+
+    def spy(*arguments: Any, **options: Any) -> Rollout:
+        asked.append((options["slots"], options["cache"]))
+        return sample(*arguments, **options)
+
+    monkeypatch.setattr(rollouts, "sample", spy)
+    options = ("rollout.slots=5", "rollout.block_length=4", "rollout.cache=prefix")
+    run_rl(rl_recipe(base, "budget.steps=1", *options), tmp_path / "run")
+    assert asked == [(5, "prefix")]
+
+
+def test_a_joint_run_ends_with_the_policy_at_rest_and_greedy_rollouts(
+    base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[tuple[float, float]] = []
+
+    def spy(*arguments: Any, **options: Any) -> Batch:
+        asked.append((arguments[4].temperature, options["bound_speed"]))
+        return collect(*arguments, **options)
+
+    monkeypatch.setattr(rl, "collect", spy)
+    keep = ["checkpoint.every=1", "checkpoint.keep=9", "budget.steps=6", "controller.speed=0.4"]
+    settle = ["controller.settle.share=0.5", "controller.settle.speed=0.2", "controller.settle.lr=0.06"]
+    run_rl(rl_recipe(base, *keep, *settle), tmp_path / "run")
+    assert asked == [(1.0, 0.4)] * 3 + [(0.0, 0.2)] * 3
+    assert ["loss" in line for line in lines_of(tmp_path / "run")] == [True] * 3 + [False] * 3
+    folders = checkpoints(tmp_path / "run")
+    policies = [{k: v for k, v in weights_of(f).items() if k.startswith("model.")} for f in folders]
+    controllers = [{k: v for k, v in weights_of(f).items() if k.startswith("controller.")} for f in folders]
+    assert [now == after for now, after in pairwise(policies)] == [False, False, True, True, True]
+    assert not any(now == after for now, after in pairwise(controllers))
+    states = [torch.load(folder / "optimizer.pt", weights_only=True) for folder in folders]
+    rates = [state["controller"]["param_groups"][0]["lr"] for state in states]
+    assert rates == pytest.approx([3e-3, 2e-3, 1e-3, 6e-2, 4e-2, 2e-2]), "each stage has a schedule of its own"
+
+
+@pytest.mark.parametrize("estimator", ["mean-field", "two-times-mean-field", "exact", "coupled"])
+def test_denoiser_calls_are_all_canvases_that_the_denoiser_was_shown(
+    estimator: str, base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Those of rollouts, of both policies in the update, and of the controller's calibration."""
+    shown = 0
+    call = Denoiser.__call__
+
+    def spy(self: Denoiser, canvas: Tensor, *arguments: Any) -> Tensor:
+        nonlocal shown
+        shown += len(canvas)
+        return call(self, canvas, *arguments)
+
+    monkeypatch.setattr(Denoiser, "__call__", spy)
+    settings = ["objective.kl=0.1", "objective.inner_steps=3", f"estimator.kind={estimator}", "budget.steps=2"]
+    run_rl(rl_recipe(base, *settings), tmp_path / "run")
+    assert lines_of(tmp_path / "run")[-1]["denoiser_calls"] == shown
+    assert read_progress(checkpoints(tmp_path / "run")[-1]).denoiser_calls == shown
+
+
+def test_a_budget_of_calls_ends_a_run_at_the_first_step_beyond_it(base: Path, tmp_path: Path) -> None:
+    run_rl(rl_recipe(base, "learn=model", "budget.denoiser_calls=150"), tmp_path / "run")
+    *before, last = [line["denoiser_calls"] for line in lines_of(tmp_path / "run")]
+    assert before and max(before) < 150 <= last
+    assert read_progress(checkpoints(tmp_path / "run")[-1]).denoiser_calls == last
+
+
+def test_the_learning_rate_rises_over_optimiser_steps(base: Path, tmp_path: Path) -> None:
+    """An RL step holds two of them, at the rate of the first."""
+    keep = [
+        "checkpoint.every=1",
+        "checkpoint.keep=9",
+        "optimizer.warmup=3",
+        "optimizer.lr=0.003",
+        "optimizer.decay=none",
+    ]
+    run_rl(rl_recipe(base, *keep, "learn=model", "objective.inner_steps=2", "budget.steps=3"), tmp_path / "rl")
+    run_sft(sft_recipe(*keep, "steps=4"), tmp_path / "sft")
+    for name, expected in (("rl", [0.001, 0.003, 0.003]), ("sft", [0.001, 0.002, 0.003, 0.003])):
+        states = [torch.load(folder / "optimizer.pt", weights_only=True) for folder in checkpoints(tmp_path / name)]
+        assert [state["policy"]["param_groups"][0]["lr"] for state in states] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("wrong", "count"), [(1.0, 1), (0.6, 0)])
+def test_a_run_that_will_collapse_is_warned_of_once(
+    wrong: float, count: int, base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    def collapsing(*arguments: Any) -> dict[str, float]:
+        return update_policy(*arguments) | {"weight_right": 0.2, "weight_wrong": wrong}
+
+    monkeypatch.setattr(rl, "update_policy", collapsing)
+    run_rl(rl_recipe(base, "learn=model", "budget.steps=3"), tmp_path / "run")
+    assert capsys.readouterr().out.count("near 1 on wrong answers (1.00) and far below on right ones (0.20)") == count
+
+
+# -------------------------------------------------------------------------------------------------------------- seeds
+
+
+def test_equal_seeds_give_equal_runs_and_another_seed_another(base: Path, tmp_path: Path) -> None:
+    found: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        torch.manual_seed(len(found))  # the global generator has no part in it
+        run_rl(rl_recipe(base, f"seed={seed}", "budget.steps=2"), tmp_path / name)
+        run_sft(sft_recipe(f"seed={seed}", "steps=2"), tmp_path / f"sft-{name}")
+        found.append((snapshot(tmp_path / name), snapshot(tmp_path / f"sft-{name}")))
+    for first, second, other in zip(*found, strict=True):
+        assert first == second
+        assert all(first[key] != other[key] for key in first if key.startswith("model.") and "norm" not in key)
+        assert first["log"] != other["log"]
+
+
+# ------------------------------------------------------------------------------------------------------------- resume
+
+
+@pytest.fixture(scope="module")
+def straight(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("straight") / "run"
+    run_rl(rl_recipe(base, "budget.steps=4", "checkpoint.every=2"), out)
+    return snapshot(out)
+
+
+@pytest.fixture(scope="module")
+def straight_sft(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("straight-sft") / "run"
+    run_sft(sft_recipe("steps=4", "checkpoint.every=1"), out)
+    return snapshot(out)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_rl_stopped_by_ctrl_c_goes_on_bit_for_bit(
+    step: int, base: Path, straight: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recipe, out = rl_recipe(base, "budget.steps=4", "checkpoint.every=2"), tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="--resume"):
+        after_step(patch, step, ctrl_c)
+        run_rl(recipe, out)
+    assert checkpoints(out)[-1].name == f"checkpoint-{step}"
+    assert len(lines_of(out)) == step
+    run_rl(recipe, out, resume=True)
+    assert snapshot(out) == straight
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_sft_stopped_by_ctrl_c_goes_on_bit_for_bit(
+    step: int, straight_sft: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recipe, out = sft_recipe("steps=4", "checkpoint.every=9"), tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="--resume"):
+        after_step(patch, step, ctrl_c)
+        run_sft(recipe, out)
+    assert checkpoints(out)[-1].name == f"checkpoint-{step}"
+    run_sft(recipe, out, resume=True)
+    assert snapshot(out) == straight_sft
+
+
+def test_muon_goes_on_bit_for_bit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    recipe = sft_recipe("optimizer.kind=muon", "optimizer.lr=0.001", "optimizer.warmup=3", "steps=4")
+    run_sft(recipe, tmp_path / "straight")
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="--resume"):
+        after_step(patch, 2, ctrl_c)
+        run_sft(recipe, tmp_path / "run")
+    run_sft(recipe, tmp_path / "run", resume=True)
+    assert snapshot(tmp_path / "run") == snapshot(tmp_path / "straight")
+    assert any("/muon/" in key and "momentum" in key for key in snapshot(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+@pytest.mark.parametrize("step", [1, 3])
+def test_what_was_logged_after_the_last_checkpoint_is_done_again(
+    step: int, is_cut: bool, base: Path, straight: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also what is half a line. At step 1 there is no checkpoint yet: the run begins anew, its calibration too."""
+    recipe, out = rl_recipe(base, "budget.steps=4", "checkpoint.every=2"), tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        after_step(patch, step, crash)
+        run_rl(recipe, out)
+    assert [line["step"] for line in lines_of(out)] == list(range(1, step + 1))
+    if is_cut:
+        (out / METRICS).write_bytes((out / METRICS).read_bytes()[:-20])
+    run_rl(recipe, out, resume=True)
+    assert snapshot(out) == straight
+
+
+def test_a_finished_run_is_left_as_it_is(base: Path, straight: dict[str, Any], tmp_path: Path) -> None:
+    recipe, out = rl_recipe(base, "budget.steps=4", "checkpoint.every=2"), tmp_path / "run"
+    run_rl(recipe, out)
+    run_rl(recipe, out, resume=True)
+    assert snapshot(out) == straight
+    with pytest.raises(UserError, match="already holds a run"):
+        run_rl(recipe, out)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    loss = sft.denoising_loss
+
+    def interrupted(*arguments: Any) -> Tensor:
+        ctrl_c()
+        ctrl_c()
+        return loss(*arguments)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(sft, "denoising_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_sft(sft_recipe("steps=2"), tmp_path / "run")
+    assert not checkpoints(tmp_path / "run")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# --------------------------------------------------------------------------------------------------- checkpoints fail
+
+
+def failing(function: Callable[..., Any], call: int, is_done_first: bool = False) -> Callable[..., Any]:
+    """The function, crashing at its call-th call (1-based), before or after it has done its work."""
+    count = 0
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        nonlocal count
+        count += 1
+        result = None if count == call and not is_done_first else function(*arguments, **options)
+        if count == call:
+            raise Crash
+        return result
+
+    return wrapped
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "call", "is_done_first"),
+    [
+        (Path, "mkdir", 4, True),  # the run's folder, the first two checkpoints' and this one's
+        (LLaDAModelLM, "save_pretrained", 3, False),
+        (LLaDAModelLM, "save_pretrained", 3, True),
+        (torch, "save", 3, False),
+        (torch, "save", 3, True),
+        (os, "fsync", 25, False),
+        (Path, "rename", 3, False),
+        (Path, "rename", 3, True),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_a_checkpoint_that_fails_half_way_harms_none(
+    target: Any,
+    name: str,
+    call: int,
+    is_done_first: bool,
+    straight_sft: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    recipe, out = sft_recipe("steps=4", "checkpoint.every=1"), tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(target, name, failing(getattr(target, name), call, is_done_first))
+        run_sft(recipe, out)
+    assert_whole(out)
+    assert {folder.name for folder in checkpoints(out)} & {"checkpoint-2", "checkpoint-3"}
+    run_sft(recipe, out, resume=True)
+    assert snapshot(out) == straight_sft
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoint-3", "checkpoint-4", METRICS, RECIPE]
+
+
+def test_an_old_checkpoint_that_is_half_gone_harms_none(
+    straight_sft: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recipe, out = sft_recipe("steps=4", "checkpoint.every=1"), tmp_path / "run"
+    rmtree = shutil.rmtree
+
+    def half(path: Path, **options: Any) -> None:
+        if path.name != "checkpoint-1":
+            return rmtree(path, **options)
+        (path / "config.json").unlink()
+        raise Crash
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(shutil, "rmtree", half)
+        run_sft(recipe, out)
+    run_sft(recipe, out, resume=True)
+    assert snapshot(out) == straight_sft
+    assert [folder.name for folder in checkpoints(out)] == ["checkpoint-3", "checkpoint-4"]
+
+
+def test_every_file_of_a_checkpoint_is_flushed_before_it_gets_its_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    flushed: list[int] = []
+    at_rename: list[bool] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def fsync_spy(descriptor: int) -> None:
+        flushed.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def rename_spy(self: Path, target: Path) -> Path:
+        at_rename.extend(path.stat().st_ino in flushed for path in (self, *self.rglob("*")))
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync_spy)
+    monkeypatch.setattr(Path, "rename", rename_spy)
+    run_sft(sft_recipe("steps=1"), tmp_path / "run")
+    assert len(at_rename) > 5 and all(at_rename)
+    assert flushed[-1] == (tmp_path / "run").stat().st_ino
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_old_checkpoints_go(keep: int, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_sft(sft_recipe("steps=11", "checkpoint.every=1", f"checkpoint.keep={keep}", "batch=1"), out)
+    assert [folder.name for folder in checkpoints(out)] == [f"checkpoint-{step}" for step in range(12 - keep, 12)]
+
+
+@pytest.mark.parametrize("loop", ["sft", "rl"])
+def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(
+    loop: str, base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+
+    def poison() -> None:
+        def spoilt(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            optimizer.param_groups[0]["params"][0].data.fill_(math.nan)
+
+        monkeypatch.setattr(sft if loop == "sft" else rl, "set_learning_rate", spoilt)
+
+    after_step(monkeypatch, 2, poison)
+    with pytest.raises(NonFiniteLossError):
+        if loop == "sft":
+            run_sft(sft_recipe("steps=4", "checkpoint.every=1"), out)
+        else:
+            run_rl(rl_recipe(base, "learn=model", "budget.steps=4", "checkpoint.every=1"), out)
+    assert [folder.name for folder in checkpoints(out)] == ["checkpoint-1", "checkpoint-2"]
+    assert_whole(out)
+
+
+# ---------------------------------------------------------------------------------------------------- real processes
+
+
+DOOMED = """
+import os, signal, sys
+from diffpo.runs import run_dir
+from diffpo.cli.main import main
+
+where, name = {"fsync": (os, "fsync"), "log": (run_dir.Run, "log")}[sys.argv[1]]
+number, left = signal.Signals[sys.argv[2]], int(sys.argv[3])
+call = getattr(where, name)
+
+
+def doomed(*arguments):
+    global left
+    call(*arguments)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), number)
+
+
+setattr(where, name, doomed)
+main(sys.argv[4:])
+"""
+"""`diffpo` that gets a signal after the n-th file of a checkpoint is flushed, or the n-th step is logged."""
+
+
+def start_doomed(at: str, number: str, count: int, *arguments: str) -> tuple[int, str]:
+    """Run the command until the signal; the exit code, and what stood on stderr."""
+    command = [sys.executable, "-c", DOOMED, at, number, str(count), *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("flushed", [9, 16, 23])
+def test_rl_killed_twice_ends_where_an_undisturbed_run_does(
+    flushed: int, killed_recipe: Path, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    """Once within a checkpoint, after so many files, and once between two."""
+    out = tmp_path / "run"
+    arguments = ["rl", str(killed_recipe), "--out", str(out)]
+    code, _ = start_doomed("fsync", "SIGKILL", flushed, *arguments)
+    assert code == -signal.SIGKILL
+    assert any(out.glob(".checkpoint-*")), "killed while a checkpoint was being written"
+    assert_whole(out)
+    code, _ = start_doomed("log", "SIGKILL", 2, *arguments, "--resume")
+    assert code == -signal.SIGKILL
+    assert_whole(out)
+    run_rl(load_recipe(RlRecipe, str(killed_recipe)), out, resume=True)
+    assert snapshot(out) == undisturbed
+
+
+def test_sft_killed_ends_where_an_undisturbed_run_does(tmp_path: Path) -> None:
+    file, out = tmp_path / "sft.toml", tmp_path / "run"
+    file.write_text(_toml_of([*SFT, "steps=12", "checkpoint.every=2"]), encoding="utf-8")
+    code, _ = start_doomed("fsync", "SIGKILL", 15, "sft", str(file), "--out", str(out))
+    assert code == -signal.SIGKILL
+    assert any(out.glob(".checkpoint-*"))
+    assert_whole(out)
+    recipe = load_recipe(SftRecipe, str(file))
+    run_sft(recipe, out, resume=True)
+    run_sft(recipe, tmp_path / "straight")
+    assert snapshot(out) == snapshot(tmp_path / "straight")
+
+
+def test_one_ctrl_c_ends_the_command_with_a_checkpoint_and_a_word_on_how_to_go_on(
+    killed_recipe: Path, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    code, errors = start_doomed(
+        "log", "SIGINT", 2, "rl", str(killed_recipe), "checkpoint.every=1000", "--out", str(out)
+    )
+    assert code == 130
+    (folder,) = checkpoints(out)
+    assert read_progress(folder).step == len(lines_of(out)) == 2
+    assert "Traceback" not in errors
+    (told,) = errors.splitlines()
+    assert "step 2" in told and "--resume" in told
+
+    run_rl(load_recipe(RlRecipe, str(killed_recipe), ["checkpoint.every=1000"]), out, resume=True)
+    assert snapshot(out) == undisturbed

@@ -1,0 +1,980 @@
+"""Updates against slow sums and enumeration: the gradient is the right one, however the batch is cut."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from tests.helpers.marks import computes_in_bfloat16
+from tests.helpers.oracle import TableDenoiser, entropy_bound, rollout_of, tiny_llada, trajectories
+from torch import Tensor
+
+from diffpo.core.canvas import canvas_at, completion_mask, full_attention_mask
+from diffpo.core.errors import NonFiniteLossError
+from diffpo.core.rollout import Rollout
+from diffpo.likelihood import (
+    Coupled,
+    Elbo,
+    Estimator,
+    Eubo,
+    Exact,
+    ManyTimesMeanField,
+    MeanField,
+    TwoTimesMeanField,
+    Views,
+    conditionals,
+)
+from diffpo.models.denoiser import Denoiser
+from diffpo.models.tokenizer import char_tokenizer, encode_text
+from diffpo.objective import (
+    ClippedSurrogate,
+    Credit,
+    DistributionMatching,
+    Groups,
+    Objective,
+    PolicyLoss,
+    Reinforce,
+    Target,
+    Wddo,
+    WeightedLikelihood,
+    token_weights,
+)
+from diffpo.sampling.controller import Controller, entropy_features
+from diffpo.sampling.rules import EntropyBound
+from diffpo.tasks.base import Grade, Problem, Split
+from diffpo.training.rollouts import Batch, Decoding, collect, encode
+from diffpo.training.update import ControllerUpdate, PolicyUpdate, update_controller, update_policy
+
+
+@dataclass(frozen=True)
+class EvenFirst:
+    """Prompts of different lengths; solved where the first digit is even, half a point where it is 1."""
+
+    name: str = "even-first"
+    alphabet: str = "1234.="
+    completion_length: int = 16
+
+    def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
+        prompts = ["12.4=", "3=", "4..1="][:count]
+        return [Problem(prompt, prompt, answer="2", cluster=prompt) for prompt in prompts]
+
+    def grade(self, problem: Problem, completion: str) -> Grade:
+        is_solved = completion[:1] in ("2", "4")
+        return Grade(1.0 if is_solved else 0.5 * (completion[:1] == "1"), {"solved": float(is_solved)})
+
+
+TASK = EvenFirst()
+TOKENIZER = char_tokenizer(TASK.alphabet)
+MASK, STOP = TOKENIZER.mask_token_id, TOKENIZER.eos_token_id
+PROMPTS, GROUP, LENGTH = 3, 4, 16
+ROWS = PROMPTS * GROUP
+DRAW_SEED = 5
+
+
+def new_denoiser(seed: int = 0) -> Denoiser:
+    return tiny_llada(len(TOKENIZER), MASK, (STOP,), seed)
+
+
+def noise(reward: Tensor) -> Tensor:
+    return torch.randn(reward.shape, generator=torch.Generator().manual_seed(1))
+
+
+def new_batch(temperature: float = 1.0, **options: Any) -> Batch:
+    """Rollouts of a random model, three prompts by four completions; unless told, the credit is noise."""
+    settings: dict[str, Any] = {
+        "group": GROUP,
+        "speed": 0.5,
+        "bound_speed": 0.5,
+        "advantage": noise,
+        "bound_advantage": noise,
+    } | options
+    return collect(
+        new_denoiser(),
+        TOKENIZER,
+        TASK,
+        TASK.problems("train", PROMPTS, seed=0),
+        settings.pop("decoding", Decoding(EntropyBound(2.0), LENGTH, 8, temperature)),
+        generator=torch.Generator().manual_seed(settings.pop("seed", 2)),
+        **settings,
+    )
+
+
+BATCH = new_batch()
+COOL = new_batch(temperature=0.7)
+
+
+def as_one_group(rows: Tensor) -> Batch:
+    """Some rows, as if they were completions of one prompt."""
+    some = BATCH.rows(rows)
+    per_prompt = {name: getattr(BATCH, name).flatten()[rows][None] for name in ("reward", "bound_reward", "is_solved")}
+    return replace(some, **per_prompt)
+
+
+def settings_of(estimator: Estimator, **changes: Any) -> PolicyUpdate:
+    plain = PolicyUpdate(
+        estimator=estimator,
+        objective=ClippedSurrogate(clip=0.2, weight_cap=2.0),
+        normalise="sequence",
+        kl=0.0,
+        kl_kind="full",
+        temperature=1.0,
+        inner_steps=1,
+        micro_batch=None,
+        grad_clip=1e9,
+    )
+    return replace(plain, **changes)
+
+
+def weights_of(denoiser: Denoiser) -> Tensor:
+    return torch.cat([parameter.detach().flatten().clone() for parameter in denoiser.model.parameters()])
+
+
+def step(
+    batch: Batch, update: PolicyUpdate, base: Denoiser | None = None, lr: float = 0.01
+) -> tuple[Tensor, dict[str, float]]:
+    """What SGD adds to the weights, over the learning rate (minus the gradient if there is one step); and metrics."""
+    denoiser = new_denoiser()
+    before = weights_of(denoiser)
+    optimizer = torch.optim.SGD(denoiser.model.parameters(), lr=lr)
+    metrics = update_policy(denoiser, base, batch, update, optimizer, torch.Generator().manual_seed(DRAW_SEED))
+    return (weights_of(denoiser) - before) / lr, metrics
+
+
+@dataclass(frozen=True)
+class FixedBoundary:
+    """2-MF whose draw is given."""
+
+    steps: Tensor
+
+    def draw(self, rollout: Rollout, generator: torch.Generator) -> Tensor:
+        return self.steps
+
+    def __call__(self, rollout: Rollout, draw: Tensor, mask_id: int) -> Views:
+        return TwoTimesMeanField()(rollout, draw, mask_id)
+
+
+@dataclass(frozen=True)
+class Spy(ClippedSurrogate):
+    """The objective, with everything that passed through it."""
+
+    seen: list[tuple[Tensor, Tensor, PolicyLoss]] = field(default_factory=list)
+
+    def __call__(self, logp: Tensor, old_logp: Tensor, behaviour_logp: Tensor, advantage: Tensor) -> PolicyLoss:
+        found = super().__call__(logp, old_logp, behaviour_logp, advantage)
+        self.seen.append((logp.detach(), old_logp, found))
+        return found
+
+
+ESTIMATORS: list[Estimator] = [
+    MeanField(0.0),
+    MeanField(0.3),
+    TwoTimesMeanField(),
+    ManyTimesMeanField(3),
+    Exact(),
+    Coupled(),
+    Coupled(weighting="published"),
+    Elbo(2),
+    Eubo(2, antithetic=False),
+]
+
+
+def test_the_batch_is_worth_testing_on() -> None:
+    lengths = BATCH.is_scored.sum(dim=1)
+    assert len(set(lengths.tolist())) > 3 and int(lengths.max()) > 8
+    assert len(set(BATCH.rollout.nfe.tolist())) > 3
+    assert not BATCH.rollout.prompt_mask.all()
+
+
+# ------------------------------------------------------------------------------------------- ratios, and the gradient
+
+
+@pytest.mark.parametrize("micro_batch", [None, 5])
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
+def test_every_policy_ratio_is_one_at_the_first_inner_step(estimator: Estimator, micro_batch: int | None) -> None:
+    spy = Spy(0.2, 2.0)
+    _, metrics = step(BATCH, settings_of(estimator, objective=spy, inner_steps=2, micro_batch=micro_batch), lr=0.1)
+    parts = len(spy.seen) // 2
+    assert parts == (1 if micro_batch is None else 3)
+    for (_, old, first), (_, later_old, later) in zip(spy.seen[:parts], spy.seen[parts:], strict=True):
+        torch.testing.assert_close(first.policy_ratio, torch.ones_like(old), atol=1e-5, rtol=0)
+        assert torch.equal(old, later_old)
+        assert not torch.allclose(later.policy_ratio, torch.ones_like(old), atol=1e-3)
+    assert metrics["policy_ratio"] != pytest.approx(1, abs=1e-5)  # the mean of both inner steps
+
+
+def test_tokens_committed_at_the_boundary_have_importance_weight_one() -> None:
+    steps = COOL.rollout.nfe // 2
+    spy = Spy(0.2, 1e6)
+    step(COOL, settings_of(FixedBoundary(steps), objective=spy, temperature=0.7))
+    is_at = (COOL.rollout.unmask_step == steps[:, None]) & COOL.is_scored
+    ((_, _, found),) = spy.seen
+    assert int(is_at.sum()) > 10
+    torch.testing.assert_close(found.importance_weight[is_at], torch.ones(int(is_at.sum())), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("normalise", ["sequence", "token"])
+@pytest.mark.parametrize("kl", [0.0, 0.3])
+def test_the_first_step_is_weighted_reinforce_token_by_token(kl: float, normalise: Any) -> None:
+    temperature, cap = 0.7, 1.5
+    steps = COOL.rollout.nfe // 2
+    objective = ClippedSurrogate(0.2, cap)
+    update = settings_of(
+        FixedBoundary(steps), objective=objective, normalise=normalise, kl=kl, temperature=temperature, micro_batch=5
+    )
+    base = new_denoiser(seed=7) if kl else None
+    found, metrics = step(COOL, update, base)
+
+    denoiser, rollout = new_denoiser(), COOL.rollout
+    counts = COOL.is_scored.sum(dim=1).tolist()
+    loss, divergence = torch.zeros(()), 0.0
+    attention_mask = full_attention_mask(rollout.prompt_mask, LENGTH)
+    views = [canvas_at(rollout, boundary, MASK) for boundary in (torch.zeros_like(steps), steps)]
+    policy = [denoiser.model(canvas, attention_mask).logits[:, -LENGTH:] for canvas in views]
+    base_policy = [base.model(canvas, attention_mask).logits[:, -LENGTH:].detach() for canvas in views] if base else []
+    is_token = torch.arange(len(TOKENIZER)) != MASK
+    for row, position in COOL.is_scored.nonzero().tolist():
+        late = int(rollout.unmask_step[row, position] >= steps[row])
+        # Without the mask's place: ids above it move down by one.
+        logits = policy[late][row, position][is_token]
+        token = int(rollout.completion_ids[row, position])
+        logp = (logits / temperature).log_softmax(-1)[token - (token > MASK)]
+        importance = min(cap, math.exp(float(logp.detach()) - float(rollout.behaviour_logp[row, position])))
+        term = -importance * float(COOL.advantage[row]) * logp
+        weight = 1 / counts[row] / ROWS if normalise == "sequence" else 1 / sum(counts)
+        if base:
+            held = base_policy[late][row, position][is_token].log_softmax(-1)
+            gap = (logits.softmax(-1) * (logits.log_softmax(-1) - held)).sum()
+            term = term + kl * gap
+            divergence += weight * float(gap.detach())
+        loss = loss + weight * term
+    loss.backward()
+    expected = -torch.cat([p.grad.flatten() for p in denoiser.model.parameters() if p.grad is not None])
+    assert float(expected.abs().max()) > 0.05
+    torch.testing.assert_close(found, expected, atol=5e-5, rtol=1e-3)
+    assert metrics["grad_norm"] == pytest.approx(float(expected.norm()), rel=1e-3)
+    if base:
+        assert metrics["kl"] == pytest.approx(divergence, rel=1e-4)
+
+
+@pytest.mark.parametrize("kl_kind", ["full", "k2", "k3"])
+@pytest.mark.parametrize("estimator", [Elbo(3, False), Eubo(3, False, beta=1.5, mix=0.25)], ids=str)
+def test_the_first_step_on_a_bound_is_its_gradient_token_by_token(estimator: Elbo | Eubo, kl_kind: Any) -> None:
+    temperature, kl, base = 0.7, 0.3, new_denoiser(seed=7)
+    update = settings_of(
+        estimator, objective=ClippedSurrogate(0.2), kl=kl, kl_kind=kl_kind, temperature=temperature, micro_batch=5
+    )
+    found, metrics = step(COOL, update, base)
+
+    denoiser, rollout = new_denoiser(), COOL.rollout
+    masks = estimator.draw(rollout, torch.Generator().manual_seed(DRAW_SEED))
+    attention_mask = full_attention_mask(rollout.prompt_mask, LENGTH)
+    policy, base_policy = [], []
+    for k in range(3):
+        canvas = torch.cat([rollout.prompt_ids, rollout.completion_ids.masked_fill(masks[:, k], MASK)], dim=1)
+        policy.append(denoiser.model(canvas, attention_mask).logits[:, -LENGTH:])
+        base_policy.append(base.model(canvas, attention_mask).logits[:, -LENGTH:].detach())
+    is_token = torch.arange(len(TOKENIZER)) != MASK
+    loss, divergence = torch.zeros(()), 0.0
+    for row, position in COOL.is_scored.nonzero().tolist():
+        token = int(rollout.completion_ids[row, position])
+        token -= token > MASK
+        advantage = float(COOL.advantage[row])
+        lower, power, gap = torch.zeros(()), torch.zeros(()), torch.zeros(())
+        for k in range(3):
+            if not masks[row, k, position]:
+                continue
+            weight = LENGTH / int(masks[row, k].sum()) / 3
+            logits, held = (x[k][row, position][is_token] for x in (policy, base_policy))
+            logp, base_logp = ((x / temperature).log_softmax(-1)[token] for x in (logits, held))
+            lower = lower + weight * logp
+            power = power + weight * logp.exp() ** 1.5
+            if kl_kind == "full":
+                gap = gap + weight * (logits.softmax(-1) * (logits.log_softmax(-1) - held.log_softmax(-1))).sum()
+            elif kl_kind == "k2":
+                gap = gap + weight * (logp - base_logp) ** 2 / 2
+            else:
+                gap = gap + weight * ((base_logp - logp).exp() - (base_logp - logp) - 1)
+        value = lower
+        if isinstance(estimator, Eubo) and advantage < 0 and float(power.detach()):
+            value = 0.25 * power.log() / 1.5 + 0.75 * lower
+        share = 1 / int(COOL.is_scored[row].sum()) / ROWS
+        loss = loss + share * (-advantage * value + kl * gap)
+        divergence += share * float(gap.detach())
+    loss.backward()
+    expected = -torch.cat([p.grad.flatten() for p in denoiser.model.parameters() if p.grad is not None])
+    assert float(expected.abs().max()) > 0.05
+    torch.testing.assert_close(found, expected, atol=5e-5, rtol=1e-3)
+    assert metrics["kl"] == pytest.approx(divergence, rel=1e-4)
+
+
+@pytest.mark.parametrize("kl_kind", ["full", "k3"])
+def test_a_micro_batch_that_masks_no_scored_token_adds_nothing(kl_kind: Any) -> None:
+    batch = as_one_group((~BATCH.is_scored).any(dim=1).nonzero().flatten())
+    assert len(batch.rollout) > 1
+
+    @dataclass(frozen=True)
+    class TailOnly(Elbo):
+        def draw(self, rollout: Rollout, generator: torch.Generator) -> Tensor:
+            return ~batch.is_scored[:, None]
+
+    update = settings_of(TailOnly(1, False), objective=ClippedSurrogate(), kl=0.1, kl_kind=kl_kind, micro_batch=1)
+    moved, metrics = step(batch, update, new_denoiser(seed=7))
+    assert not moved.any() and metrics["kl"] == 0 and metrics["grad_norm"] == 0
+
+
+def test_the_kl_to_itself_pulls_nowhere() -> None:
+    quiet = replace(BATCH, advantage=torch.zeros(ROWS))
+    for kind in ("full", "k1", "k2", "k3"):
+        moved, metrics = step(quiet, settings_of(TwoTimesMeanField(), kl=1.0, kl_kind=kind), base=new_denoiser())
+        assert moved.abs().max() < 1e-4
+        assert abs(metrics["kl"]) < 1e-5
+
+
+def test_k3_is_read_on_the_drawn_tokens() -> None:
+    base, temperature = new_denoiser(seed=7), 0.7
+    update = settings_of(MeanField(), kl=1.0, kl_kind="k3", temperature=temperature, normalise="token")
+    _, metrics = step(COOL, update, base)
+    views = MeanField()(COOL.rollout, COOL.rollout.prompt_mask & False, MASK)
+    with torch.no_grad():
+        logp, base_logp = (
+            conditionals(d, views, COOL.is_scored).logp(COOL.rollout.completion_ids, temperature)[COOL.is_scored]
+            for d in (new_denoiser(), base)
+        )
+    expected = ((base_logp - logp).exp() - (base_logp - logp) - 1).mean()
+    assert metrics["kl"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_unscored_tokens_change_nothing() -> None:
+    is_tail = ~BATCH.is_scored
+    ids = torch.where(is_tail, 0, BATCH.rollout.completion_ids)
+    logp = torch.where(is_tail, -3.0, BATCH.rollout.behaviour_logp)
+    other = replace(BATCH, rollout=replace(BATCH.rollout, completion_ids=ids, behaviour_logp=logp))
+    found, expected = (step(batch, settings_of(MeanField()))[0] for batch in (other, BATCH))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_unscored_tokens_cannot_poison_the_loss() -> None:
+    """What k3 would say of a tail token, had it been drawn at the first scored place, is beyond float32."""
+
+    def shifted(denoiser: Denoiser, shift: float) -> Denoiser:
+        def add(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+            output.logits = output.logits.index_put((torch.tensor(0), torch.tensor(STOP)), torch.tensor(shift), True)
+            return output
+
+        denoiser.model.register_forward_hook(add, with_kwargs=True)
+        return denoiser
+
+    rows = (BATCH.rollout.completion_ids[:, 0] != STOP).nonzero().flatten()
+    assert not BATCH.is_scored[rows].all()
+    batch = as_one_group(rows)
+    denoiser, base = shifted(new_denoiser(), -200.0), new_denoiser(seed=7)
+    optimizer = torch.optim.SGD(denoiser.model.parameters(), lr=0.01)
+    update = settings_of(MeanField(), kl=0.1, kl_kind="k3")
+    assert math.isfinite(update_policy(denoiser, base, batch, update, optimizer, torch.Generator())["loss"])
+
+
+def test_every_inner_step_has_its_own_gradient() -> None:
+    _, once = step(BATCH, settings_of(MeanField()), lr=1e-9)
+    _, often = step(BATCH, settings_of(MeanField(), inner_steps=3), lr=1e-9)  # the weights stay where they are
+    assert often["grad_norm"] == pytest.approx(once["grad_norm"], rel=1e-3)
+
+
+def test_the_gradients_norm_is_clipped() -> None:
+    free, metrics = step(BATCH, settings_of(MeanField()))
+    assert float(free.norm()) == pytest.approx(metrics["grad_norm"], rel=1e-3)
+    held, metrics = step(BATCH, settings_of(MeanField(), grad_clip=0.25))
+    assert float(held.norm()) == pytest.approx(0.25, rel=1e-3)
+    assert metrics["grad_norm"] == pytest.approx(float(free.norm()), rel=1e-3)  # said before clipping
+    torch.testing.assert_close(held / held.norm(), free / free.norm(), atol=1e-3, rtol=1e-2)
+
+
+# ------------------------------------------------------------------------------------------------ how the batch is cut
+
+
+@pytest.mark.parametrize("micro_batch", [3, 8, 100])
+@pytest.mark.parametrize("normalise", ["sequence", "token"])
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
+def test_micro_batches_change_neither_step_nor_metrics(estimator: Estimator, normalise: Any, micro_batch: int) -> None:
+    base = new_denoiser(seed=7)
+    update = settings_of(estimator, kl=0.1, normalise=normalise, inner_steps=2)
+    expected, whole = step(BATCH, update, base)
+    found, cut = step(BATCH, replace(update, micro_batch=micro_batch), base)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+    assert cut == pytest.approx(whole, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 5])
+@pytest.mark.parametrize("two_times", [False, True], ids=["mean-field", "2-mf"])
+def test_the_order_of_rows_changes_nothing(two_times: bool, micro_batch: int | None) -> None:
+    steps = TwoTimesMeanField().draw(BATCH.rollout, torch.Generator().manual_seed(3))
+    steps = steps if two_times else torch.zeros_like(steps)
+    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(4))
+    shuffled = replace(
+        BATCH,
+        rollout=BATCH.rollout.rows(order),
+        is_scored=BATCH.is_scored[order],
+        advantage=BATCH.advantage[order],
+        bound_advantage=BATCH.bound_advantage[order],
+    )
+    found, _ = step(shuffled, settings_of(FixedBoundary(steps[order]), micro_batch=micro_batch))
+    expected, _ = step(BATCH, settings_of(FixedBoundary(steps)))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_tied_prompts_are_left_out_when_they_are_skipped(micro_batch: int | None) -> None:
+    """With no credit and no KL they add nothing but canvases: the step stays. With KL it loses their pull."""
+    reward = torch.tensor([[1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.3, 0.3, 0.3, 0.3]])
+    credit = torch.cat([BATCH.advantage[:GROUP], torch.zeros(2 * GROUP)])
+    batch = replace(BATCH, reward=reward, advantage=credit)
+    assert batch.has_spread.tolist() == [True] * GROUP + [False] * 2 * GROUP
+    everything = settings_of(TwoTimesMeanField(), inner_steps=2, micro_batch=micro_batch)
+    some = replace(everything, skip_ties=True)
+    torch.testing.assert_close(step(batch, some)[0], step(batch, everything)[0], atol=1e-4, rtol=1e-3)
+    first = step(batch, replace(some, inner_steps=1))[1]
+    assert first["policy_ratio"] == pytest.approx(1, abs=1e-5), "an average over the tokens that were in it"
+
+    base = new_denoiser(seed=7)
+    held = step(batch, replace(some, kl=0.1), base)[0]
+    assert not torch.allclose(held, step(batch, replace(everything, kl=0.1), base)[0], rtol=1e-2)
+
+
+def test_where_all_prompts_are_tied_nothing_is_done() -> None:
+    batch = replace(BATCH, reward=torch.ones(PROMPTS, GROUP))
+    change, metrics = step(batch, settings_of(MeanField(), skip_ties=True, kl=0.1), new_denoiser(seed=7))
+    assert (change == 0).all() and metrics == {}
+
+
+def test_the_draw_is_made_once_for_all_inner_steps_and_policies() -> None:
+    draws: list[Tensor] = []
+
+    @dataclass(frozen=True)
+    class Counting(TwoTimesMeanField):
+        def draw(self, rollout: Rollout, generator: torch.Generator) -> Tensor:
+            draws.append(super().draw(rollout, generator))
+            return draws[-1]
+
+    step(BATCH, settings_of(Counting(), kl=0.1, inner_steps=3, micro_batch=4), new_denoiser(seed=7))
+    assert [len(one) for one in draws] == [ROWS]
+
+
+# ---------------------------------------------------------------------------------------- credit of whole groups
+
+OBJECTIVES: list[Objective] = [
+    ClippedSurrogate(0.2, 2.0, 0.5, "positive"),
+    Reinforce(),
+    WeightedLikelihood(2.0),
+    *(DistributionMatching(Target(0.5), baseline) for baseline in ("none", "mean", "unbias", "neg")),
+    DistributionMatching(Target(0.04, min_ess=0.7), "neg"),
+    Wddo(Target(0.5)),
+]
+
+
+def graded(batch: Batch) -> Batch:
+    """The batch with rewards of every size, tied for no prompt, and right and wrong answers for each."""
+    reward = torch.rand(PROMPTS, GROUP, generator=torch.Generator().manual_seed(8))
+    return replace(batch, reward=reward, is_solved=reward > reward.median(dim=1, keepdim=True).values)
+
+
+# ------------------------------------------------------------------------------------- large vocabularies, and bfloat16
+
+
+@pytest.mark.parametrize("kl_kind", ["full", "k1", "k3"])
+@pytest.mark.parametrize(
+    "estimator", [MeanField(0.3), TwoTimesMeanField(), Elbo(2), Eubo(2, antithetic=False)], ids=str
+)
+def test_a_step_without_logits_is_the_same_step(
+    estimator: Estimator, kl_kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = settings_of(estimator, kl=0.3, kl_kind=kl_kind, temperature=0.7, inner_steps=2, micro_batch=5)
+    found, base = [], new_denoiser(seed=7)
+    for whole in (10**9, 0):
+        monkeypatch.setattr("diffpo.models.denoiser.WHOLE", whole)
+        assert (new_denoiser().head is None) == (whole > 0)
+        found.append(step(COOL, update, base))
+    (expected, expected_metrics), (change, metrics) = found
+    assert float(expected.abs().max()) > 0.05
+    torch.testing.assert_close(change, expected, atol=1e-4, rtol=1e-3)
+    assert metrics == pytest.approx(expected_metrics, rel=1e-3, abs=1e-5)
+
+
+def test_credit_made_of_likelihoods_is_the_same_without_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    update = settings_of(TwoTimesMeanField(), objective=DistributionMatching(Target(0.5)), micro_batch=4)
+    found = []
+    for whole in (10**9, 0):
+        monkeypatch.setattr("diffpo.models.denoiser.WHOLE", whole)
+        found.append(step(graded(BATCH), update, new_denoiser(seed=7)))
+    torch.testing.assert_close(found[1][0], found[0][0], atol=1e-4, rtol=1e-3)
+    assert found[1][1] == pytest.approx(found[0][1], rel=1e-3, abs=1e-5)
+
+
+@computes_in_bfloat16
+@pytest.mark.parametrize("whole", [0, 10**9], ids=["states", "logits"])
+def test_a_bfloat16_policys_loss_is_summed_in_float32(whole: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against float64 sums of what its own logits, in bfloat16, say."""
+    monkeypatch.setattr("diffpo.models.denoiser.WHOLE", whole)
+    temperature = 0.7
+    denoiser, spy = new_denoiser(), Spy(0.2, 2.0)
+    denoiser.model.to(torch.bfloat16)
+    update = settings_of(MeanField(), objective=spy, temperature=temperature)
+    optimizer = torch.optim.SGD(denoiser.model.parameters(), lr=0.0)
+    metrics = update_policy(denoiser, None, COOL, update, optimizer, torch.Generator())
+    ((logp, old, found),) = spy.seen
+    assert {logp.dtype, old.dtype, found.loss.dtype, found.importance_weight.dtype} == {torch.float32}
+    rollout = COOL.rollout
+    views = MeanField()(rollout, rollout.prompt_mask & False, MASK)
+    with torch.no_grad():
+        logits = conditionals(denoiser, views, COOL.is_scored).said.logits.double()
+    read = conditionals(denoiser, views, COOL.is_scored)
+    expected = (logits / temperature).log_softmax(-1)[read.slot, rollout.completion_ids][COOL.is_scored]
+    torch.testing.assert_close(logp[COOL.is_scored].double(), expected, atol=1e-5, rtol=1e-5)
+    weight = (expected - rollout.behaviour_logp.double()[COOL.is_scored]).exp().clamp(max=2.0)
+    row = COOL.is_scored.nonzero()[:, 0]
+    share = 1 / COOL.is_scored.sum(dim=1).double()[row] / ROWS
+    loss = -(share * weight * COOL.advantage.double()[row]).sum()
+    assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
+
+
+@pytest.mark.parametrize("micro_batch", [3, 5, 8])
+@pytest.mark.parametrize("estimator", [MeanField(), Elbo(2)], ids=str)
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_a_group_may_be_split_over_micro_batches(objective: Objective, estimator: Estimator, micro_batch: int) -> None:
+    batch, base = graded(BATCH), new_denoiser(seed=7)
+    update = settings_of(estimator, objective=objective, kl=0.1, kl_kind="k2", inner_steps=3)
+    expected, whole = step(batch, update, base)
+    found, cut = step(batch, replace(update, micro_batch=micro_batch), base)
+    assert float(expected.abs().max()) > 0.01
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-3)
+    assert cut == pytest.approx(whole, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_neither_the_order_of_prompts_nor_that_of_completions_matters(objective: Objective) -> None:
+    batch, base = graded(BATCH), new_denoiser(seed=7)
+    prompts, members = (torch.randperm(n, generator=torch.Generator().manual_seed(n)) for n in (PROMPTS, GROUP))
+    rows = torch.arange(ROWS).view(PROMPTS, GROUP)[prompts][:, members].flatten()
+    per_prompt = {name: getattr(batch, name)[prompts][:, members] for name in ("reward", "bound_reward", "is_solved")}
+    shuffled = replace(batch.rows(rows), **per_prompt)
+    update = settings_of(MeanField(), objective=objective, inner_steps=2)
+    found, shuffled_metrics = step(shuffled, replace(update, micro_batch=5), base)
+    expected, metrics = step(batch, update, base)
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-3)
+    assert shuffled_metrics == pytest.approx(metrics, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_ties_are_skipped_by_whole_groups(objective: Objective) -> None:
+    """What is left is updated as if the tied prompt had never been asked, but for its share of the tokens."""
+    whole, base = graded(BATCH), new_denoiser(seed=7)
+    tied = replace(whole, reward=whole.reward.index_fill(0, torch.tensor([1]), 0.5))
+    left = [0, 2]
+    rows = torch.arange(ROWS).view(PROMPTS, GROUP)[left].flatten()
+    per_prompt = {name: getattr(tied, name)[left] for name in ("reward", "bound_reward", "is_solved")}
+    alone = replace(tied.rows(rows), **per_prompt)
+    update = settings_of(MeanField(), objective=objective, micro_batch=3, skip_ties=True)
+    found, expected = step(tied, update, base)[0], step(alone, update, base)[0]
+    torch.testing.assert_close(1.5 * found, expected, atol=2e-4, rtol=2e-3)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_first_step_of_dmpo_is_its_weighted_likelihood_token_by_token(temperature: float) -> None:
+    batch, base, alpha, coef = graded(COOL), new_denoiser(seed=7), 0.05, 0.1
+    steps = batch.rollout.nfe // 2
+    objective = DistributionMatching(Target(alpha, coef), "neg")
+    update = settings_of(
+        FixedBoundary(steps), objective=objective, normalise="token", temperature=temperature, micro_batch=5
+    )
+    found, metrics = step(batch, update, base)
+
+    denoiser, rollout = new_denoiser(), batch.rollout
+    attention_mask = full_attention_mask(rollout.prompt_mask, LENGTH)
+    views = [canvas_at(rollout, boundary, MASK) for boundary in (torch.zeros_like(steps), steps)]
+    is_token = torch.arange(len(TOKENIZER)) != MASK
+
+    def likelihoods(of: Denoiser) -> list[Tensor]:
+        logits = [of.model(canvas, attention_mask).logits[:, -LENGTH:] for canvas in views]
+        totals = [torch.zeros(()) for _ in range(ROWS)]
+        for row, position in batch.is_scored.nonzero().tolist():
+            late = int(rollout.unmask_step[row, position] >= steps[row])
+            token = int(rollout.completion_ids[row, position])
+            law = (logits[late][row, position][is_token] / temperature).log_softmax(-1)
+            totals[row] = totals[row] + law[token - (token > MASK)]
+        return totals
+
+    policy, held = likelihoods(denoiser), [float(total.detach()) for total in likelihoods(base)]
+    loss = torch.zeros(())
+    for prompt in range(PROMPTS):
+        members = range(prompt * GROUP, (prompt + 1) * GROUP)
+        gaps = [held[i] - float(policy[i].detach()) for i in members]
+        rewards = batch.reward[prompt].tolist()
+        good = [math.exp(coef * (gap + reward / alpha)) for gap, reward in zip(gaps, rewards, strict=True)]
+        bad = [math.exp(coef * (gap - reward / alpha)) for gap, reward in zip(gaps, rewards, strict=True)]
+        for i, w, b in zip(members, good, bad, strict=True):
+            loss = loss - GROUP * (w / sum(good) - b / sum(bad)) * policy[i] / int(batch.is_scored.sum())
+    loss.backward()
+    expected = -torch.cat([p.grad.flatten() for p in denoiser.model.parameters() if p.grad is not None])
+    assert float(expected.abs().max()) > 0.05
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-3)
+    assert metrics["proximal"] == pytest.approx(coef)
+    assert 0 < metrics["weight_ess"] < 1
+
+
+@pytest.mark.parametrize("micro_batch", [None, 4])
+def test_a_target_costs_one_more_pass_only_where_the_batch_is_cut(micro_batch: int | None) -> None:
+    batch, inner = graded(BATCH), 3
+    for baseline, passes in (("neg", inner + 1), ("unbias", 2 * inner)):
+        denoiser, base = new_denoiser(), new_denoiser(seed=7)
+        objective = DistributionMatching(Target(0.5), baseline)  # type: ignore[arg-type]
+        update = settings_of(MeanField(), objective=objective, inner_steps=inner, micro_batch=micro_batch)
+        optimizer = torch.optim.SGD(denoiser.model.parameters(), lr=0.01)
+        update_policy(denoiser, base, batch, update, optimizer, torch.Generator())
+        assert denoiser.shown.canvases == PROMPTS * (passes if micro_batch else inner)
+        assert base.shown.canvases == PROMPTS
+
+
+@pytest.mark.parametrize("micro_batch", [None, 5])
+@pytest.mark.parametrize(("baseline", "times"), [("neg", 1), ("unbias", 3)])
+def test_credit_sees_the_old_policy_and_where_it_asks_the_one_that_stands(
+    baseline: Any, times: int, micro_batch: int | None
+) -> None:
+    seen: list[Groups] = []
+
+    @dataclass(frozen=True)
+    class SeenMatching(DistributionMatching):
+        def credit(self, groups: Groups) -> Credit:
+            seen.append(groups)
+            return super().credit(groups)
+
+    update = settings_of(MeanField(), objective=SeenMatching(baseline=baseline), inner_steps=3, micro_batch=micro_batch)
+    step(graded(BATCH), update, new_denoiser(seed=7), lr=0.1)
+    assert len(seen) == times
+    old = seen[0].old_logp
+    assert old is not None
+    for index, groups in enumerate(seen):
+        assert groups.old_logp is not None and groups.now_logp is not None
+        assert torch.equal(groups.old_logp, old)
+        assert torch.equal(groups.now_logp, old) == (index == 0)
+    if times > 1:
+        assert seen[1].now_logp is not None and seen[2].now_logp is not None
+        assert not torch.equal(seen[1].now_logp, seen[2].now_logp)
+
+
+def test_a_target_without_its_base_is_refused() -> None:
+    with pytest.raises(ValueError, match="give the update its base"):
+        step(graded(BATCH), settings_of(MeanField(), objective=DistributionMatching()))
+
+
+# --------------------------------------------------------------------------------------------------------- bookkeeping
+
+
+@pytest.mark.parametrize("micro_batch", [None, 5])
+@pytest.mark.parametrize("has_base", [False, True])
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
+def test_a_denoiser_tallies_the_canvases_that_it_was_shown(
+    estimator: Estimator, has_base: bool, micro_batch: int | None
+) -> None:
+    asked: list[int] = []
+
+    def counted(denoiser: Denoiser) -> Denoiser:
+        def count(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+            asked.append(len(kwargs["input_ids"]))
+
+        denoiser.model.register_forward_pre_hook(count, with_kwargs=True)
+        return denoiser
+
+    denoiser, base = counted(new_denoiser()), counted(new_denoiser(seed=7)) if has_base else None
+    update = settings_of(estimator, kl=0.1, inner_steps=2, micro_batch=micro_batch)
+    optimizer = torch.optim.SGD(denoiser.model.parameters(), lr=0.01)
+    update_policy(denoiser, base, BATCH, update, optimizer, torch.Generator().manual_seed(0))
+    assert denoiser.shown.canvases + (base.shown.canvases if base else 0) == sum(asked)
+    if estimator == MeanField(0.0) and micro_batch is None:
+        assert sum(asked) == PROMPTS * (3 if has_base else 2)
+
+
+def test_metrics_of_the_importance_weight() -> None:
+    spy = Spy(0.2, 1.2)
+    _, metrics = step(BATCH, settings_of(MeanField(), objective=spy, normalise="token"))
+    ((_, _, found),) = spy.seen
+    weights = found.importance_weight[BATCH.is_scored].double()
+    assert metrics["weight_mean"] == pytest.approx(float(weights.mean()), rel=1e-5)
+    assert metrics["weight_capped"] == pytest.approx(float((weights > 1.199).double().mean()), rel=1e-5)
+    assert 0 < metrics["weight_capped"] < 1
+    share = weights.sum() ** 2 / (weights**2).sum() / len(weights)
+    assert metrics["weight_ess"] == pytest.approx(float(share), rel=1e-5)
+
+
+def test_metrics_of_the_weight_by_answer_and_by_quarter() -> None:
+    batch = graded(BATCH)
+    spy = Spy(0.2, 1.2)
+    _, metrics = step(batch, settings_of(MeanField(), objective=spy))
+    ((_, _, found),) = spy.seen
+    weight, is_right = found.importance_weight, batch.is_solved.flatten()
+    right = weight[is_right][batch.is_scored[is_right]]
+    wrong = weight[~is_right][batch.is_scored[~is_right]]
+    assert metrics["weight_right"] == pytest.approx(float(right.mean()), rel=1e-5)
+    assert metrics["weight_wrong"] == pytest.approx(float(wrong.mean()), rel=1e-5)
+    assert metrics["weight_right"] != pytest.approx(metrics["weight_wrong"], rel=1e-3)
+    quarter = 4 * batch.rollout.unmask_step // batch.rollout.nfe[:, None]
+    for index in range(4):
+        there = weight[batch.is_scored & (quarter == index)]
+        assert metrics[f"weight_capped_{index + 1}"] == pytest.approx(float((there >= 1.2).float().mean()), rel=1e-5)
+        share = float(there.sum() ** 2 / (there**2).sum()) / len(there)
+        assert metrics[f"weight_ess_{index + 1}"] == pytest.approx(share, rel=1e-4)
+
+
+def scored_place(value: float) -> Batch:
+    logp = BATCH.rollout.behaviour_logp.clone()
+    logp[ROWS - 1, 0] = value
+    return replace(BATCH, rollout=replace(BATCH.rollout, behaviour_logp=logp))
+
+
+def credited(value: float) -> Batch:
+    return replace(BATCH, advantage=BATCH.advantage.index_fill(0, torch.tensor([ROWS - 1]), value))
+
+
+@pytest.mark.parametrize("micro_batch", [None, 5])
+@pytest.mark.parametrize("batch", [scored_place(math.nan), credited(math.nan), credited(math.inf), credited(-math.inf)])
+def test_a_loss_that_is_no_number_leaves_the_weights_untouched(batch: Batch, micro_batch: int | None) -> None:
+    denoiser = new_denoiser()
+    before = weights_of(denoiser)
+    optimizer = torch.optim.Adam(denoiser.model.parameters(), lr=0.1)
+    update = settings_of(TwoTimesMeanField(), micro_batch=micro_batch)
+    with pytest.raises(NonFiniteLossError):
+        update_policy(denoiser, None, batch, update, optimizer, torch.Generator())
+    assert torch.equal(weights_of(denoiser), before)
+    assert not optimizer.state
+
+
+# -------------------------------------------------------------------------------------- the policy gradient, enumerated
+
+
+def reward_of(completion: tuple[int, ...]) -> float:
+    return float(sum((i + 1) * token for i, token in enumerate(completion)) % 5)
+
+
+def test_one_call_rollouts_follow_the_gradient_of_the_expected_reward() -> None:
+    """With an infinite bound the two tokens are drawn independently in one call, so mean-field is exact."""
+    vocab, mask, length = 4, 1, 2
+    prompt = torch.tensor([[3]])
+    completions = list(product([0, 2, 3], repeat=length))
+    ids, rows = torch.tensor(completions), len(completions)
+    denoiser = tiny_llada(vocab, mask)
+    canvas = torch.tensor([[3, mask, mask]])
+    logits = denoiser.model(canvas).logits[0, 1:, [0, 2, 3]]
+    logp = logits.log_softmax(dim=-1)
+    column = torch.tensor([0, 0, 1, 2])[ids]
+    token_logp = torch.stack([logp[i][column[:, i]] for i in range(length)], dim=1)
+    probability = token_logp.sum(dim=1).exp()
+    reward = torch.tensor([reward_of(completion) for completion in completions])
+    expected_reward = (probability * reward).sum()
+    expected = torch.autograd.grad(expected_reward, list(denoiser.model.parameters()))
+
+    rollout = rollout_of(prompt.expand(rows, 1), ids, torch.zeros_like(ids))
+    rollout = replace(rollout, behaviour_logp=token_logp.detach())
+    batch = Batch(
+        rollout=rollout,
+        reward=reward[None],
+        bound_reward=reward[None],
+        is_solved=reward[None] > 0,
+        is_scored=torch.ones_like(ids, dtype=torch.bool),
+        advantage=rows * probability.detach() * reward,  # the mean over rows becomes the expectation
+        bound_advantage=torch.zeros(rows),
+    )
+    before = weights_of(denoiser)
+    optimizer = torch.optim.SGD(denoiser.model.parameters(), lr=0.1)
+    update_policy(denoiser, None, batch, settings_of(MeanField()), optimizer, torch.Generator())
+    moved = (weights_of(denoiser) - before) / 0.1 * length  # the loss is per token
+    whole = torch.cat([gradient.flatten() for gradient in expected])
+    assert float(whole.abs().max()) > 0.1
+    torch.testing.assert_close(moved, whole, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_reading_every_call_gives_the_gradient_of_the_enumerated_expected_reward(temperature: float) -> None:
+    """Rollouts of several calls: 2-MF at each call in turn, its own tokens only, is the exact policy gradient."""
+    denoiser, length, choose = TableDenoiser(width=4), 3, entropy_bound(0.2)
+    known = trajectories(denoiser, [3], length, length, choose, temperature)
+    assert len({max(steps) for _, steps in known}) > 1
+    rows = len(known)
+    ids, steps = (torch.tensor([key[part] for key in known]) for part in (0, 1))
+    probability = torch.tensor([trajectory.probability for trajectory in known.values()])
+    advantage = probability * torch.tensor([reward_of(key[0]) for key in known]) * rows
+    rollout = rollout_of(torch.full((rows, 1), 3), ids, steps)
+    denoiser.table.requires_grad_(True)
+
+    def gradient(boundary_of_token: Callable[[int], tuple[Tensor, Tensor]]) -> Tensor:
+        total = torch.zeros(())
+        for call in range(length):
+            boundary, is_scored = boundary_of_token(call)
+            read = conditionals(denoiser, TwoTimesMeanField()(rollout, boundary, denoiser.mask_id), is_scored)
+            logp = read.logp(ids, temperature)
+            terms = ClippedSurrogate(0.2, 2.0)(logp, logp.detach(), logp.detach(), advantage)
+            total = total - (terms.loss * is_scored).sum() / rows
+        (found,) = torch.autograd.grad(total, denoiser.table)
+        return found
+
+    exact = gradient(lambda call: (torch.full((rows,), call).minimum(rollout.nfe - 1), steps == call))
+    mean_field = gradient(lambda call: (torch.zeros(rows, dtype=torch.long), steps == call))
+
+    def expected_reward() -> float:
+        found = trajectories(denoiser, [3], length, length, choose, temperature)
+        return sum(trajectory.probability * reward_of(key[0]) for key, trajectory in found.items())
+
+    denoiser.table.requires_grad_(False)
+    places = exact.abs().flatten().argsort(descending=True)[:24].tolist()
+    flat = denoiser.table.view(-1)
+    errors, mean_field_errors = [], []
+    for place in places:
+        middle, values = float(flat[place]), []
+        for shifted in (middle + 0.01, middle - 0.01):
+            flat[place] = shifted
+            values.append(expected_reward())
+        flat[place] = middle
+        slope = (values[0] - values[1]) / 0.02
+        errors.append(abs(slope - float(exact.flatten()[place])))
+        mean_field_errors.append(abs(slope - float(mean_field.flatten()[place])))
+    assert max(errors) < 1e-4
+    assert max(mean_field_errors) > 0.05
+
+
+# ----------------------------------------------------------------------------------------------------------- controller
+
+
+def bound_batch(bound: Tensor, advantage: Tensor, features: Tensor, controller: Controller) -> Batch:
+    with torch.no_grad():
+        logp = controller.logp(features, bound)
+    rollout = replace(BATCH.rollout, entropy_bound=bound, entropy_bound_logp=logp, prompt_features=features)
+    return replace(BATCH, rollout=rollout, bound_advantage=advantage)
+
+
+def new_controller() -> Controller:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Controller(initial_bound=0.3, initial_spread=0.5, hidden=8)
+
+
+def some_features() -> Tensor:
+    return entropy_features(2 * torch.rand(ROWS, LENGTH, generator=torch.Generator().manual_seed(0)))
+
+
+CONTROLLER_UPDATE = ControllerUpdate(coef=1.0, clip=0.2, grad_clip=1e9)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_mean_bound_moves_towards_bounds_that_paid(sign: float) -> None:
+    controller, features = new_controller(), some_features()
+    log_bound = math.log(0.3) + torch.linspace(-0.6, 0.6, ROWS)
+    batch = bound_batch(log_bound.exp(), sign * (log_bound - log_bound.mean()), features, controller)
+    optimizer = torch.optim.SGD(controller.parameters(), lr=0.1)
+    update_controller(controller, batch, CONTROLLER_UPDATE, optimizer)
+    metrics = update_controller(controller, batch, CONTROLLER_UPDATE, optimizer)
+    assert sign * math.log(metrics["bound_median"] / 0.3) > 0.01
+    with torch.no_grad():
+        assert float(controller.log_bound(features).loc.median().exp()) == pytest.approx(metrics["bound_median"])
+
+
+def test_the_controllers_first_step_is_reinforce() -> None:
+    controller, features = new_controller(), some_features()
+    advantage = noise(torch.zeros(ROWS))
+    bound = (math.log(0.3) + torch.linspace(-0.6, 0.6, ROWS)).exp()
+    batch = bound_batch(bound, advantage, features, controller)
+    expected = torch.autograd.grad((advantage * controller.logp(features, bound)).mean(), list(controller.parameters()))
+    before = [parameter.detach().clone() for parameter in controller.parameters()]
+    optimizer = torch.optim.SGD(controller.parameters(), lr=0.1)
+    update_controller(controller, batch, replace(CONTROLLER_UPDATE, coef=2.0), optimizer)
+    for start, gradient, parameter in zip(before, expected, controller.parameters(), strict=True):
+        torch.testing.assert_close((parameter - start) / 0.1, 2 * gradient, atol=1e-4, rtol=1e-3)
+
+
+def test_the_controller_learns_a_bound_for_each_kind_of_prompt() -> None:
+    controller = new_controller()
+    is_easy = torch.arange(ROWS) % 2 == 0
+    spread = torch.rand(ROWS, LENGTH, generator=torch.Generator().manual_seed(0))
+    features = entropy_features(torch.where(is_easy[:, None], 0.2 * spread, 2 * spread))
+    controller.observe(features, 1.0)
+    log_bound = math.log(0.3) + torch.linspace(-0.6, 0.6, ROWS)
+    wanted = torch.where(is_easy, 1.0, -1.0) * (log_bound - math.log(0.3))
+    optimizer = torch.optim.Adam(controller.parameters(), lr=0.003)
+    for _ in range(20):
+        update_controller(
+            controller, bound_batch(log_bound.exp(), wanted, features, controller), CONTROLLER_UPDATE, optimizer
+        )
+    with torch.no_grad():
+        loc = controller.log_bound(features).loc
+    assert float(loc[is_easy].min()) > math.log(0.3) + 0.1
+    assert float(loc[~is_easy].max()) < math.log(0.3) - 0.1
+
+
+def test_the_bounds_ratio_is_clipped() -> None:
+    controller, features = new_controller(), some_features()
+    bound = torch.full((ROWS,), 0.3)
+    batch = bound_batch(bound, torch.ones(ROWS), features, controller)
+    stale = replace(batch.rollout, entropy_bound_logp=batch.rollout.entropy_bound_logp - 1)  # ratio e
+    before = [parameter.detach().clone() for parameter in controller.parameters()]
+    optimizer = torch.optim.SGD(controller.parameters(), lr=1.0)
+    metrics = update_controller(controller, replace(batch, rollout=stale), CONTROLLER_UPDATE, optimizer)
+    assert metrics["bound_clip_fraction"] == 1
+    assert all(torch.equal(*pair) for pair in zip(before, controller.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_controller_loss_that_is_no_number_leaves_it_untouched(value: float) -> None:
+    controller, features = new_controller(), some_features()
+    batch = bound_batch(torch.full((ROWS,), 0.2), torch.full((ROWS,), value), features, controller)
+    before = [parameter.detach().clone() for parameter in controller.parameters()]
+    with pytest.raises(NonFiniteLossError):
+        update_controller(controller, batch, CONTROLLER_UPDATE, torch.optim.Adam(controller.parameters()))
+    assert all(torch.equal(*pair) for pair in zip(before, controller.parameters(), strict=True))
+
+
+# ----------------------------------------------------------------------------------------------------------- collecting
+
+
+def test_a_batch_is_graded_and_credited_by_prompt() -> None:
+    batch = new_batch(
+        group=64,
+        advantage=lambda reward: reward - reward.mean(dim=1, keepdim=True),
+        bound_advantage=lambda reward: 2 * reward,
+    )
+    rollout = batch.rollout
+    for row, problem in enumerate(p for p in TASK.problems("train", PROMPTS, seed=0) for _ in range(64)):
+        visible = rollout.prompt_ids[row][rollout.prompt_mask[row]].tolist()
+        assert visible == encode_text(TOKENIZER, problem.prompt)
+    first = rollout.completion_ids[:, 0]
+    is_solved = (first == TASK.alphabet.index("2")) | (first == TASK.alphabet.index("4"))
+    # Half the speed share is lost at half the calls; partial credit neither gains nor loses by speed.
+    reward = torch.where(is_solved, 1 - 0.5 * rollout.nfe / LENGTH, 0.5 * (first == TASK.alphabet.index("1")))
+    assert len(set(reward.tolist())) > 4
+    torch.testing.assert_close(batch.reward, reward.view(PROMPTS, 64))
+    assert torch.equal(batch.is_solved, is_solved.view(PROMPTS, 64))
+    expected = batch.reward - batch.reward.mean(dim=1, keepdim=True)
+    torch.testing.assert_close(batch.advantage, expected.flatten())
+    torch.testing.assert_close(batch.bound_advantage, 2 * reward)
+    assert torch.equal(batch.is_scored, completion_mask(rollout.completion_ids, (STOP,)))
+    assert float(token_weights(batch.is_scored, "sequence").sum()) == pytest.approx(1)
+
+
+def test_prompts_are_padded_on_the_left() -> None:
+    ids, visible = encode(TOKENIZER, ["12=", "1234=", "="])
+    pad, one, two, three, four, equals = TOKENIZER.pad_token_id, *encode_text(TOKENIZER, "1234=")
+    assert ids.tolist() == [[pad, pad, one, two, equals], [one, two, three, four, equals], [pad] * 4 + [equals]]
+    assert visible.tolist() == [[False, False, True, True, True], [True] * 5, [False] * 4 + [True]]
+
+
+def test_a_batch_is_a_function_of_its_generator() -> None:
+    again, other = new_batch(), new_batch(seed=3)
+    assert torch.equal(again.rollout.completion_ids, BATCH.rollout.completion_ids)
+    assert not torch.equal(other.rollout.completion_ids, BATCH.rollout.completion_ids)
+    rows = {tuple(row) for row in BATCH.rollout.completion_ids.tolist()}
+    assert len(rows) == ROWS  # completions of a prompt differ
+
+
+def test_rows_of_a_batch_keep_what_is_per_prompt() -> None:
+    part = BATCH.rows(slice(4, 7))
+    assert len(part.rollout) == 3
+    assert torch.equal(part.advantage, BATCH.advantage[4:7])
+    assert torch.equal(part.is_scored, BATCH.is_scored[4:7])
+    assert torch.equal(part.reward, BATCH.reward)
