@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.model_paths import RECIPE
 from diffpo.recipes import load_recipe
 from diffpo.recipes.parts import task_of
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def decoded(
-    denoiser: Denoiser, tokenizer: Any, problems: list[Problem], controller: Controller | None, bound: float = 0.0
+    denoiser: ModelDenoiser, tokenizer: Any, problems: list[Problem], controller: Controller | None, bound: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Solved, calls and bound of every problem, greedily."""
     decoding = Decoding(EntropyBound(bound), LENGTH, LENGTH, controller=controller)
@@ -98,7 +98,7 @@ def decoded(
     return np.array([float(g.is_solved) for g in grades]), rollout.nfe.numpy(), rollout.entropy_bound.numpy()
 
 
-def table(denoiser: Denoiser, tokenizer: Any, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
+def table(denoiser: ModelDenoiser, tokenizer: Any, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
     """Solved and calls under every fixed bound, a column each."""
     columns = [decoded(denoiser, tokenizer, problems, None, bound)[:2] for bound in BOUNDS]
     return np.stack([c[0] for c in columns], axis=1), np.stack([c[1] for c in columns], axis=1)
@@ -109,7 +109,9 @@ def learned(run: Path, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray,
     return decoded(denoiser, tokenizer, problems, controller)
 
 
-def ceiling_controller(denoiser: Denoiser, tokenizer: Any, problems: list[Problem], steps: int = 1500) -> Controller:
+def ceiling_controller(
+    denoiser: ModelDenoiser, tokenizer: Any, problems: list[Problem], steps: int = 1500
+) -> Controller:
     """The controller's own head, fitted with full information: the exact reward of every bound, on every problem."""
     solved, nfe = table(denoiser, tokenizer, problems)
     reward = torch.tensor(solved * (1 - nfe / LENGTH))[:, 1:].float()

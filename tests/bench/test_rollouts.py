@@ -73,7 +73,7 @@ def test_rows_that_are_done_cost_nothing() -> None:
 def test_continuous_batching_shows_what_each_answer_needs_and_no_more() -> None:
     denoiser = random_denoiser(VOCAB, tuple(range(4)), **SHAPE)
     prompts = random_prompts(VOCAB, [6] * 12)
-    case = rollout_case(denoiser, prompts, LENGTH, plain.top_k(2), LowConfidence(2), slots=3)
+    case = rollout_case(denoiser, prompts, LENGTH, plain.top_k(2), LowConfidence(2), max_in_flight=3)
     found = of(case)["tokens"].counts
     nfe = case.own().nfe.tolist()
     assert len(set(nfe)) > 1

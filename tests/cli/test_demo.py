@@ -31,7 +31,7 @@ TASK = "threads = 1\ntask = {kind = 'sudoku', min_clues = 13, max_clues = 15, ce
 BUDGET = 1500
 RL = f"""{TASK}
 base = "overridden"
-rollout = {{prompts = 2, group = 4}}
+rollout = {{prompts_per_step = 2, group_size = 4}}
 budget.denoiser_calls = {BUDGET}
 checkpoint.every = 5
 """
@@ -44,7 +44,7 @@ RECIPES = {
         optimizer.lr = 0.01
         """,
     "rl/tiny-d1": f"{RL}\nestimator.kind = 'mean-field'",
-    "rl/tiny-diffpo": f"{RL}\nlearn = 'joint'\nobjective.speed = 0.5",
+    "rl/tiny-diffpo": f"{RL}\nlearn = 'joint'\nobjective.nfe_penalty = 0.5",
     "eval/sudoku4-eval": f"{TASK}\nmodel = 'overridden'\ncount = 20\nbounds = [0.0, 1.0, 100.0]",
 }
 MAIN = """

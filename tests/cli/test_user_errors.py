@@ -39,7 +39,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 def recipe(tmp_path: Path) -> str:
     """An RL recipe without mistakes, but for the folder of its base."""
     file = tmp_path / "rl.toml"
-    file.write_text('base = "base"\nthreads = 1\nbudget.steps = 1\nrollout.group = 2\n', encoding="utf-8")
+    file.write_text('base = "base"\nthreads = 1\nbudget.steps = 1\nrollout.group_size = 2\n', encoding="utf-8")
     return str(file)
 
 
@@ -78,15 +78,15 @@ def test_five_mistakes_in_a_recipe_are_told_at_once(told: Tell, tmp_path: Path) 
     file.write_text(
         """
         base = "base"
-        learn = "joint"
+        train = "joint"
 
         [rollout]
-        gruop = 4
+        gruop_size = 4
         block_length = 5
         rule = {kind = "top-k"}
 
         [objective]
-        kl = "much"
+        kl_coef = "much"
 
         [optimizer]
         lr = -1e-4
@@ -99,11 +99,11 @@ def test_five_mistakes_in_a_recipe_are_told_at_once(told: Tell, tmp_path: Path) 
     first, *mistakes = told("rl", "five.toml", "--out", "run", is_list=True).splitlines()
     assert first == "diffpo: 5 mistakes in recipe five.toml:"
     expected = [
-        ("rollout.gruop", "did you mean 'group'?"),
-        ("objective.kl", "should be a valid number, got 'much'"),
+        ("rollout.gruop_size", "did you mean 'group_size'?"),
+        ("objective.kl_coef", "should be a valid number, got 'much'"),
         ("optimizer.lr", "greater than 0, got -0.0001"),
         ("rollout.block_length 5", "does not divide the completion length 16; use one of 1, 2, 4, 8, 16"),
-        ("learn = 'joint'", "use kind = 'entropy-bound' or learn = 'model'"),
+        ("train = 'joint'", "use kind = 'entropy-bound' or train = 'policy'"),
     ]
     assert len(mistakes) == len(expected)
     for key, advice in expected:
@@ -114,17 +114,17 @@ def test_five_mistakes_in_a_recipe_are_told_at_once(told: Tell, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("override", "key", "advice"),
     [
-        ("rollout.temperature=0", "rollout.temperature 0", "or train the sampler alone"),
+        ("rollout.temperature=0", "rollout.temperature 0", "or train the controller alone"),
         ("rollout.temperature=-1", "rollout.temperature", "greater than or equal to 0"),
-        ("controller.settle.share=0.1", "controller.settle", "use learn = 'joint'"),
+        ("controller.greedy_stage.share=0.1", "controller.greedy_stage", "use train = 'joint'"),
         ("rollout.temperature=nan", "rollout.temperature", "finite"),
-        ("rollout.group=1", "rollout.group", "greater than or equal to 2"),
+        ("rollout.group_size=1", "rollout.group_size", "greater than or equal to 2"),
         ("rollout.rule.kind=low-confidence", "low-confidence", "keep it for evaluation"),
         ("rollout.rule.kind=entropy", "rollout.rule.kind", "did you mean 'entropy-bound'?"),
-        ("learn=both", "learn", "'joint'"),
+        ("train=both", "train", "'joint'"),
         ("task.min_clues=16", "task: min_clues 16", "lower it"),
         ("optimizer=0.1", "optimizer", "should be a table"),
-        ("objective.speed", "objective.speed", "table.key=value"),
+        ("objective.nfe_penalty", "objective.nfe_penalty", "table.key=value"),
     ],
 )
 def test_a_mistake_is_named_by_its_key(override: str, key: str, advice: str, recipe: str, told: Tell) -> None:
@@ -316,12 +316,14 @@ def test_more_completions_in_flight_than_memory_has_room_for(
     each = 4 * (32 * (4 * 16 + 2 * 16) + 2 * 16 * 23)
     monkeypatch.setattr(memory_check, "free_bytes", lambda denoiser: 7 * each + each // 2)
     said = "completions at a time take about 0.0 GiB beside the model, and 0.0 are there; set"
-    assert f"32 {said} rollout.slots to at most 7" in told("rl", recipe, "--out", "new")
-    assert f"8 {said} rollout.slots to at most 7" in told("rl", recipe, "rollout.slots=8", "--out", "new")
+    assert f"32 {said} rollout.max_in_flight to at most 7" in told("rl", recipe, "--out", "new")
+    assert f"8 {said} rollout.max_in_flight to at most 7" in told(
+        "rl", recipe, "rollout.max_in_flight=8", "--out", "new"
+    )
     assert f"10 {said} slots to at most 7" in told("eval", str(run), "count=10")
-    assert f"9 {said} slots to at most 7" in told("eval", str(run), "count=10", "slots=9")
+    assert f"9 {said} slots to at most 7" in told("eval", str(run), "count=10", "max_in_flight=9")
     with pytest.raises(SystemExit) as caught:
-        main(["rl", recipe, "rollout.slots=7", "--out", "new"])
+        main(["rl", recipe, "rollout.max_in_flight=7", "--out", "new"])
     assert not caught.value.code
     kept = 4 * 32 * 2 * 16  # keys and values of one layer
     monkeypatch.setattr(memory_check, "free_bytes", lambda denoiser: 7 * each)

@@ -18,13 +18,19 @@ from torch import distributed as dist
 
 from diffpo.cli.main import main
 from diffpo.core.errors import NonFiniteLossError, PeerFailedError, Stopped, UserError
-from diffpo.distributed.collectives import everyone, gather_rows, on_main, sum_gradients, summed
-from diffpo.distributed.process import World, check_shares, share_of, world
+from diffpo.distributed.collectives import (
+    all_gather_object,
+    all_gather_rows,
+    all_reduce_gradients,
+    all_reduce_metrics,
+    on_rank_zero,
+)
+from diffpo.distributed.process import Process, current_process, rank_slice, require_divisible
 from diffpo.models.model_paths import checkpoints
 from diffpo.recipes import load_recipe
-from diffpo.recipes.schema import MachineSettings, RlRecipe, SftRecipe
+from diffpo.recipes.schema import DeviceSettings, RlRecipe, SftRecipe
 from diffpo.runs.checkpoint import load, read_progress
-from diffpo.runs.device import place_of
+from diffpo.runs.device import resolve_device
 from diffpo.runs.run_dir import METRICS
 from diffpo.tasks.sudoku import Sudoku
 from diffpo.training import rl
@@ -34,24 +40,24 @@ from diffpo.training.sft import run_sft
 PROCESSES = 2
 TIMEOUT = 240
 
-SMALL = [*TASK, "task.cell_credit=0.5", "rollout.prompts=4", "rollout.group=4", "optimizer.lr=0.001"]
+SMALL = [*TASK, "task.cell_credit=0.5", "rollout.prompts_per_step=4", "rollout.group_size=4", "optimizer.lr=0.001"]
 SFT_CASES = {
-    "sft-uniform": ["steps=4", "stop_at.start=4", "stop_at.problems_per_check=8"],
-    "sft-elbo": ["steps=4", "weighting=elbo", "micro_batch=3"],
+    "sft-uniform": ["steps=4", "early_stopping.start=4", "early_stopping.problems_per_check=8"],
+    "sft-elbo": ["steps=4", "weighting=elbo", "micro_batch_size=3"],
 }
 RL_CASES: dict[str, tuple[str | None, list[str]]] = {
-    "joint": (None, [*RL, *SETTLE, "rollout.prompts=4", "objective.micro_batch=4", "budget.steps=4"]),
-    "diffpo": ("tiny-diffpo", [*SMALL, "objective.micro_batch=2", "budget={steps=3}"]),
-    "d1": ("tiny-d1", [*SMALL, "objective.micro_batch=3", "budget={steps=3}"]),
-    "dmpo": ("tiny-dmpo", [*SMALL, "objective.baseline=unbias", "objective.micro_batch=3", "budget={steps=3}"]),
-    "ties": (None, [*RL, "learn=model", "rollout.prompts=2", "task.cell_credit=0", "objective.skip_ties=true",
-                    "objective.micro_batch=4", "budget.steps=6"]),
-    "ties-dmpo": ("tiny-dmpo", [*SMALL, "rollout.prompts=2", "task.cell_credit=0", "objective.skip_ties=true",
-                                "objective.micro_batch=2", "budget={steps=6}"]),
-    "lora": (None, [*RL, "learn=model", "rollout.prompts=4", "objective.micro_batch=4", "objective.kl=0.1",
+    "joint": (None, [*RL, *SETTLE, "rollout.prompts_per_step=4", "objective.micro_batch_size=4", "budget.steps=4"]),
+    "diffpo": ("tiny-diffpo", [*SMALL, "objective.micro_batch_size=2", "budget={steps=3}"]),
+    "d1": ("tiny-d1", [*SMALL, "objective.micro_batch_size=3", "budget={steps=3}"]),
+    "dmpo": ("tiny-dmpo", [*SMALL, "objective.baseline=unbias", "objective.micro_batch_size=3", "budget={steps=3}"]),
+    "ties": (None, [*RL, "train=policy", "rollout.prompts_per_step=2", "task.cell_credit=0", "objective.drop_zero_std_groups=true",
+                    "objective.micro_batch_size=4", "budget.steps=6"]),
+    "ties-dmpo": ("tiny-dmpo", [*SMALL, "rollout.prompts_per_step=2", "task.cell_credit=0", "objective.drop_zero_std_groups=true",
+                                "objective.micro_batch_size=2", "budget={steps=6}"]),
+    "lora": (None, [*RL, "train=policy", "rollout.prompts_per_step=4", "objective.micro_batch_size=4", "objective.kl_coef=0.1",
                     "lora.rank=2", "lora.alpha=4", "budget.steps=2"]),
 }  # fmt: skip
-STOPPED = [*RL, "rollout.prompts=4", "objective.micro_batch=4", "budget.steps=4", "checkpoint.every=100"]
+STOPPED = [*RL, "rollout.prompts_per_step=4", "objective.micro_batch_size=4", "budget.steps=4", "checkpoint.every=100"]
 
 
 def sft_recipe(case: str) -> SftRecipe:
@@ -75,8 +81,8 @@ def outcome(work: Callable[..., None], *arguments: Any) -> str:
 
 def share(folder: Path) -> None:
     """Run every case as one of two processes; how each ended goes to a file of its own."""
-    here = world()
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=here.rank, world_size=here.size)
+    here = current_process()
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=here.rank, world_size=here.world_size)
     base, found = folder / "base", {"helpers": outcome(check_helpers)}
     while not (folder / "ready").exists():
         time.sleep(0.1)
@@ -90,7 +96,7 @@ def share(folder: Path) -> None:
         found["stopped"] = outcome(run_rl, stopped, folder / "two" / "stopped")
     found["resumed"] = outcome(run_rl, stopped, folder / "resumed", True)
 
-    odd = rl_recipe(base, None, [*STOPPED, "rollout.prompts=3"])
+    odd = rl_recipe(base, None, [*STOPPED, "rollout.prompts_per_step=3"])
     found["odd"] = outcome(run_rl, odd, folder / "odd")
     found["again"] = outcome(run_rl, stopped, folder / "resumed")
     for name, error in (("ours", UserError("a grader's file is gone")), ("bug", RuntimeError("a bug"))):
@@ -108,33 +114,33 @@ def share(folder: Path) -> None:
 
 def check_helpers() -> None:
     """The least that the cases rest on, on numbers that a reader can add up; in another process of other numbers."""
-    rank = world().rank
-    assert everyone(f"process {rank}") == ["process 0", "process 1"]
-    assert gather_rows(torch.arange(4).view(2, 2)[rank:]).tolist() == [[0, 1], [2, 3], [2, 3]]
-    assert gather_rows(torch.zeros(rank, 0)).shape == (1, 0)
-    assert summed({"both": 1 + rank} | ({"mine": 5} if rank else {})) == {"both": 3, "mine": 5}
-    assert on_main(lambda: rank) == 0
+    rank = current_process().rank
+    assert all_gather_object(f"process {rank}") == ["process 0", "process 1"]
+    assert all_gather_rows(torch.arange(4).view(2, 2)[rank:]).tolist() == [[0, 1], [2, 3], [2, 3]]
+    assert all_gather_rows(torch.zeros(rank, 0)).shape == (1, 0)
+    assert all_reduce_metrics({"both": 1 + rank} | ({"mine": 5} if rank else {})) == {"both": 3, "mine": 5}
+    assert on_rank_zero(lambda: rank) == 0
     model = nn.ParameterList(nn.Parameter(torch.zeros(2, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16))
     model.append(nn.Parameter(torch.zeros(3), requires_grad=False))
     if rank:
         model[0].grad, model[1].grad = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0], dtype=torch.bfloat16)
     else:
         model[1].grad = torch.tensor([10.0, 20.0], dtype=torch.bfloat16)
-    sum_gradients(model.parameters())
+    all_reduce_gradients(model.parameters())
     assert [None if p.grad is None else p.grad.tolist() for p in model] == [[1, 2], [13, 24], None]
     assert model[1].grad.dtype == torch.bfloat16
 
 
 def ask_to_stop(patch: pytest.MonkeyPatch, at: int, rank: int) -> None:
     """Ctrl-C that only one process notices, within a step."""
-    learn = rl.learn
+    train_step = rl.train_step
 
     def spy(*arguments: Any) -> dict[str, float]:
-        if arguments[-1] + 1 == at and world().rank == rank:
+        if arguments[-1] + 1 == at and current_process().rank == rank:
             signal.raise_signal(signal.SIGINT)
-        return learn(*arguments)
+        return train_step(*arguments)
 
-    patch.setattr(rl, "learn", spy)
+    patch.setattr(rl, "train_step", spy)
 
 
 def raising(error: Exception) -> Callable[..., None]:
@@ -247,7 +253,9 @@ def test_a_run_goes_on_with_another_number_of_processes(folder: Path, outcomes: 
 
 
 def test_prompts_that_cannot_be_shared_evenly_are_refused(folder: Path, outcomes: dict[str, list[str]]) -> None:
-    expected = "UserError: rollout.prompts 3 cannot be shared by 2 processes; make it a multiple of 2, or start fewer"
+    expected = (
+        "UserError: rollout.prompts_per_step 3 cannot be shared by 2 processes; make it a multiple of 2, or start fewer"
+    )
     assert outcomes["odd"] == [expected] * 2
     assert not (folder / "odd").exists()
 
@@ -280,7 +288,7 @@ def test_shares_are_a_partition_in_whole_units(
     for rank in range(size):
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("LOCAL_RANK", str(rank))
-        shares.append(list(range(count))[share_of(count, unit)])
+        shares.append(list(range(count))[rank_slice(count, unit)])
     assert [row for rows in shares for row in rows] == list(range(count))
     assert all(len(rows) % unit == 0 for rows in shares)
     assert max(map(len, shares)) - min(map(len, shares)) <= unit
@@ -288,8 +296,8 @@ def test_shares_are_a_partition_in_whole_units(
 
 def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "8")  # by a cluster, for its own ends
-    assert world() == World() and world().is_main
-    check_shares("rollout.prompts", 3)
+    assert current_process() == Process() and current_process().is_main
+    require_divisible("rollout.prompts_per_step", 3)
 
 
 @pytest.mark.parametrize(
@@ -312,14 +320,14 @@ def test_each_process_has_a_cuda_device_of_its_own(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    assert place_of(MachineSettings())[1] == torch.device("cuda")
+    assert resolve_device(DeviceSettings())[1] == torch.device("cuda")
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    assert place_of(MachineSettings())[1] == torch.device("cuda:1") and chosen == [1]
-    assert place_of(MachineSettings(device="cpu"))[1] == torch.device("cpu")
+    assert resolve_device(DeviceSettings())[1] == torch.device("cuda:1") and chosen == [1]
+    assert resolve_device(DeviceSettings(device="cpu"))[1] == torch.device("cpu")
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UserError, match="3 processes were started, and torch sees 2 CUDA devices here; start 2"):
-        place_of(MachineSettings())
+        resolve_device(DeviceSettings())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from diffpo.core.errors import UserError
-from diffpo.core.randomness import seed_of
+from diffpo.core.randomness import derive_seed
 from diffpo.core.rollout import Rollout
 from diffpo.evaluation import loop
 from diffpo.evaluation.loop import run_eval
@@ -110,12 +110,12 @@ def test_slots_reach_the_sampler_and_change_nothing(evaluated: Evaluate, monkeyp
     asked: list[int | None] = []
 
     def spy(*arguments: Any, **options: Any) -> Rollout:
-        asked.append(options["slots"])
+        asked.append(options["max_in_flight"])
         return sample(*arguments, **options)
 
     expected = evaluated()["points"]
     monkeypatch.setattr(rollouts, "sample", spy)
-    found = evaluated("slots=3")
+    found = evaluated("max_in_flight=3")
     assert found["points"] == expected
     assert (found["cache"], found["block_length"]) == ("none", found["completion_length"])
     assert set(asked) == {3}
@@ -186,7 +186,7 @@ def test_the_learned_sampler_beside_a_model_chooses_its_own_bounds(evaluated: Ev
 
     denoiser, tokenizer, controller = load(controlled)
     assert controller is not None
-    problems = Sudoku().problems("test", COUNT, seed_of(0, "eval"))
+    problems = Sudoku().problems("test", COUNT, derive_seed(0, "eval"))
     features = controller.features(first_call_entropy(denoiser, tokenizer, problems, LENGTH))
     with torch.no_grad():
         mean = controller.log_bound(features).loc.exp()
@@ -258,8 +258,8 @@ def test_a_run_and_its_checkpoint_know_the_task_they_were_trained_on(trained: Pa
 
 def test_a_playback_ends_in_the_completion_that_was_graded(evaluated: Evaluate) -> None:
     record = evaluated()
-    (shown,) = [p for p in record["points"] if p["nfe_rows"][:6] == [c["nfe"] for c in record["playback"]]]
+    (usage,) = [p for p in record["points"] if p["nfe_rows"][:6] == [c["nfe"] for c in record["playback"]]]
     for row, completion in enumerate(record["playback"]):
-        assert sum(map(int, completion["completion"])) % 2 == shown["solved"][row] == completion["solved"]
+        assert sum(map(int, completion["completion"])) % 2 == usage["solved"][row] == completion["solved"]
         assert max(completion["unmask_step"]) + 1 == completion["nfe"]
         assert len(completion["unmask_step"]) == len(completion["completion"]) == LENGTH

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from diffpo.core.rollout import Rollout
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 
-NEVER = torch.finfo(torch.float32).min / 2
+FORBIDDEN_LOGIT = torch.finfo(torch.float32).min / 2
 
 
 class TableDenoiser:
@@ -28,7 +28,7 @@ class TableDenoiser:
         generator = torch.Generator().manual_seed(seed)
         self.vocab, self.mask_id, self.width = vocab, mask_id, width
         self.table = scale * torch.randn((vocab + 1) ** width, width, vocab, generator=generator)
-        self.table[..., mask_id] = NEVER
+        self.table[..., mask_id] = FORBIDDEN_LOGIT
         self.asked: list[tuple[Tensor, Tensor]] = []
         """The canvases of every call, and where logits were wanted."""
 
@@ -57,13 +57,13 @@ def log_softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float
     return [value - log_sum for value in scaled]
 
 
-def tiny_llada(vocab: int, mask_id: int, stop_ids: tuple[int, ...] = (), seed: int = 0, **config: Any) -> Denoiser:
+def tiny_llada(vocab: int, mask_id: int, stop_ids: tuple[int, ...] = (), seed: int = 0, **config: Any) -> ModelDenoiser:
     """A random LLaDA whose conditionals are far from flat and depend on the canvas."""
     shape = {"d_model": 32, "n_layers": 2, "n_heads": 4, "mlp_hidden_size": 48, "initializer_range": 0.3} | config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LLaDAModelLM(LLaDAConfig(vocab_size=vocab, mask_token_id=mask_id, **shape))
-    return Denoiser(model.eval(), mask_id, stop_ids)
+    return ModelDenoiser(model.eval(), mask_id, stop_ids)
 
 
 # ----------------------------------------------------------------------------------- rules, as the papers define them
@@ -180,10 +180,10 @@ def chi_square_p(observed: Counter[Key], probability: Mapping[Key, float]) -> fl
 
 
 def conditional(
-    denoiser: TableDenoiser, prompt: Sequence[int], completion: Sequence[int], shown: Collection[int], position: int
+    denoiser: TableDenoiser, prompt: Sequence[int], completion: Sequence[int], usage: Collection[int], position: int
 ) -> float:
-    """log p of one completion token where only the `shown` completion positions are not masked."""
-    canvas = [*prompt, *(token if i in shown else denoiser.mask_id for i, token in enumerate(completion))]
+    """log p of one completion token where only the `usage` completion positions are not masked."""
+    canvas = [*prompt, *(token if i in usage else denoiser.mask_id for i, token in enumerate(completion))]
     return denoiser.logp(canvas, len(prompt) + position)[completion[position]]
 
 
@@ -194,8 +194,8 @@ def order_logps(
     length = len(completion)
     found = []
     for order in permutations(range(length)):
-        shown = {position: order[: order.index(position)] for position in order}
-        found.append((order, [conditional(denoiser, prompt, completion, shown[i], i) for i in range(length)]))
+        usage = {position: order[: order.index(position)] for position in order}
+        found.append((order, [conditional(denoiser, prompt, completion, usage[i], i) for i in range(length)]))
     return found
 
 

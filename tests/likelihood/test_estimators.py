@@ -34,8 +34,8 @@ from diffpo.likelihood import (
     Exact,
     ManyTimesMeanField,
     MeanField,
+    ScoringPlan,
     TwoTimesMeanField,
-    Views,
     conditionals,
     surrogate_logp,
 )
@@ -74,7 +74,7 @@ def copies(rollout: Rollout, row: int, count: int) -> Rollout:
     return rollout.rows(torch.full((count,), row))
 
 
-def read(views: Views, rollout: Rollout, table: Any = TABLE) -> Conditionals:
+def read(views: ScoringPlan, rollout: Rollout, table: Any = TABLE) -> Conditionals:
     return conditionals(table, views, torch.ones_like(rollout.completion_ids, dtype=torch.bool))
 
 
@@ -115,17 +115,17 @@ Law = Callable[[int, list[int]], list[Reading]]
 def trajectory_law(parts: int) -> Law:
     """One boundary from each of `parts` equal parts of the calls; 0 parts: mean-field."""
 
-    def law(position: int, steps: list[int]) -> list[Reading]:
+    def distribution(position: int, steps: list[int]) -> list[Reading]:
         width = (max(steps) + 1) // parts if parts else 1
         choices = list(product(*(range(part * width, (part + 1) * width) for part in range(parts))))
         readings = []
         for boundaries in choices:
             last = max([b for b in boundaries if b <= steps[position]], default=0)
-            shown = frozenset(j for j, step in enumerate(steps) if step < last)
-            readings.append(Reading(1 / len(choices), ((1.0, shown),)))
+            usage = frozenset(j for j, step in enumerate(steps) if step < last)
+            readings.append(Reading(1 / len(choices), ((1.0, usage),)))
         return readings
 
-    return law
+    return distribution
 
 
 def exact_law(position: int, steps: list[int]) -> list[Reading]:
@@ -135,17 +135,17 @@ def exact_law(position: int, steps: list[int]) -> list[Reading]:
 def coupled_law(is_published: bool) -> Law:
     """Rates 0.2 to 0.8 of four tokens round to 1, 2, 3 masked ones with probabilities 7/24, 10/24, 7/24."""
 
-    def law(position: int, steps: list[int]) -> list[Reading]:
+    def distribution(position: int, steps: list[int]) -> list[Reading]:
         length, readings = len(steps), []
         for count, chance in ((1, 7 / 24), (2, 10 / 24), (3, 7 / 24)):
             for masked in combinations(range(length), count):
                 own = set(masked) if position in masked else set(range(length)) - set(masked)
-                shown = frozenset(range(length)) - own
-                half = ((0.5, frozenset[int]()), (0.5 / (len(own) / length), shown))
-                readings.append(Reading(chance / math.comb(length, count), half if is_published else ((1.0, shown),)))
+                usage = frozenset(range(length)) - own
+                half = ((0.5, frozenset[int]()), (0.5 / (len(own) / length), usage))
+                readings.append(Reading(chance / math.comb(length, count), half if is_published else ((1.0, usage),)))
         return readings
 
-    return law
+    return distribution
 
 
 def elbo_law(position: int, steps: list[int]) -> list[Reading]:
@@ -170,16 +170,18 @@ LAWS: list[tuple[Estimator, Law]] = [
 ]
 
 
-@pytest.mark.parametrize(("estimator", "law"), LAWS, ids=[str(estimator) for estimator, _ in LAWS])
-def test_mean_and_variance_of_every_token_are_those_of_the_enumerated_law(estimator: Estimator, law: Law) -> None:
+@pytest.mark.parametrize(("estimator", "distribution"), LAWS, ids=[str(estimator) for estimator, _ in LAWS])
+def test_mean_and_variance_of_every_token_are_those_of_the_enumerated_law(
+    estimator: Estimator, distribution: Law
+) -> None:
     row, count = 37, 6000
     ids, steps = ONE_BY_ONE.completion_ids[row].tolist(), ONE_BY_ONE.unmask_step[row].tolist()
     found = drawn_score(estimator, copies(ONE_BY_ONE, row, count), seed=1).double()
     for position in range(LENGTH):
-        readings = law(position, steps)
+        readings = distribution(position, steps)
         assert sum(reading.probability for reading in readings) == pytest.approx(1)
         values = [
-            sum(weight * conditional(TABLE, PROMPT, ids, shown, position) for weight, shown in reading.terms)
+            sum(weight * conditional(TABLE, PROMPT, ids, usage, position) for weight, usage in reading.terms)
             for reading in readings
         ]
         chances = [reading.probability for reading in readings]
@@ -262,8 +264,8 @@ def kl_by_step(
     divergence, gap = torch.zeros(steps), torch.zeros(steps)
     for draw in draws:
         found = read(estimator(rollout, draw, MASK), rollout)
-        whole = (one.said.logits[one.slot].flatten(0, 1) for one in (exact, found))
-        kl = kl_full(*whole).view_as(exact.slot)
+        whole = (one.output.logits[one.index].flatten(0, 1) for one in (exact, found))
+        kl = kl_full(*whole).view_as(exact.index)
         difference = rollout.behaviour_logp - found.logp(rollout.completion_ids, 1.0)
         for step in range(steps):
             weight = probability[:, None] * (rollout.unmask_step == step)
@@ -303,12 +305,12 @@ def test_the_bias_of_a_trajectory_estimator_is_its_kl_to_the_true_conditionals_c
 
 def test_a_pair_is_a_mask_and_its_complement_and_reads_each_token_once() -> None:
     views = Coupled()(ROLLOUT, draw := Coupled().draw(ROLLOUT, torch.Generator().manual_seed(0)), MASK)
-    shown = views.canvas[views.source][..., 1:]  # [B, L, L]: the completion that each token's canvas shows
+    usage = views.canvas[views.source][..., 1:]  # [B, L, L]: the completion that each token's canvas shows
     for row in range(len(ROLLOUT)):
         ids = ROLLOUT.completion_ids[row]
         for position in range(LENGTH):
             is_masked = draw[row] == draw[row, position]
-            assert torch.equal(shown[row, position], torch.where(is_masked, MASK, ids))
+            assert torch.equal(usage[row, position], torch.where(is_masked, MASK, ids))
     assert views.weight is None and views.source.shape == ROLLOUT.completion_ids.shape
     TABLE.asked.clear()
     read(views, ROLLOUT)
@@ -322,10 +324,10 @@ def test_published_weights_by_hand() -> None:
     rollout = rollout_of(torch.tensor([PROMPT]), ids, torch.zeros_like(ids))
     draw = torch.tensor([[True, False, False, False]])
     found = score(Coupled(weighting="published"), rollout, draw)[0].tolist()
-    shown = [frozenset({1, 2, 3}), frozenset({0}), frozenset({0}), frozenset({0})]
+    usage = [frozenset({1, 2, 3}), frozenset({0}), frozenset({0}), frozenset({0})]
     expected = []
     for i, rate in enumerate((1 / 4, 3 / 4, 3 / 4, 3 / 4)):
-        alone, paired = (conditional(TABLE, PROMPT, completion, places, i) for places in ((), shown[i]))
+        alone, paired = (conditional(TABLE, PROMPT, completion, places, i) for places in ((), usage[i]))
         expected.append((alone + paired / rate) / 2)
     assert found == pytest.approx(expected, abs=1e-5)
 
@@ -544,9 +546,9 @@ def shown_canvases(estimator: Estimator, prompts: int, group: int) -> int:
         bound_advantage=torch.zeros(rows),
     )
     denoiser = tiny_llada(vocab, mask)
-    update = PolicyUpdate(estimator, ClippedSurrogate(), "sequence", 0.0, "full", 1.0, 1, None, 1.0)
+    update = PolicyUpdate(estimator, ClippedSurrogate(), "sequence-mean", 0.0, "full", 1.0, 1, None, 1.0)
     update_policy(denoiser, None, batch, update, torch.optim.SGD(denoiser.model.parameters(), 0.01), generator)
-    return denoiser.shown.canvases
+    return denoiser.usage.canvases
 
 
 @pytest.mark.parametrize(("prompts", "group"), [(1, 8), (3, 4)])
@@ -597,13 +599,13 @@ def test_importance_weights_need_one_reading_of_each_token(settings: list[str], 
     overrides = [f"estimator.{setting}" for setting in settings]
     recipe(tmp_path, *overrides)
     with pytest.raises(UserError, match=r"weight_cap compares each token.*leave weight_cap out"):
-        recipe(tmp_path, *overrides, "objective.weight_cap=2.0")
+        recipe(tmp_path, *overrides, "objective.importance_cap=2.0")
 
 
 @pytest.mark.parametrize("kind", ["mean-field", "two-times-mean-field", "many-times-mean-field", "exact", "coupled"])
 def test_importance_weights_go_with_every_estimator_that_has_it(kind: str, tmp_path: Path) -> None:
-    objective = recipe(tmp_path, f"estimator.kind={kind}", "objective.weight_cap=2.0").objective
-    assert objective == ClippedSurrogateObjective(weight_cap=2.0)
+    objective = recipe(tmp_path, f"estimator.kind={kind}", "objective.importance_cap=2.0").objective
+    assert objective == ClippedSurrogateObjective(importance_cap=2.0)
 
 
 def test_odd_antithetic_draws_and_swapped_rates_are_refused(tmp_path: Path) -> None:

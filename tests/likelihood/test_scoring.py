@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffpo.core.canvas import canvas_at, full_attention_mask
 from diffpo.core.rollout import Rollout
-from diffpo.likelihood import Conditionals, Estimator, Logits, MeanField, TwoTimesMeanField, Views, conditionals
+from diffpo.likelihood import Conditionals, Estimator, Logits, MeanField, ScoringPlan, TwoTimesMeanField, conditionals
 from diffpo.objective.kl import kl_full, kl_k3
 from diffpo.sampling.loop import sample
 from diffpo.sampling.rules import EntropyBound, TopK
@@ -44,9 +44,9 @@ def by_hand(rollout: Rollout, row: int, position: int, boundary: int, hide: set[
     """One token's log-probability, its canvas spelt out; `hide`: prompt positions that are masked."""
     ids: list[int] = rollout.completion_ids[row].tolist()
     steps: list[int] = rollout.unmask_step[row].tolist()
-    shown = boundary if steps[position] >= boundary else 0
+    usage = boundary if steps[position] >= boundary else 0
     prompt = [MASK if i in hide else token for i, token in enumerate(rollout.prompt_ids[row].tolist())]
-    canvas = prompt + [ids[i] if steps[i] < shown else MASK for i in range(LENGTH)]
+    canvas = prompt + [ids[i] if steps[i] < usage else MASK for i in range(LENGTH)]
     padding = int((~rollout.prompt_mask[row]).sum())
     return TABLE.logp(canvas, PROMPT + position, temperature, padding)[ids[position]]
 
@@ -148,7 +148,7 @@ def test_sharing_changes_neither_values_nor_gradients() -> None:
     draw = TwoTimesMeanField().draw(ROLLOUT, torch.Generator().manual_seed(1))
     shared = TwoTimesMeanField()(ROLLOUT, draw, MASK)
     rows = len(ROLLOUT)
-    plain = Views(
+    plain = ScoringPlan(
         torch.cat([canvas_at(ROLLOUT, 0, MASK), canvas_at(ROLLOUT, draw, MASK)]),
         full_attention_mask(ROLLOUT.prompt_mask, LENGTH).repeat(2, 1),
         torch.arange(rows)[:, None] + rows * (ROLLOUT.unmask_step >= draw[:, None]),
@@ -156,7 +156,7 @@ def test_sharing_changes_neither_values_nor_gradients() -> None:
     assert len(shared.canvas) < len(plain.canvas)
     weight = torch.randn(ROLLOUT.completion_ids.shape, generator=torch.Generator().manual_seed(2))
 
-    def value_and_gradient(views: Views) -> tuple[Tensor, Tensor]:
+    def value_and_gradient(views: ScoringPlan) -> tuple[Tensor, Tensor]:
         denoiser.model.zero_grad()
         logp = conditionals(denoiser, views, ALL).logp(ROLLOUT.completion_ids, 1.0)
         (logp * weight).sum().backward()
@@ -169,7 +169,7 @@ def test_sharing_changes_neither_values_nor_gradients() -> None:
 def test_shared_views_are_each_canvas_once() -> None:
     canvas = torch.tensor([[1, 2], [3, 4], [1, 2], [1, 2]])
     seen = torch.tensor([[True, True], [True, True], [True, True], [False, True]])
-    views = Views(canvas, seen, torch.tensor([[0, 1], [2, 3]])).shared()
+    views = ScoringPlan(canvas, seen, torch.tensor([[0, 1], [2, 3]])).shared()
     assert len(views.canvas) == 3
     assert torch.equal(views.canvas[views.source], canvas[torch.tensor([[0, 1], [2, 3]])])
     assert torch.equal(views.attention_mask[views.source], seen[torch.tensor([[0, 1], [2, 3]])])
@@ -247,7 +247,7 @@ def test_unscored_tokens_are_not_asked_for() -> None:
     }
     asked = {(tuple(canvas[row].tolist()), position) for row, position in at.nonzero().tolist()}
     assert asked == wanted
-    assert len(part.said.logits) == int(at.sum()) == len(asked)  # every place once
+    assert len(part.output.logits) == int(at.sum()) == len(asked)  # every place once
     whole = conditionals(TABLE, views, ALL)
     found, expected = (c.logp(ROLLOUT.completion_ids, 1.0)[is_scored] for c in (part, whole))
     assert torch.equal(found, expected)
@@ -256,7 +256,7 @@ def test_unscored_tokens_are_not_asked_for() -> None:
 def test_per_token_values_are_those_of_the_tokens_own_place() -> None:
     views = TwoTimesMeanField()(ROLLOUT, ROLLOUT.nfe - 1, MASK)
     read = conditionals(TABLE, views, ALL)
-    best = read.per_token(read.said.logits.amax(dim=-1))
+    best = read.per_token(read.output.logits.amax(dim=-1))
     for row in range(len(ROLLOUT)):
         for i in range(LENGTH):
             source = int(views.source[row, i])

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
-from diffpo.models.adapters import AdapterOff, adapter_layers, add_adapter
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.adapters import AdapterOffDenoiser, adapter_layers, add_adapter
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.models.model_paths import checkpoints, is_adapter
 from diffpo.recipes import load_recipe
@@ -24,7 +24,7 @@ from diffpo.training.sft import run_sft
 TASK = ["threads=1", "task.min_clues=13", "task.max_clues=15"]
 MODEL = ["model.d_model=32", "model.n_layers=2", "model.n_heads=2", "model.mlp_hidden_size=48"]
 SFT = [*TASK, "batch=32", "weighting=uniform", "optimizer.lr=0.01", "checkpoint.every=1000"]
-RL = [*TASK, "task.cell_credit=0.5", "rollout.prompts=3", "rollout.group=4", "optimizer.lr=0.01"]
+RL = [*TASK, "task.cell_credit=0.5", "rollout.prompts_per_step=3", "rollout.group_size=4", "optimizer.lr=0.01"]
 LORA = ["lora.rank=4", "lora.alpha=8"]
 
 
@@ -39,7 +39,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def adapted(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has trained an adapter for three steps, with a KL term to the base."""
     folder = tmp_path_factory.mktemp("adapted") / "run"
-    run_rl(rl_recipe(base, "budget.steps=3", "checkpoint.every=2", "objective.kl=0.1"), folder)
+    run_rl(rl_recipe(base, "budget.steps=3", "checkpoint.every=2", "objective.kl_coef=0.1"), folder)
     return folder
 
 
@@ -47,7 +47,7 @@ def rl_recipe(base: Path, *overrides: str) -> RlRecipe:
     return load_recipe(RlRecipe, None, [*RL, *LORA, f"base={json.dumps(str(base))}", *overrides])
 
 
-def logits(denoiser: Denoiser) -> Tensor:
+def logits(denoiser: ModelDenoiser) -> Tensor:
     canvas = torch.arange(24).view(2, 12) % 8
     everywhere = torch.ones(canvas.shape, dtype=torch.bool)
     with torch.no_grad():
@@ -70,7 +70,7 @@ def test_llada_8b_has_as_many_trained_parameters_as_published() -> None:
     """Shapes alone: no weight is made."""
     with torch.device("meta"):
         config = LLaDAConfig(d_model=4096, n_layers=32, n_heads=32, mlp_hidden_size=12288, vocab_size=126464)
-        denoiser = Denoiser(LLaDAModelLM(config), 126336, ())
+        denoiser = ModelDenoiser(LLaDAModelLM(config), 126336, ())
         assert sum(p.numel() for p in denoiser.model.parameters()) == 8_015_581_184
         add_adapter(denoiser, rank=128, alpha=64, seed=0)
     assert sum(p.numel() for p in denoiser.model.parameters() if p.requires_grad) == 335_544_320
@@ -88,7 +88,7 @@ def test_adapters_of_equal_seeds_are_equal_and_the_global_generator_has_no_part_
 
 def test_rl_trains_the_adapter_and_the_base_is_the_model_under_it(base: Path, adapted: Path) -> None:
     before, (denoiser, _, _) = load(base)[0], load(adapted)
-    off = AdapterOff.of(denoiser)
+    off = AdapterOffDenoiser.of(denoiser)
     assert not torch.allclose(logits(denoiser), logits(before), atol=1e-3)
     assert logits(off).equal(logits(before))
     assert not logits(denoiser).equal(logits(off)), "off is for one call"
@@ -106,7 +106,7 @@ def test_the_reference_is_off_where_the_model_fails_too(base: Path) -> None:
             if p.requires_grad:
                 p.add_(0.1)
     changed = logits(denoiser)
-    off = AdapterOff.of(denoiser)
+    off = AdapterOffDenoiser.of(denoiser)
     with pytest.raises(IndexError):
         off(torch.tensor([[10**6]]), torch.ones(1, 1, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool))
     assert logits(denoiser).equal(changed)
@@ -124,10 +124,12 @@ def test_peft_reads_what_is_stored(base: Path, adapted: Path) -> None:
 
 
 def test_a_run_with_an_adapter_goes_on_bit_for_bit(base: Path, adapted: Path, tmp_path: Path) -> None:
-    run_rl(rl_recipe(base, "budget.steps=2", "checkpoint.every=2", "objective.kl=0.1"), tmp_path / "run")
+    run_rl(rl_recipe(base, "budget.steps=2", "checkpoint.every=2", "objective.kl_coef=0.1"), tmp_path / "run")
     recipe = tmp_path / "run" / "recipe.toml"
     recipe.write_text(recipe.read_text().replace("\nsteps = 2", "\nsteps = 3"))
-    run_rl(rl_recipe(base, "budget.steps=3", "checkpoint.every=2", "objective.kl=0.1"), tmp_path / "run", resume=True)
+    run_rl(
+        rl_recipe(base, "budget.steps=3", "checkpoint.every=2", "objective.kl_coef=0.1"), tmp_path / "run", resume=True
+    )
     straight, resumed = (
         load_file(checkpoints(run)[-1] / "adapter_model.safetensors") for run in (adapted, tmp_path / "run")
     )
@@ -186,5 +188,5 @@ def test_what_cannot_be_merged_or_adapted_is_said(base: Path, adapted: Path, tmp
         run_merge(adapted, tmp_path / "full")
     with pytest.raises(UserError, match="lora adapts a model that is there"):
         load_recipe(SftRecipe, None, ["lora.rank=4"])
-    with pytest.raises(UserError, match="lora trains the model, and learn = 'sampler' leaves it alone"):
-        rl_recipe(base, "learn=sampler", "budget.steps=1")
+    with pytest.raises(UserError, match="lora trains the model, and train = 'controller' leaves it alone"):
+        rl_recipe(base, "train=controller", "budget.steps=1")

@@ -6,9 +6,9 @@ from tests.helpers.plain import dream_logits
 from tests.helpers.published import DREAM, random_weights
 from torch import Tensor
 
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.dream import DreamConfig, DreamModel
-from diffpo.models.layers import LONG
+from diffpo.models.layers import PACK_MIN_TOKENS
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_logits_at_selects_the_same_rows_in_order(is_padded: bool, model: DreamM
     torch.testing.assert_close(chosen, model(ids, attention_mask=mask).logits[at], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("length", [50, LONG + 5])
+@pytest.mark.parametrize("length", [50, PACK_MIN_TOKENS + 5])
 @pytest.mark.parametrize("amounts", [[0, 0, 0], [40, 0, 3]])
 @torch.no_grad()
 def test_what_is_left_out_changes_no_logit(amounts: list[int], length: int, model: DreamModel) -> None:
@@ -88,9 +88,9 @@ def test_every_position_sees_every_other(model: DreamModel) -> None:
 def test_the_denoiser_hides_the_shift_and_what_cannot_be_said(model: DreamModel) -> None:
     ids = some_ids()
     at = torch.ones_like(ids, dtype=torch.bool)
-    logits = Denoiser(model, mask_id=260, stop_ids=(), vocabulary=261)(ids, at, at)
-    barred = [260, *range(261, 320)]
-    assert not logits.softmax(dim=-1)[:, barred].any()
+    logits = ModelDenoiser(model, mask_id=260, stop_ids=(), vocabulary=261)(ids, at, at)
+    mask_forbidden_ = [260, *range(261, 320)]
+    assert not logits.softmax(dim=-1)[:, mask_forbidden_].any()
     assert bool(logits.isfinite().all())
     assert torch.equal(logits[:, :260], model(ids).logits.flatten(0, 1)[:, :260])
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from diffpo.core.errors import UserError
-from diffpo.models.denoiser import Denoiser
-from diffpo.models.layers import LONG
+from diffpo.models.denoiser import ModelDenoiser
+from diffpo.models.layers import PACK_MIN_TOKENS
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.models.loading import denoiser_of, load_denoiser
 from diffpo.models.tokenizer import char_tokenizer
@@ -91,7 +91,7 @@ def test_logits_at_selects_the_same_rows_in_order() -> None:
     torch.testing.assert_close(model(ids, logits_at=at).logits, model(ids).logits[at], atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("length", [50, LONG + 7])
+@pytest.mark.parametrize("length", [50, PACK_MIN_TOKENS + 7])
 @pytest.mark.parametrize("padding", [[0, 0, 0], [40, 0, 3], [5, 5, 5]])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_what_is_left_out_changes_no_logit_and_no_gradient(
@@ -122,7 +122,7 @@ def test_reading_nothing_gives_no_rows() -> None:
     assert model_of()(ids, logits_at=torch.zeros_like(ids, dtype=torch.bool)).logits.shape == (0, VOCAB)
 
 
-@pytest.mark.parametrize(("length", "packed"), [(LONG, 2 * LONG - 28), (60, 2 * 60)])
+@pytest.mark.parametrize(("length", "packed"), [(PACK_MIN_TOKENS, 2 * PACK_MIN_TOKENS - 28), (60, 2 * 60)])
 @torch.no_grad()
 def test_the_last_block_and_on_long_canvases_padding_cost_nothing_that_is_not_read(length: int, packed: int) -> None:
     model, ids = model_of(), some_ids(2, length)
@@ -142,7 +142,7 @@ def test_the_last_block_and_on_long_canvases_padding_cost_nothing_that_is_not_re
 def test_the_denoiser_rules_out_the_mask_and_nothing_else() -> None:
     model, ids = model_of(), some_ids()
     everywhere = torch.ones_like(ids, dtype=torch.bool)
-    logits = Denoiser(model, mask_id=4, stop_ids=())(ids, everywhere, everywhere)
+    logits = ModelDenoiser(model, mask_id=4, stop_ids=())(ids, everywhere, everywhere)
     assert logits.dtype == torch.float32
     assert not logits.softmax(dim=-1)[:, 4].any()
     assert bool(logits.isfinite().all())

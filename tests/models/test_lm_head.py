@@ -13,13 +13,13 @@ from tests.helpers.oracle import rollout_of, tiny_llada
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffpo.likelihood import Conditionals, Logits, MeanField, States, conditionals
+from diffpo.likelihood import Conditionals, HiddenStates, Logits, MeanField, conditionals
 from diffpo.models import denoiser as denoisers
 from diffpo.models import lm_head as heads
-from diffpo.models.adapters import AdapterOff, add_adapter
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.adapters import AdapterOffDenoiser, add_adapter
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.dream import DreamConfig, DreamModel
-from diffpo.models.lm_head import NARROWEST, Head, head_kl, head_logp
+from diffpo.models.lm_head import MIN_COLUMNS, LMHead, lm_head_kl, lm_head_logp
 
 ROWS, WIDTH, VOCAB, SIZE, MASK = 9, 16, 700, 650, 301
 PLACE = torch.tensor([0, 1, 1, 1, 2, 4, 5, 6, 7, 7, 8])
@@ -63,7 +63,7 @@ def test_values_and_gradients_are_those_of_the_whole_softmax(
 ) -> None:
     hidden, weight = some()
     weight.requires_grad_(is_trained)
-    found = head_logp(hidden, Head(weight, MASK, SIZE), PLACE, TOKEN, temperature, chunk)
+    found = lm_head_logp(hidden, LMHead(weight, MASK, SIZE), PLACE, TOKEN, temperature, chunk)
     expected = plain_logp(hidden, weight, temperature)
     torch.testing.assert_close(found.double(), expected, atol=2e-5, rtol=1e-5)
     of = (hidden, weight) if is_trained else (hidden,)
@@ -78,23 +78,23 @@ def test_gradients_by_finite_differences(is_trained: bool) -> None:
     weight.requires_grad_(is_trained)
 
     def logp(h: Tensor, w: Tensor) -> Tensor:
-        return head_logp(h, Head(w, MASK, SIZE), PLACE, TOKEN, 0.8)
+        return lm_head_logp(h, LMHead(w, MASK, SIZE), PLACE, TOKEN, 0.8)
 
     assert torch.autograd.gradcheck(logp, (hidden, weight), fast_mode=True)
 
 
 def test_the_slices_are_cut_where_they_should_be() -> None:
     """The tokens asked for stand on both sides of a cut, and the last slice is a short one."""
-    assert NARROWEST == 128 and {127, 128, 255, 256} < set(TOKEN.tolist()) and SIZE % NARROWEST
+    assert MIN_COLUMNS == 128 and {127, 128, 255, 256} < set(TOKEN.tolist()) and SIZE % MIN_COLUMNS
 
 
 def test_what_cannot_be_said_has_no_probability_and_no_gradient() -> None:
     hidden, weight = some(sharpness=0.0)
     weight.requires_grad_(True)
-    head = Head(weight, MASK, SIZE)
+    head = LMHead(weight, MASK, SIZE)
     everything = torch.arange(VOCAB)
     place = torch.zeros_like(everything)
-    logp = head_logp(hidden, head, place, everything, 1.0, chunk=1)
+    logp = lm_head_logp(hidden, head, place, everything, 1.0, chunk=1)
     is_barred = (everything == MASK) | (everything >= SIZE)
     assert bool((logp[is_barred] < -1e30).all()) and bool(logp.isfinite().all())
     assert float(logp[~is_barred].exp().sum().detach()) == pytest.approx(1, abs=1e-5)
@@ -109,7 +109,7 @@ def test_what_cannot_be_said_has_no_probability_and_no_gradient() -> None:
 def test_few_rows_get_the_same_logits_by_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, weight = some()
     monkeypatch.setattr(heads, "SLICE", 64)  # the last one is shorter
-    made = Head(weight, MASK, SIZE).logits(hidden)
+    made = LMHead(weight, MASK, SIZE).logits(hidden)
     can = [token for token in range(SIZE) if token != MASK]
     torch.testing.assert_close(made[:, can], plain_logits(hidden, weight).float(), atol=1e-5, rtol=1e-5)
     assert made.shape == (ROWS, VOCAB) and not made.softmax(dim=-1)[:, [MASK, SIZE, VOCAB - 1]].any()
@@ -118,7 +118,7 @@ def test_few_rows_get_the_same_logits_by_slices(monkeypatch: pytest.MonkeyPatch)
 def test_nothing_asked_is_nothing_found() -> None:
     hidden, weight = some()
     none = torch.zeros(0, dtype=torch.long)
-    found = head_logp(hidden, Head(weight, MASK, SIZE), none, none, 1.0)
+    found = lm_head_logp(hidden, LMHead(weight, MASK, SIZE), none, none, 1.0)
     (grad,) = torch.autograd.grad(found.sum(), hidden)
     assert found.shape == (0,) and not grad.any()
 
@@ -129,7 +129,7 @@ def test_full_kl_is_that_of_the_whole_softmax(chunk: int, is_trained: bool) -> N
     hidden, weight = some()
     weight.requires_grad_(is_trained)
     base, base_weight = (x.detach() + 0.1 * torch.ones_like(x).cumsum(0).sin() for x in (hidden, weight))
-    found = head_kl(hidden, Head(weight, MASK, SIZE), base, Head(base_weight, MASK, SIZE), chunk)
+    found = lm_head_kl(hidden, LMHead(weight, MASK, SIZE), base, LMHead(base_weight, MASK, SIZE), chunk)
     logp, base_logp = plain_logits(hidden, weight).log_softmax(-1), plain_logits(base, base_weight).log_softmax(-1)
     expected = (logp.exp() * (logp - base_logp)).sum(dim=-1)
     assert float(expected.min().detach()) > 1e-3
@@ -147,7 +147,7 @@ def test_full_kl_is_that_of_the_whole_softmax(chunk: int, is_trained: bool) -> N
 def test_bfloat16_rounds_the_models_logits_and_nothing_after(is_trained: bool) -> None:
     hidden, weight = some(dtype=torch.bfloat16)
     weight.requires_grad_(is_trained)
-    found = head_logp(hidden, Head(weight, MASK, SIZE), PLACE, TOKEN, 1.0, chunk=1)
+    found = lm_head_logp(hidden, LMHead(weight, MASK, SIZE), PLACE, TOKEN, 1.0, chunk=1)
     logits = torch.cat([(hidden @ weight[:MASK].T), (hidden @ weight[MASK + 1 : SIZE].T)], dim=1).double()
     expected = logits.log_softmax(dim=-1)[PLACE, TOKEN - (TOKEN > MASK).long()]
     assert found.dtype == torch.float32
@@ -165,8 +165,8 @@ def test_bfloat16_keeps_the_gradient_of_a_token_that_is_all_but_certain() -> Non
     longest = weight[:SIZE].float().norm(dim=1).argmax()
     with torch.no_grad():
         hidden[0] = 0.42 * weight[longest]
-    head = Head(weight, MASK, SIZE)
-    logp = head_logp(hidden, head, torch.tensor([0]), longest[None], 1.0)
+    head = LMHead(weight, MASK, SIZE)
+    logp = lm_head_logp(hidden, head, torch.tensor([0]), longest[None], 1.0)
     (found,) = torch.autograd.grad(logp.sum(), hidden)
     probability = head.logits(hidden)[0].detach().double().softmax(-1)
     rest = probability.index_fill(0, longest, 0.0)
@@ -187,19 +187,19 @@ def test_a_bfloat16_models_log_probabilities_are_float32(whole: int, monkeypatch
         found = read.logp(IDS, 0.7)
         logits = denoiser.model(read_canvas(), logits_at=read_at()).logits
     logits = logits.double().index_fill(1, torch.tensor([LARGE_MASK]), -math.inf)
-    expected = (logits / 0.7).log_softmax(-1)[read.slot, IDS]
+    expected = (logits / 0.7).log_softmax(-1)[read.index, IDS]
     assert logits.dtype == torch.float64 and found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------ the whole model
 
-LARGE, LARGE_MASK = denoisers.WHOLE + 200, 7
+LARGE, LARGE_MASK = denoisers.FULL_LOGITS_MAX_VOCAB + 200, 7
 PROMPT = torch.tensor([[1, 2, 3]] * 3 + [[4, 5, 6]] * 3)
 IDS = torch.randint(8, LARGE, (6, 5), generator=torch.Generator().manual_seed(3))
 
 
-def large(family: str = "llada", dtype: torch.dtype = torch.float32, is_trained: bool = True) -> Denoiser:
+def large(family: str = "llada", dtype: torch.dtype = torch.float32, is_trained: bool = True) -> ModelDenoiser:
     if family == "llada":
         denoiser = tiny_llada(LARGE, LARGE_MASK)
     else:
@@ -207,13 +207,13 @@ def large(family: str = "llada", dtype: torch.dtype = torch.float32, is_trained:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = DreamModel(DreamConfig(vocab_size=LARGE, mask_token_id=LARGE_MASK, initializer_range=0.3, **shape))
-        denoiser = Denoiser(model.eval(), LARGE_MASK, ())
+        denoiser = ModelDenoiser(model.eval(), LARGE_MASK, ())
     denoiser.model.get_output_embeddings().weight.requires_grad_(is_trained)
     denoiser.model.to(dtype)
     return denoiser
 
 
-def read_of(denoiser: Denoiser) -> Conditionals:
+def read_of(denoiser: ModelDenoiser) -> Conditionals:
     """On the fully masked canvas, which the completions of a prompt share."""
     rollout = rollout_of(PROMPT, IDS, torch.zeros_like(IDS))
     views = MeanField()(rollout, torch.zeros_like(PROMPT, dtype=torch.bool), LARGE_MASK)
@@ -233,7 +233,7 @@ def read_at() -> Tensor:
 def test_through_the_whole_model(family: str, is_trained: bool) -> None:
     denoiser = large(family, is_trained=is_trained)
     read = read_of(denoiser)
-    assert isinstance(read.said, States) and len(read.said.hidden) == 10
+    assert isinstance(read.output, HiddenStates) and len(read.output.hidden) == 10
     upstream = torch.linspace(-1, 2, IDS.numel()).view(IDS.shape)
     logp = read.logp(IDS, 0.7)
     (logp * upstream).sum().backward()
@@ -242,7 +242,7 @@ def test_through_the_whole_model(family: str, is_trained: bool) -> None:
     twin = large(family, is_trained=is_trained)
     logits = twin.model(read_canvas(), logits_at=read_at()).logits.double()
     logits = logits.index_fill(1, torch.tensor([LARGE_MASK]), -math.inf)
-    expected = (logits / 0.7).log_softmax(-1)[read.slot, IDS]
+    expected = (logits / 0.7).log_softmax(-1)[read.index, IDS]
     torch.testing.assert_close(logp.double(), expected, atol=2e-5, rtol=1e-5)
     (expected * upstream).sum().backward()
     grads = {name: p.grad for name, p in twin.model.named_parameters() if p.grad is not None}
@@ -268,7 +268,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("whole", [0, 10**9], ids=["states", "logits"])
 def test_no_logits_of_the_whole_vocabulary_exist(whole: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(denoisers, "WHOLE", whole)
-    monkeypatch.setitem(heads.CHUNK, "cpu", 10 * NARROWEST)
+    monkeypatch.setitem(heads.CHUNK, "cpu", 10 * MIN_COLUMNS)
     denoiser = large(is_trained=False)
     denoiser.model.get_input_embeddings().requires_grad_(False)  # its gradient is a large one, too
     with Largest() as seen:
@@ -278,8 +278,8 @@ def test_no_logits_of_the_whole_vocabulary_exist(whole: int, monkeypatch: pytest
 
 
 def test_a_small_vocabulary_keeps_its_logits() -> None:
-    assert isinstance(read_of(Denoiser(large().model, LARGE_MASK, ())).said, States)
-    small = tiny_llada(denoisers.WHOLE, LARGE_MASK)
+    assert isinstance(read_of(ModelDenoiser(large().model, LARGE_MASK, ())).output, HiddenStates)
+    small = tiny_llada(denoisers.FULL_LOGITS_MAX_VOCAB, LARGE_MASK)
     assert small.head is None
     at = read_at()
     said = small.predict(read_canvas(), torch.ones_like(at), at)
@@ -293,14 +293,14 @@ def test_both_ways_of_asking_are_counted() -> None:
     ways: list[Callable[..., object]] = [denoiser, denoiser.predict, denoiser.states]
     for number, ask in enumerate(ways, start=1):
         ask(read_canvas(), torch.ones_like(at), at)
-        assert (denoiser.shown.canvases, denoiser.shown.tokens) == (2 * number, 16 * number)
+        assert (denoiser.usage.canvases, denoiser.usage.tokens) == (2 * number, 16 * number)
 
 
 def test_rows_that_are_no_tokens_are_no_tokens_here_either() -> None:
     denoiser = replace(large(), vocabulary=LARGE - 100)
     at = read_at()
     said = denoiser.predict(read_canvas(), torch.ones_like(at), at)
-    assert isinstance(said, States)
+    assert isinstance(said, HiddenStates)
     logits = denoiser(read_canvas(), torch.ones_like(at), at)
     assert torch.equal(said.logits, logits)
     place, token = torch.arange(10), torch.full((10,), 11)
@@ -325,6 +325,6 @@ def test_the_adapter_is_off_for_the_reference() -> None:
         for name, parameter in denoiser.model.named_parameters():
             if "lora_B" in name:
                 parameter.fill_(0.05)
-    off, on = (read_of(one).logp(IDS, 1.0).detach() for one in (AdapterOff.of(denoiser), denoiser))
+    off, on = (read_of(one).logp(IDS, 1.0).detach() for one in (AdapterOffDenoiser.of(denoiser), denoiser))
     torch.testing.assert_close(off, reference, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(on, reference, atol=1e-2)

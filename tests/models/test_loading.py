@@ -30,7 +30,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTra
 
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.dream import DreamConfig, DreamModel
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.models.loading import denoiser_of, load_denoiser, save_denoiser
@@ -41,7 +41,7 @@ from diffpo.sampling.rules import TopK
 FAMILIES = pytest.mark.parametrize("published", PUBLISHED.values(), ids=PUBLISHED)
 
 
-def state_of(denoiser: Denoiser) -> dict[str, Tensor]:
+def state_of(denoiser: ModelDenoiser) -> dict[str, Tensor]:
     return dict(denoiser.model.state_dict())
 
 

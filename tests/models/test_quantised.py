@@ -11,8 +11,8 @@ from tests.helpers import published
 from torch import Tensor, nn
 
 from diffpo.core.errors import UserError
-from diffpo.models.adapters import AdapterOff, adapter_layers, add_adapter
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.adapters import AdapterOffDenoiser, adapter_layers, add_adapter
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.model_paths import checkpoints
 from diffpo.models.quantised import BYTES_PER_WEIGHT
 from diffpo.recipes import load_recipe
@@ -35,7 +35,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / "base"
 
 
-def logits(denoiser: Denoiser) -> Tensor:
+def logits(denoiser: ModelDenoiser) -> Tensor:
     canvas = torch.arange(40).view(2, 20)
     everywhere = torch.ones(canvas.shape, dtype=torch.bool)
     with torch.no_grad():
@@ -81,7 +81,9 @@ def test_the_adapter_alone_is_trained_and_off_it_is_the_model_of_4_bits(folder: 
     with torch.no_grad():
         for p in trained:
             p.add_(0.1)
-    assert not torch.allclose(logits(denoiser), before, atol=1e-2) and logits(AdapterOff.of(denoiser)).equal(before)
+    assert not torch.allclose(logits(denoiser), before, atol=1e-2) and logits(AdapterOffDenoiser.of(denoiser)).equal(
+        before
+    )
 
 
 def recipe(folder: Path, data: Path, *more: str) -> RlRecipe:
@@ -89,10 +91,10 @@ def recipe(folder: Path, data: Path, *more: str) -> RlRecipe:
     settings = [
         task,
         "threads=1",
-        "rollout.prompts=2",
-        "rollout.group=2",
-        "objective.kl=0.1",
-        "objective.inner_steps=1",
+        "rollout.prompts_per_step=2",
+        "rollout.group_size=2",
+        "objective.kl_coef=0.1",
+        "objective.num_iterations=1",
     ]
     lora = ["lora.rank=2", "lora.alpha=4", "lora.base_bits=4", "checkpoint.every=2"]
     return load_recipe(RlRecipe, None, [*settings, *lora, f"base={json.dumps(str(folder))}", *more])

@@ -101,15 +101,15 @@ def test_token_weights_by_hand() -> None:
     is_scored = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]).bool()
     # Each of 3 sequences counts 1/3, shared among its 2, 4 or 1 tokens.
     sequence = torch.tensor([[1 / 6, 1 / 6, 0, 0], [1 / 12] * 4, [1 / 3, 0, 0, 0]])
-    torch.testing.assert_close(token_weights(is_scored, "sequence"), sequence)
+    torch.testing.assert_close(token_weights(is_scored, "sequence-mean"), sequence)
     # Each of 7 tokens counts 1/7.
-    torch.testing.assert_close(token_weights(is_scored, "token"), is_scored / 7)
+    torch.testing.assert_close(token_weights(is_scored, "token-mean"), is_scored / 7)
 
 
-@pytest.mark.parametrize("normalise", ["sequence", "token"])
-def test_token_weights_sum_to_one(normalise: str) -> None:
+@pytest.mark.parametrize("loss_aggregation", ["sequence-mean", "token-mean"])
+def test_token_weights_sum_to_one(loss_aggregation: str) -> None:
     lengths = torch.randint(1, 9, (16,), generator=torch.Generator().manual_seed(0))
-    weights = token_weights(torch.arange(8) < lengths[:, None], normalise)  # type: ignore[arg-type]
+    weights = token_weights(torch.arange(8) < lengths[:, None], loss_aggregation)  # type: ignore[arg-type]
     assert float(weights.sum()) == pytest.approx(1)
     assert bool((weights >= 0).all())
-    assert not token_weights(torch.zeros(2, 3, dtype=torch.bool), normalise).any()  # type: ignore[arg-type]
+    assert not token_weights(torch.zeros(2, 3, dtype=torch.bool), loss_aggregation).any()  # type: ignore[arg-type]

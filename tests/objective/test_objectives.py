@@ -52,7 +52,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_weights_are_truncated_from_both_sides() -> None:
     # Surrogate old over behaviour: 1/4, 1/2, 1, 4.
     old, behaviour = row(0.1, 0.2, 0.2, 0.4).log(), row(0.4, 0.4, 0.2, 0.1).log()
-    found = ClippedSurrogate(0.2, 2.0, weight_floor=0.4)(old, old, behaviour, torch.tensor([3.0]))
+    found = ClippedSurrogate(0.2, 2.0, importance_floor=0.4)(old, old, behaviour, torch.tensor([3.0]))
     torch.testing.assert_close(found.importance_weight, row(0.4, 0.5, 1.0, 2.0))
     torch.testing.assert_close(found.loss, row(-1.2, -1.5, -3.0, -6.0))
     assert found.is_capped.tolist() == [[False, False, False, True]]
@@ -63,7 +63,7 @@ def test_weights_are_truncated_from_both_sides() -> None:
 def test_weights_on_positive_advantages_leave_the_others_alone() -> None:
     old, behaviour = row(0.1, 0.4).log().expand(3, 2), row(0.4, 0.1).log().expand(3, 2)
     credit = torch.tensor([2.0, 0.0, -1.0])
-    found = ClippedSurrogate(0.2, 3.0, weight_on="positive")(old, old, behaviour, credit)
+    found = ClippedSurrogate(0.2, 3.0, importance_on="positive")(old, old, behaviour, credit)
     torch.testing.assert_close(found.importance_weight, torch.tensor([[0.25, 3.0], [1, 1], [1, 1]]))
     assert found.is_weighted.tolist() == [[True] * 2, [False] * 2, [False] * 2]
     assert found.is_capped.tolist() == [[False, True], [False] * 2, [False] * 2]
@@ -75,7 +75,7 @@ def test_weights_on_positive_advantages_leave_the_others_alone() -> None:
 def test_a_weight_at_its_cap_is_capped_and_one_at_its_floor_is_not_floored() -> None:
     # All three weights are 1: as large as the cap lets any weight be, and not raised by the floor.
     zero = torch.zeros(1, 3)
-    found = ClippedSurrogate(0.2, weight_cap=1.0, weight_floor=1.0)(zero, zero, zero, torch.tensor([1.0]))
+    found = ClippedSurrogate(0.2, importance_cap=1.0, importance_floor=1.0)(zero, zero, zero, torch.tensor([1.0]))
     assert bool(found.is_capped.all()) and not found.is_floored.any()
 
 
@@ -101,16 +101,16 @@ def test_metrics_of_token_weights_by_hand() -> None:
     )
     assert found == pytest.approx(
         {
-            "weight_ess": 25 / 10.5 / 4,
-            "weight_floored": 0.5,
-            "weight_right": 0.5,
-            "weight_wrong": 2.0,
-            "weight_ess_1": 16 / 10 / 2,
-            "weight_ess_2": 1.0,
-            "weight_ess_4": 1.0,
-            "weight_capped_1": 0.5,
-            "weight_capped_2": 0.0,
-            "weight_capped_4": 0.0,
+            "importance_weight_ess": 25 / 10.5 / 4,
+            "importance_weight_floored": 0.5,
+            "importance_weight_right": 0.5,
+            "importance_weight_wrong": 2.0,
+            "importance_weight_ess_1": 16 / 10 / 2,
+            "importance_weight_ess_2": 1.0,
+            "importance_weight_ess_4": 1.0,
+            "importance_weight_capped_1": 0.5,
+            "importance_weight_capped_2": 0.0,
+            "importance_weight_capped_4": 0.0,
         }
     )
 
@@ -118,19 +118,21 @@ def test_metrics_of_token_weights_by_hand() -> None:
 def test_metrics_of_group_weights_by_hand() -> None:
     groups = Groups(row(1.0, 0.0), row(LN2 / 2, -LN2 / 2))
     found = group_weight_metrics(WeightedLikelihood().credit(groups), torch.tensor([[True, False]]))
-    assert found == pytest.approx({"weight_ess": 0.9, "weight_right": 4 / 3, "weight_wrong": 2 / 3})
+    assert found == pytest.approx(
+        {"importance_weight_ess": 0.9, "importance_weight_right": 4 / 3, "importance_weight_wrong": 2 / 3}
+    )
     assert group_weight_metrics(Reinforce().credit(groups), torch.tensor([[True, False]])) == {}
     everything_right = group_weight_metrics(WeightedLikelihood().credit(groups), torch.tensor([[True, True]]))
-    assert set(everything_right) == {"weight_ess", "weight_right"}
+    assert set(everything_right) == {"importance_weight_ess", "importance_weight_right"}
 
 
 @pytest.mark.parametrize(
     ("right", "wrong", "warns"), [(0.25, 1.04, True), (0.9, 1.0, False), (0.25, 0.5, False), (1.04, 0.25, False)]
 )
 def test_the_collapse_pattern(right: float, wrong: float, warns: bool) -> None:
-    metrics = {"weight_right": right, "weight_wrong": wrong}
+    metrics = {"importance_weight_right": right, "importance_weight_wrong": wrong}
     assert pushes_down(metrics) is warns
-    assert not pushes_down({"weight_wrong": wrong}) and not pushes_down({"weight_right": right})
+    assert not pushes_down({"importance_weight_wrong": wrong}) and not pushes_down({"importance_weight_right": right})
     assert f"({wrong:.2f})" in PUSHES_DOWN.format(**metrics)
 
 
@@ -151,7 +153,7 @@ LIKELIHOODS = Groups(
     advantage=row(0.0, 0.0),
     base_logp=row(LN2 - 5, -7.0),
     old_logp=row(-5.0, -7.0),
-    now_logp=row(LN3 - 5, -7.0),
+    current_logp=row(LN3 - 5, -7.0),
 )
 """base / old is 2 and 1, now / old 3 and 1, exp(reward) 1 and 4."""
 
@@ -319,8 +321,8 @@ def expected_gradient(
     for (completion, order), value in zip(known, reward.tolist(), strict=True):
         probability = torch.ones((), dtype=torch.float64)
         for position, token in enumerate(completion):
-            shown = [t if s < order[position] else table.mask_id for t, s in zip(completion, order, strict=True)]
-            index = sum(digit * (table.vocab + 1) ** place for place, digit in enumerate([3, *shown]))
+            usage = [t if s < order[position] else table.mask_id for t, s in zip(completion, order, strict=True)]
+            index = sum(digit * (table.vocab + 1) ** place for place, digit in enumerate([3, *usage]))
             probability = probability * table.table[index, 1 + position].softmax(dim=0)[token]
         expected_reward = expected_reward + probability * value
     (true,) = torch.autograd.grad(expected_reward, table.table)
@@ -512,7 +514,7 @@ def recipe(tmp_path: Path, *overrides: str) -> RlRecipe:
         ([], ClippedSurrogate()),
         (["kind=clipped-surrogate"], ClippedSurrogate()),
         (
-            ["weight_cap=2.0", "weight_floor=0.5", "weight_on=positive", "clip=0.3"],
+            ["importance_cap=2.0", "importance_floor=0.5", "importance_on=positive", "clip=0.3"],
             ClippedSurrogate(0.3, 2.0, 0.5, "positive"),
         ),
         (["kind=reinforce"], Reinforce()),
@@ -535,23 +537,26 @@ def test_kinds_become_parts_and_recipes_read_back(settings: list[str], part: Obj
 def test_a_recipe_stored_before_objectives_had_kinds_reads_the_same(tmp_path: Path) -> None:
     stored = tmp_path / "recipe.toml"
     stored.write_text(
-        'seed = 0\nbase = "base"\n[objective]\nclip = 0.2\nweight_cap = 2.0\nnormalise = "sequence"\n'
-        'advantage = "group-std"\nspeed = 0.0\nkl = 0.01\nkl_kind = "full"\ninner_steps = 2\nskip_ties = true\n'
+        'seed = 0\nbase = "base"\n[objective]\nclip = 0.2\nimportance_cap = 2.0\nloss_aggregation = "sequence-mean"\n'
+        'advantage = "group-std"\nnfe_penalty = 0.0\nkl_coef = 0.01\nkl_estimator = "full"\nnum_iterations = 2\ndrop_zero_std_groups = true\n'
         "[budget]\nsteps = 3\n",
         encoding="utf-8",
     )
-    expected = ClippedSurrogateObjective(weight_cap=2.0, kl=0.01, skip_ties=True)
+    expected = ClippedSurrogateObjective(importance_cap=2.0, kl_coef=0.01, drop_zero_std_groups=True)
     assert load_recipe(RlRecipe, str(stored)).objective == expected
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["objective.weight_floor=0.5"], "without weight_cap there are none"),
-        (["objective.weight_on=positive"], "without weight_cap there are none"),
-        (["objective.weight_cap=0.5", "objective.weight_floor=0.6"], "weight_floor 0.6 is above weight_cap 0.5"),
+        (["objective.importance_floor=0.5"], "without importance_cap there are none"),
+        (["objective.importance_on=positive"], "without importance_cap there are none"),
+        (
+            ["objective.importance_cap=0.5", "objective.importance_floor=0.6"],
+            "importance_floor 0.6 is above importance_cap 0.5",
+        ),
         (["objective.kind=wddo", "objective.advantage=group-std"], "objective.advantage: unknown option"),
-        (["objective.kind=distribution-matching", "objective.kl=0.1"], "objective.kl: unknown option"),
+        (["objective.kind=distribution-matching", "objective.kl_coef=0.1"], "objective.kl_coef: unknown option"),
         (["objective.kind=reinforce", "objective.clip=0.1"], "objective.clip: unknown option"),
         (
             ["objective.kind=weighted-likelihood", "estimator.kind=eubo"],

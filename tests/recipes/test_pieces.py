@@ -24,11 +24,11 @@ def test_every_combination_is_a_recipe(algorithm: str) -> None:
         recipe = load_recipe(RlRecipe, "+".join((algorithm, model, task, machine)))
         assert (recipe.base, recipe.task.kind, recipe.estimator.kind) == (MODELS[model], task, ALGORITHMS[algorithm])
         assert (recipe.task.completion_length, recipe.rollout.block_length) == (256, 32)
-        assert (recipe.dtype, recipe.rollout.group) == ("bfloat16", alone.rollout.group)
+        assert (recipe.dtype, recipe.rollout.group_size) == ("bfloat16", alone.rollout.group_size)
         assert recipe.lora is not None and recipe.lora.rank == 128
         assert (recipe.lora.base_bits == 4) == (machine == "1gpu-4bit")
-        assert recipe.rollout.prompts % 8 == 0, "eight processes take whole prompts"
+        assert recipe.rollout.prompts_per_step % 8 == 0, "eight processes take whole prompts"
         # 12 inner steps on word problems, 8 on puzzles (d1's scripts); DMPO has 8 everywhere.
         is_puzzle = task in ("countdown-d1", "sudoku-d1")
-        assert recipe.objective.inner_steps == (8 if is_puzzle or algorithm == "dmpo" else 12)
+        assert recipe.objective.num_iterations == (8 if is_puzzle or algorithm == "dmpo" else 12)
         assert recipe.optimizer == alone.optimizer

@@ -90,7 +90,7 @@ def metrics(arm: str, rng: np.random.Generator) -> list[dict[str, float]]:
             "solved": 0.3 + 0.002 * i + 0.08 * rng.random(),
             "nfe": 9 - (0.04 if arm == "diffpo" else 0.0) * i + rng.random(),
             "kl": 1e-4 * i * rng.random(),
-            "weight_ess": 0.9 - 0.2 * rng.random(),
+            "importance_weight_ess": 0.9 - 0.2 * rng.random(),
             "clip_fraction": 0.02 * rng.random(),
             "frac_reward_zero_std": 0.2 + 0.1 * rng.random(),
             **({"bound_median": 0.1 + 0.004 * i} if arm == "diffpo" else {}),

@@ -13,9 +13,9 @@ from diffpo.runs.dry_run.memory import activations
 from diffpo.runs.dry_run.size import Size, size_of
 from diffpo.runs.dry_run.work import rl_work
 from diffpo.core.errors import UserError
-from diffpo.runs.device import equipped
+from diffpo.runs.device import configure_model_
 from diffpo.models.adapters import add_adapter
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.recipes import load_recipe
 from diffpo.recipes.parts import task_of
@@ -43,7 +43,7 @@ def test_published_sizes(base: str, rank: int | None, parameters: int, trained: 
 
 def test_a_dry_run_needs_nothing_and_says_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(["rl", "d1", LLADA, "lora.rank=128", "dtype=bfloat16", "objective.micro_batch=6", "--dry-run"])
+        main(["rl", "d1", LLADA, "lora.rank=128", "dtype=bfloat16", "objective.micro_batch_size=6", "--dry-run"])
     said = capsys.readouterr().out
     assert caught.value.code == 0 and list(tmp_path.iterdir()) == []
     for text in ("8,015,581,184", "335,544,320", 'base = "GSAI-ML/LLaDA-8B-Instruct"', "16.0 GB"):
@@ -82,18 +82,18 @@ def test_a_base_of_4_bits_takes_them_for_its_blocks() -> None:
 @pytest.mark.parametrize(("model", "kept"), [("llada-8b", 32 * 2 * 4096), ("dream-7b", 28 * 2 * 512)])
 def test_a_cache_keeps_keys_and_values_of_what_is_in_flight(model: str, kept: int) -> None:
     recipe = f"diffpo+{model}+gsm8k+1gpu"
-    options = ["rollout.prompts=4", "rollout.group=8"]
+    options = ["rollout.prompts_per_step=4", "rollout.group_size=8"]
     plain = memory_of(dry_run_report(load_recipe(RlRecipe, recipe, options), 200))
     assert plain["rollout: keys and values"] == 0
     cached = memory_of(dry_run_report(load_recipe(RlRecipe, recipe, [*options, "rollout.cache=dual"]), 200))
     assert cached["rollout: keys and values"] == pytest.approx(2 * 32 * (200 + 256) * kept / 2**30, abs=0.01)
-    few = memory_of(dry_run_report(load_recipe(RlRecipe, recipe, [*options, "rollout.cache=dual", "rollout.slots=8"]), 200))
+    few = memory_of(dry_run_report(load_recipe(RlRecipe, recipe, [*options, "rollout.cache=dual", "rollout.max_in_flight=8"]), 200))
     for name in ("rollout: keys and values", "rollout: activations"):
         assert few[name] == pytest.approx(cached[name] / 4, abs=0.01)
 
 
 def test_devices_share_the_step_and_not_the_model() -> None:
-    recipe = load_recipe(RlRecipe, "diffpo+llada-8b+gsm8k+8gpu", ["objective.micro_batch=100"])
+    recipe = load_recipe(RlRecipe, "diffpo+llada-8b+gsm8k+8gpu", ["objective.micro_batch_size=100"])
     one, eight = (memory_of(dry_run_report(recipe, 200, devices)) for devices in (1, 8))
     assert one["weights"] == eight["weights"] and one["optimiser"] == eight["optimiser"]
     for name in ("update: activations", "rollout: activations", "rollout: logits"):
@@ -119,10 +119,10 @@ def test_a_supervised_run_is_told_too(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize("is_checkpointed", [False, True])
 def test_the_estimate_of_activations_is_near_what_torch_keeps(rank: int | None, is_checkpointed: bool) -> None:
     config = LLaDAConfig(d_model=96, n_layers=6, n_heads=4, mlp_hidden_size=288, vocab_size=64)
-    denoiser = Denoiser(LLaDAModelLM(config), 5, ())
+    denoiser = ModelDenoiser(LLaDAModelLM(config), 5, ())
     if rank is not None:
         add_adapter(denoiser, rank, rank, seed=0)
-    equipped(denoiser, load_recipe(RlRecipe, "d1", [f"gradient_checkpointing={str(is_checkpointed).lower()}"]))
+    configure_model_(denoiser, load_recipe(RlRecipe, "d1", [f"gradient_checkpointing={str(is_checkpointed).lower()}"]))
     canvas = torch.zeros(4, 64, dtype=torch.long)
     is_visible = at = torch.ones(4, 64, dtype=torch.bool)
     held = {p.untyped_storage().data_ptr() for p in denoiser.model.parameters()}
@@ -145,10 +145,10 @@ def test_the_estimate_of_activations_is_near_what_torch_keeps(rank: int | None, 
 @pytest.mark.parametrize(
     "settings",
     [
-        ['estimator={kind="mean-field", prompt_mask_rate=0.5}', "objective.kl=0.1"],
+        ['estimator={kind="mean-field", prompt_mask_rate=0.5}', "objective.kl_coef=0.1"],
         ['estimator={kind="elbo", draws=4, antithetic=false}'],
-        ['estimator={kind="coupled"}', "objective.inner_steps=3"],
-        ["learn=sampler", "rollout.rule={kind='entropy-bound', bound=0.0}"],
+        ['estimator={kind="coupled"}', "objective.num_iterations=3"],
+        ["train=controller", "rollout.rule={kind='entropy-bound', bound=0.0}"],
     ],
 )
 def test_counted_tokens_are_those_of_a_step(settings: list[str], tmp_path: Path) -> None:
@@ -158,10 +158,10 @@ def test_counted_tokens_are_those_of_a_step(settings: list[str], tmp_path: Path)
     run_sft(load_recipe(SftRecipe, None, [task, *sizes, "batch=4", "steps=1", "threads=1"]), tmp_path / "base")
     fixed = [
         "threads=1",
-        "rollout.prompts=3",
-        "rollout.group=4",
+        "rollout.prompts_per_step=3",
+        "rollout.group_size=4",
         "rollout.rule={kind='top-k', k=3}",
-        "objective.kl=0.0",
+        "objective.kl_coef=0.0",
     ]
     overrides = [task, *fixed, *settings, f"base={json.dumps(str(tmp_path / 'base'))}", "budget.steps=1"]
     recipe = load_recipe(RlRecipe, None, overrides)
@@ -172,7 +172,7 @@ def test_counted_tokens_are_those_of_a_step(settings: list[str], tmp_path: Path)
     update = work.pass_tokens * work.passes
     assert 0.9 * update <= line["update_tokens"] <= update
     rollout = work.rollout_tokens
-    calibration = 256 * work.tokens if recipe.learn == "sampler" else 0
+    calibration = 256 * work.tokens if recipe.train == "controller" else 0
     assert 0.6 * rollout <= line["rollout_tokens"] <= rollout + calibration
 
 

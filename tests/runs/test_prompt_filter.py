@@ -12,7 +12,7 @@ from diffpo.runs.checkpoint import load
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
 from diffpo.evaluation.loop import run_eval
-from diffpo.runs.prompt_filter import Fitting, fitted, fitting_problems
+from diffpo.runs.prompt_filter import PromptFilter, filter_long_prompts, draw_problems
 from diffpo.models.dream import DreamConfig
 from diffpo.models.llada import LLaDAConfig
 from diffpo.models.loading import load_tokenizer
@@ -55,8 +55,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def fitting(task: Task, question: int) -> Fitting:
-    return Fitting(task, tokenizer_with(TEMPLATE), FRAME + question)
+def fitting(task: Task, question: int) -> PromptFilter:
+    return PromptFilter(task, tokenizer_with(TEMPLATE), FRAME + question)
 
 
 # --- which problems
@@ -95,8 +95,8 @@ def test_other_splits_end(task: TextTask) -> None:
 
 def test_where_nothing_is_too_long_nothing_changes(task: TextTask) -> None:
     for split in ("train", "test"):
-        assert fitting_problems(fitting(task, 29), split, 50, 3) == fitting_problems(task, split, 50, 3)
-        assert fitting_problems(task, split, 50, 3) == (task.problems(split, 50, 3), 0)
+        assert draw_problems(fitting(task, 29), split, 50, 3) == draw_problems(task, split, 50, 3)
+        assert draw_problems(task, split, 50, 3) == (task.problems(split, 50, 3), 0)
 
 
 def test_where_nothing_fits_the_shortest_is_told(task: TextTask) -> None:
@@ -123,17 +123,17 @@ def test_a_published_config_says_it(family: str, positions: int, task: TextTask,
     published.write_folder(tmp_path, one)
     tokenizer, config = load_tokenizer(tmp_path), one.config_class(**one.config)
     recipe = Gsm8kTask(kind="gsm8k", source=data, completion_length=16)
-    found = fitted(task, recipe, config, tokenizer)
-    assert isinstance(found, Fitting) and found.limit == positions - 16
-    own = fitted(task, recipe.model_copy(update={"max_prompt_tokens": 20}), config, tokenizer)
-    assert isinstance(own, Fitting) and own.limit == 20
+    found = filter_long_prompts(task, recipe, config, tokenizer)
+    assert isinstance(found, PromptFilter) and found.limit == positions - 16
+    own = filter_long_prompts(task, recipe.model_copy(update={"max_prompt_tokens": 20}), config, tokenizer)
+    assert isinstance(own, PromptFilter) and own.limit == 20
 
 
 def test_tiny_models_and_tasks_are_left_alone(task: TextTask) -> None:
     tokenizer = char_tokenizer(task.alphabet)
-    assert fitted(task, Gsm8kTask(kind="gsm8k"), LLaDAConfig(), tokenizer) is task
+    assert filter_long_prompts(task, Gsm8kTask(kind="gsm8k"), LLaDAConfig(), tokenizer) is task
     sudoku = Sudoku()
-    assert fitted(sudoku, SudokuTask(), DreamConfig(), tokenizer) is sudoku
+    assert filter_long_prompts(sudoku, SudokuTask(), DreamConfig(), tokenizer) is sudoku
 
 
 # --- the loops
@@ -153,7 +153,7 @@ def test_training_counts_what_it_leaves_out(
     data: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The tokenizer has a token for each byte, and no template."""
-    small = ["rollout.prompts=3", "rollout.group=2", "objective.inner_steps=1", "budget.steps=2"]
+    small = ["rollout.prompts_per_step=3", "rollout.group_size=2", "objective.num_iterations=1", "budget.steps=2"]
     at = f"base={json.dumps(str(base))}"
 
     def rl(out: str, *task: str) -> list[dict[str, Any]]:

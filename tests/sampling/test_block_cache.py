@@ -16,7 +16,7 @@ from diffpo.core.options import CacheKind
 from diffpo.core.rollout import Rollout
 from diffpo.likelihood.mismatch import Distance, distance, uncached_logp
 from diffpo.models import denoiser as denoiser_module
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.recipes.schema import EvalRecipe, RlRecipe
 from diffpo.sampling.controller import Controller
 from diffpo.sampling.loop import sample
@@ -31,11 +31,11 @@ SEEDS = torch.arange(6)
 STOPS = tuple(range(12))
 
 
-def denoiser_of(family: str) -> Denoiser:
+def denoiser_of(family: str) -> ModelDenoiser:
     published = PUBLISHED[family]
     model = published.model_class(published.config_class.from_dict(published.config))
     model.load_state_dict(random_weights(published))
-    return Denoiser(model.eval(), published.id(published.mask), STOPS)
+    return ModelDenoiser(model.eval(), published.id(published.mask), STOPS)
 
 
 def prompts() -> tuple[Tensor, Tensor]:
@@ -52,11 +52,11 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def denoiser(family: str) -> Denoiser:
+def denoiser(family: str) -> ModelDenoiser:
     return denoiser_of(family)
 
 
-def draw(denoiser: Denoiser, rows: Tensor | None = None, **options: Any) -> Rollout:
+def draw(denoiser: ModelDenoiser, rows: Tensor | None = None, **options: Any) -> Rollout:
     """At temperature 1 unless told, blocks of 3 in 9."""
     ids, visible = prompts()
     rows = SEEDS if rows is None else rows
@@ -106,12 +106,12 @@ def calls_by_block(rollout: Rollout) -> list[list[int]]:
     return [[int((row < step).sum()) for step in range(int(row.max()) + 1)] for row in last]
 
 
-@pytest.mark.parametrize("slots", [None, 2])
+@pytest.mark.parametrize("max_in_flight", [None, 2])
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_token_has_the_probability_that_the_decoder_by_hand_gives_it(
-    kind: CacheKind, slots: int | None, family: str, denoiser: Denoiser
+    kind: CacheKind, max_in_flight: int | None, family: str, denoiser: ModelDenoiser
 ) -> None:
-    rollout = draw(denoiser, cache=kind, slots=slots)
+    rollout = draw(denoiser, cache=kind, max_in_flight=max_in_flight)
     at_once = [set(blocks) - {None} for blocks in zip_longest(*calls_by_block(rollout))]
     assert any(len(blocks) > 1 for blocks in at_once), "rows are in different blocks"
     assert len(set(rollout.nfe.tolist())) > 1 and int(rollout.nfe.max()) > LENGTH // BLOCK, "later calls of a block"
@@ -127,7 +127,7 @@ def test_each_token_has_the_probability_that_the_decoder_by_hand_gives_it(
 @pytest.mark.parametrize(("rule", "block_length"), [(LowConfidence(BLOCK), BLOCK), (TopK(1), 1)], ids=str)
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_where_every_call_is_the_first_of_its_block_a_cache_changes_nothing(
-    temperature: float, rule: Rule, block_length: int, kind: CacheKind, denoiser: Denoiser
+    temperature: float, rule: Rule, block_length: int, kind: CacheKind, denoiser: ModelDenoiser
 ) -> None:
     options: dict[str, Any] = {"rule": rule, "block_length": block_length, "temperature": temperature, "slots": 4}
     found, expected = draw(denoiser, cache=kind, **options), draw(denoiser, **options)
@@ -135,7 +135,7 @@ def test_where_every_call_is_the_first_of_its_block_a_cache_changes_nothing(
     torch.testing.assert_close(found.behaviour_logp, expected.behaviour_logp, atol=1e-5, rtol=1e-5)
 
 
-def test_elsewhere_it_does(denoiser: Denoiser) -> None:
+def test_elsewhere_it_does(denoiser: ModelDenoiser) -> None:
     assert keys_of(draw(denoiser, cache="dual")) != keys_of(draw(denoiser))
     assert keys_of(draw(denoiser, cache="dual")) != keys_of(draw(denoiser, cache="prefix"))
 
@@ -143,13 +143,13 @@ def test_elsewhere_it_does(denoiser: Denoiser) -> None:
 # ---------------------------------------------------------------------------------------------------- rows of their own
 
 
-@pytest.mark.parametrize("slots", [None, 1, 4])
+@pytest.mark.parametrize("max_in_flight", [None, 1, 4])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_is_what_it_is_alone_in_any_order_and_any_slot(
-    kind: CacheKind, slots: int | None, denoiser: Denoiser
+    kind: CacheKind, max_in_flight: int | None, denoiser: ModelDenoiser
 ) -> None:
     order = torch.tensor([4, 2, 0, 5, 3, 1])
-    together = draw(denoiser, order, cache=kind, slots=slots)
+    together = draw(denoiser, order, cache=kind, max_in_flight=max_in_flight)
     for place, row in enumerate(order.tolist()):
         alone = draw(denoiser, torch.tensor([row]), cache=kind)
         assert keys_of(together.rows(torch.tensor([place]))) == keys_of(alone)
@@ -157,7 +157,7 @@ def test_a_row_is_what_it_is_alone_in_any_order_and_any_slot(
         torch.testing.assert_close(together.behaviour_logp[place], alone.behaviour_logp[0], atol=1e-5, rtol=1e-5)
 
 
-def test_padding_is_not_looked_at(denoiser: Denoiser) -> None:
+def test_padding_is_not_looked_at(denoiser: ModelDenoiser) -> None:
     ids, visible = prompts()
     options: dict[str, Any] = {"length": LENGTH, "block_length": BLOCK, "rule": TopK(1), "cache": "dual"}
     padded = sample(denoiser, ids[1:2], visible[1:2], **options)
@@ -167,7 +167,7 @@ def test_padding_is_not_looked_at(denoiser: Denoiser) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_hidden_states_are_cached_as_logits_are(
-    kind: CacheKind, denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch
+    kind: CacheKind, denoiser: ModelDenoiser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = draw(denoiser, cache=kind)
     monkeypatch.setattr(denoiser_module, "WHOLE", 0)
@@ -177,11 +177,11 @@ def test_hidden_states_are_cached_as_logits_are(
     torch.testing.assert_close(found.behaviour_logp, expected.behaviour_logp, atol=1e-5, rtol=1e-5)
 
 
-def test_the_learned_sampler_reads_a_whole_call(denoiser: Denoiser) -> None:
+def test_the_learned_sampler_reads_a_whole_call(denoiser: ModelDenoiser) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         controller = Controller(4.0, 1.0, 8)
-    found = draw(denoiser, cache="dual", controller=controller, explore=True, slots=2)
+    found = draw(denoiser, cache="dual", controller=controller, explore=True, max_in_flight=2)
     expected = draw(denoiser, controller=controller, explore=True)
     torch.testing.assert_close(found.prompt_features, expected.prompt_features, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found.entropy_bound, expected.entropy_bound)
@@ -194,19 +194,19 @@ def test_the_learned_sampler_reads_a_whole_call(denoiser: Denoiser) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_not_run_is_not_counted(kind: CacheKind, family: str, denoiser: Denoiser) -> None:
+def test_what_is_not_run_is_not_counted(kind: CacheKind, family: str, denoiser: ModelDenoiser) -> None:
     rollout = draw(denoiser, torch.tensor([0]), rule=TopK(1), stop_ids=(), cache=kind)
     assert rollout.nfe.tolist() == [LENGTH]
     behind = {"dual": [BLOCK] * 3, "prefix": [9, 6, 3]}[kind]
     before = family == "Dream"
     canvas = 5 + LENGTH
-    assert denoiser.shown.canvases == LENGTH
-    assert denoiser.shown.tokens == sum(canvas + (BLOCK - 1) * (size + before) for size in behind)
+    assert denoiser.usage.canvases == LENGTH
+    assert denoiser.usage.tokens == sum(canvas + (BLOCK - 1) * (size + before) for size in behind)
 
 
-def test_completions_of_a_prompt_share_their_first_call(denoiser: Denoiser) -> None:
+def test_completions_of_a_prompt_share_their_first_call(denoiser: ModelDenoiser) -> None:
     rollout = draw(denoiser, torch.tensor([1, 4]), cache="dual")
-    assert denoiser.shown.canvases <= int(rollout.nfe.sum()) - 1
+    assert denoiser.usage.canvases <= int(rollout.nfe.sum()) - 1
 
 
 # ------------------------------------------------------------------------------------------------------------- distance
@@ -223,7 +223,9 @@ def test_distance_by_hand() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_behaviour_is_the_model_itself_without_a_cache_and_not_with_one(temperature: float, denoiser: Denoiser) -> None:
+def test_behaviour_is_the_model_itself_without_a_cache_and_not_with_one(
+    temperature: float, denoiser: ModelDenoiser
+) -> None:
     for kind, is_far in (("none", False), ("dual", True)):
         rollout = draw(denoiser, temperature=temperature, stop_ids=(), cache=kind)
         every = torch.ones_like(rollout.completion_ids, dtype=torch.bool)
@@ -234,7 +236,7 @@ def test_behaviour_is_the_model_itself_without_a_cache_and_not_with_one(temperat
 # -------------------------------------------------------------------------------------------------------------- refused
 
 
-def test_one_block_is_refused(denoiser: Denoiser) -> None:
+def test_one_block_is_refused(denoiser: ModelDenoiser) -> None:
     with pytest.raises(ValueError, match="makes the completion one block; use a smaller one"):
         draw(denoiser, cache="dual", block_length=LENGTH)
 
@@ -245,13 +247,13 @@ def test_what_keeps_nothing_is_refused() -> None:
         sample(TableDenoiser(5), prompt, prompt > 0, length=4, block_length=2, rule=TopK(1), cache="prefix")
 
 
-def test_another_kernel_is_refused(denoiser: Denoiser) -> None:
+def test_another_kernel_is_refused(denoiser: ModelDenoiser) -> None:
     denoiser.model.config._attn_implementation = "flex_attention"
     with pytest.raises(UserError, match="needs the attention kernel 'sdpa', and the model was loaded with 'flex_"):
         draw(denoiser, cache="dual")
 
 
-def test_no_gradient_goes_through_a_cache(denoiser: Denoiser) -> None:
+def test_no_gradient_goes_through_a_cache(denoiser: ModelDenoiser) -> None:
     ids = torch.tensor([[20, 21, 22]])
     visible = torch.ones_like(ids, dtype=torch.bool)
     window = denoiser.new_cache(1, 3).window(torch.tensor([0]), visible, visible)

@@ -22,10 +22,10 @@ from tests.helpers.oracle import (
 from torch import Tensor
 
 from diffpo.core.canvas import canvas_at, completion_mask, full_attention_mask
-from diffpo.core.rollout import DenoiseFn, Rollout
-from diffpo.models.denoiser_output import Logits
+from diffpo.core.rollout import Rollout
+from diffpo.models.denoiser_output import Denoiser, Logits
 from diffpo.sampling import categorical
-from diffpo.sampling.categorical import coarse, draw_tokens, read, row_noise
+from diffpo.sampling.categorical import draw_tokens, read, round_down_to_float32, row_noise
 from diffpo.sampling.controller import Controller, entropy_features
 from diffpo.sampling.loop import sample
 from diffpo.sampling.rules import ConfidenceThreshold, EntropyBound, LowConfidence, Rule, TopK, entropy
@@ -45,7 +45,7 @@ EXACT_RULES: list[tuple[Rule, Chooser]] = [
 RULE_NAMES = [str(rule) for rule, _ in EXACT_RULES]
 
 
-def draw(rule: Rule, rows: int, denoiser: DenoiseFn = TABLE, *, first_seed: int = 0, **options: Any) -> Rollout:
+def draw(rule: Rule, rows: int, denoiser: Denoiser = TABLE, *, first_seed: int = 0, **options: Any) -> Rollout:
     """Completions of length 4 of the one-token prompt, temperature 1 unless told."""
     prompt = torch.full((rows, 1), PROMPT)
     settings: dict[str, Any] = {"length": 4, "block_length": 4, "temperature": 1.0} | options
@@ -133,7 +133,7 @@ def test_noise_is_finer_than_a_float32_and_below_one() -> None:
     bits = (noise * 2**48) % 2**24
     assert float((bits == 0).double().mean()) < 0.01
     assert torch.equal(bits.round(), bits)
-    down = coarse(noise)
+    down = round_down_to_float32(noise)
     assert bool((down.double() <= noise).all()) and bool((noise - down.double() < 2**-24).all())
 
 
@@ -260,14 +260,14 @@ def test_the_denoiser_saw_exactly_the_canvases_that_replay_shows_equal_ones_once
     assert len(seen[0]) == 1 and (temperature == 0) == all(len(canvas) == 1 for canvas in seen)
 
 
-@pytest.mark.parametrize("slots", [None, 3])
-def test_completions_that_share_canvases_are_what_each_is_alone(slots: int | None) -> None:
+@pytest.mark.parametrize("max_in_flight", [None, 3])
+def test_completions_that_share_canvases_are_what_each_is_alone(max_in_flight: int | None) -> None:
     denoiser = tiny_llada(VOCAB, MASK, (STOP,))
     prompt_ids, prompt_mask = (prompts.repeat_interleave(6, dim=0) for prompts in padded_prompts((2, 5)))
     options: dict[str, Any] = {"length": 8, "block_length": 4, "rule": EntropyBound(1.0), "temperature": 0.5}
     seeds = torch.arange(len(prompt_ids))
-    rollout = sample(denoiser, prompt_ids, prompt_mask, seeds=seeds, slots=slots, **options)
-    assert denoiser.shown.canvases < 0.8 * int(rollout.nfe.sum())
+    rollout = sample(denoiser, prompt_ids, prompt_mask, seeds=seeds, max_in_flight=max_in_flight, **options)
+    assert denoiser.usage.canvases < 0.8 * int(rollout.nfe.sum())
     for row in range(len(prompt_ids)):
         one = slice(row, row + 1)
         alone = sample(denoiser, prompt_ids[one], prompt_mask[one], seeds=seeds[one], **options)
@@ -337,10 +337,10 @@ def test_the_same_seeds_give_the_same_rows_and_others_do_not() -> None:
     assert keys_of(first) != keys_of(other)
 
 
-@pytest.mark.parametrize("slots", [1, 3, 20])
+@pytest.mark.parametrize("max_in_flight", [1, 3, 20])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("rule", [EntropyBound(0.5), TopK(3), LowConfidence(2), ConfidenceThreshold(0.4)], ids=str)
-def test_slots_and_the_order_of_prompts_change_no_row(rule: Rule, temperature: float, slots: int) -> None:
+def test_slots_and_the_order_of_prompts_change_no_row(rule: Rule, temperature: float, max_in_flight: int) -> None:
     denoiser = tiny_llada(VOCAB, MASK, (STOP,))
     prompt_ids, prompt_mask = padded_prompts()
     seeds = torch.randint(2**62, (len(prompt_ids),), generator=torch.Generator().manual_seed(2))
@@ -352,8 +352,10 @@ def test_slots_and_the_order_of_prompts_change_no_row(rule: Rule, temperature: f
         "stop_ids": denoiser.stop_ids,
     }
     together = sample(denoiser, prompt_ids, prompt_mask, seeds=seeds, **options)
-    order = torch.randperm(len(prompt_ids), generator=torch.Generator().manual_seed(slots))
-    found = sample(denoiser, prompt_ids[order], prompt_mask[order], seeds=seeds[order], slots=slots, **options)
+    order = torch.randperm(len(prompt_ids), generator=torch.Generator().manual_seed(max_in_flight))
+    found = sample(
+        denoiser, prompt_ids[order], prompt_mask[order], seeds=seeds[order], max_in_flight=max_in_flight, **options
+    )
     expected = together.rows(order)
     assert keys_of(found) == keys_of(expected)
     assert torch.equal(found.nfe, expected.nfe)
@@ -364,7 +366,9 @@ def test_free_slots_are_filled_at_once_and_long_prompts_come_first() -> None:
     denoiser = TableDenoiser(width=6)
     prompt_ids = torch.tensor([[0, 3], [2, 3], [3, 3], [0, 2], [2, 2]])
     prompt_mask = torch.tensor([[False, True], [True, True], [True, True], [False, True], [True, True]])
-    rollout = sample(denoiser, prompt_ids, prompt_mask, length=4, block_length=2, rule=EntropyBound(1.0), slots=2)
+    rollout = sample(
+        denoiser, prompt_ids, prompt_mask, length=4, block_length=2, rule=EntropyBound(1.0), max_in_flight=2
+    )
     canvases = [canvas for canvas, _ in denoiser.asked]
     in_flight = [len(canvas) for canvas in canvases]
     assert set(in_flight) == {2, 1} and in_flight == sorted(in_flight, reverse=True)
@@ -376,10 +380,10 @@ def test_free_slots_are_filled_at_once_and_long_prompts_come_first() -> None:
 def test_padding_that_all_rows_in_flight_have_is_not_shown() -> None:
     denoiser = tiny_llada(VOCAB, MASK)
     prompt_ids, prompt_mask = padded_prompts((2, 5))
-    before = denoiser.shown.tokens
-    rollout = sample(denoiser, prompt_ids, prompt_mask, length=4, block_length=4, rule=TopK(1), slots=1)
+    before = denoiser.usage.tokens
+    rollout = sample(denoiser, prompt_ids, prompt_mask, length=4, block_length=4, rule=TopK(1), max_in_flight=1)
     assert rollout.nfe.tolist() == [4, 4]
-    assert denoiser.shown.tokens - before == 4 * (2 + 4) + 4 * (5 + 4)
+    assert denoiser.usage.tokens - before == 4 * (2 + 4) + 4 * (5 + 4)
 
 
 @pytest.mark.parametrize("explore", [True, False])
@@ -389,7 +393,7 @@ def test_slots_leave_what_the_controller_does_as_it_is(explore: bool) -> None:
     options: dict[str, Any] = {"length": 8, "block_length": 4, "temperature": 1.0, "rule": EntropyBound()}
     options |= {"seeds": torch.arange(len(prompt_ids)), "controller": controller, "explore": explore}
     together = sample(denoiser, prompt_ids, prompt_mask, **options)
-    found = sample(denoiser, prompt_ids, prompt_mask, slots=3, **options)
+    found = sample(denoiser, prompt_ids, prompt_mask, max_in_flight=3, **options)
     assert keys_of(found) == keys_of(together)
     for name in ("entropy_bound", "entropy_bound_logp", "prompt_features"):
         torch.testing.assert_close(getattr(found, name), getattr(together, name), atol=1e-5, rtol=1e-5)
@@ -456,7 +460,7 @@ def test_drawing_needs_seeds(options: dict[str, Any]) -> None:
 
 def test_there_must_be_a_slot() -> None:
     with pytest.raises(ValueError, match="0 slots"):
-        draw(TopK(1), 1, slots=0)
+        draw(TopK(1), 1, max_in_flight=0)
 
 
 def test_a_controller_needs_the_entropy_bound_rule() -> None:

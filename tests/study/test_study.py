@@ -23,9 +23,9 @@ from diffpo.runs.run_dir import METRICS
 from diffpo.statistics.figures import resampled_run_means
 from diffpo.study import arms, harness
 from diffpo.study.harness import run_study
-from diffpo.study.plan import Places, Selection, Unit, check, rl_recipe, units_of
+from diffpo.study.plan import Selection, StudyPaths, StudyRun, check, rl_recipe, study_runs
 from diffpo.study.report import points_text, write_study_report
-from diffpo.study.results import RUNS, append_lines, read_lines
+from diffpo.study.results import RUNS, append_results, read_results
 from diffpo.study.summary import differences, trajectories, verdicts
 from diffpo.training import rl
 
@@ -39,7 +39,7 @@ optimizer.lr = 0.01
 """
 RL = """
 base = "overridden"
-rollout = {prompts = 2, group = 4}
+rollout = {prompts_per_step = 2, group_size = 4}
 task = {kind = "sudoku", min_clues = 8}
 budget.steps = 3
 checkpoint.every = 3
@@ -66,7 +66,7 @@ overrides = ['estimator={{kind="mean-field", prompt_mask_rate=0.0}}']
 [[arms]]
 name = "2-MF+IS"
 recipe = "rl.toml"
-overrides = ["objective.weight_cap=2.0"]
+overrides = ["objective.importance_cap=2.0"]
 """
 CLOCKS = {"seconds"}
 SHARES = [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -137,8 +137,8 @@ def test_a_line_for_each_run_with_its_whole_trajectory(undisturbed: Path) -> Non
 
 def test_looking_at_a_run_does_not_change_it(undisturbed: Path, here: Path) -> None:
     """The same RL run without a study: step by step the same figures, denoiser calls included."""
-    unit = Unit("walk", "mf", 1)
-    rl.run_rl(rl_recipe(study(), unit, Places(undisturbed / "work")), here / "alone")
+    unit = StudyRun("walk", "mf", 1)
+    rl.run_rl(rl_recipe(study(), unit, StudyPaths(undisturbed / "work")), here / "alone")
     alone = [json.loads(line) for line in (here / "alone" / "metrics.jsonl").read_text().splitlines()]
     line = next(line for line in lines_in(undisturbed / "results") if (line["arm"], line["seed"]) == ("mf", 1))
     assert [{name: value for name, value in step.items() if name not in CLOCKS} for step in alone] == line["training"]
@@ -152,7 +152,9 @@ def test_a_finished_study_has_nothing_to_do(undisturbed: Path, here: Path, monke
     assert (here / "results" / RUNS).read_bytes() == before
 
 
-@pytest.mark.parametrize(("module", "name", "nth"), [(rl, "learn", 8), (rl, "learn", 22), (arms, "measured", 4)])
+@pytest.mark.parametrize(
+    ("module", "name", "nth"), [(rl, "train_step", 8), (rl, "train_step", 22), (arms, "measured", 4)]
+)
 def test_interrupted_and_resumed_it_gives_the_same_lines(
     module: ModuleType, name: str, nth: int, undisturbed: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,7 +172,7 @@ def test_interrupted_and_resumed_it_gives_the_same_lines(
         patch.setattr(module, name, interrupted)
         with pytest.raises(Stopped, match="the same command goes on"):
             run_study(study(), here / "results", here / "work")
-    assert len(read_lines(here / "results" / RUNS)) < 4
+    assert len(read_results(here / "results" / RUNS)) < 4
     run_study(study(), here / "results", here / "work")
     assert lines_in(here / "results") == lines_in(undisturbed / "results")
 
@@ -218,14 +220,14 @@ def test_an_arm_that_diverges_does_not_take_the_others_with_it(
     undisturbed: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(undisturbed / "work" / "bases", here / "work" / "bases")
-    learn = rl.learn
+    train_step = rl.train_step
 
     def diverging(recipe: Any, *arguments: Any) -> dict[str, float]:
-        if recipe.objective.weight_cap is None:
+        if recipe.objective.importance_cap is None:
             raise NonFiniteLossError("the gradient's norm is nan")
-        return learn(recipe, *arguments)
+        return train_step(recipe, *arguments)
 
-    monkeypatch.setattr(rl, "learn", diverging)
+    monkeypatch.setattr(rl, "train_step", diverging)
     with pytest.raises(RuntimeError, match=r"1 of 2 runs failed: walk mf seed 0 \(the gradient's norm is nan\)"):
         run_study(study(), here / "results", here / "work", selection=Selection(seeds=("0",)))
     assert [line["arm"] for line in lines_in(here / "results")] == ["2-MF+IS"]
@@ -235,10 +237,10 @@ def test_an_arm_that_diverges_does_not_take_the_others_with_it(
 
 
 def test_any_subset_can_be_run(here: Path) -> None:
-    everything = units_of(study(), Selection())
-    assert everything == [Unit("walk", arm, seed) for seed in (0, 1) for arm in ("mf", "2-MF+IS")]
-    assert units_of(study(), Selection(arms=("mf",), seeds=("1",))) == [Unit("walk", "mf", 1)]
-    models = units_of(study("kind=likelihood"), Selection(seeds=("0",)))
+    everything = study_runs(study(), Selection())
+    assert everything == [StudyRun("walk", arm, seed) for seed in (0, 1) for arm in ("mf", "2-MF+IS")]
+    assert study_runs(study(), Selection(arms=("mf",), seeds=("1",))) == [StudyRun("walk", "mf", 1)]
+    models = study_runs(study("kind=likelihood"), Selection(seeds=("0",)))
     assert [unit.arm for unit in models] == ["base", "mf", "2-MF+IS"]
 
 
@@ -288,13 +290,15 @@ def test_results_from_before_an_option_are_those_of_its_default(
 ) -> None:
     lines = [json.loads(line) for line in (undisturbed / "results" / RUNS).read_text().splitlines()]
     for line in lines:
-        del line["settings"]["rl"]["objective"]["skip_ties"], line["settings"]["base"]["threads"]
+        del line["settings"]["rl"]["objective"]["drop_zero_std_groups"], line["settings"]["base"]["threads"]
         del line["settings"]["measured"]["batch"]
     (here / "results").mkdir()
     monkeypatch.setattr(harness, "perform", lambda *_: pytest.fail("nothing is missing"))
-    append_lines(here / "results" / RUNS, lines)
+    append_results(here / "results" / RUNS, lines)
     said = told("study.toml", "--out", "results", "--jobs", "1", capfd=capfd)
-    assert "base.threads: null -> 1" in said and "measured.batch: 200 -> 5" in said and "skip_ties" not in said
+    assert (
+        "base.threads: null -> 1" in said and "measured.batch: 200 -> 5" in said and "drop_zero_std_groups" not in said
+    )
 
 
 def test_results_of_other_settings_are_not_mixed(
@@ -319,7 +323,7 @@ def test_a_broken_line_is_named_and_can_be_left_out(
     with pytest.raises(SystemExit) as caught:
         main(["study", "study.toml", "--out", "results", "--work", "work", "--skip-broken"])
     assert not caught.value.code
-    lines = read_lines(results, skip_broken=True)
+    lines = read_results(results, skip_broken=True)
     assert len(lines) == 4 and json.loads(results.read_text().splitlines()[-1])["arm"] == lines[-1]["arm"]
 
 
@@ -327,14 +331,14 @@ def test_a_broken_line_is_named_and_can_be_left_out(
 def test_what_is_no_line(text: str, tmp_path: Path) -> None:
     (tmp_path / RUNS).write_text("\n" + text)
     with pytest.raises(UserError, match=r"runs\.jsonl, line 2 is broken"):
-        read_lines(tmp_path / RUNS)
-    assert read_lines(tmp_path / RUNS, skip_broken=True) == []
+        read_results(tmp_path / RUNS)
+    assert read_results(tmp_path / RUNS, skip_broken=True) == []
 
 
 def test_a_line_after_one_that_was_cut_short_is_whole(tmp_path: Path) -> None:
     (tmp_path / RUNS).write_text('{"a": 1')
-    append_lines(tmp_path / RUNS, [{"b": 2}])
-    append_lines(tmp_path / RUNS, [{"c": 3}])
+    append_results(tmp_path / RUNS, [{"b": 2}])
+    append_results(tmp_path / RUNS, [{"c": 3}])
     assert (tmp_path / RUNS).read_text() == '{"a": 1\n{"b": 2}\n{"c": 3}\n'
 
 
@@ -342,7 +346,7 @@ def test_the_same_run_twice_is_a_mistake(undisturbed: Path, here: Path) -> None:
     text = (undisturbed / "results" / RUNS).read_text()
     (here / RUNS).write_text(text + text.splitlines()[0] + "\n")
     with pytest.raises(UserError, match="line 5 is broken: a line before it is of walk"):
-        read_lines(here / RUNS)
+        read_results(here / RUNS)
 
 
 def test_only_one_study_at_a_time_writes_results(here: Path) -> None:
@@ -419,7 +423,7 @@ def test_arms_are_compared_problem_by_problem_and_seed_by_seed() -> None:
 def test_the_table_compares_with_the_arms_that_are_named(undisturbed: Path, tmp_path: Path, capfd: Any) -> None:
     shutil.copy(undisturbed / "results" / RUNS, tmp_path)
     write_study_report(tmp_path, against=["mf"])
-    (gain,) = (d.gain for d in differences(read_lines(tmp_path / RUNS), "mf") if d.rule == "temperature 1")
+    (gain,) = (d.gain for d in differences(read_results(tmp_path / RUNS), "mf") if d.rule == "temperature 1")
     assert "## walk: against mf at the end of the budget" in (tmp_path / "table.md").read_text()
     assert f" {points_text(gain)} |" in (tmp_path / "table.md").read_text()
     said = told("--out", str(tmp_path), "--report-only", "--against", "mg", capfd=capfd)
@@ -462,5 +466,5 @@ def test_a_study_of_likelihoods_before_and_after_training(undisturbed: Path, her
 @pytest.mark.parametrize("name", ["study-arms", "study-full", "study-likelihood"])
 def test_the_built_in_studies_can_run(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(StudyRecipe, name)
-    check(recipe, units_of(recipe, Selection()), Places(tmp_path))
+    check(recipe, study_runs(recipe, Selection()), StudyPaths(tmp_path))
     assert len(recipe.seeds) >= 3

@@ -121,7 +121,7 @@ def test_a_run_learns_from_it_and_an_evaluation_does_not_run_it(own: Path, tmp_p
     small = ["threads=1", "model.d_model=16", "model.n_layers=1", "model.n_heads=2", "model.mlp_hidden_size=16"]
     run_sft(load_recipe(SftRecipe, None, [*small, "steps=1", "batch=4"]), tmp_path / "base")
     rl = [f"task.reward={own}:by_clues", f"base={json.dumps(str(tmp_path / 'base'))}", "budget.steps=1", "threads=1"]
-    recipe = load_recipe(RlRecipe, None, [*rl, "rollout.prompts=3", "rollout.group=2"])
+    recipe = load_recipe(RlRecipe, None, [*rl, "rollout.prompts_per_step=3", "rollout.group_size=2"])
     run_rl(recipe, tmp_path / "run")
     (line,) = map(json.loads, (tmp_path / "run" / METRICS).read_text().splitlines())
     assert line["reward"] >= 4 and line["reward"] * 3 == pytest.approx(round(line["reward"] * 3)), "a mean of clues"

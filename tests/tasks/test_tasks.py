@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from diffpo.cli.show_completion import run_sample
 from diffpo.core.errors import UserError
-from diffpo.core.randomness import seed_of
+from diffpo.core.randomness import derive_seed
 from diffpo.evaluation.loop import run_eval
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.kv_cache import Window
 from diffpo.models.model_paths import RECIPE
 from diffpo.models.tokenizer import EOS_TOKEN, char_tokenizer, decode_text
@@ -130,7 +130,7 @@ def test_short_answers_are_filled_up_with_end_of_text() -> None:
         encode_answers(tokenizer, ["1+2-3", "(1+2)*3"], 6)
 
 
-class PrefersTheEnd(Denoiser):
+class PrefersTheEnd(ModelDenoiser):
     """Prefers the end of text by one nat, everywhere and whatever it is shown."""
 
     def __call__(
@@ -140,7 +140,7 @@ class PrefersTheEnd(Denoiser):
         at: Bool[Tensor, "R N"],
         window: Window | None = None,
     ) -> Float[Tensor, "M V"]:
-        self.shown.canvases = int(at.sum())
+        self.usage.canvases = int(at.sum())
         return F.one_hot(torch.tensor(self.stop_ids * int(at.sum())), self.model.config.vocab_size).float()
 
 
@@ -156,7 +156,7 @@ def test_the_tail_is_scored_like_the_rest(weighting: Literal["elbo", "uniform"])
         generator = torch.Generator().manual_seed(seed)
         targets = on_canvas(tokenizer, [problem], 7)
         loss = denoising_loss(denoiser, targets, draw_noise(targets, weighting, generator))
-        if denoiser.shown.canvases == 7:
+        if denoiser.usage.canvases == 7:
             losses.add(round(float(loss), 4))
     assert losses == {round(math.log(len(tokenizer) - 1 + math.e) - 2 / 7, 4)}
 
@@ -169,9 +169,17 @@ def test_every_verb_runs_on_the_task(kind: str, tmp_path: Path, capsys: pytest.C
     task = f"task.kind={kind}"
     base, run = tmp_path / "base", tmp_path / "run"
     run_sft(
-        load_recipe(SftRecipe, None, [*SMALL, task, "steps=3", "stop_at={every = 1, problems_per_check = 4}"]), base
+        load_recipe(SftRecipe, None, [*SMALL, task, "steps=3", "early_stopping={every = 1, problems_per_check = 4}"]),
+        base,
     )
-    rl = ["threads=1", task, f"base={json.dumps(str(base))}", "learn=joint", "rollout.prompts=2", "rollout.group=2"]
+    rl = [
+        "threads=1",
+        task,
+        f"base={json.dumps(str(base))}",
+        "train=joint",
+        "rollout.prompts_per_step=2",
+        "rollout.group_size=2",
+    ]
     run_rl(load_recipe(RlRecipe, None, [*rl, "budget.steps=1"]), run)
     record = tmp_path / "eval" / "run.json"
     # More than one batch: their prompts must be of one length.
@@ -179,10 +187,10 @@ def test_every_verb_runs_on_the_task(kind: str, tmp_path: Path, capsys: pytest.C
     found = json.loads(record.read_text())
     assert found["clues"] == found["learned"]["by_clues"] == []
     assert found["task"] == task_of(stored_task(run)).name
-    problems = task_of(stored_task(run)).problems("test", 9, seed_of(0, "eval"))
+    problems = task_of(stored_task(run)).problems("test", 9, derive_seed(0, "eval"))
     assert found["clusters"] == [problem.cluster for problem in problems]
-    for shown in found["playback"]:
-        assert "<" not in shown["completion"] and len(shown["completion"]) <= len(shown["unmask_step"])
+    for usage in found["playback"]:
+        assert "<" not in usage["completion"] and len(usage["completion"]) <= len(usage["unmask_step"])
     (arm,) = read_run(tmp_path / "eval" / "..").arms[-1:]
     assert arm.name == "run"
     run_sample(run, problems[0].prompt, temperature=1.0, seed=0)
@@ -197,7 +205,13 @@ def test_failures_of_the_grader_are_logged_and_said(
     base, run = tmp_path / "base", tmp_path / "run"
     run_sft(load_recipe(SftRecipe, None, [*SMALL, "task.kind=countdown", "steps=1"]), base)
     monkeypatch.setattr("diffpo.tasks.countdown.parse_prompt", lambda prompt: None)
-    rl = ["threads=1", "task.kind=countdown", f"base={json.dumps(str(base))}", "rollout.prompts=2", "rollout.group=2"]
+    rl = [
+        "threads=1",
+        "task.kind=countdown",
+        f"base={json.dumps(str(base))}",
+        "rollout.prompts_per_step=2",
+        "rollout.group_size=2",
+    ]
     run_rl(load_recipe(RlRecipe, None, [*rl, "budget.steps=1"]), run)
     (line,) = (run / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line)["grader_failed"] == 4.0

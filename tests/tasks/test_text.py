@@ -121,15 +121,15 @@ def test_the_prompt_is_the_same_in_training_and_evaluation(task: TextTask) -> No
 
 
 def test_few_shot_shows_train_rows_and_never_the_question_itself(task: TextTask) -> None:
-    shown = replace(task, few_shot=2)
-    examples = shown._examples()
+    usage = replace(task, few_shot=2)
+    examples = usage._examples()
     assert len({example.key for example in examples}) == 3
     for split in SPLITS:
-        for problem in shown.problems(split, 20, seed=0):
+        for problem in usage.problems(split, 20, seed=0):
             assert problem.prompt.count("Question: ") == problem.prompt.count("Answer:") == 3
             assert problem.prompt.count(problem.answer) == 0 or split != "train"
             assert sum(example.answer in problem.prompt for example in examples) == 2
-    everything = shown.problems("train", len(shown.questions("train")), seed=0)
+    everything = usage.problems("train", len(usage.questions("train")), seed=0)
     assert sum(examples[2].text in problem.prompt for problem in everything) == 3  # its own, and for two examples
 
 

@@ -33,7 +33,13 @@ TASKS = {
     "walk": '{kind="walk", length=4, step_credit=0.5}',
 }
 TINY = ["d_model=32", "n_layers=2", "n_heads=2", "mlp_hidden_size=48"]
-SHORT = ["threads=1", "rollout.prompts=3", "rollout.group=4", "objective.inner_steps=2", "budget={steps=2}"]
+SHORT = [
+    "threads=1",
+    "rollout.prompts_per_step=3",
+    "rollout.group_size=4",
+    "objective.num_iterations=2",
+    "budget={steps=2}",
+]
 
 
 @pytest.fixture(scope="module", params=TASKS)
@@ -75,7 +81,7 @@ def test_every_algorithm_trains_on_every_task(
 # Counted, not timed: what does an update of Q prompts with G completions each show the denoiser?
 
 Q, G, INNER = 3, 4, 2
-COUNTED = ["objective.kl=0.0", "objective.skip_ties=false"]
+COUNTED = ["objective.kl_coef=0.0", "objective.drop_zero_std_groups=false"]
 
 
 def one_pass(base: tuple[str, Path]) -> int:
@@ -106,5 +112,5 @@ def test_exact_costs_as_much_as_its_rollouts(base: tuple[str, Path], tmp_path: P
 
 def test_the_base_is_counted_where_it_is_read(base: tuple[str, Path], tmp_path: Path) -> None:
     alone = lines_of("tiny-exact", [*COUNTED, "budget={steps=1}"], base, tmp_path / "alone")
-    held = lines_of("tiny-exact", [*COUNTED, "objective.kl=0.1", "budget={steps=1}"], base, tmp_path / "held")
+    held = lines_of("tiny-exact", [*COUNTED, "objective.kl_coef=0.1", "budget={steps=1}"], base, tmp_path / "held")
     assert held[0]["update_tokens"] == alone[0]["update_tokens"] * (INNER + 1) / INNER

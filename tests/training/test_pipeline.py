@@ -53,8 +53,8 @@ def test_from_a_published_folder_to_a_sample(
 ) -> None:
     base, out = tmp_path / "base", tmp_path / "runs"
     published.write_folder(base, published.PUBLISHED[family])
-    task = [f"task.source={json.dumps(str(traces))}", "task.kind=s1k", "sequence_length=95", "micro_batch=2"]
-    small = ["rollout.prompts=2", "rollout.group=2", "objective.inner_steps=1", "budget={steps=1}"]
+    task = [f"task.source={json.dumps(str(traces))}", "task.kind=s1k", "sequence_length=95", "micro_batch_size=2"]
+    small = ["rollout.prompts_per_step=2", "rollout.group_size=2", "objective.num_iterations=1", "budget={steps=1}"]
 
     sft = ["optimizer.lr=1e-3", "batch=4", "steps=2", f"base={json.dumps(str(base))}"]
     settings = tmp_path / "sft.toml"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diffpo.core.errors import NonFiniteLossError, Stopped, UserError
 from diffpo.core.rollout import Rollout
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.llada import LLaDAModelLM
 from diffpo.models.model_paths import RECIPE, checkpoints
 from diffpo.recipes import dump_recipe, load_recipe
@@ -50,28 +50,28 @@ SFT = [
 RL = [
     *TASK,
     "task.cell_credit=0.5",
-    "learn=joint",
-    "rollout.prompts=3",
-    "rollout.group=4",
-    "objective.speed=0.5",
-    "objective.weight_cap=2.0",
-    "objective.micro_batch=5",
+    "train=joint",
+    "rollout.prompts_per_step=3",
+    "rollout.group_size=4",
+    "objective.nfe_penalty=0.5",
+    "objective.importance_cap=2.0",
+    "objective.micro_batch_size=5",
     "optimizer.lr=0.001",
     "optimizer.warmup=3",
     "optimizer.decay=linear",
     "controller.momentum=0.3",
     "controller.optimizer.decay=linear",
 ]
-SETTLE = ["controller.settle.share=0.3", "controller.settle.speed=0.9"]
+SETTLE = ["controller.greedy_stage.share=0.3", "controller.greedy_stage.nfe_penalty=0.9"]
 KILLED_STEPS = 8
 
 ROLLOUT_KEYS = {"step", "reward", "reward_std", "frac_reward_zero_std", "solved", "nfe"}
 COST_KEYS = {"rollout_tokens", "update_tokens", "denoiser_calls", "seconds"}
-POLICY_KEYS = {"loss", "clip_fraction", "policy_ratio", "weight_mean", "grad_norm"}
-WEIGHT_KEYS = {"weight_capped", "weight_ess", "weight_floored"}
-SIDE_KEYS = {"weight_right", "weight_wrong"}
+POLICY_KEYS = {"loss", "clip_fraction", "policy_ratio", "importance_weight_mean", "grad_norm"}
+WEIGHT_KEYS = {"importance_weight_capped", "importance_weight_ess", "importance_weight_floored"}
+SIDE_KEYS = {"importance_weight_right", "importance_weight_wrong"}
 QUARTER_KEYS = {f"weight_{name}_{quarter}" for name in ("ess", "capped") for quarter in (1, 2, 3, 4)}
-BOUND_KEYS = {"bound_median", "bound_log_sd", "bound_spread", "bound_clip_fraction"}
+BOUND_KEYS = {"bound_median", "bound_log_std_across_prompts", "bound_log_sigma", "bound_clip_fraction"}
 
 
 def sft_recipe(*overrides: str) -> SftRecipe:
@@ -201,7 +201,7 @@ def test_sft_writes_its_recipe_a_line_per_step_and_checkpoints(tmp_path: Path) -
 def test_stop_at_ends_a_run_for_good(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     accuracies = iter([0.1, 0.6])
     monkeypatch.setattr(sft, "validate", lambda *_: next(accuracies))
-    limits = ["stop_at.accuracy=0.5", "stop_at.start=2", "stop_at.every=2"]
+    limits = ["early_stopping.accuracy=0.5", "early_stopping.start=2", "early_stopping.every=2"]
     recipe, out = sft_recipe("steps=9", *limits), tmp_path / "run"
     run_sft(recipe, out)
     assert [line.get("accuracy") for line in lines_of(out)] == [None, 0.1, None, 0.6]
@@ -215,11 +215,16 @@ def test_stop_at_ends_a_run_for_good(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_validation_is_reported_by_steps_that_are_due(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    run_sft(sft_recipe("steps=3", "stop_at.start=1", "stop_at.every=2", "stop_at.problems_per_check=4"), out)
+    run_sft(
+        sft_recipe(
+            "steps=3", "early_stopping.start=1", "early_stopping.every=2", "early_stopping.problems_per_check=4"
+        ),
+        out,
+    )
     assert ["accuracy" in line for line in lines_of(out)] == [True, False, True]
 
 
-@pytest.mark.parametrize(("options", "bound"), [([], 0.0), (["stop_at.bound=0.3"], 0.3)])
+@pytest.mark.parametrize(("options", "bound"), [([], 0.0), (["early_stopping.bound=0.3"], 0.3)])
 def test_validation_decodes_greedily_at_its_bound(
     options: list[str], bound: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -231,7 +236,10 @@ def test_validation_decodes_greedily_at_its_bound(
         return answer(*arguments)
 
     monkeypatch.setattr(sft, "answer", answering)
-    run_sft(sft_recipe("steps=1", "stop_at.every=1", "stop_at.problems_per_check=4", *options), tmp_path / "run")
+    run_sft(
+        sft_recipe("steps=1", "early_stopping.every=1", "early_stopping.problems_per_check=4", *options),
+        tmp_path / "run",
+    )
     assert [decoding.rule for decoding in used] == [EntropyBound(bound)]
     assert used[0].temperature == 0
 
@@ -241,7 +249,7 @@ def test_the_blocks_of_policy_and_base_are_compiled(
 ) -> None:
     compiled: list[tuple[torch.nn.Module, dict[str, Any]]] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: compiled.append((module, options)))
-    run_rl(rl_recipe(base, "budget.steps=1", "objective.kl=0.1", "compile=true"), tmp_path / "run")
+    run_rl(rl_recipe(base, "budget.steps=1", "objective.kl_coef=0.1", "compile=true"), tmp_path / "run")
     blocks = load(base)[0].model.model.transformer["blocks"]
     assert [(type(module), options) for module, options in compiled] == [(type(blocks[0]), {"dynamic": True})] * (
         2 * len(blocks)
@@ -270,7 +278,7 @@ cannot be traced."""
 def test_compiled_blocks_give_the_same_run(base: Path, tmp_path: Path) -> None:
     said = {}
     for name, is_compiled in (("plain", "false"), ("compiled", "true")):
-        settings = ["budget.steps=2", "objective.kl=0.1", "rollout.prompts=2", f"compile={is_compiled}"]
+        settings = ["budget.steps=2", "objective.kl_coef=0.1", "rollout.prompts_per_step=2", f"compile={is_compiled}"]
         file = tmp_path / f"{name}.toml"
         file.write_text(dump_recipe(rl_recipe(base, *settings)), encoding="utf-8")
         command = [sys.executable, "-c", COMPILED, "rl", str(file), "--out", str(tmp_path / name)]
@@ -285,14 +293,14 @@ def test_compiled_blocks_give_the_same_run(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("estimator", ["mean-field", "two-times-mean-field"])
-@pytest.mark.parametrize(("learn", "kl"), [("model", 0.0), ("model", 0.1), ("joint", 0.1), ("sampler", 0.1)])
-def test_rl_trains_what_it_is_told_to(learn: str, kl: float, estimator: str, base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("train", "kl"), [("policy", 0.0), ("policy", 0.1), ("joint", 0.1), ("controller", 0.1)])
+def test_rl_trains_what_it_is_told_to(train: str, kl: float, estimator: str, base: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    settings = [f"learn={learn}", f"objective.kl={kl}", f"estimator.kind={estimator}", "budget.steps=2"]
+    settings = [f"train={train}", f"objective.kl_coef={kl}", f"estimator.kind={estimator}", "budget.steps=2"]
     run_rl(rl_recipe(base, *settings), out)
 
-    policy = set() if learn == "sampler" else POLICY_KEYS | WEIGHT_KEYS | ({"kl"} if kl else set())
-    bounds = set() if learn == "model" else BOUND_KEYS
+    policy = set() if train == "controller" else POLICY_KEYS | WEIGHT_KEYS | ({"kl"} if kl else set())
+    bounds = set() if train == "policy" else BOUND_KEYS
     lines = lines_of(out)
     # Means over right answers, wrong ones and quarters of a rollout are there where the batch has some.
     optional = (SIDE_KEYS | QUARTER_KEYS) if policy else set()
@@ -303,20 +311,20 @@ def test_rl_trains_what_it_is_told_to(learn: str, kl: float, estimator: str, bas
     last = checkpoints(out)[-1]
     weights, base_weights = weights_of(last), weights_of(checkpoints(base)[-1])
     is_unchanged = base_weights.items() <= weights.items()
-    assert is_unchanged == (learn == "sampler")
-    assert (load(out)[2] is None) == (learn == "model")
-    assert any(path.name.startswith("controller") for path in last.iterdir()) == (learn != "model")
+    assert is_unchanged == (train == "controller")
+    assert (load(out)[2] is None) == (train == "policy")
+    assert any(path.name.startswith("controller") for path in last.iterdir()) == (train != "policy")
 
 
 def test_slots_and_a_cache_reach_the_sampler(base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[tuple[int | None, str]] = []
 
     def spy(*arguments: Any, **options: Any) -> Rollout:
-        asked.append((options["slots"], options["cache"]))
+        asked.append((options["max_in_flight"], options["cache"]))
         return sample(*arguments, **options)
 
     monkeypatch.setattr(rollouts, "sample", spy)
-    options = ("rollout.slots=5", "rollout.block_length=4", "rollout.cache=prefix")
+    options = ("rollout.max_in_flight=5", "rollout.block_length=4", "rollout.cache=prefix")
     run_rl(rl_recipe(base, "budget.steps=1", *options), tmp_path / "run")
     assert asked == [(5, "prefix")]
 
@@ -331,9 +339,13 @@ def test_a_joint_run_ends_with_the_policy_at_rest_and_greedy_rollouts(
         return collect(*arguments, **options)
 
     monkeypatch.setattr(rl, "collect", spy)
-    keep = ["checkpoint.every=1", "checkpoint.keep=9", "budget.steps=6", "controller.speed=0.4"]
-    settle = ["controller.settle.share=0.5", "controller.settle.speed=0.2", "controller.settle.lr=0.06"]
-    run_rl(rl_recipe(base, *keep, *settle), tmp_path / "run")
+    keep = ["checkpoint.every=1", "checkpoint.keep=9", "budget.steps=6", "controller.nfe_penalty=0.4"]
+    greedy_stage = [
+        "controller.greedy_stage.share=0.5",
+        "controller.greedy_stage.nfe_penalty=0.2",
+        "controller.greedy_stage.lr=0.06",
+    ]
+    run_rl(rl_recipe(base, *keep, *greedy_stage), tmp_path / "run")
     assert asked == [(1.0, 0.4)] * 3 + [(0.0, 0.2)] * 3
     assert ["loss" in line for line in lines_of(tmp_path / "run")] == [True] * 3 + [False] * 3
     folders = checkpoints(tmp_path / "run")
@@ -351,23 +363,23 @@ def test_denoiser_calls_are_all_canvases_that_the_denoiser_was_shown(
     estimator: str, base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Those of rollouts, of both policies in the update, and of the controller's calibration."""
-    shown = 0
-    call = Denoiser.__call__
+    usage = 0
+    call = ModelDenoiser.__call__
 
-    def spy(self: Denoiser, canvas: Tensor, *arguments: Any) -> Tensor:
-        nonlocal shown
-        shown += len(canvas)
+    def spy(self: ModelDenoiser, canvas: Tensor, *arguments: Any) -> Tensor:
+        nonlocal usage
+        usage += len(canvas)
         return call(self, canvas, *arguments)
 
-    monkeypatch.setattr(Denoiser, "__call__", spy)
-    settings = ["objective.kl=0.1", "objective.inner_steps=3", f"estimator.kind={estimator}", "budget.steps=2"]
+    monkeypatch.setattr(ModelDenoiser, "__call__", spy)
+    settings = ["objective.kl_coef=0.1", "objective.num_iterations=3", f"estimator.kind={estimator}", "budget.steps=2"]
     run_rl(rl_recipe(base, *settings), tmp_path / "run")
-    assert lines_of(tmp_path / "run")[-1]["denoiser_calls"] == shown
-    assert read_progress(checkpoints(tmp_path / "run")[-1]).denoiser_calls == shown
+    assert lines_of(tmp_path / "run")[-1]["denoiser_calls"] == usage
+    assert read_progress(checkpoints(tmp_path / "run")[-1]).denoiser_calls == usage
 
 
 def test_a_budget_of_calls_ends_a_run_at_the_first_step_beyond_it(base: Path, tmp_path: Path) -> None:
-    run_rl(rl_recipe(base, "learn=model", "budget.denoiser_calls=150"), tmp_path / "run")
+    run_rl(rl_recipe(base, "train=policy", "budget.denoiser_calls=150"), tmp_path / "run")
     *before, last = [line["denoiser_calls"] for line in lines_of(tmp_path / "run")]
     assert before and max(before) < 150 <= last
     assert read_progress(checkpoints(tmp_path / "run")[-1]).denoiser_calls == last
@@ -382,7 +394,7 @@ def test_the_learning_rate_rises_over_optimiser_steps(base: Path, tmp_path: Path
         "optimizer.lr=0.003",
         "optimizer.decay=none",
     ]
-    run_rl(rl_recipe(base, *keep, "learn=model", "objective.inner_steps=2", "budget.steps=3"), tmp_path / "rl")
+    run_rl(rl_recipe(base, *keep, "train=policy", "objective.num_iterations=2", "budget.steps=3"), tmp_path / "rl")
     run_sft(sft_recipe(*keep, "steps=4"), tmp_path / "sft")
     for name, expected in (("rl", [0.001, 0.003, 0.003]), ("sft", [0.001, 0.002, 0.003, 0.003])):
         states = [torch.load(folder / "optimizer.pt", weights_only=True) for folder in checkpoints(tmp_path / name)]
@@ -394,10 +406,10 @@ def test_a_run_that_will_collapse_is_warned_of_once(
     wrong: float, count: int, base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
 ) -> None:
     def collapsing(*arguments: Any) -> dict[str, float]:
-        return update_policy(*arguments) | {"weight_right": 0.2, "weight_wrong": wrong}
+        return update_policy(*arguments) | {"importance_weight_right": 0.2, "importance_weight_wrong": wrong}
 
     monkeypatch.setattr(rl, "update_policy", collapsing)
-    run_rl(rl_recipe(base, "learn=model", "budget.steps=3"), tmp_path / "run")
+    run_rl(rl_recipe(base, "train=policy", "budget.steps=3"), tmp_path / "run")
     assert capsys.readouterr().out.count("near 1 on wrong answers (1.00) and far below on right ones (0.20)") == count
 
 
@@ -632,7 +644,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(
         if loop == "sft":
             run_sft(sft_recipe("steps=4", "checkpoint.every=1"), out)
         else:
-            run_rl(rl_recipe(base, "learn=model", "budget.steps=4", "checkpoint.every=1"), out)
+            run_rl(rl_recipe(base, "train=policy", "budget.steps=4", "checkpoint.every=1"), out)
     assert [folder.name for folder in checkpoints(out)] == ["checkpoint-1", "checkpoint-2"]
     assert_whole(out)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
 from diffpo.evaluation import loop
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.recipes import load_recipe
 from diffpo.recipes.schema import EvalRecipe, RlRecipe, S1kTask, SftRecipe
 from diffpo.recipes.tasks import task_of
@@ -46,17 +46,17 @@ TARGETS = Targets(
 
 
 @pytest.fixture(scope="module")
-def denoiser() -> Denoiser:
+def denoiser() -> ModelDenoiser:
     return oracle.tiny_llada(vocab=5, mask_id=MASK)
 
 
-def losses(denoiser: Denoiser, row: int, masked: tuple[int, ...]) -> list[float]:
+def losses(denoiser: ModelDenoiser, row: int, masked: tuple[int, ...]) -> list[float]:
     """-log p of the masked tokens of a row, each from the model's own logits of the canvas, in float64."""
     canvas = TARGETS.ids[row : row + 1].clone()
     canvas[0, list(masked)] = MASK
     with torch.no_grad():
         logits = denoiser.model(input_ids=canvas, attention_mask=TARGETS.visible[row : row + 1]).logits[0]
-    logits[:, MASK] = oracle.NEVER
+    logits[:, MASK] = oracle.FORBIDDEN_LOGIT
     return [-oracle.log_softmax(logits[at].tolist())[int(TARGETS.ids[row, at])] for at in masked]
 
 
@@ -96,7 +96,7 @@ def test_the_numbers_of_masked_tokens_are_spread_over_the_batch() -> None:
         assert sorted(noise.is_masked.sum(dim=1).tolist()) == [1, 2, 3, 4]
 
 
-def test_elbo_is_the_mean_over_all_orders_of_each_rows_log_likelihood(denoiser: Denoiser) -> None:
+def test_elbo_is_the_mean_over_all_orders_of_each_rows_log_likelihood(denoiser: ModelDenoiser) -> None:
     """For each row by its own length: mean over orders of -log p / L_i, then over rows."""
     expected = 0.0
     for row, length in enumerate(LENGTHS):
@@ -122,7 +122,7 @@ def test_elbo_is_the_mean_over_all_orders_of_each_rows_log_likelihood(denoiser: 
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-def test_uniform_is_the_mean_over_the_masked_tokens_of_the_batch(denoiser: Denoiser) -> None:
+def test_uniform_is_the_mean_over_the_masked_tokens_of_the_batch(denoiser: ModelDenoiser) -> None:
     noise = draw_noise(TARGETS, "uniform", torch.Generator().manual_seed(2))
     each = [losses(denoiser, row, tuple(mask.nonzero().flatten().tolist())) for row, mask in enumerate(noise.is_masked)]
     assert len({len(row) for row in each}) > 1
@@ -131,14 +131,14 @@ def test_uniform_is_the_mean_over_the_masked_tokens_of_the_batch(denoiser: Denoi
 
 
 @pytest.mark.parametrize("weighting", ["elbo", "uniform"])
-@pytest.mark.parametrize("micro_batch", [1, 2])
+@pytest.mark.parametrize("micro_batch_size", [1, 2])
 def test_micro_batches_give_the_gradient_of_the_whole_batch(
-    denoiser: Denoiser, weighting: Weighting, micro_batch: int
+    denoiser: ModelDenoiser, weighting: Weighting, micro_batch_size: int
 ) -> None:
     noise = draw_noise(TARGETS, weighting, torch.Generator().manual_seed(2))
     assert len(set(noise.is_masked.sum(dim=1).tolist())) > 1
     found = []
-    for rows in (3, micro_batch):
+    for rows in (3, micro_batch_size):
         denoiser.model.zero_grad()
         loss = backward(denoiser, TARGETS, noise, rows)
         found.append((loss, {name: p.grad for name, p in denoiser.model.named_parameters()}))
@@ -146,7 +146,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(
     assert sum_of_parts == pytest.approx(whole, rel=1e-6)
     for name, value in gradient.items():
         torch.testing.assert_close(gradients[name], value, rtol=1e-4, atol=1e-4 * float(value.abs().max()))
-    assert denoiser.shown.canvases >= 6
+    assert denoiser.usage.canvases >= 6
 
 
 # --- rows of one length
@@ -329,8 +329,8 @@ def test_what_needs_grades_refuses_s1k(tmp_path: Path) -> None:
         load_recipe(RlRecipe, None, ["base=x", "budget.steps=1", "task.kind=s1k"])
     with pytest.raises(UserError, match=sentence.format("evaluation")):
         load_recipe(EvalRecipe, None, ["model=x", "task.kind=s1k"])
-    with pytest.raises(UserError, match=sentence.format("stop_at")):
-        load_recipe(SftRecipe, None, ["task.kind=s1k", "stop_at.accuracy=0.5"])
+    with pytest.raises(UserError, match=sentence.format("early_stopping")):
+        load_recipe(SftRecipe, None, ["task.kind=s1k", "early_stopping.accuracy=0.5"])
     with pytest.raises(UserError, match="too_long is about sequence_length, which is not given"):
         load_recipe(SftRecipe, None, ["task.kind=s1k", "too_long=skip"])
     with pytest.raises(UserError, match="sequence_length limits prompts by itself"):
@@ -343,7 +343,16 @@ def test_a_run_on_s1k_counts_what_it_cuts_and_is_not_evaluated_on_it(
     (tmp_path / "sft.toml").write_text("")
     shape = ["model.d_model=8", "model.n_layers=1", "model.n_heads=1", "model.mlp_hidden_size=8", "threads=1"]
     task = f"task={{kind='s1k', source={json.dumps(jsonl(tmp_path / 'all.jsonl'))}, instructions='Q:'}}"
-    sft = ["sft", str(tmp_path / "sft.toml"), task, *shape, "batch=4", "steps=3", "micro_batch=3", "sequence_length=75"]
+    sft = [
+        "sft",
+        str(tmp_path / "sft.toml"),
+        task,
+        *shape,
+        "batch=4",
+        "steps=3",
+        "micro_batch_size=3",
+        "sequence_length=75",
+    ]
     with pytest.raises(SystemExit, check=lambda error: error.code == 0):
         main([*sft, "--out", str(tmp_path / "run")])
     lines = [json.loads(line) for line in (tmp_path / "run" / METRICS).read_text().splitlines()]

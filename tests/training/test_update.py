@@ -23,11 +23,11 @@ from diffpo.likelihood import (
     Exact,
     ManyTimesMeanField,
     MeanField,
+    ScoringPlan,
     TwoTimesMeanField,
-    Views,
     conditionals,
 )
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.tokenizer import char_tokenizer, encode_text
 from diffpo.objective import (
     ClippedSurrogate,
@@ -74,7 +74,7 @@ ROWS = PROMPTS * GROUP
 DRAW_SEED = 5
 
 
-def new_denoiser(seed: int = 0) -> Denoiser:
+def new_denoiser(seed: int = 0) -> ModelDenoiser:
     return tiny_llada(len(TOKENIZER), MASK, (STOP,), seed)
 
 
@@ -86,7 +86,7 @@ def new_batch(temperature: float = 1.0, **options: Any) -> Batch:
     """Rollouts of a random model, three prompts by four completions; unless told, the credit is noise."""
     settings: dict[str, Any] = {
         "group": GROUP,
-        "speed": 0.5,
+        "nfe_penalty": 0.5,
         "bound_speed": 0.5,
         "advantage": noise,
         "bound_advantage": noise,
@@ -116,24 +116,24 @@ def as_one_group(rows: Tensor) -> Batch:
 def settings_of(estimator: Estimator, **changes: Any) -> PolicyUpdate:
     plain = PolicyUpdate(
         estimator=estimator,
-        objective=ClippedSurrogate(clip=0.2, weight_cap=2.0),
-        normalise="sequence",
-        kl=0.0,
-        kl_kind="full",
+        objective=ClippedSurrogate(clip=0.2, importance_cap=2.0),
+        loss_aggregation="sequence-mean",
+        kl_coef=0.0,
+        kl_estimator="full",
         temperature=1.0,
-        inner_steps=1,
-        micro_batch=None,
+        num_iterations=1,
+        micro_batch_size=None,
         grad_clip=1e9,
     )
     return replace(plain, **changes)
 
 
-def weights_of(denoiser: Denoiser) -> Tensor:
+def weights_of(denoiser: ModelDenoiser) -> Tensor:
     return torch.cat([parameter.detach().flatten().clone() for parameter in denoiser.model.parameters()])
 
 
 def step(
-    batch: Batch, update: PolicyUpdate, base: Denoiser | None = None, lr: float = 0.01
+    batch: Batch, update: PolicyUpdate, base: ModelDenoiser | None = None, lr: float = 0.01
 ) -> tuple[Tensor, dict[str, float]]:
     """What SGD adds to the weights, over the learning rate (minus the gradient if there is one step); and metrics."""
     denoiser = new_denoiser()
@@ -152,7 +152,7 @@ class FixedBoundary:
     def draw(self, rollout: Rollout, generator: torch.Generator) -> Tensor:
         return self.steps
 
-    def __call__(self, rollout: Rollout, draw: Tensor, mask_id: int) -> Views:
+    def __call__(self, rollout: Rollout, draw: Tensor, mask_id: int) -> ScoringPlan:
         return TwoTimesMeanField()(rollout, draw, mask_id)
 
 
@@ -191,13 +191,15 @@ def test_the_batch_is_worth_testing_on() -> None:
 # ------------------------------------------------------------------------------------------- ratios, and the gradient
 
 
-@pytest.mark.parametrize("micro_batch", [None, 5])
+@pytest.mark.parametrize("micro_batch_size", [None, 5])
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
-def test_every_policy_ratio_is_one_at_the_first_inner_step(estimator: Estimator, micro_batch: int | None) -> None:
+def test_every_policy_ratio_is_one_at_the_first_inner_step(estimator: Estimator, micro_batch_size: int | None) -> None:
     spy = Spy(0.2, 2.0)
-    _, metrics = step(BATCH, settings_of(estimator, objective=spy, inner_steps=2, micro_batch=micro_batch), lr=0.1)
+    _, metrics = step(
+        BATCH, settings_of(estimator, objective=spy, num_iterations=2, micro_batch_size=micro_batch_size), lr=0.1
+    )
     parts = len(spy.seen) // 2
-    assert parts == (1 if micro_batch is None else 3)
+    assert parts == (1 if micro_batch_size is None else 3)
     for (_, old, first), (_, later_old, later) in zip(spy.seen[:parts], spy.seen[parts:], strict=True):
         torch.testing.assert_close(first.policy_ratio, torch.ones_like(old), atol=1e-5, rtol=0)
         assert torch.equal(old, later_old)
@@ -215,14 +217,19 @@ def test_tokens_committed_at_the_boundary_have_importance_weight_one() -> None:
     torch.testing.assert_close(found.importance_weight[is_at], torch.ones(int(is_at.sum())), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("normalise", ["sequence", "token"])
+@pytest.mark.parametrize("loss_aggregation", ["sequence-mean", "token-mean"])
 @pytest.mark.parametrize("kl", [0.0, 0.3])
-def test_the_first_step_is_weighted_reinforce_token_by_token(kl: float, normalise: Any) -> None:
+def test_the_first_step_is_weighted_reinforce_token_by_token(kl: float, loss_aggregation: Any) -> None:
     temperature, cap = 0.7, 1.5
     steps = COOL.rollout.nfe // 2
     objective = ClippedSurrogate(0.2, cap)
     update = settings_of(
-        FixedBoundary(steps), objective=objective, normalise=normalise, kl=kl, temperature=temperature, micro_batch=5
+        FixedBoundary(steps),
+        objective=objective,
+        loss_aggregation=loss_aggregation,
+        kl_coef=kl,
+        temperature=temperature,
+        micro_batch_size=5,
     )
     base = new_denoiser(seed=7) if kl else None
     found, metrics = step(COOL, update, base)
@@ -243,7 +250,7 @@ def test_the_first_step_is_weighted_reinforce_token_by_token(kl: float, normalis
         logp = (logits / temperature).log_softmax(-1)[token - (token > MASK)]
         importance = min(cap, math.exp(float(logp.detach()) - float(rollout.behaviour_logp[row, position])))
         term = -importance * float(COOL.advantage[row]) * logp
-        weight = 1 / counts[row] / ROWS if normalise == "sequence" else 1 / sum(counts)
+        weight = 1 / counts[row] / ROWS if loss_aggregation == "sequence-mean" else 1 / sum(counts)
         if base:
             held = base_policy[late][row, position][is_token].log_softmax(-1)
             gap = (logits.softmax(-1) * (logits.log_softmax(-1) - held)).sum()
@@ -259,12 +266,17 @@ def test_the_first_step_is_weighted_reinforce_token_by_token(kl: float, normalis
         assert metrics["kl"] == pytest.approx(divergence, rel=1e-4)
 
 
-@pytest.mark.parametrize("kl_kind", ["full", "k2", "k3"])
+@pytest.mark.parametrize("kl_estimator", ["full", "k2", "k3"])
 @pytest.mark.parametrize("estimator", [Elbo(3, False), Eubo(3, False, beta=1.5, mix=0.25)], ids=str)
-def test_the_first_step_on_a_bound_is_its_gradient_token_by_token(estimator: Elbo | Eubo, kl_kind: Any) -> None:
+def test_the_first_step_on_a_bound_is_its_gradient_token_by_token(estimator: Elbo | Eubo, kl_estimator: Any) -> None:
     temperature, kl, base = 0.7, 0.3, new_denoiser(seed=7)
     update = settings_of(
-        estimator, objective=ClippedSurrogate(0.2), kl=kl, kl_kind=kl_kind, temperature=temperature, micro_batch=5
+        estimator,
+        objective=ClippedSurrogate(0.2),
+        kl_coef=kl,
+        kl_estimator=kl_estimator,
+        temperature=temperature,
+        micro_batch_size=5,
     )
     found, metrics = step(COOL, update, base)
 
@@ -291,9 +303,9 @@ def test_the_first_step_on_a_bound_is_its_gradient_token_by_token(estimator: Elb
             logp, base_logp = ((x / temperature).log_softmax(-1)[token] for x in (logits, held))
             lower = lower + weight * logp
             power = power + weight * logp.exp() ** 1.5
-            if kl_kind == "full":
+            if kl_estimator == "full":
                 gap = gap + weight * (logits.softmax(-1) * (logits.log_softmax(-1) - held.log_softmax(-1))).sum()
-            elif kl_kind == "k2":
+            elif kl_estimator == "k2":
                 gap = gap + weight * (logp - base_logp) ** 2 / 2
             else:
                 gap = gap + weight * ((base_logp - logp).exp() - (base_logp - logp) - 1)
@@ -310,8 +322,8 @@ def test_the_first_step_on_a_bound_is_its_gradient_token_by_token(estimator: Elb
     assert metrics["kl"] == pytest.approx(divergence, rel=1e-4)
 
 
-@pytest.mark.parametrize("kl_kind", ["full", "k3"])
-def test_a_micro_batch_that_masks_no_scored_token_adds_nothing(kl_kind: Any) -> None:
+@pytest.mark.parametrize("kl_estimator", ["full", "k3"])
+def test_a_micro_batch_that_masks_no_scored_token_adds_nothing(kl_estimator: Any) -> None:
     batch = as_one_group((~BATCH.is_scored).any(dim=1).nonzero().flatten())
     assert len(batch.rollout) > 1
 
@@ -320,7 +332,9 @@ def test_a_micro_batch_that_masks_no_scored_token_adds_nothing(kl_kind: Any) -> 
         def draw(self, rollout: Rollout, generator: torch.Generator) -> Tensor:
             return ~batch.is_scored[:, None]
 
-    update = settings_of(TailOnly(1, False), objective=ClippedSurrogate(), kl=0.1, kl_kind=kl_kind, micro_batch=1)
+    update = settings_of(
+        TailOnly(1, False), objective=ClippedSurrogate(), kl_coef=0.1, kl_estimator=kl_estimator, micro_batch_size=1
+    )
     moved, metrics = step(batch, update, new_denoiser(seed=7))
     assert not moved.any() and metrics["kl"] == 0 and metrics["grad_norm"] == 0
 
@@ -328,14 +342,18 @@ def test_a_micro_batch_that_masks_no_scored_token_adds_nothing(kl_kind: Any) -> 
 def test_the_kl_to_itself_pulls_nowhere() -> None:
     quiet = replace(BATCH, advantage=torch.zeros(ROWS))
     for kind in ("full", "k1", "k2", "k3"):
-        moved, metrics = step(quiet, settings_of(TwoTimesMeanField(), kl=1.0, kl_kind=kind), base=new_denoiser())
+        moved, metrics = step(
+            quiet, settings_of(TwoTimesMeanField(), kl_coef=1.0, kl_estimator=kind), base=new_denoiser()
+        )
         assert moved.abs().max() < 1e-4
         assert abs(metrics["kl"]) < 1e-5
 
 
 def test_k3_is_read_on_the_drawn_tokens() -> None:
     base, temperature = new_denoiser(seed=7), 0.7
-    update = settings_of(MeanField(), kl=1.0, kl_kind="k3", temperature=temperature, normalise="token")
+    update = settings_of(
+        MeanField(), kl_coef=1.0, kl_estimator="k3", temperature=temperature, loss_aggregation="token-mean"
+    )
     _, metrics = step(COOL, update, base)
     views = MeanField()(COOL.rollout, COOL.rollout.prompt_mask & False, MASK)
     with torch.no_grad():
@@ -359,7 +377,7 @@ def test_unscored_tokens_change_nothing() -> None:
 def test_unscored_tokens_cannot_poison_the_loss() -> None:
     """What k3 would say of a tail token, had it been drawn at the first scored place, is beyond float32."""
 
-    def shifted(denoiser: Denoiser, shift: float) -> Denoiser:
+    def shifted(denoiser: ModelDenoiser, shift: float) -> ModelDenoiser:
         def add(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
             output.logits = output.logits.index_put((torch.tensor(0), torch.tensor(STOP)), torch.tensor(shift), True)
             return output
@@ -372,13 +390,13 @@ def test_unscored_tokens_cannot_poison_the_loss() -> None:
     batch = as_one_group(rows)
     denoiser, base = shifted(new_denoiser(), -200.0), new_denoiser(seed=7)
     optimizer = torch.optim.SGD(denoiser.model.parameters(), lr=0.01)
-    update = settings_of(MeanField(), kl=0.1, kl_kind="k3")
+    update = settings_of(MeanField(), kl_coef=0.1, kl_estimator="k3")
     assert math.isfinite(update_policy(denoiser, base, batch, update, optimizer, torch.Generator())["loss"])
 
 
 def test_every_inner_step_has_its_own_gradient() -> None:
     _, once = step(BATCH, settings_of(MeanField()), lr=1e-9)
-    _, often = step(BATCH, settings_of(MeanField(), inner_steps=3), lr=1e-9)  # the weights stay where they are
+    _, often = step(BATCH, settings_of(MeanField(), num_iterations=3), lr=1e-9)  # the weights stay where they are
     assert often["grad_norm"] == pytest.approx(once["grad_norm"], rel=1e-3)
 
 
@@ -394,21 +412,23 @@ def test_the_gradients_norm_is_clipped() -> None:
 # ------------------------------------------------------------------------------------------------ how the batch is cut
 
 
-@pytest.mark.parametrize("micro_batch", [3, 8, 100])
-@pytest.mark.parametrize("normalise", ["sequence", "token"])
+@pytest.mark.parametrize("micro_batch_size", [3, 8, 100])
+@pytest.mark.parametrize("loss_aggregation", ["sequence-mean", "token-mean"])
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
-def test_micro_batches_change_neither_step_nor_metrics(estimator: Estimator, normalise: Any, micro_batch: int) -> None:
+def test_micro_batches_change_neither_step_nor_metrics(
+    estimator: Estimator, loss_aggregation: Any, micro_batch_size: int
+) -> None:
     base = new_denoiser(seed=7)
-    update = settings_of(estimator, kl=0.1, normalise=normalise, inner_steps=2)
+    update = settings_of(estimator, kl_coef=0.1, loss_aggregation=loss_aggregation, num_iterations=2)
     expected, whole = step(BATCH, update, base)
-    found, cut = step(BATCH, replace(update, micro_batch=micro_batch), base)
+    found, cut = step(BATCH, replace(update, micro_batch_size=micro_batch_size), base)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
     assert cut == pytest.approx(whole, rel=1e-3, abs=1e-5)
 
 
-@pytest.mark.parametrize("micro_batch", [None, 5])
+@pytest.mark.parametrize("micro_batch_size", [None, 5])
 @pytest.mark.parametrize("two_times", [False, True], ids=["mean-field", "2-mf"])
-def test_the_order_of_rows_changes_nothing(two_times: bool, micro_batch: int | None) -> None:
+def test_the_order_of_rows_changes_nothing(two_times: bool, micro_batch_size: int | None) -> None:
     steps = TwoTimesMeanField().draw(BATCH.rollout, torch.Generator().manual_seed(3))
     steps = steps if two_times else torch.zeros_like(steps)
     order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(4))
@@ -419,32 +439,34 @@ def test_the_order_of_rows_changes_nothing(two_times: bool, micro_batch: int | N
         advantage=BATCH.advantage[order],
         bound_advantage=BATCH.bound_advantage[order],
     )
-    found, _ = step(shuffled, settings_of(FixedBoundary(steps[order]), micro_batch=micro_batch))
+    found, _ = step(shuffled, settings_of(FixedBoundary(steps[order]), micro_batch_size=micro_batch_size))
     expected, _ = step(BATCH, settings_of(FixedBoundary(steps)))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("micro_batch", [None, 3])
-def test_tied_prompts_are_left_out_when_they_are_skipped(micro_batch: int | None) -> None:
+@pytest.mark.parametrize("micro_batch_size", [None, 3])
+def test_tied_prompts_are_left_out_when_they_are_skipped(micro_batch_size: int | None) -> None:
     """With no credit and no KL they add nothing but canvases: the step stays. With KL it loses their pull."""
     reward = torch.tensor([[1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.3, 0.3, 0.3, 0.3]])
     credit = torch.cat([BATCH.advantage[:GROUP], torch.zeros(2 * GROUP)])
     batch = replace(BATCH, reward=reward, advantage=credit)
     assert batch.has_spread.tolist() == [True] * GROUP + [False] * 2 * GROUP
-    everything = settings_of(TwoTimesMeanField(), inner_steps=2, micro_batch=micro_batch)
-    some = replace(everything, skip_ties=True)
+    everything = settings_of(TwoTimesMeanField(), num_iterations=2, micro_batch_size=micro_batch_size)
+    some = replace(everything, drop_zero_std_groups=True)
     torch.testing.assert_close(step(batch, some)[0], step(batch, everything)[0], atol=1e-4, rtol=1e-3)
-    first = step(batch, replace(some, inner_steps=1))[1]
+    first = step(batch, replace(some, num_iterations=1))[1]
     assert first["policy_ratio"] == pytest.approx(1, abs=1e-5), "an average over the tokens that were in it"
 
     base = new_denoiser(seed=7)
-    held = step(batch, replace(some, kl=0.1), base)[0]
-    assert not torch.allclose(held, step(batch, replace(everything, kl=0.1), base)[0], rtol=1e-2)
+    held = step(batch, replace(some, kl_coef=0.1), base)[0]
+    assert not torch.allclose(held, step(batch, replace(everything, kl_coef=0.1), base)[0], rtol=1e-2)
 
 
 def test_where_all_prompts_are_tied_nothing_is_done() -> None:
     batch = replace(BATCH, reward=torch.ones(PROMPTS, GROUP))
-    change, metrics = step(batch, settings_of(MeanField(), skip_ties=True, kl=0.1), new_denoiser(seed=7))
+    change, metrics = step(
+        batch, settings_of(MeanField(), drop_zero_std_groups=True, kl_coef=0.1), new_denoiser(seed=7)
+    )
     assert (change == 0).all() and metrics == {}
 
 
@@ -457,7 +479,7 @@ def test_the_draw_is_made_once_for_all_inner_steps_and_policies() -> None:
             draws.append(super().draw(rollout, generator))
             return draws[-1]
 
-    step(BATCH, settings_of(Counting(), kl=0.1, inner_steps=3, micro_batch=4), new_denoiser(seed=7))
+    step(BATCH, settings_of(Counting(), kl_coef=0.1, num_iterations=3, micro_batch_size=4), new_denoiser(seed=7))
     assert [len(one) for one in draws] == [ROWS]
 
 
@@ -482,14 +504,16 @@ def graded(batch: Batch) -> Batch:
 # ------------------------------------------------------------------------------------- large vocabularies, and bfloat16
 
 
-@pytest.mark.parametrize("kl_kind", ["full", "k1", "k3"])
+@pytest.mark.parametrize("kl_estimator", ["full", "k1", "k3"])
 @pytest.mark.parametrize(
     "estimator", [MeanField(0.3), TwoTimesMeanField(), Elbo(2), Eubo(2, antithetic=False)], ids=str
 )
 def test_a_step_without_logits_is_the_same_step(
-    estimator: Estimator, kl_kind: Any, monkeypatch: pytest.MonkeyPatch
+    estimator: Estimator, kl_estimator: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update = settings_of(estimator, kl=0.3, kl_kind=kl_kind, temperature=0.7, inner_steps=2, micro_batch=5)
+    update = settings_of(
+        estimator, kl_coef=0.3, kl_estimator=kl_estimator, temperature=0.7, num_iterations=2, micro_batch_size=5
+    )
     found, base = [], new_denoiser(seed=7)
     for whole in (10**9, 0):
         monkeypatch.setattr("diffpo.models.denoiser.WHOLE", whole)
@@ -502,7 +526,7 @@ def test_a_step_without_logits_is_the_same_step(
 
 
 def test_credit_made_of_likelihoods_is_the_same_without_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    update = settings_of(TwoTimesMeanField(), objective=DistributionMatching(Target(0.5)), micro_batch=4)
+    update = settings_of(TwoTimesMeanField(), objective=DistributionMatching(Target(0.5)), micro_batch_size=4)
     found = []
     for whole in (10**9, 0):
         monkeypatch.setattr("diffpo.models.denoiser.WHOLE", whole)
@@ -527,9 +551,9 @@ def test_a_bfloat16_policys_loss_is_summed_in_float32(whole: int, monkeypatch: p
     rollout = COOL.rollout
     views = MeanField()(rollout, rollout.prompt_mask & False, MASK)
     with torch.no_grad():
-        logits = conditionals(denoiser, views, COOL.is_scored).said.logits.double()
+        logits = conditionals(denoiser, views, COOL.is_scored).output.logits.double()
     read = conditionals(denoiser, views, COOL.is_scored)
-    expected = (logits / temperature).log_softmax(-1)[read.slot, rollout.completion_ids][COOL.is_scored]
+    expected = (logits / temperature).log_softmax(-1)[read.index, rollout.completion_ids][COOL.is_scored]
     torch.testing.assert_close(logp[COOL.is_scored].double(), expected, atol=1e-5, rtol=1e-5)
     weight = (expected - rollout.behaviour_logp.double()[COOL.is_scored]).exp().clamp(max=2.0)
     row = COOL.is_scored.nonzero()[:, 0]
@@ -538,14 +562,16 @@ def test_a_bfloat16_policys_loss_is_summed_in_float32(whole: int, monkeypatch: p
     assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
-@pytest.mark.parametrize("micro_batch", [3, 5, 8])
+@pytest.mark.parametrize("micro_batch_size", [3, 5, 8])
 @pytest.mark.parametrize("estimator", [MeanField(), Elbo(2)], ids=str)
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
-def test_a_group_may_be_split_over_micro_batches(objective: Objective, estimator: Estimator, micro_batch: int) -> None:
+def test_a_group_may_be_split_over_micro_batches(
+    objective: Objective, estimator: Estimator, micro_batch_size: int
+) -> None:
     batch, base = graded(BATCH), new_denoiser(seed=7)
-    update = settings_of(estimator, objective=objective, kl=0.1, kl_kind="k2", inner_steps=3)
+    update = settings_of(estimator, objective=objective, kl_coef=0.1, kl_estimator="k2", num_iterations=3)
     expected, whole = step(batch, update, base)
-    found, cut = step(batch, replace(update, micro_batch=micro_batch), base)
+    found, cut = step(batch, replace(update, micro_batch_size=micro_batch_size), base)
     assert float(expected.abs().max()) > 0.01
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-3)
     assert cut == pytest.approx(whole, rel=1e-3, abs=1e-5)
@@ -558,8 +584,8 @@ def test_neither_the_order_of_prompts_nor_that_of_completions_matters(objective:
     rows = torch.arange(ROWS).view(PROMPTS, GROUP)[prompts][:, members].flatten()
     per_prompt = {name: getattr(batch, name)[prompts][:, members] for name in ("reward", "bound_reward", "is_solved")}
     shuffled = replace(batch.rows(rows), **per_prompt)
-    update = settings_of(MeanField(), objective=objective, inner_steps=2)
-    found, shuffled_metrics = step(shuffled, replace(update, micro_batch=5), base)
+    update = settings_of(MeanField(), objective=objective, num_iterations=2)
+    found, shuffled_metrics = step(shuffled, replace(update, micro_batch_size=5), base)
     expected, metrics = step(batch, update, base)
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-3)
     assert shuffled_metrics == pytest.approx(metrics, rel=1e-3, abs=1e-5)
@@ -574,7 +600,7 @@ def test_ties_are_skipped_by_whole_groups(objective: Objective) -> None:
     rows = torch.arange(ROWS).view(PROMPTS, GROUP)[left].flatten()
     per_prompt = {name: getattr(tied, name)[left] for name in ("reward", "bound_reward", "is_solved")}
     alone = replace(tied.rows(rows), **per_prompt)
-    update = settings_of(MeanField(), objective=objective, micro_batch=3, skip_ties=True)
+    update = settings_of(MeanField(), objective=objective, micro_batch_size=3, drop_zero_std_groups=True)
     found, expected = step(tied, update, base)[0], step(alone, update, base)[0]
     torch.testing.assert_close(1.5 * found, expected, atol=2e-4, rtol=2e-3)
 
@@ -585,7 +611,11 @@ def test_the_first_step_of_dmpo_is_its_weighted_likelihood_token_by_token(temper
     steps = batch.rollout.nfe // 2
     objective = DistributionMatching(Target(alpha, coef), "neg")
     update = settings_of(
-        FixedBoundary(steps), objective=objective, normalise="token", temperature=temperature, micro_batch=5
+        FixedBoundary(steps),
+        objective=objective,
+        loss_aggregation="token-mean",
+        temperature=temperature,
+        micro_batch_size=5,
     )
     found, metrics = step(batch, update, base)
 
@@ -594,7 +624,7 @@ def test_the_first_step_of_dmpo_is_its_weighted_likelihood_token_by_token(temper
     views = [canvas_at(rollout, boundary, MASK) for boundary in (torch.zeros_like(steps), steps)]
     is_token = torch.arange(len(TOKENIZER)) != MASK
 
-    def likelihoods(of: Denoiser) -> list[Tensor]:
+    def likelihoods(of: ModelDenoiser) -> list[Tensor]:
         logits = [of.model(canvas, attention_mask).logits[:, -LENGTH:] for canvas in views]
         totals = [torch.zeros(()) for _ in range(ROWS)]
         for row, position in batch.is_scored.nonzero().tolist():
@@ -619,26 +649,26 @@ def test_the_first_step_of_dmpo_is_its_weighted_likelihood_token_by_token(temper
     assert float(expected.abs().max()) > 0.05
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-3)
     assert metrics["proximal"] == pytest.approx(coef)
-    assert 0 < metrics["weight_ess"] < 1
+    assert 0 < metrics["importance_weight_ess"] < 1
 
 
-@pytest.mark.parametrize("micro_batch", [None, 4])
-def test_a_target_costs_one_more_pass_only_where_the_batch_is_cut(micro_batch: int | None) -> None:
+@pytest.mark.parametrize("micro_batch_size", [None, 4])
+def test_a_target_costs_one_more_pass_only_where_the_batch_is_cut(micro_batch_size: int | None) -> None:
     batch, inner = graded(BATCH), 3
     for baseline, passes in (("neg", inner + 1), ("unbias", 2 * inner)):
         denoiser, base = new_denoiser(), new_denoiser(seed=7)
         objective = DistributionMatching(Target(0.5), baseline)  # type: ignore[arg-type]
-        update = settings_of(MeanField(), objective=objective, inner_steps=inner, micro_batch=micro_batch)
+        update = settings_of(MeanField(), objective=objective, num_iterations=inner, micro_batch_size=micro_batch_size)
         optimizer = torch.optim.SGD(denoiser.model.parameters(), lr=0.01)
         update_policy(denoiser, base, batch, update, optimizer, torch.Generator())
-        assert denoiser.shown.canvases == PROMPTS * (passes if micro_batch else inner)
-        assert base.shown.canvases == PROMPTS
+        assert denoiser.usage.canvases == PROMPTS * (passes if micro_batch_size else inner)
+        assert base.usage.canvases == PROMPTS
 
 
-@pytest.mark.parametrize("micro_batch", [None, 5])
+@pytest.mark.parametrize("micro_batch_size", [None, 5])
 @pytest.mark.parametrize(("baseline", "times"), [("neg", 1), ("unbias", 3)])
 def test_credit_sees_the_old_policy_and_where_it_asks_the_one_that_stands(
-    baseline: Any, times: int, micro_batch: int | None
+    baseline: Any, times: int, micro_batch_size: int | None
 ) -> None:
     seen: list[Groups] = []
 
@@ -648,18 +678,20 @@ def test_credit_sees_the_old_policy_and_where_it_asks_the_one_that_stands(
             seen.append(groups)
             return super().credit(groups)
 
-    update = settings_of(MeanField(), objective=SeenMatching(baseline=baseline), inner_steps=3, micro_batch=micro_batch)
+    update = settings_of(
+        MeanField(), objective=SeenMatching(baseline=baseline), num_iterations=3, micro_batch_size=micro_batch_size
+    )
     step(graded(BATCH), update, new_denoiser(seed=7), lr=0.1)
     assert len(seen) == times
     old = seen[0].old_logp
     assert old is not None
     for index, groups in enumerate(seen):
-        assert groups.old_logp is not None and groups.now_logp is not None
+        assert groups.old_logp is not None and groups.current_logp is not None
         assert torch.equal(groups.old_logp, old)
-        assert torch.equal(groups.now_logp, old) == (index == 0)
+        assert torch.equal(groups.current_logp, old) == (index == 0)
     if times > 1:
-        assert seen[1].now_logp is not None and seen[2].now_logp is not None
-        assert not torch.equal(seen[1].now_logp, seen[2].now_logp)
+        assert seen[1].current_logp is not None and seen[2].current_logp is not None
+        assert not torch.equal(seen[1].current_logp, seen[2].current_logp)
 
 
 def test_a_target_without_its_base_is_refused() -> None:
@@ -670,15 +702,15 @@ def test_a_target_without_its_base_is_refused() -> None:
 # --------------------------------------------------------------------------------------------------------- bookkeeping
 
 
-@pytest.mark.parametrize("micro_batch", [None, 5])
+@pytest.mark.parametrize("micro_batch_size", [None, 5])
 @pytest.mark.parametrize("has_base", [False, True])
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
 def test_a_denoiser_tallies_the_canvases_that_it_was_shown(
-    estimator: Estimator, has_base: bool, micro_batch: int | None
+    estimator: Estimator, has_base: bool, micro_batch_size: int | None
 ) -> None:
     asked: list[int] = []
 
-    def counted(denoiser: Denoiser) -> Denoiser:
+    def counted(denoiser: ModelDenoiser) -> ModelDenoiser:
         def count(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
             asked.append(len(kwargs["input_ids"]))
 
@@ -686,24 +718,24 @@ def test_a_denoiser_tallies_the_canvases_that_it_was_shown(
         return denoiser
 
     denoiser, base = counted(new_denoiser()), counted(new_denoiser(seed=7)) if has_base else None
-    update = settings_of(estimator, kl=0.1, inner_steps=2, micro_batch=micro_batch)
+    update = settings_of(estimator, kl_coef=0.1, num_iterations=2, micro_batch_size=micro_batch_size)
     optimizer = torch.optim.SGD(denoiser.model.parameters(), lr=0.01)
     update_policy(denoiser, base, BATCH, update, optimizer, torch.Generator().manual_seed(0))
-    assert denoiser.shown.canvases + (base.shown.canvases if base else 0) == sum(asked)
-    if estimator == MeanField(0.0) and micro_batch is None:
+    assert denoiser.usage.canvases + (base.usage.canvases if base else 0) == sum(asked)
+    if estimator == MeanField(0.0) and micro_batch_size is None:
         assert sum(asked) == PROMPTS * (3 if has_base else 2)
 
 
 def test_metrics_of_the_importance_weight() -> None:
     spy = Spy(0.2, 1.2)
-    _, metrics = step(BATCH, settings_of(MeanField(), objective=spy, normalise="token"))
+    _, metrics = step(BATCH, settings_of(MeanField(), objective=spy, loss_aggregation="token-mean"))
     ((_, _, found),) = spy.seen
     weights = found.importance_weight[BATCH.is_scored].double()
-    assert metrics["weight_mean"] == pytest.approx(float(weights.mean()), rel=1e-5)
-    assert metrics["weight_capped"] == pytest.approx(float((weights > 1.199).double().mean()), rel=1e-5)
-    assert 0 < metrics["weight_capped"] < 1
+    assert metrics["importance_weight_mean"] == pytest.approx(float(weights.mean()), rel=1e-5)
+    assert metrics["importance_weight_capped"] == pytest.approx(float((weights > 1.199).double().mean()), rel=1e-5)
+    assert 0 < metrics["importance_weight_capped"] < 1
     share = weights.sum() ** 2 / (weights**2).sum() / len(weights)
-    assert metrics["weight_ess"] == pytest.approx(float(share), rel=1e-5)
+    assert metrics["importance_weight_ess"] == pytest.approx(float(share), rel=1e-5)
 
 
 def test_metrics_of_the_weight_by_answer_and_by_quarter() -> None:
@@ -714,15 +746,17 @@ def test_metrics_of_the_weight_by_answer_and_by_quarter() -> None:
     weight, is_right = found.importance_weight, batch.is_solved.flatten()
     right = weight[is_right][batch.is_scored[is_right]]
     wrong = weight[~is_right][batch.is_scored[~is_right]]
-    assert metrics["weight_right"] == pytest.approx(float(right.mean()), rel=1e-5)
-    assert metrics["weight_wrong"] == pytest.approx(float(wrong.mean()), rel=1e-5)
-    assert metrics["weight_right"] != pytest.approx(metrics["weight_wrong"], rel=1e-3)
+    assert metrics["importance_weight_right"] == pytest.approx(float(right.mean()), rel=1e-5)
+    assert metrics["importance_weight_wrong"] == pytest.approx(float(wrong.mean()), rel=1e-5)
+    assert metrics["importance_weight_right"] != pytest.approx(metrics["importance_weight_wrong"], rel=1e-3)
     quarter = 4 * batch.rollout.unmask_step // batch.rollout.nfe[:, None]
     for index in range(4):
         there = weight[batch.is_scored & (quarter == index)]
-        assert metrics[f"weight_capped_{index + 1}"] == pytest.approx(float((there >= 1.2).float().mean()), rel=1e-5)
+        assert metrics[f"importance_weight_capped_{index + 1}"] == pytest.approx(
+            float((there >= 1.2).float().mean()), rel=1e-5
+        )
         share = float(there.sum() ** 2 / (there**2).sum()) / len(there)
-        assert metrics[f"weight_ess_{index + 1}"] == pytest.approx(share, rel=1e-4)
+        assert metrics[f"importance_weight_ess_{index + 1}"] == pytest.approx(share, rel=1e-4)
 
 
 def scored_place(value: float) -> Batch:
@@ -735,13 +769,13 @@ def credited(value: float) -> Batch:
     return replace(BATCH, advantage=BATCH.advantage.index_fill(0, torch.tensor([ROWS - 1]), value))
 
 
-@pytest.mark.parametrize("micro_batch", [None, 5])
+@pytest.mark.parametrize("micro_batch_size", [None, 5])
 @pytest.mark.parametrize("batch", [scored_place(math.nan), credited(math.nan), credited(math.inf), credited(-math.inf)])
-def test_a_loss_that_is_no_number_leaves_the_weights_untouched(batch: Batch, micro_batch: int | None) -> None:
+def test_a_loss_that_is_no_number_leaves_the_weights_untouched(batch: Batch, micro_batch_size: int | None) -> None:
     denoiser = new_denoiser()
     before = weights_of(denoiser)
     optimizer = torch.optim.Adam(denoiser.model.parameters(), lr=0.1)
-    update = settings_of(TwoTimesMeanField(), micro_batch=micro_batch)
+    update = settings_of(TwoTimesMeanField(), micro_batch_size=micro_batch_size)
     with pytest.raises(NonFiniteLossError):
         update_policy(denoiser, None, batch, update, optimizer, torch.Generator())
     assert torch.equal(weights_of(denoiser), before)
@@ -954,7 +988,7 @@ def test_a_batch_is_graded_and_credited_by_prompt() -> None:
     torch.testing.assert_close(batch.advantage, expected.flatten())
     torch.testing.assert_close(batch.bound_advantage, 2 * reward)
     assert torch.equal(batch.is_scored, completion_mask(rollout.completion_ids, (STOP,)))
-    assert float(token_weights(batch.is_scored, "sequence").sum()) == pytest.approx(1)
+    assert float(token_weights(batch.is_scored, "sequence-mean").sum()) == pytest.approx(1)
 
 
 def test_prompts_are_padded_on_the_left() -> None:

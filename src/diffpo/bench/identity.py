@@ -29,8 +29,8 @@ def law_difference(logits: Float[Tensor, "L V"], drawn: Int[Tensor, "R L"], temp
 
     The vocabulary of each position is cut into cells of about equal probability, from the likeliest token down.
     """
-    law = (logits.double() / temperature).softmax(dim=-1)
-    ranked, order = law.sort(dim=-1, descending=True)
+    distribution = (logits.double() / temperature).softmax(dim=-1)
+    ranked, order = distribution.sort(dim=-1, descending=True)
     cell = ((ranked.cumsum(-1) - ranked / 2) * CELLS).long().clamp(max=CELLS - 1)
     expected = torch.zeros(CELLS, dtype=torch.float64).scatter_add(0, cell.flatten(), ranked.flatten()) * len(drawn)
     cell_of = torch.empty_like(cell).scatter(1, order, cell)

@@ -17,8 +17,8 @@ def canvas_logp(
 ) -> Tensor:
     """[B, L]: every completion token on its row's canvas [B, N]."""
     logits = logits_of(model, canvas, visible)[:, -completion_ids.shape[1] :].float() / temperature
-    barred = torch.arange(logits.shape[-1]) == mask_id
-    logp = logits.masked_fill(barred, -torch.inf).log_softmax(dim=-1)
+    mask_forbidden_ = torch.arange(logits.shape[-1]) == mask_id
+    logp = logits.masked_fill(mask_forbidden_, -torch.inf).log_softmax(dim=-1)
     return logp.gather(-1, completion_ids[..., None]).squeeze(-1)
 
 
@@ -47,9 +47,9 @@ def two_times_mean_field_logp(
     temperature: float,
 ) -> Tensor:
     """DiFFPO's: tokens committed before the boundary [B] as above, the others where what came before is shown."""
-    shown = unmask_step < boundary_step[:, None]
-    canvas = torch.cat([prompt_ids, torch.where(shown, completion_ids, mask_id)], dim=1)
+    usage = unmask_step < boundary_step[:, None]
+    canvas = torch.cat([prompt_ids, torch.where(usage, completion_ids, mask_id)], dim=1)
     visible = F.pad(prompt_mask, (0, completion_ids.shape[1]), value=True)
     late = canvas_logp(model, mask_id, canvas, visible, completion_ids, temperature)
     early = mean_field_logp(model, mask_id, prompt_ids, prompt_mask, completion_ids, temperature)
-    return torch.where(shown, early, late)
+    return torch.where(usage, early, late)

@@ -16,7 +16,7 @@ from diffpo.core.canvas import completion_mask, full_attention_mask
 from diffpo.core.options import CacheKind
 from diffpo.core.rollout import Rollout
 from diffpo.likelihood.mismatch import distance, uncached_logp
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.sampling.loop import sample
 from diffpo.sampling.rules import ConfidenceThreshold, EntropyBound, LowConfidence, Rule, TopK
 
@@ -26,7 +26,7 @@ DRAWS = 64
 
 
 def rollout_case(
-    denoiser: Denoiser,
+    denoiser: ModelDenoiser,
     prompts: tuple[Tensor, Tensor],
     length: int,
     keep: plain.Keep,
@@ -82,7 +82,7 @@ def masked_rows(unmask_step: Tensor) -> int:
 
 
 @torch.no_grad()
-def difference_of_draws(denoiser: Denoiser, prompts: tuple[Tensor, Tensor], temperature: float) -> str:
+def difference_of_draws(denoiser: ModelDenoiser, prompts: tuple[Tensor, Tensor], temperature: float) -> str:
     """Draw a whole block in one call, in many rows, against the plain reference's logits."""
     ids, visible = (part[:1] for part in prompts)
     rollout = sample(
@@ -156,22 +156,27 @@ def _early() -> Bench:
 
 
 def _continuous() -> Bench:
-    slots, answers = 16, 256
+    max_in_flight, answers = 16, 256
 
     def prepare() -> Case:
         denoiser = random_denoiser(512, tuple(range(8)), d_model=64, n_layers=2, mlp_hidden_size=192)
         lengths = torch.randint(30, PROMPT + 1, (answers,), generator=torch.Generator().manual_seed(1)).tolist()
         prompts = random_prompts(512, lengths)
-        case = rollout_case(denoiser, prompts, COMPLETION, plain.top_k(16), LowConfidence(16), slots=slots)
+        case = rollout_case(
+            denoiser, prompts, COMPLETION, plain.top_k(16), LowConfidence(16), max_in_flight=max_in_flight
+        )
 
         def batches() -> Tensor:
-            parts = zip(*(part.split(slots) for part in prompts), strict=True)
+            parts = zip(*(part.split(max_in_flight) for part in prompts), strict=True)
             reference = plain.PlainSampler(denoiser.model, denoiser.mask_id, COMPLETION, BLOCK, plain.top_k(16))
             return torch.cat([reference(*part) for part in parts])
 
         def counted(rollout: Rollout, counts: Mapping[str, Number]) -> dict[str, Number]:
             useful = int((rollout.nfe * (prompts[1].sum(dim=1) + COMPLETION)).sum())
-            return {"over_useful": counts["tokens"] / useful, "slots": slots * counts["calls"] / int(rollout.nfe.sum())}
+            return {
+                "over_useful": counts["tokens"] / useful,
+                "slots": max_in_flight * counts["calls"] / int(rollout.nfe.sum()),
+            }
 
         return replace(case, plain=batches, counted=counted)
 
@@ -179,7 +184,9 @@ def _continuous() -> Bench:
     return Bench("continuous", what, prepare, {"over_useful": Goal(1.1, "at most"), "slots": Goal(1.1, "at most")})
 
 
-def cache_case(denoiser: Denoiser, prompts: tuple[Tensor, Tensor], length: int, per_call: int, kind: CacheKind) -> Case:
+def cache_case(
+    denoiser: ModelDenoiser, prompts: tuple[Tensor, Tensor], length: int, per_call: int, kind: CacheKind
+) -> Case:
     """The sampler without a cache, and with one. They must do the same where every call is the first of its block; how
     far they are from each other elsewhere is counted."""
 

@@ -6,19 +6,19 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 
 PROMPT, COMPLETION, BLOCK = 128, 256, 32
 
 
-def random_denoiser(vocabulary: int, stop_ids: tuple[int, ...] = (), **config: Any) -> Denoiser:
+def random_denoiser(vocabulary: int, stop_ids: tuple[int, ...] = (), **config: Any) -> ModelDenoiser:
     """LLaDA of 4 layers, d 256, 4 heads, mlp 768 unless told. The last id is the mask."""
     shape = {"d_model": 256, "n_layers": 4, "n_heads": 4, "mlp_hidden_size": 768, "initializer_range": 0.2}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = LLaDAModelLM(LLaDAConfig(**shape | config, vocab_size=vocabulary, rope_theta=5e5))
-    return Denoiser(model.eval(), vocabulary - 1, stop_ids)
+    return ModelDenoiser(model.eval(), vocabulary - 1, stop_ids)
 
 
 def random_prompts(

@@ -11,8 +11,8 @@ from diffpo.bench.identity import gap_difference
 from diffpo.bench.plain_loss import mean_field_logp, two_times_mean_field_logp
 from diffpo.bench.shapes import BLOCK, COMPLETION, PROMPT, random_prompts
 from diffpo.core.rollout import Rollout
-from diffpo.likelihood import Estimator, MeanField, Views, conditionals
-from diffpo.models.denoiser import Denoiser
+from diffpo.likelihood import Estimator, MeanField, ScoringPlan, conditionals
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.objective import Reinforce
 from diffpo.training.rollouts import Batch
 from diffpo.training.update import PolicyUpdate, update_policy
@@ -43,11 +43,11 @@ class FixedDraw:
     def draw(self, rollout: Rollout, generator: torch.Generator) -> Tensor:
         return self.given
 
-    def __call__(self, rollout: Rollout, draw: Tensor, mask_id: int) -> Views:
+    def __call__(self, rollout: Rollout, draw: Tensor, mask_id: int) -> ScoringPlan:
         return self.estimator(rollout, draw, mask_id)
 
 
-def frozen_head(denoiser: Denoiser) -> Denoiser:
+def frozen_head(denoiser: ModelDenoiser) -> ModelDenoiser:
     """Embedding and head at rest, as under an adapter."""
     denoiser.model.get_input_embeddings().requires_grad_(False)
     denoiser.model.get_output_embeddings().requires_grad_(False)
@@ -79,11 +79,11 @@ def random_batch(vocabulary: int, prompts: int, group: int, prompt_length: int, 
     return Batch(rollout, table, table, table > 0, is_scored, credit, credit)
 
 
-def gradient_of(denoiser: Denoiser) -> Float[Tensor, " P"]:
+def gradient_of(denoiser: ModelDenoiser) -> Float[Tensor, " P"]:
     return torch.cat([p.grad.flatten() for p in denoiser.model.parameters() if p.grad is not None])
 
 
-def trained_by(denoiser: Denoiser, batch: Batch, logp: Callable[[], Float[Tensor, "B L"]]) -> Trained:
+def trained_by(denoiser: ModelDenoiser, batch: Batch, logp: Callable[[], Float[Tensor, "B L"]]) -> Trained:
     """REINFORCE on log-probabilities, each completion counting the same."""
     denoiser.model.zero_grad()
     found = logp()
@@ -92,7 +92,7 @@ def trained_by(denoiser: Denoiser, batch: Batch, logp: Callable[[], Float[Tensor
     return Trained(found.detach(), float(loss.detach()), gradient_of(denoiser))
 
 
-def plain_side(denoiser: Denoiser, batch: Batch, boundary_step: Int[Tensor, " B"] | None = None) -> Trained:
+def plain_side(denoiser: ModelDenoiser, batch: Batch, boundary_step: Int[Tensor, " B"] | None = None) -> Trained:
     """Mean-field, or with boundaries 2-MF, as public code computes it."""
     model, rollout = denoiser.model, batch.rollout
     given = (model, denoiser.mask_id, rollout.prompt_ids, rollout.prompt_mask, rollout.completion_ids)
@@ -103,7 +103,7 @@ def plain_side(denoiser: Denoiser, batch: Batch, boundary_step: Int[Tensor, " B"
     )
 
 
-def own_loss(denoiser: Denoiser, batch: Batch) -> Trained:
+def own_loss(denoiser: ModelDenoiser, batch: Batch) -> Trained:
     """The likelihood that an update reads, and nothing else of it."""
     estimator, rollout = MeanField(), batch.rollout
     views = estimator(rollout, torch.zeros_like(rollout.prompt_mask), denoiser.mask_id)
@@ -114,25 +114,25 @@ def own_loss(denoiser: Denoiser, batch: Batch) -> Trained:
     )
 
 
-def own_update(denoiser: Denoiser, batch: Batch, estimator: FixedDraw) -> Trained:
+def own_update(denoiser: ModelDenoiser, batch: Batch, estimator: FixedDraw) -> Trained:
     """A whole `update_policy`, with a learning rate of 0, so that it can be repeated."""
     optimizer = torch.optim.SGD((p for p in denoiser.model.parameters() if p.requires_grad), lr=0.0)
     update = PolicyUpdate(
         estimator=estimator,
         objective=Reinforce(),
-        normalise="sequence",
-        kl=0.0,
-        kl_kind="k3",
+        loss_aggregation="sequence-mean",
+        kl_coef=0.0,
+        kl_estimator="k3",
         temperature=TEMPERATURE,
-        inner_steps=1,
-        micro_batch=None,
+        num_iterations=1,
+        micro_batch_size=None,
         grad_clip=1e9,
     )
     metrics = update_policy(denoiser, None, batch, update, optimizer, torch.Generator())
     return Trained(None, metrics["loss"], gradient_of(denoiser))
 
 
-def body_side(denoiser: Denoiser, batch: Batch) -> None:
+def body_side(denoiser: ModelDenoiser, batch: Batch) -> None:
     """What neither way can do without: forwards and backwards through the blocks, no head."""
     rollout = batch.rollout
     views = MeanField()(rollout, torch.zeros_like(rollout.prompt_mask), denoiser.mask_id)

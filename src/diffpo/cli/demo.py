@@ -92,7 +92,7 @@ def train_base(out: Path, seed: int) -> None:
     run_sft(recipe, out / "base", resume=(out / "base" / RECIPE).is_file())
 
 
-class Lane:
+class JobQueue:
     """Commands that run one after another, each a process of its own; what they say goes into a log.
 
     `spare` is a list that lanes share: who is done with its own commands takes one from there.
@@ -139,7 +139,7 @@ def train_and_evaluate(out: Path, seed: int) -> dict[str, dict[str, Any]]:
     print("2/4  d1 and DiFFPO go on from it by reinforcement learning, side by side, one core each", flush=True)
     spare = [eval_command(out, "base", seed)]
     own = {arm: [train_command(out, arm, seed), eval_command(out, arm, seed)] for arm in RL_ARMS}
-    lanes = [Lane(out / f"{arm}.log", commands, spare) for arm, commands in own.items()]
+    lanes = [JobQueue(out / f"{arm}.log", commands, spare) for arm, commands in own.items()]
     budget = sum(load_recipe(RlRecipe, f"tiny-{arm}").budget.denoiser_calls or 0 for arm in RL_ARMS)
 
     def show_training(bar: Progress) -> None:
@@ -164,7 +164,7 @@ def train_and_evaluate(out: Path, seed: int) -> dict[str, dict[str, Any]]:
     return compared(out)
 
 
-def attend(lanes: Sequence[Lane], interrupt: Interrupt) -> None:
+def attend(lanes: Sequence[JobQueue], interrupt: Interrupt) -> None:
     """A second of the lanes' work. After Ctrl-C, which reaches the commands too, they are waited for: they leave
     checkpoints. What they return then says nothing: one may have been about to start, or to end."""
     for lane in lanes:

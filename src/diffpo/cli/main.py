@@ -11,7 +11,7 @@ import typer
 
 from diffpo import __version__
 from diffpo.core.errors import NonFiniteLossError, PeerFailedError, Stopped, UserError
-from diffpo.distributed.process import alone, world
+from diffpo.distributed.process import current_process, require_single_process
 
 app = typer.Typer(
     add_completion=False,
@@ -76,7 +76,7 @@ def sft(
 
     loaded = load_recipe(SftRecipe, recipe, overrides or ())
     if dry_run:
-        alone("a dry run")
+        require_single_process("a dry run")
         from diffpo.runs.dry_run.summary import dry_run_report
 
         typer.echo(dry_run_report(loaded, prompt_tokens, devices))
@@ -106,7 +106,7 @@ def rl(
 
     loaded = load_recipe(RlRecipe, recipe, overrides or ())
     if dry_run:
-        alone("a dry run")
+        require_single_process("a dry run")
         from diffpo.runs.dry_run.summary import dry_run_report
 
         typer.echo(dry_run_report(loaded, prompt_tokens, devices))
@@ -289,12 +289,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = next((word for word in arguments or sys.argv[1:] if not word.startswith("-")), "")
     try:
         if command not in SHARED:
-            alone(f"diffpo {command}".strip())
+            require_single_process(f"diffpo {command}".strip())
         app(arguments, prog_name="diffpo")
     except UserError as error:
         _end(f"diffpo: {error}", 2)
     except Stopped as stopped:
-        if world().is_main:
+        if current_process().is_main:
             print(f"diffpo: {stopped}", file=sys.stderr)
         sys.exit(130)
     except NonFiniteLossError as error:
@@ -306,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _end(message: str, code: int) -> NoReturn:
     """Say it once: where all processes fail alike the first says so and ends, upon which torchrun ends the others."""
-    if not world().is_main:
+    if not current_process().is_main:
         time.sleep(PATIENCE)
     print(message, file=sys.stderr, flush=True)
     sys.exit(code)

@@ -7,11 +7,11 @@ import torch
 
 from diffpo.core.canvas import canvas_at
 from diffpo.core.errors import UserError
-from diffpo.recipes.schema import MachineSettings
+from diffpo.recipes.schema import DeviceSettings
 from diffpo.recipes.stored import sampled_length
 from diffpo.runs.checkpoint import load
-from diffpo.runs.device import place_of
-from diffpo.runs.prompt_filter import room_for_prompt
+from diffpo.runs.device import resolve_device
+from diffpo.runs.prompt_filter import prompt_capacity
 from diffpo.sampling.loop import sample
 from diffpo.sampling.rules import EntropyBound
 from diffpo.training.rollouts import encode
@@ -37,9 +37,9 @@ def run_sample(
     if not prompt:
         raise UserError("the prompt is empty; give at least one character")
     length = sampled_length(model, length)
-    denoiser, tokenizer, controller = load(model, *place_of(MachineSettings(device=device, dtype=dtype)))
+    denoiser, tokenizer, controller = load(model, *resolve_device(DeviceSettings(device=device, dtype=dtype)))
     prompt_ids, prompt_mask = encode(tokenizer, [prompt])
-    room, num_tokens = room_for_prompt(denoiser.model.config, tokenizer, length), prompt_ids.shape[1]
+    room, num_tokens = prompt_capacity(denoiser.model.config, tokenizer, length), prompt_ids.shape[1]
     if room is not None and num_tokens > room:
         raise UserError(
             f"the prompt has {num_tokens} tokens, and beside a completion of {length} the model has positions for "

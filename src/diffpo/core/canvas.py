@@ -37,7 +37,7 @@ def open_block(is_masked: Bool[Tensor, "B L"], block_length: int) -> Bool[Tensor
     return (blocks & is_first[:, :, None]).view(batch, length)
 
 
-def distinct(
+def unique_canvases(
     canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"]
 ) -> tuple[Int[Tensor, "U N"], Bool[Tensor, "U N"], Int[Tensor, " R"]]:
     """Equal canvases merged: U <= R of them with their attention masks, and where each of the R went."""
@@ -47,12 +47,12 @@ def distinct(
     return unique[:, :width], unique[:, width:].bool(), place
 
 
-def first_of(which: Int[Tensor, " R"]) -> Int[Tensor, " U"]:
+def first_occurrence(which: Int[Tensor, " R"]) -> Int[Tensor, " U"]:
     """Of each of the numbers from 0 up, the first place that has it."""
     count = torch.bincount(which)
     return which.argsort(stable=True)[count.cumsum(dim=0) - count]
 
 
-def places(at: Bool[Tensor, "b n"]) -> Int[Tensor, "b n"]:
+def flat_index(at: Bool[Tensor, "b n"]) -> Int[Tensor, "b n"]:
     """How many chosen ones come before each place, row by row: where a chosen one stands among what is said of all."""
     return (at.flatten().cumsum(dim=0) - at.flatten().long()).view_as(at)

@@ -3,5 +3,6 @@
 from typing import Literal
 
 SampledKl = Literal["k1", "k2", "k3"]
-KlKind = Literal["full", "k1", "k2", "k3"]
+KlEstimator = Literal["full", "k1", "k2", "k3"]
 CacheKind = Literal["none", "prefix", "dual"]
+LossAggregation = Literal["sequence-mean", "token-mean"]

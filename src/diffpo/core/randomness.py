@@ -7,17 +7,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def seed_of(*parts: int | str) -> int:
+def derive_seed(*parts: int | str) -> int:
     """A 63-bit seed from a run's seed, a purpose and a step; different parts give independent streams."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def stream(*parts: int | str) -> torch.Generator:
-    return torch.Generator().manual_seed(seed_of(*parts))
+def generator_for(*parts: int | str) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(*parts))
 
 
-def strata(rows: int, columns: int, generator: torch.Generator) -> Float[Tensor, "rows columns"]:
+def stratified_uniform(rows: int, columns: int, generator: torch.Generator) -> Float[Tensor, "rows columns"]:
     """Uniform numbers, stratified twice: column j lies in its own 1 / columns of [0, 1], evenly filled by the rows."""
     filled = [
         (torch.randperm(rows, generator=generator) + torch.rand(rows, generator=generator)) / rows
@@ -26,7 +26,7 @@ def strata(rows: int, columns: int, generator: torch.Generator) -> Float[Tensor,
     return (torch.arange(columns) + torch.stack(filled, dim=1)) / columns
 
 
-def pick(uniform: Float[Tensor, "*n"], count: int | Int[Tensor, "*#n"]) -> Int[Tensor, "*n"]:
+def uniform_to_index(uniform: Float[Tensor, "*n"], count: int | Int[Tensor, "*#n"]) -> Int[Tensor, "*n"]:
     """Whole numbers 0..count-1 from uniform ones in [0, 1]: rounding may have made a 1 of what was just below."""
     last = torch.as_tensor(count) - 1
     return torch.minimum((uniform * count).long(), last)

@@ -4,25 +4,9 @@ Axes: B rows, P prompt, L completion, N = P + L, V vocabulary, R canvases.
 """
 
 from dataclasses import dataclass, fields
-from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-
-
-@runtime_checkable
-class DenoiseFn(Protocol):
-    """The network, asked only for what is needed: logits at the canvas positions where `at` is True, row by row.
-
-    The mask token's logit is so low that no sampler can draw it and no likelihood gives it weight.
-    """
-
-    @property
-    def mask_id(self) -> int: ...
-
-    def __call__(
-        self, canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"], at: Bool[Tensor, "R N"]
-    ) -> Float[Tensor, "M V"]: ...
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from diffpo.core.errors import PeerFailedError, UserError
-from diffpo.distributed.process import world
+from diffpo.distributed.process import current_process
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -28,9 +28,9 @@ BUCKET = 2**25
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Make one group of the processes that torchrun has started, for as long as all is well."""
-    if world().size == 1 or dist.is_initialized():
+    if current_process().world_size == 1 or dist.is_initialized():
         yield
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
@@ -38,9 +38,9 @@ def joined() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def everyone(value: T) -> list[T]:
+def all_gather_object(value: T) -> list[T]:
     """What each process holds, in their order: for small things, tensors on the CPU among them."""
-    if (size := world().size) == 1:
+    if (size := current_process().world_size) == 1:
         return [value]
     found: list[Any] = [None] * size
     with _others():
@@ -48,17 +48,17 @@ def everyone(value: T) -> list[T]:
     return found
 
 
-def gather_rows(rows: Tensor) -> Tensor:
+def all_gather_rows(rows: Tensor) -> Tensor:
     """The rows of all processes in their order; how many each has may differ, the rest of the shape may not."""
-    if world().size == 1:
+    if current_process().world_size == 1:
         return rows
     own = rows.detach().cpu().clone()  # a view would be sent with all that it is a view of
-    return torch.cat(everyone(own)).to(rows.device)
+    return torch.cat(all_gather_object(own)).to(rows.device)
 
 
-def summed(numbers: Mapping[str, N]) -> dict[str, N]:
+def all_reduce_metrics(numbers: Mapping[str, N]) -> dict[str, N]:
     """Sums over all processes, name by name; what a process does not name counts 0."""
-    first, *others = everyone(dict(numbers))
+    first, *others = all_gather_object(dict(numbers))
     for other in others:
         for name, number in other.items():
             first[name] = first[name] + number if name in first else number
@@ -66,9 +66,9 @@ def summed(numbers: Mapping[str, N]) -> dict[str, N]:
 
 
 @torch.no_grad()
-def sum_gradients(parameters: Iterable[Tensor]) -> None:
+def all_reduce_gradients(parameters: Iterable[Tensor]) -> None:
     """Give all processes the sum of their gradients, added up in float32; frozen parameters are left out."""
-    if world().size == 1:
+    if current_process().world_size == 1:
         return
     bucket: list[Tensor] = []
     for parameter in parameters:
@@ -102,13 +102,13 @@ def _others() -> Iterator[None]:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def raise_on_all_ranks() -> Iterator[None]:
     """What one process raises in here all raise behind it, so that none waits for one that has gone.
 
     A UserError is the same in all. Anything else keeps its traceback where it happened, and is a PeerFailedError in the
     others. For work without calls to the functions above: the processes would not come to the same ones.
     """
-    if world().size == 1:
+    if current_process().world_size == 1:
         yield
         return
     error: Exception | None = None
@@ -118,18 +118,18 @@ def together() -> Iterator[None]:
         error = caught
     told = error
     if error is not None and not isinstance(error, UserError):
-        told = PeerFailedError(f"process {world().rank} failed: {type(error).__name__}: {error}")
-    found = [each for each in everyone(told) if each is not None]
+        told = PeerFailedError(f"process {current_process().rank} failed: {type(error).__name__}: {error}")
+    found = [each for each in all_gather_object(told) if each is not None]
     if error is not None and told is not error:
         raise error
     if found:
         raise found[0]
 
 
-def on_main(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def on_rank_zero(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Have the first process do it while the others wait: what it returns, or raises, is everybody's."""
     result: T | None = None
-    with together():
-        if world().is_main:
+    with raise_on_all_ranks():
+        if current_process().is_main:
             result = work(*args, **kwargs)
-    return cast(T, everyone(result)[0])
+    return cast(T, all_gather_object(result)[0])

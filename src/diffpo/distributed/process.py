@@ -7,12 +7,12 @@ from diffpo.core.errors import UserError
 
 
 @dataclass(frozen=True)
-class World:
+class Process:
     """The processes of a run, all on this machine. Without torchrun there is one."""
 
     rank: int = 0
-    size: int = 1
-    place: int = 0
+    world_size: int = 1
+    local_rank: int = 0
     """Which of the machine's devices is this process's own."""
 
     @property
@@ -21,31 +21,31 @@ class World:
         return self.rank == 0
 
 
-def world() -> World:
+def current_process() -> Process:
     if "LOCAL_RANK" not in os.environ:
-        return World()
-    return World(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+        return Process()
+    return Process(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
 
 
-def share_of(count: int, unit: int = 1) -> slice:
+def rank_slice(count: int, unit: int = 1) -> slice:
     """This process's part of `count` rows, in whole units of `unit` rows: all of them where it is alone.
 
     The parts lie in the order of the processes, and differ by one unit at most.
     """
-    here, units = world(), count // unit
-    start, end = (units * rank // here.size for rank in (here.rank, here.rank + 1))
+    here, units = current_process(), count // unit
+    start, end = (units * rank // here.world_size for rank in (here.rank, here.rank + 1))
     return slice(start * unit, end * unit)
 
 
-def check_shares(name: str, count: int) -> None:
+def require_divisible(name: str, count: int) -> None:
     """Raises UserError where the processes cannot have equal shares."""
-    if count % (size := world().size):
+    if count % (size := current_process().world_size):
         raise UserError(
             f"{name} {count} cannot be shared by {size} processes; make it a multiple of {size}, or start fewer"
         )
 
 
-def alone(what: str) -> None:
+def require_single_process(what: str) -> None:
     """Raises UserError where there are several processes."""
-    if world().size > 1:
+    if current_process().world_size > 1:
         raise UserError(f"{what} is for one process; start it without torchrun")

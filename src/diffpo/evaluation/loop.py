@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from diffpo.core.errors import UserError
-from diffpo.core.randomness import seed_of
+from diffpo.core.randomness import derive_seed
 from diffpo.core.rollout import Rollout
 from diffpo.models.chat import prompt_ids_of
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.hub import short_name
 from diffpo.models.tokenizer import decode_text
 from diffpo.recipes.parts import rule_of
@@ -25,10 +25,10 @@ from diffpo.recipes.stored import evaluated_task
 from diffpo.recipes.study import StudyEvaluation
 from diffpo.recipes.tasks import task_of
 from diffpo.runs.checkpoint import load
-from diffpo.runs.device import equipped, place_of
-from diffpo.runs.memory_check import check_room
+from diffpo.runs.device import configure_model_, resolve_device
+from diffpo.runs.memory_check import check_memory
 from diffpo.runs.progress import Progress
-from diffpo.runs.prompt_filter import fitted, fitting_problems
+from diffpo.runs.prompt_filter import draw_problems, filter_long_prompts
 from diffpo.sampling.controller import Controller
 from diffpo.sampling.rules import EntropyBound, Rule
 from diffpo.statistics.figures import Estimate, aup_estimate, frontier_area_estimate, gain_over_fixed, mean_interval
@@ -76,9 +76,9 @@ class Evaluation:
 def run_eval(recipe: EvalRecipe, out: Path) -> str:
     """Evaluate a model by the recipe; write the record that `diffpo report` reads, return it as a table."""
     arm, task_recipe = short_name(recipe.model), evaluated_task(recipe)
-    denoiser, tokenizer, controller = load(recipe.model, *place_of(recipe))
-    equipped(denoiser, recipe)
-    task = fitted(task_of(task_recipe), task_recipe, denoiser.model.config, tokenizer)
+    denoiser, tokenizer, controller = load(recipe.model, *resolve_device(recipe))
+    configure_model_(denoiser, recipe)
+    task = filter_long_prompts(task_of(task_recipe), task_recipe, denoiser.model.config, tokenizer)
     with Progress(f"eval {arm}", len(rules_of(recipe)) + (controller is not None)) as bar:
         evaluation = evaluate(recipe, denoiser, tokenizer, controller, task, bar)
     record = {"arm": arm, "task": task.name, "split": recipe.split, "seed": recipe.seed}
@@ -122,41 +122,45 @@ def rules_of(recipe: EvalRecipe) -> list[RuleRecipe]:
 
 def problems_of(task: Task, recipe: EvalRecipe | StudyEvaluation) -> tuple[list[Problem], int]:
     """The problems that everything measured with these settings meets, and how many are left out as too long."""
-    return fitting_problems(task, recipe.split, recipe.count, seed_of(recipe.seed, "eval"))
+    return draw_problems(task, recipe.split, recipe.count, derive_seed(recipe.seed, "eval"))
 
 
 def evaluate(
     recipe: EvalRecipe,
-    denoiser: Denoiser,
+    denoiser: ModelDenoiser,
     tokenizer: PreTrainedTokenizerFast,
     controller: Controller | None,
     task: Task,
     bar: Progress,
 ) -> Evaluation:
     """Every rule, and the learned sampler if there is one, on the same problems."""
-    place_of(recipe)
+    resolve_device(recipe)
     problems, too_long = problems_of(task, recipe)
     block_length = recipe.block_length or task.completion_length
-    check_room(
+    check_memory(
         denoiser,
-        min(recipe.slots or recipe.batch, recipe.batch, len(problems)),
+        min(recipe.max_in_flight or recipe.batch, recipe.batch, len(problems)),
         prompt_tokens=max(len(prompt_ids_of(tokenizer, problem.prompt)) for problem in problems),
         length=task.completion_length,
         block_length=block_length,
         has_cache=recipe.cache != "none",
-        option="slots",
+        option="max_in_flight",
     )
 
     def outcome(name: str, kind: RuleRecipe | None, rule: Rule, controller: Controller | None) -> Outcome:
         length, cache = task.completion_length, recipe.cache
-        decoding = Decoding(rule, length, block_length, controller=controller, slots=recipe.slots, cache=cache)
+        decoding = Decoding(
+            rule, length, block_length, controller=controller, max_in_flight=recipe.max_in_flight, cache=cache
+        )
         rollouts, grades = answer_in_batches(denoiser, tokenizer, task, problems, decoding, recipe.batch)
         solved = [grade.is_solved for grade in grades]
         statuses = Counter(grade.status for grade in grades)
         if failed := statuses["grader_failed"]:
             bar.warn(GRADER_FAILED, failed=failed, num_answers=len(grades))
         bar.update(len(done) + 1, rule=name, accuracy=float(np.mean(solved)))
-        return Outcome(name, kind, joined(rollouts), np.array(solved, dtype=float), statuses["unparseable"], failed)
+        return Outcome(
+            name, kind, concatenate_rollouts(rollouts), np.array(solved, dtype=float), statuses["unparseable"], failed
+        )
 
     done: list[Outcome] = []
     for kind in rules_of(recipe):
@@ -165,7 +169,7 @@ def evaluate(
     return Evaluation(problems, done, learned, task.completion_length, too_long)
 
 
-def joined(rollouts: Sequence[Rollout]) -> Rollout:
+def concatenate_rollouts(rollouts: Sequence[Rollout]) -> Rollout:
     """Rollouts of batches put back together, their prompts padded to one width."""
     width = max(rollout.prompt_ids.shape[1] for rollout in rollouts)
     wide = [
@@ -186,7 +190,7 @@ def name_of(rule: RuleRecipe) -> str:
     return f"{rule.kind} " + " ".join(f"{value:g}" for value in values.values())
 
 
-def as_record(evaluation: Evaluation, denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+def as_record(evaluation: Evaluation, denoiser: ModelDenoiser, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     """Figures with intervals, and the rows they come from."""
     fixed, learned, clusters, length = evaluation.fixed, evaluation.learned, evaluation.clusters, evaluation.length
     solved = np.stack([outcome.is_solved for outcome in fixed], axis=1)
@@ -268,7 +272,7 @@ def _estimate(estimate: Estimate) -> dict[str, Any]:
 
 
 def _played_back(
-    problem: Problem, outcome: Outcome, row: int, denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast
+    problem: Problem, outcome: Outcome, row: int, denoiser: ModelDenoiser, tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, Any]:
     rollout = outcome.rollout
     bound = float(rollout.entropy_bound[row])

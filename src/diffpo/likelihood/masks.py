@@ -12,9 +12,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from diffpo.core.canvas import full_attention_mask
-from diffpo.core.randomness import pick, strata
+from diffpo.core.randomness import stratified_uniform, uniform_to_index
 from diffpo.core.rollout import Rollout
-from diffpo.likelihood.scoring_plan import UpperBound, Views
+from diffpo.likelihood.scoring_plan import ScoringPlan, UpperBound
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ class Coupled:
 
     def draw(self, rollout: Rollout, generator: torch.Generator) -> Bool[Tensor, "B L"]:
         batch, length = rollout.completion_ids.shape
-        rate = self.min_rate + (self.max_rate - self.min_rate) * strata(batch, 1, generator)
+        rate = self.min_rate + (self.max_rate - self.min_rate) * stratified_uniform(batch, 1, generator)
         return random_masks((rate * length).round().long(), length, generator)[:, 0]
 
-    def __call__(self, rollout: Rollout, draw: Bool[Tensor, "B L"], mask_id: int) -> Views:
+    def __call__(self, rollout: Rollout, draw: Bool[Tensor, "B L"], mask_id: int) -> ScoringPlan:
         draw = draw.to(rollout.completion_ids.device)
         masks = [draw, ~draw]
         if self.weighting == "plain":
-            pair = masked_views(rollout, torch.stack(masks, dim=1), mask_id)
+            pair = masked_plan(rollout, torch.stack(masks, dim=1), mask_id)
             return replace(pair, source=torch.where(draw, pair.source[0], pair.source[1])).shared()
-        trio = masked_views(rollout, torch.stack([*masks, torch.ones_like(draw)], dim=1), mask_id)
+        trio = masked_plan(rollout, torch.stack([*masks, torch.ones_like(draw)], dim=1), mask_id)
         own = torch.where(draw, trio.source[0], trio.source[1])
         rate = draw.float().mean(dim=1, keepdim=True)
         share = torch.where(draw, rate, 1 - rate)
@@ -75,8 +75,8 @@ class Elbo:
             raise ValueError(f"antithetic masks come in pairs, so draws = {self.draws} must be even")
         return with_complements(uniform_masks(batch, self.draws // 2, length, generator))
 
-    def __call__(self, rollout: Rollout, draw: Bool[Tensor, "B K L"], mask_id: int) -> Views:
-        views = masked_views(rollout, draw, mask_id)
+    def __call__(self, rollout: Rollout, draw: Bool[Tensor, "B K L"], mask_id: int) -> ScoringPlan:
+        views = masked_plan(rollout, draw, mask_id)
         is_masked = draw.to(views.source.device).transpose(0, 1)
         share = is_masked.float().mean(dim=2, keepdim=True)
         return replace(views, weight=is_masked / share / len(is_masked)).shared()
@@ -106,14 +106,14 @@ class Eubo:
     def draw(self, rollout: Rollout, generator: torch.Generator) -> Bool[Tensor, "B K L"]:
         return Elbo(self.draws, self.antithetic).draw(rollout, generator)
 
-    def __call__(self, rollout: Rollout, draw: Bool[Tensor, "B K L"], mask_id: int) -> Views:
+    def __call__(self, rollout: Rollout, draw: Bool[Tensor, "B K L"], mask_id: int) -> ScoringPlan:
         views = Elbo(self.draws, self.antithetic)(rollout, draw, mask_id)
         return replace(views, upper=UpperBound(self.beta, self.mix))
 
 
 def uniform_masks(batch: int, draws: int, length: int, generator: torch.Generator) -> Bool[Tensor, "B K L"]:
     """Masks whose number of masked tokens is uniform over 1..L, stratified over the draws and over the batch."""
-    return random_masks(1 + pick(strata(batch, draws, generator), length), length, generator)
+    return random_masks(1 + uniform_to_index(stratified_uniform(batch, draws, generator), length), length, generator)
 
 
 def random_masks(count: Int[Tensor, "B K"], length: int, generator: torch.Generator) -> Bool[Tensor, "B K L"]:
@@ -132,7 +132,7 @@ def with_complements(is_masked: Bool[Tensor, "B K L"]) -> Bool[Tensor, "B 2*K L"
     return torch.cat([is_masked, ~is_masked | is_full], dim=1)
 
 
-def masked_views(rollout: Rollout, is_masked: Bool[Tensor, "B K L"], mask_id: int) -> Views:
+def masked_plan(rollout: Rollout, is_masked: Bool[Tensor, "B K L"], mask_id: int) -> ScoringPlan:
     """The completion under each of K masks; `source` [K, B, L] names the canvas of each mask."""
     batch, draws, length = is_masked.shape
     is_masked = is_masked.to(rollout.completion_ids.device).transpose(0, 1)
@@ -140,4 +140,4 @@ def masked_views(rollout: Rollout, is_masked: Bool[Tensor, "B K L"], mask_id: in
     canvas = torch.cat([rollout.prompt_ids.expand(draws, -1, -1), completion], dim=2).flatten(end_dim=1)
     attention_mask = full_attention_mask(rollout.prompt_mask, length).repeat(draws, 1)
     row = torch.arange(draws * batch, device=canvas.device).view(draws, batch, 1)
-    return Views(canvas, attention_mask, row.expand(draws, batch, length))
+    return ScoringPlan(canvas, attention_mask, row.expand(draws, batch, length))

@@ -13,13 +13,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffpo.core.canvas import canvas_at, full_attention_mask
-from diffpo.core.rollout import DenoiseFn, Rollout
-from diffpo.likelihood import Estimator, Exact, Views, conditionals
+from diffpo.core.rollout import Rollout
+from diffpo.likelihood import Estimator, Exact, ScoringPlan, conditionals
+from diffpo.models.denoiser_output import Denoiser
 
 
 @torch.no_grad()
 def committed_kl(
-    denoiser: DenoiseFn,
+    denoiser: Denoiser,
     rollout: Rollout,
     is_scored: Bool[Tensor, "B L"],
     estimator: Estimator,
@@ -43,7 +44,7 @@ def committed_kl(
 
 
 @torch.no_grad()
-def boundary_kl(denoiser: DenoiseFn, rollout: Rollout, is_scored: Bool[Tensor, "B L"]) -> Float[Tensor, "S B L"]:
+def boundary_kl(denoiser: Denoiser, rollout: Rollout, is_scored: Bool[Tensor, "B L"]) -> Float[Tensor, "S B L"]:
     """KL(conditional that drew the token || its conditional on the rollout's canvas of call s), nats, for every s.
 
     0 at the token's own call, and where there is nothing to read: after that call, or where a token is not scored.
@@ -55,11 +56,11 @@ def boundary_kl(denoiser: DenoiseFn, rollout: Rollout, is_scored: Bool[Tensor, "
     step = torch.arange(steps, device=canvas.device)[:, None, None]
     row = torch.arange(batch, device=canvas.device)[:, None]
     is_seen = (step <= rollout.unmask_step).float()
-    views = Views(canvas, attention_mask, (step * batch + row).expand(steps, batch, length), is_seen).shared()
+    views = ScoringPlan(canvas, attention_mask, (step * batch + row).expand(steps, batch, length), is_seen).shared()
     read = conditionals(denoiser, views, is_scored)
-    true_slot = read.slot.gather(0, rollout.unmask_step[None]).expand(steps, batch, length)
+    true_slot = read.index.gather(0, rollout.unmask_step[None]).expand(steps, batch, length)
     kl = torch.zeros(read.is_read.shape, device=canvas.device)
-    kl[read.is_read] = read.said.rows(true_slot[read.is_read]).kl(read.at(read.is_read))
+    kl[read.is_read] = read.output.rows(true_slot[read.is_read]).kl(read.at(read.is_read))
     return kl
 
 
@@ -120,7 +121,7 @@ def distance(
 
 
 @torch.no_grad()
-def uncached_logp(denoiser: DenoiseFn, rollout: Rollout, temperature: float) -> Float[Tensor, "B L"]:
+def uncached_logp(denoiser: Denoiser, rollout: Rollout, temperature: float) -> Float[Tensor, "B L"]:
     """What the model itself says of each token, on the canvas that it was drawn from: `behaviour_logp`, if it was drawn
     above temperature 0, without a cache, and before the answer ended."""
     exact = Exact()

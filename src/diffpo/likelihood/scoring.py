@@ -7,44 +7,43 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from diffpo.core.canvas import places
-from diffpo.core.rollout import DenoiseFn
-from diffpo.likelihood.scoring_plan import Views
-from diffpo.models.denoiser_output import Prediction, predict
+from diffpo.core.canvas import flat_index
+from diffpo.likelihood.scoring_plan import ScoringPlan
+from diffpo.models.denoiser_output import Denoiser, DenoiserOutput, predict
 
 
 @dataclass(frozen=True)
 class Conditionals:
     """What is said at every scored place, once each, and where each completion token finds its own."""
 
-    said: Prediction
-    slot: Int[Tensor, "*K B L"]
+    output: DenoiserOutput
+    index: Int[Tensor, "*K B L"]
     """Place in `said`; 0 where a token is not read."""
     is_read: Bool[Tensor, "*K B L"]
 
-    def at(self, which: Bool[Tensor, "*K B L"]) -> Prediction:
+    def at(self, which: Bool[Tensor, "*K B L"]) -> DenoiserOutput:
         """What is said of some tokens, one place for each."""
-        return self.said.rows(self.slot[which])
+        return self.output.rows(self.index[which])
 
     def per_token(self, values: Float[Tensor, " M"]) -> Float[Tensor, "*K B L"]:
         """0 where a token is not read."""
-        return values[self.slot].masked_fill(~self.is_read, 0.0)
+        return values[self.index].masked_fill(~self.is_read, 0.0)
 
     def logp(self, completion_ids: Int[Tensor, "B L"], temperature: float) -> Float[Tensor, "*K B L"]:
         """Log-probability of the given tokens under softmax(logits / temperature), as the sampler drew them.
 
         0 where a token is not read.
         """
-        token = completion_ids.expand(self.slot.shape)[self.is_read]
-        logp = self.said.logp(self.slot[self.is_read], token, temperature)
-        return logp.new_zeros(self.slot.shape).masked_scatter(self.is_read, logp)
+        token = completion_ids.expand(self.index.shape)[self.is_read]
+        logp = self.output.logp(self.index[self.is_read], token, temperature)
+        return logp.new_zeros(self.index.shape).masked_scatter(self.is_read, logp)
 
     def kl(self, base: "Conditionals") -> Float[Tensor, "*K B L"]:
         """KL(this || base) of each token's conditional on the same canvases, nats; 0 where a token is not read."""
-        return self.per_token(self.said.kl(base.said))
+        return self.per_token(self.output.kl(base.output))
 
 
-def conditionals(denoiser: DenoiseFn, views: Views, is_scored: Bool[Tensor, "B L"]) -> Conditionals:
+def conditionals(denoiser: Denoiser, views: ScoringPlan, is_scored: Bool[Tensor, "B L"]) -> Conditionals:
     """Ask the denoiser for the conditionals that the scored tokens need, on their own canvases."""
     is_read = views.is_read(is_scored)
     length = is_scored.shape[1]
@@ -55,12 +54,12 @@ def conditionals(denoiser: DenoiseFn, views: Views, is_scored: Bool[Tensor, "B L
     if not is_read.any():
         at[0, -1] = True  # a small micro-batch may mask no scored token; its slots still point at a place
     said = predict(denoiser, views.canvas, views.attention_mask, at)
-    slot = torch.where(is_read, places(at)[views.source, position], 0)
+    slot = torch.where(is_read, flat_index(at)[views.source, position], 0)
     return Conditionals(said, slot, is_read)
 
 
 def surrogate_logp(
-    views: Views, logp: Float[Tensor, "*K B L"], is_read: Bool[Tensor, "*K B L"], is_upper: Bool[Tensor, " B"]
+    views: ScoringPlan, logp: Float[Tensor, "*K B L"], is_read: Bool[Tensor, "*K B L"], is_upper: Bool[Tensor, " B"]
 ) -> Float[Tensor, "B L"]:
     """Each token's surrogate log-probability from its readings: itself, or its share of a bound on the completion's.
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from diffpo.core.canvas import distinct
+from diffpo.core.canvas import unique_canvases
 from diffpo.core.rollout import Rollout
 
 
@@ -20,7 +20,7 @@ class UpperBound:
 
 
 @dataclass(frozen=True)
-class Views:
+class ScoringPlan:
     """Canvases to show the denoiser, and for every token the canvas, or the K canvases, on which it is scored."""
 
     canvas: Int[Tensor, "R N"]
@@ -31,9 +31,9 @@ class Views:
     upper: UpperBound | None = None
     """None: completions of negative advantage are read like the others."""
 
-    def shared(self) -> "Views":
+    def shared(self) -> "ScoringPlan":
         """The same views with equal canvases merged."""
-        canvas, attention_mask, place = distinct(self.canvas, self.attention_mask)
+        canvas, attention_mask, place = unique_canvases(self.canvas, self.attention_mask)
         return replace(self, canvas=canvas, attention_mask=attention_mask, source=place[self.source])
 
     def is_read(self, is_scored: Bool[Tensor, "B L"]) -> Bool[Tensor, "*K B L"]:
@@ -51,4 +51,4 @@ class Estimator(Protocol):
 
     def draw(self, rollout: Rollout, generator: torch.Generator) -> Tensor: ...
 
-    def __call__(self, rollout: Rollout, draw: Tensor, mask_id: int) -> Views: ...
+    def __call__(self, rollout: Rollout, draw: Tensor, mask_id: int) -> ScoringPlan: ...

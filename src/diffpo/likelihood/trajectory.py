@@ -7,9 +7,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from diffpo.core.canvas import canvas_at, full_attention_mask
-from diffpo.core.randomness import pick, strata
+from diffpo.core.randomness import stratified_uniform, uniform_to_index
 from diffpo.core.rollout import Rollout
-from diffpo.likelihood.scoring_plan import Views
+from diffpo.likelihood.scoring_plan import ScoringPlan
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class MeanField:
         noise = torch.rand(rollout.prompt_ids.shape, generator=generator)
         return (noise < self.prompt_mask_rate) & rollout.prompt_mask.cpu()
 
-    def __call__(self, rollout: Rollout, draw: Bool[Tensor, "B P"], mask_id: int) -> Views:
+    def __call__(self, rollout: Rollout, draw: Bool[Tensor, "B P"], mask_id: int) -> ScoringPlan:
         batch, length = rollout.completion_ids.shape
         canvas = canvas_at(rollout, 0, mask_id)
         is_hidden = torch.nn.functional.pad(draw.to(canvas.device), (0, length), value=False)
         source = torch.arange(batch, device=canvas.device)[:, None].expand(batch, length)
         attention_mask = full_attention_mask(rollout.prompt_mask, length)
-        return Views(canvas.masked_fill(is_hidden, mask_id), attention_mask, source).shared()
+        return ScoringPlan(canvas.masked_fill(is_hidden, mask_id), attention_mask, source).shared()
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class TwoTimesMeanField:
     """
 
     def draw(self, rollout: Rollout, generator: torch.Generator) -> Int[Tensor, " B"]:
-        return pick(strata(len(rollout), 1, generator)[:, 0], rollout.nfe.cpu())
+        return uniform_to_index(stratified_uniform(len(rollout), 1, generator)[:, 0], rollout.nfe.cpu())
 
-    def __call__(self, rollout: Rollout, draw: Int[Tensor, " B"], mask_id: int) -> Views:
+    def __call__(self, rollout: Rollout, draw: Int[Tensor, " B"], mask_id: int) -> ScoringPlan:
         return replay(rollout, draw[:, None], mask_id)
 
 
@@ -67,13 +67,13 @@ class ManyTimesMeanField:
     def draw(self, rollout: Rollout, generator: torch.Generator) -> Int[Tensor, "B S"]:
         nfe = rollout.nfe.cpu()[:, None]
         count = self.boundaries - 1
-        drawn = pick(strata(len(rollout), count, generator), nfe)
+        drawn = uniform_to_index(stratified_uniform(len(rollout), count, generator), nfe)
         if self.boundaries == 2:
             return drawn  # as published, where two calls may still draw step 0
         every = torch.arange(1, count + 1).minimum(nfe - 1)
         return torch.where(nfe <= self.boundaries, every, drawn)
 
-    def __call__(self, rollout: Rollout, draw: Int[Tensor, "B S"], mask_id: int) -> Views:
+    def __call__(self, rollout: Rollout, draw: Int[Tensor, "B S"], mask_id: int) -> ScoringPlan:
         return replay(rollout, draw, mask_id)
 
 
@@ -88,12 +88,12 @@ class Exact:
     def draw(self, rollout: Rollout, generator: torch.Generator) -> Int[Tensor, "B 0"]:
         return torch.zeros(len(rollout), 0, dtype=torch.long)
 
-    def __call__(self, rollout: Rollout, draw: Int[Tensor, "B 0"], mask_id: int) -> Views:
+    def __call__(self, rollout: Rollout, draw: Int[Tensor, "B 0"], mask_id: int) -> ScoringPlan:
         calls = torch.arange(1, int(rollout.nfe.max()), device=rollout.nfe.device)
         return replay(rollout, calls.minimum(rollout.nfe[:, None] - 1), mask_id)
 
 
-def replay(rollout: Rollout, boundary_step: Int[Tensor, "B S"], mask_id: int) -> Views:
+def replay(rollout: Rollout, boundary_step: Int[Tensor, "B S"], mask_id: int) -> ScoringPlan:
     """Each token on the last canvas that is not later than its own call: fully masked, or one of S in rising order."""
     batch, length = rollout.completion_ids.shape
     boundary_step = boundary_step.to(rollout.nfe.device)
@@ -102,4 +102,4 @@ def replay(rollout: Rollout, boundary_step: Int[Tensor, "B S"], mask_id: int) ->
     attention_mask = full_attention_mask(rollout.prompt_mask, length).repeat(len(steps), 1)
     passed = (rollout.unmask_step[:, :, None] >= boundary_step[:, None, :]).sum(dim=2)
     row = torch.arange(batch, device=canvas.device)[:, None]
-    return Views(canvas, attention_mask, passed * batch + row).shared()
+    return ScoringPlan(canvas, attention_mask, passed * batch + row).shared()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from diffpo.core.errors import UserError
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.kv_cache import Window
 from diffpo.models.model_paths import base_of
 
@@ -33,11 +33,11 @@ TARGETS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class AdapterOff(Denoiser):
+class AdapterOffDenoiser(ModelDenoiser):
     """The model under a denoiser's adapter: the reference policy, for no memory of its own."""
 
     @classmethod
-    def of(cls, denoiser: Denoiser) -> "AdapterOff":
+    def of(cls, denoiser: ModelDenoiser) -> "AdapterOffDenoiser":
         return cls(denoiser.model, denoiser.mask_id, denoiser.stop_ids, denoiser.vocabulary)
 
     def __call__(
@@ -70,7 +70,7 @@ def _off(model: PreTrainedModel) -> Iterator[None]:
         model.enable_adapters()
 
 
-def add_adapter(denoiser: Denoiser, rank: int, alpha: int, seed: int) -> None:
+def add_adapter(denoiser: ModelDenoiser, rank: int, alpha: int, seed: int) -> None:
     """Freeze the model and put a trainable adapter, scaled by `alpha` / `rank`, on all matrices of its blocks.
 
     It starts as the model: one factor is random, the other zero. Raises UserError where peft is not installed.

@@ -7,17 +7,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from diffpo.core.errors import UserError
-from diffpo.models.denoiser_output import Logits, Prediction, States
+from diffpo.models.denoiser_output import DenoiserOutput, HiddenStates, Logits
 from diffpo.models.kv_cache import Cache, Window
 from diffpo.models.layers import is_sdpa
-from diffpo.models.lm_head import Head, barred
+from diffpo.models.lm_head import LMHead, mask_forbidden_
 
-WHOLE = 4096
+FULL_LOGITS_MAX_VOCAB = 4096
 """Vocabularies up to this one keep their logits: there is nothing to gain (docs/performance.md)."""
 
 
 @dataclass
-class Tally:
+class CallCounter:
     """What a denoiser has been shown: canvases, which budgets are counted in, and their tokens, padding included and
     what a cache spared left out."""
 
@@ -26,7 +26,7 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Denoiser:
+class ModelDenoiser:
     """A model with the ids that decoding needs. Calling it gives float32 logits at chosen positions only."""
 
     model: PreTrainedModel
@@ -34,7 +34,7 @@ class Denoiser:
     stop_ids: tuple[int, ...]
     vocabulary: int | None = None
     """How many tokens the tokenizer has, where that is fewer than the embedding's rows: the rest cannot be said."""
-    shown: Tally = field(default_factory=Tally, compare=False)
+    usage: CallCounter = field(default_factory=CallCounter, compare=False)
 
     def __call__(
         self,
@@ -45,7 +45,7 @@ class Denoiser:
     ) -> Float[Tensor, "M V"]:
         self._count(canvas, window)
         logits = self.model(input_ids=canvas, attention_mask=attention_mask, logits_at=at, window=window).logits
-        return barred(logits.float(), self.mask_id, self.vocabulary)
+        return mask_forbidden_(logits.float(), self.mask_id, self.vocabulary)
 
     def predict(
         self,
@@ -53,12 +53,12 @@ class Denoiser:
         attention_mask: Bool[Tensor, "R N"],
         at: Bool[Tensor, "R N"],
         window: Window | None = None,
-    ) -> Prediction:
+    ) -> DenoiserOutput:
         """The same, without logits in memory where the vocabulary is large."""
         head = self.head
         if head is None:
             return Logits(self(canvas, attention_mask, at, window))
-        return States(self.states(canvas, attention_mask, at, window), head)
+        return HiddenStates(self.states(canvas, attention_mask, at, window), head)
 
     def states(
         self,
@@ -83,13 +83,13 @@ class Denoiser:
         return Cache(rows, width, self.model.shift)
 
     @property
-    def head(self) -> Head | None:
+    def head(self) -> LMHead | None:
         """None where logits are as good, or the head is more than a matrix (an adapter on it)."""
         head = self.model.get_output_embeddings()
-        if type(head) is not nn.Linear or len(list(head.parameters())) > 1 or len(head.weight) <= WHOLE:
+        if type(head) is not nn.Linear or len(list(head.parameters())) > 1 or len(head.weight) <= FULL_LOGITS_MAX_VOCAB:
             return None
-        return Head(head.weight, self.mask_id, self.vocabulary or len(head.weight))
+        return LMHead(head.weight, self.mask_id, self.vocabulary or len(head.weight))
 
     def _count(self, canvas: Int[Tensor, "R N"], window: Window | None) -> None:
-        self.shown.canvases += len(canvas)
-        self.shown.tokens += canvas.numel() if window is None else window.index.numel()
+        self.usage.canvases += len(canvas)
+        self.usage.tokens += canvas.numel() if window is None else window.index.numel()

@@ -15,7 +15,17 @@ from transformers.modeling_outputs import MaskedLMOutput
 
 from diffpo.models.family import Family
 from diffpo.models.kv_cache import Window
-from diffpo.models.layers import Frame, Read, RMSNorm, arranged, at_positions, attend, gated, initialise, run
+from diffpo.models.layers import (
+    AttentionContext,
+    OutputPositions,
+    RMSNorm,
+    at_positions,
+    attend,
+    gated,
+    initialise,
+    prepare_inputs,
+    run,
+)
 
 
 class DreamConfig(PretrainedConfig):
@@ -70,7 +80,9 @@ class DreamAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=True)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, n: Float[Tensor, "B N D"], frame: Frame, read: Read | None) -> Float[Tensor, "B W D"]:
+    def forward(
+        self, n: Float[Tensor, "B N D"], frame: AttentionContext, read: OutputPositions | None
+    ) -> Float[Tensor, "B W D"]:
         q = self.q_proj(n if read is None else read.of(n))  # before k and v: gradients add up in the order of use
         return cast(Tensor, self.o_proj(attend(self, q, self.k_proj(n), self.v_proj(n), frame, read)))
 
@@ -98,7 +110,9 @@ class DreamDecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, h: Float[Tensor, "B N D"], frame: Frame, read: Read | None = None) -> Float[Tensor, "B W D"]:
+    def forward(
+        self, h: Float[Tensor, "B N D"], frame: AttentionContext, read: OutputPositions | None = None
+    ) -> Float[Tensor, "B W D"]:
         mixed = self.self_attn(self.input_layernorm(h), frame, read)
         h = mixed + (h if read is None else read.of(h))
         return h + cast(Tensor, self.mlp(self.post_attention_layernorm(h)))
@@ -170,7 +184,9 @@ class DreamModel(PreTrainedModel):
         """What the output head reads to predict each token: [B, N, D], or [M, D] at the M positions."""
         embedding = self.model.embed_tokens
         head_dim = self.config.hidden_size // self.config.num_attention_heads
-        h, frame, read = arranged(self.config, embedding, input_ids, attention_mask, head_dim, at, self.shift, window)
+        h, frame, read = prepare_inputs(
+            self.config, embedding, input_ids, attention_mask, head_dim, at, self.shift, window
+        )
         h = run(self.model.layers, h, frame, self.gradient_checkpointing, read)
         if read is not None:
             return cast(Tensor, self.model.norm(h[read.is_read]))

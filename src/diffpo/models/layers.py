@@ -15,7 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from diffpo.models.kv_cache import Window
 
-LONG = 128
+PACK_MIN_TOKENS = 128
 """Tokens from which on a canvas is worth attention row by row, so that its padding can be left out."""
 Rotation = tuple[Float[Tensor, "*#B N h"], Float[Tensor, "*#B N h"]]
 
@@ -33,7 +33,7 @@ class RMSNorm(nn.Module):
 
 
 @dataclass(frozen=True)
-class Frame:
+class AttentionContext:
     """What all blocks of one forward pass share: where each token stands and what it may look at."""
 
     position: Int[Tensor, "*B N"]
@@ -50,9 +50,9 @@ class Frame:
     """The tokens are some of the canvas, and the others' keys and values are kept; None: they are all."""
 
 
-def frame_of(
+def attention_context(
     config: PretrainedConfig, h: Float[Tensor, "B N D"], attention_mask: Tensor | None, head_dim: int
-) -> Frame:
+) -> AttentionContext:
     """Positions count visible tokens, so padding on the left changes nothing."""
     kernel = config._attn_implementation
     position, mask = torch.arange(h.shape[1], device=h.device), None
@@ -60,11 +60,11 @@ def frame_of(
         is_visible = attention_mask.bool()
         position = (is_visible.long().cumsum(dim=1) - 1).clamp(min=0)
         mask = is_visible[:, None, None, :] if is_sdpa(kernel) else create_bidirectional_mask(config, h, is_visible)
-    return Frame(position, rotary_angles(position, head_dim, config.rope_theta), head_dim, kernel, mask)
+    return AttentionContext(position, rotary_angles(position, head_dim, config.rope_theta), head_dim, kernel, mask)
 
 
 @dataclass(frozen=True)
-class Read:
+class OutputPositions:
     """Which hidden states are read behind the last block. It computes queries, MLP and norm for them alone."""
 
     index: Int[Tensor, "B W"]
@@ -83,7 +83,7 @@ class Read:
         return self.of(rotation[0]), self.of(rotation[1])
 
 
-def arranged(
+def prepare_inputs(
     config: PretrainedConfig,
     embedding: nn.Module,
     ids: Int[Tensor, "B N"],
@@ -92,7 +92,7 @@ def arranged(
     at: Bool[Tensor, "B N"] | None,
     shift: int = 0,
     window: Window | None = None,
-) -> tuple[Float[Tensor, "b n D"], Frame, Read | None]:
+) -> tuple[Float[Tensor, "b n D"], AttentionContext, OutputPositions | None]:
     """Embeddings as the blocks had best see them, their frame, and what is read behind the last: the states at `at`, or
     those `shift` before, in row-major order. With a `window` its places alone are run.
 
@@ -101,31 +101,37 @@ def arranged(
     """
     if at is not None and window is not None:
         rotation = rotary_angles(window.position, head_dim, config.rope_theta)
-        frame = Frame(window.position, rotation, head_dim, config._attn_implementation, window.mask, window=window)
+        frame = AttentionContext(
+            window.position, rotation, head_dim, config._attn_implementation, window.mask, window=window
+        )
         return embedding(window.of(ids)), frame, _read(frame, window.of(at) & window.is_own, shift)
     if at is None or not is_sdpa(config._attn_implementation) or not at.any():
         h = embedding(ids)
-        return h, frame_of(config, h, attention_mask, head_dim), None
-    is_packed = ids.device.type == "cpu" and ids.shape[1] >= LONG
+        return h, attention_context(config, h, attention_mask, head_dim), None
+    is_packed = ids.device.type == "cpu" and ids.shape[1] >= PACK_MIN_TOKENS
     visible = attention_mask.bool() if is_packed and attention_mask is not None else None
     if visible is None or bool(visible.all()) or bool((at & ~visible).any()):
         h = embedding(ids)
-        frame = frame_of(config, h, attention_mask, head_dim)
+        frame = attention_context(config, h, attention_mask, head_dim)
         return h, frame, _read(frame, at, shift)
     position = (visible.long().cumsum(dim=1) - 1)[visible]
     rotation = rotary_angles(position, head_dim, config.rope_theta)
-    frame = Frame(position, rotation, head_dim, config._attn_implementation, None, visible.sum(dim=1).tolist())
+    frame = AttentionContext(
+        position, rotation, head_dim, config._attn_implementation, None, visible.sum(dim=1).tolist()
+    )
     return embedding(ids[visible][None]), frame, _read(frame, at[visible][None], shift, at.sum(dim=1).tolist())
 
 
-def _read(frame: Frame, at: Bool[Tensor, "B N"], shift: int, lengths: list[int] | None = None) -> Read:
+def _read(
+    frame: AttentionContext, at: Bool[Tensor, "B N"], shift: int, lengths: list[int] | None = None
+) -> OutputPositions:
     count = at.sum(dim=1, keepdim=True)
     width = int(count.amax())
     index = at.long().argsort(dim=1, descending=True, stable=True)[:, :width]
     if shift:
         position = frame.position.expand_as(at).gather(1, index)
         index = torch.where(position > 0, (index - shift).clamp(min=0), index)
-    return Read(index, torch.arange(width, device=at.device) < count, lengths)
+    return OutputPositions(index, torch.arange(width, device=at.device) < count, lengths)
 
 
 def rotary_angles(position: Int[Tensor, "*B N"], head_dim: int, theta: float) -> Rotation:
@@ -150,8 +156,8 @@ def attend(
     q: Float[Tensor, "B W Q"],
     k: Float[Tensor, "B N K"],
     v: Float[Tensor, "B N K"],
-    frame: Frame,
-    read: Read | None = None,
+    frame: AttentionContext,
+    read: OutputPositions | None = None,
 ) -> Float[Tensor, "B W Q"]:
     """softmax(q k / sqrt(head_dim)) v over the visible tokens, not causal; Q / K query heads share a key and value.
 
@@ -187,9 +193,9 @@ def blocks_of(model: nn.Module) -> nn.ModuleList:
 def run(
     blocks: Sequence[nn.Module] | nn.ModuleList,
     h: Float[Tensor, "B N D"],
-    frame: Frame,
+    frame: AttentionContext,
     is_checkpointed: bool,
-    read: Read | None = None,
+    read: OutputPositions | None = None,
 ) -> Float[Tensor, "B W D"]:
     """All blocks in turn, the last one for what is read alone. Checkpointed ones are computed again for the backward
     pass, which keeps less in memory."""

@@ -13,7 +13,17 @@ from transformers.modeling_outputs import MaskedLMOutput
 
 from diffpo.models.family import Family
 from diffpo.models.kv_cache import Window
-from diffpo.models.layers import Frame, Read, RMSNorm, arranged, at_positions, attend, gated, initialise, run
+from diffpo.models.layers import (
+    AttentionContext,
+    OutputPositions,
+    RMSNorm,
+    at_positions,
+    attend,
+    gated,
+    initialise,
+    prepare_inputs,
+    run,
+)
 
 
 class LLaDAConfig(PretrainedConfig):
@@ -69,7 +79,9 @@ class LLaDABlock(nn.Module):
         self.up_proj = nn.Linear(config.d_model, config.mlp_hidden_size, bias=False)
         self.ff_out = nn.Linear(config.mlp_hidden_size, config.d_model, bias=False)
 
-    def forward(self, h: Float[Tensor, "B N D"], frame: Frame, read: Read | None = None) -> Float[Tensor, "B W D"]:
+    def forward(
+        self, h: Float[Tensor, "B N D"], frame: AttentionContext, read: OutputPositions | None = None
+    ) -> Float[Tensor, "B W D"]:
         n = self.attn_norm(h)
         q = self.q_proj(n if read is None else read.of(n))  # before k and v: gradients add up in the order of use
         if read is not None:
@@ -149,7 +161,7 @@ class LLaDAModelLM(PreTrainedModel):
         """What the output head reads: [B, N, D], or [M, D] at the M positions."""
         parts = self.model.transformer
         head_dim = self.config.d_model // self.config.n_heads
-        h, frame, read = arranged(
+        h, frame, read = prepare_inputs(
             self.config, parts["wte"], input_ids, attention_mask, head_dim, at, self.shift, window
         )
         h = run(cast(nn.ModuleList, parts["blocks"]), h, frame, self.gradient_checkpointing, read)

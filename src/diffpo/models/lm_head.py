@@ -17,21 +17,21 @@ from torch.utils.checkpoint import checkpoint
 
 from diffpo.objective.kl import kl_full
 
-NEVER = torch.finfo(torch.float32).min / 2
+FORBIDDEN_LOGIT = torch.finfo(torch.float32).min / 2
 """The logit of what cannot be said. Not -inf: 0 * -inf would be nan in entropies and KL."""
 
 CHUNK = {"cpu": 2**21, "cuda": 2**26}
 """Logits that exist at a time: what stays in a CPU's cache, what keeps a GPU busy (docs/performance.md)."""
 ROW_CHUNK = 2**23
 """The same where rows are cut, of which there should be enough for a matrix product."""
-SKINNY, SLICE = 64, 2048
+SMALL_BATCH_ROWS, VOCAB_SLICE = 64, 2048
 """Rows up to which a CPU makes logits by slices of the vocabulary, and how many tokens a slice has."""
-NARROWEST = 128
+MIN_COLUMNS = 128
 """Columns that are taken at least, however many rows there are."""
 
 
 @dataclass(frozen=True)
-class Head:
+class LMHead:
     """A linear map from hidden states to logits, and which of its rows stand for tokens that can be said."""
 
     weight: Float[Tensor, "V D"]
@@ -41,30 +41,30 @@ class Head:
 
     def logits(self, hidden: Float[Tensor, "M D"]) -> Float[Tensor, "M V"]:
         """All of them, in float32."""
-        is_skinny = hidden.device.type == "cpu" and len(hidden) <= SKINNY and not torch.is_grad_enabled()
+        is_skinny = hidden.device.type == "cpu" and len(hidden) <= SMALL_BATCH_ROWS and not torch.is_grad_enabled()
         made = _in_slices(hidden, self.weight) if is_skinny else F.linear(hidden, self.weight)
-        return barred(made.float(), self.mask_id, self.size)
+        return mask_forbidden_(made.float(), self.mask_id, self.size)
 
 
 def _in_slices(hidden: Float[Tensor, "M D"], weight: Float[Tensor, "V D"]) -> Float[Tensor, "M V"]:
     """The same product: of few rows with a matrix that no cache holds, slices are quicker (docs/performance.md)."""
     made = hidden.new_empty(len(hidden), len(weight))
-    for start in range(0, len(weight), SLICE):
-        made[:, start : start + SLICE] = F.linear(hidden, weight[start : start + SLICE])
+    for start in range(0, len(weight), VOCAB_SLICE):
+        made[:, start : start + VOCAB_SLICE] = F.linear(hidden, weight[start : start + VOCAB_SLICE])
     return made
 
 
-def barred(logits: Float[Tensor, "M V"], mask_id: int, size: int | None) -> Float[Tensor, "M V"]:
+def mask_forbidden_(logits: Float[Tensor, "M V"], mask_id: int, size: int | None) -> Float[Tensor, "M V"]:
     """No probability for the mask token and for rows from `size` on. In place: the logits are the biggest there is."""
-    logits[..., mask_id] = NEVER
+    logits[..., mask_id] = FORBIDDEN_LOGIT
     if size is not None:
-        logits[..., size:] = NEVER
+        logits[..., size:] = FORBIDDEN_LOGIT
     return logits
 
 
-def head_logp(
+def lm_head_logp(
     hidden: Float[Tensor, "M D"],
-    head: Head,
+    head: LMHead,
     place: Int[Tensor, " T"],
     token: Int[Tensor, " T"],
     temperature: float,
@@ -78,13 +78,17 @@ def head_logp(
     rows = len(hidden)
     # Sorted by token, so that each slice of the vocabulary finds its own side by side; and each pair once.
     pairs, inverse = torch.unique(token * rows + place, return_inverse=True)
-    columns = max(NARROWEST, (chunk or CHUNK.get(hidden.device.type, CHUNK["cuda"])) // rows)
+    columns = max(MIN_COLUMNS, (chunk or CHUNK.get(hidden.device.type, CHUNK["cuda"])) // rows)
     apply = cast(Callable[..., Tensor], _HeadLogp.apply)
     return apply(hidden, head.weight, head, pairs % rows, pairs // rows, temperature, columns)[inverse]
 
 
-def head_kl(
-    hidden: Float[Tensor, "M D"], head: Head, base_hidden: Float[Tensor, "M D"], base_head: Head, chunk: int = ROW_CHUNK
+def lm_head_kl(
+    hidden: Float[Tensor, "M D"],
+    head: LMHead,
+    base_hidden: Float[Tensor, "M D"],
+    base_head: LMHead,
+    chunk: int = ROW_CHUNK,
 ) -> Float[Tensor, " M"]:
     """`kl_full` of two policies' hidden states, some rows at a time; in the backward pass they are computed again."""
 
@@ -109,21 +113,21 @@ class _HeadLogp(torch.autograd.Function):
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
-        head: Head,
+        head: LMHead,
         place: Tensor,
         token: Tensor,
         temperature: float,
         columns: int,
     ) -> Tensor:
         exact = torch.promote_types(hidden.dtype, torch.float32)
-        top = torch.full((len(hidden),), NEVER, dtype=exact, device=hidden.device)
-        total, target = torch.zeros_like(top), top.new_full(place.shape, NEVER)
+        top = torch.full((len(hidden),), FORBIDDEN_LOGIT, dtype=exact, device=hidden.device)
+        total, target = torch.zeros_like(top), top.new_full(place.shape, FORBIDDEN_LOGIT)
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         rest = torch.zeros_like(hidden, dtype=exact) if needs_hidden and not needs_weight else None
         for start, rows, own in _slices(head.size, token, columns):
             x = _logits(hidden, weight[rows], start, head.mask_id, temperature)
             at = (place[own], token[own] - start)
-            target[own] = x[at].clamp(min=NEVER)
+            target[own] = x[at].clamp(min=FORBIDDEN_LOGIT)
             higher = torch.maximum(top, x.amax(dim=1))
             shrink = (top - higher).exp()
             x = x.sub_(higher[:, None]).exp_()

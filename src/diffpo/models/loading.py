@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from diffpo.core.errors import UserError
 from diffpo.models.adapters import load_adapter
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.dream import DREAM, DreamConfig, DreamTokenizer
 from diffpo.models.family import Family
 from diffpo.models.llada import LLADA
@@ -57,7 +57,7 @@ def load_denoiser(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     bits: Literal[4] | None = None,
-) -> tuple[Denoiser, PreTrainedTokenizerFast]:
+) -> tuple[ModelDenoiser, PreTrainedTokenizerFast]:
     """The model in a local folder, strictly, with its weights as `dtype` on `device`; none of its Python is run.
 
     Everything is checked before a weight is read, and weights go to their place one file at a time. Raises UserError
@@ -85,7 +85,7 @@ def load_denoiser(
     return denoiser, tokenizer
 
 
-def save_denoiser(denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save_denoiser(denoiser: ModelDenoiser, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """A folder that `load_denoiser` reads back bit for bit, with the published names in config and weights."""
     denoiser.model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -97,7 +97,7 @@ def denoiser_of(
     tokenizer: PreTrainedTokenizerFast,
     stop_ids: Sequence[int] = (),
     source: str = "this model",
-) -> Denoiser:
+) -> ModelDenoiser:
     """Wrap a model for decoding, in evaluation mode (there is no dropout to train with).
 
     The mask token is the config's, else the tokenizer's, else the family's published one. A completion ends at any of
@@ -130,7 +130,9 @@ def denoiser_of(
         tokenizer.pad_token = tokenizer.eos_token
     ends = {tokenizer.eos_token_id, *stop_ids, *_ids(getattr(model.config, "eos_token_id", None))}
     ends |= {vocabulary[token] for token in (family.turn_end,) if token in vocabulary}
-    return Denoiser(model.eval(), mask_id=mask_id, stop_ids=tuple(sorted(ends)), vocabulary=size if is_padded else None)
+    return ModelDenoiser(
+        model.eval(), mask_id=mask_id, stop_ids=tuple(sorted(ends)), vocabulary=size if is_padded else None
+    )
 
 
 # --------------------------------------------------------------------------------------------------- pieces of a folder

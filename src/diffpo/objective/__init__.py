@@ -2,7 +2,7 @@
 
 An objective answers two questions. `credit`: how much does each completion count, and with which sign? That is asked of
 whole groups, before a batch is cut into micro-batches. Calling it: what is the loss of each token, given that credit?
-Some credits are made of the completions' likelihoods; `reads` says which. The mathematics: `docs/math.md`.
+Some credits are made of the completions' likelihoods; `requires` says which. The mathematics: `docs/math.md`.
 """
 
 from diffpo.objective.base import Credit, Groups, Objective, PolicyLoss, token_weights

@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from diffpo.core.options import LossAggregation
+
 TokenLogp = Float[Tensor, "B L"]
 
-Reads = Literal["none", "old", "now"]
+Requires = Literal["none", "old", "now"]
 """Log-likelihoods that a credit is made of: none; the base's and the old policy's, once for each batch; and also those
 of the policy as it stands, at every inner step."""
 
@@ -22,7 +24,7 @@ class Groups:
     advantage: Float[Tensor, "Q G"]
     base_logp: Float[Tensor, "Q G"] | None = None
     old_logp: Float[Tensor, "Q G"] | None = None
-    now_logp: Float[Tensor, "Q G"] | None = None
+    current_logp: Float[Tensor, "Q G"] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class PolicyLoss:
 @runtime_checkable
 class Objective(Protocol):
     @property
-    def reads(self) -> Reads: ...
+    def requires(self) -> Requires: ...
 
     def credit(self, groups: Groups, /) -> Credit: ...
 
@@ -75,14 +77,14 @@ def weighed_likelihood(credit: Float[Tensor, " B"], logp: TokenLogp, old_logp: T
     return unweighted(-credit[:, None] * logp, logp, old_logp)
 
 
-def token_weights(is_scored: Bool[Tensor, "B L"], normalise: Literal["sequence", "token"]) -> Float[Tensor, "B L"]:
+def token_weights(is_scored: Bool[Tensor, "B L"], loss_aggregation: LossAggregation) -> Float[Tensor, "B L"]:
     """How much each token counts in the batch's loss; they sum to 1.
 
-    `sequence`: every completion counts the same (DiFFPO's 1 / |o_i|); `token`: every token does (d1), so that a
+    `sequence-mean`: every completion counts the same (DiFFPO's 1 / |o_i|); `token-mean`: every token does (d1), so that a
     completion's log-likelihood, a sum over tokens, keeps its proportion to that of others. Taken over the whole batch
     before it is split, so that micro-batches cannot change the loss.
     """
     scored = is_scored.float()
-    if normalise == "token":
+    if loss_aggregation == "token-mean":
         return scored / scored.sum().clamp(min=1)
     return scored / scored.sum(dim=1, keepdim=True).clamp(min=1) / len(scored)

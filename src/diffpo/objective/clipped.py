@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from diffpo.objective.base import Credit, Groups, PolicyLoss, Reads, TokenLogp
+from diffpo.objective.base import Credit, Groups, PolicyLoss, Requires, TokenLogp
 
 
 @dataclass(frozen=True)
@@ -17,19 +17,19 @@ class ClippedSurrogate:
     loss = -w min(r A, clip(r, 1 - clip, 1 + clip) A), with
     r = surrogate_new / surrogate_old (`policy_ratio`, the trust region; carries the gradient) and
     w = clip(surrogate_old / behaviour, weight_floor, weight_cap) (`importance_weight`, the off-policy correction;
-    carries none). `weight_on = "positive"` leaves w = 1 where A is not positive.
+    carries none). `importance_on = "positive"` leaves w = 1 where A is not positive.
 
-    DiFFPO (arXiv 2510.02212, eq. 12) with `weight_cap`; diffu-GRPO (arXiv 2504.12216) with `weight_cap=None`, which
-    sets w = 1. The floor and `weight_on` are ours.
+    DiFFPO (arXiv 2510.02212, eq. 12) with `importance_cap`; diffu-GRPO (arXiv 2504.12216) with `importance_cap=None`, which
+    sets w = 1. The floor and `importance_on` are ours.
     """
 
     clip: float = 0.2
-    weight_cap: float | None = None
-    weight_floor: float = 0.0
-    weight_on: Literal["all", "positive"] = "all"
+    importance_cap: float | None = None
+    importance_floor: float = 0.0
+    importance_on: Literal["all", "positive"] = "all"
 
     @property
-    def reads(self) -> Reads:
+    def requires(self) -> Requires:
         return "none"
 
     def credit(self, groups: Groups) -> Credit:
@@ -40,10 +40,10 @@ class ClippedSurrogate:
     ) -> PolicyLoss:
         ratio = (logp - old_logp).exp()
         free = (old_logp - behaviour_logp).exp()
-        cap = torch.inf if self.weight_cap is None else self.weight_cap
-        is_meant = advantage > 0 if self.weight_on == "positive" else torch.ones_like(advantage, dtype=torch.bool)
-        is_weighted = (is_meant & (self.weight_cap is not None))[:, None].expand_as(ratio)
-        weight = torch.where(is_weighted, free.clamp(self.weight_floor, cap), 1.0)
+        cap = torch.inf if self.importance_cap is None else self.importance_cap
+        is_meant = advantage > 0 if self.importance_on == "positive" else torch.ones_like(advantage, dtype=torch.bool)
+        is_weighted = (is_meant & (self.importance_cap is not None))[:, None].expand_as(ratio)
+        weight = torch.where(is_weighted, free.clamp(self.importance_floor, cap), 1.0)
         loss, is_clipped = clipped_loss(ratio, advantage[:, None], self.clip)
         return PolicyLoss(
             loss=weight * loss,
@@ -52,7 +52,7 @@ class ClippedSurrogate:
             is_clipped=is_clipped,
             is_weighted=is_weighted,
             is_capped=is_weighted & (free >= cap),
-            is_floored=is_weighted & (free < self.weight_floor),
+            is_floored=is_weighted & (free < self.importance_floor),
         )
 
 

@@ -12,9 +12,9 @@ from diffpo.statistics.figures import effective_sample_size
 QUARTERS = 4
 NEAR_ONE, FAR_BELOW = 0.8, 0.5
 PUSHES_DOWN = (
-    "importance weights are near 1 on wrong answers ({weight_wrong:.2f}) and far below on right ones "
-    "({weight_right:.2f}), so updates mostly push down; without a KL term such runs have collapsed: raise "
-    "objective.kl, set objective.weight_on = 'positive', or use an estimator that reads more canvases"
+    "importance weights are near 1 on wrong answers ({importance_weight_wrong:.2f}) and far below on right ones "
+    "({importance_weight_right:.2f}), so updates mostly push down; without a KL term such runs have collapsed: raise "
+    "objective.kl_coef, set objective.importance_on = 'positive', or use an estimator that reads more canvases"
 )
 
 
@@ -28,14 +28,17 @@ def token_weight_metrics(
     """Of the importance weights of a batch's tokens: effective share, means on right and on wrong answers, and by the
     quarter of its rollout's calls in which each token was committed (`progress`, from 0 to below 1) effective share
     and shares at the cap."""
-    metrics = {"weight_ess": _effective(weight), "weight_floored": float(is_floored.float().mean())}
+    metrics = {
+        "importance_weight_ess": _effective(weight),
+        "importance_weight_floored": float(is_floored.float().mean()),
+    }
     metrics |= _means(weight, is_right)
     quarter = (QUARTERS * progress).long()
     for index in range(QUARTERS):
         is_in = quarter == index
         if is_in.any():
-            metrics[f"weight_ess_{index + 1}"] = _effective(weight[is_in])
-            metrics[f"weight_capped_{index + 1}"] = float(is_capped[is_in].float().mean())
+            metrics[f"importance_weight_ess_{index + 1}"] = _effective(weight[is_in])
+            metrics[f"importance_weight_capped_{index + 1}"] = float(is_capped[is_in].float().mean())
     return metrics
 
 
@@ -43,7 +46,7 @@ def group_weight_metrics(credit: Credit, is_right: Bool[Tensor, "Q G"]) -> dict[
     """Of the weights within groups, G of which have mean 1 here: effective share, means on right and wrong answers."""
     if credit.weight is None:
         return {}
-    metrics = {"weight_ess": float(effective_share(credit.weight).mean())}
+    metrics = {"importance_weight_ess": float(effective_share(credit.weight).mean())}
     metrics |= _means((credit.weight.shape[1] * credit.weight).flatten(), is_right.flatten())
     if credit.proximal is not None:
         metrics["proximal"] = float(credit.proximal.mean())
@@ -52,7 +55,10 @@ def group_weight_metrics(credit: Credit, is_right: Bool[Tensor, "Q G"]) -> dict[
 
 def pushes_down(metrics: Mapping[str, float]) -> bool:
     """Whether weights sit near 1 on failures and far below on successes, the sign of a run that will collapse."""
-    return metrics.get("weight_wrong", 0.0) > NEAR_ONE and metrics.get("weight_right", 1.0) < FAR_BELOW
+    return (
+        metrics.get("importance_weight_wrong", 0.0) > NEAR_ONE
+        and metrics.get("importance_weight_right", 1.0) < FAR_BELOW
+    )
 
 
 def _effective(weight: Float[Tensor, " n"]) -> float:
@@ -60,5 +66,5 @@ def _effective(weight: Float[Tensor, " n"]) -> float:
 
 
 def _means(weight: Float[Tensor, " n"], is_right: Bool[Tensor, " n"]) -> dict[str, float]:
-    sides = {"weight_right": weight[is_right], "weight_wrong": weight[~is_right]}
+    sides = {"importance_weight_right": weight[is_right], "importance_weight_wrong": weight[~is_right]}
     return {name: float(side.mean()) for name, side in sides.items() if len(side)}

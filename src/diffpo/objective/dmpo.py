@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from diffpo.objective.base import Credit, Groups, PolicyLoss, Reads, TokenLogp, unweighted, weighed_likelihood
+from diffpo.objective.base import Credit, Groups, PolicyLoss, Requires, TokenLogp, unweighted, weighed_likelihood
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class DistributionMatching:
     baseline: Literal["none", "mean", "unbias", "neg"] = "neg"
 
     @property
-    def reads(self) -> Reads:
+    def requires(self) -> Requires:
         return "now" if self.baseline == "unbias" else "old"
 
     def credit(self, groups: Groups) -> Credit:
@@ -59,9 +59,9 @@ class DistributionMatching:
             case "mean":
                 baseline = torch.full_like(weight, 1 / size)
             case "unbias":
-                if groups.now_logp is None or groups.old_logp is None:
+                if groups.current_logp is None or groups.old_logp is None:
                     raise ValueError("the baseline 'unbias' needs the policy's log-likelihoods")
-                baseline = (groups.now_logp - groups.old_logp).softmax(dim=1)
+                baseline = (groups.current_logp - groups.old_logp).softmax(dim=1)
             case "neg":
                 baseline = mirrored
         return Credit(size * (weight - baseline), weight, step)
@@ -86,7 +86,7 @@ class Wddo:
     fake: float = 1.0
 
     @property
-    def reads(self) -> Reads:
+    def requires(self) -> Requires:
         return "old"
 
     def credit(self, groups: Groups) -> Credit:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpo.objective.base import Credit, Groups, PolicyLoss, Reads, TokenLogp, weighed_likelihood
+from diffpo.objective.base import Credit, Groups, PolicyLoss, Requires, TokenLogp, weighed_likelihood
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Reinforce:
     """
 
     @property
-    def reads(self) -> Reads:
+    def requires(self) -> Requires:
         return "none"
 
     def credit(self, groups: Groups) -> Credit:
@@ -40,7 +40,7 @@ class WeightedLikelihood:
     psi: float = 1.0
 
     @property
-    def reads(self) -> Reads:
+    def requires(self) -> Requires:
         return "none"
 
     def credit(self, groups: Groups) -> Credit:

@@ -61,7 +61,7 @@ def estimator_of(recipe: schema.EstimatorRecipe) -> Estimator:
 def objective_of(recipe: schema.ObjectiveRecipe) -> Objective:
     match recipe:
         case schema.ClippedSurrogateObjective():
-            return ClippedSurrogate(recipe.clip, recipe.weight_cap, recipe.weight_floor, recipe.weight_on)
+            return ClippedSurrogate(recipe.clip, recipe.importance_cap, recipe.importance_floor, recipe.importance_on)
         case schema.ReinforceObjective():
             return Reinforce()
         case schema.WeightedLikelihoodObjective():

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
-from diffpo.core.options import CacheKind, KlKind
+from diffpo.core.options import CacheKind, KlEstimator, LossAggregation
 from diffpo.recipes.strict import Strict
 from diffpo.tasks import countdown, text, walk
 from diffpo.tasks.custom_reward import is_reward_name
@@ -247,12 +247,12 @@ EstimatorRecipe = Annotated[
 
 
 class RolloutRecipe(Strict):
-    prompts: Count = 16
-    group: Annotated[int, Field(ge=2)] = 8
+    prompts_per_step: Count = 16
+    group_size: Annotated[int, Field(ge=2)] = 8
     temperature: NonNegative = 1.0
     block_length: Count | None = None
     """None: one block, the whole completion."""
-    slots: Count | None = None
+    max_in_flight: Count | None = None
     """Completions in flight at a time; one that is done makes room for the next. None: all at once."""
     cache: CacheKind = "none"
     """Keys and values kept within a block, approximately: dual: of all but the block; prefix: of what is before it."""
@@ -269,56 +269,56 @@ class RolloutRecipe(Strict):
 class UpdateSettings(Strict):
     """What all objectives have in common."""
 
-    speed: Share = 0.0
+    nfe_penalty: Share = 0.0
     """What a solved problem loses of its reward at one call per token (gated speed); 0: accuracy only."""
-    inner_steps: Count = 2
-    micro_batch: Count | None = None
+    num_iterations: Count = 2
+    micro_batch_size: Count | None = None
     """Completions of one forward and backward pass, in each process; None: all that it has."""
-    skip_ties: bool = False
+    drop_zero_std_groups: bool = False
     """Leave prompts whose completions all earned the same out of the update, KL included: DAPO's filter."""
 
 
-class CreditSettings(UpdateSettings):
+class AdvantageSettings(UpdateSettings):
     """What objectives have in common that credit completions by their advantage."""
 
-    normalise: Literal["sequence", "token"] = "token"
+    loss_aggregation: LossAggregation = "token-mean"
     advantage: AdvantageKind = "group-centered"
-    kl: NonNegative = 0.0
-    kl_kind: KlKind = "full"
+    kl_coef: NonNegative = 0.0
+    kl_estimator: KlEstimator = "full"
 
 
-class ClippedSurrogateObjective(CreditSettings):
-    """diffu-GRPO; with `weight_cap` DiFFPO; on coupled masks coupled-GRPO."""
+class ClippedSurrogateObjective(AdvantageSettings):
+    """diffu-GRPO; with `importance_cap` DiFFPO; on coupled masks coupled-GRPO."""
 
     kind: Literal["clipped-surrogate"] = "clipped-surrogate"
     """The one objective whose kind may be left out."""
-    normalise: Literal["sequence", "token"] = "sequence"
+    loss_aggregation: LossAggregation = "sequence-mean"
     advantage: AdvantageKind = "group-std"
-    kl: NonNegative = 0.05
+    kl_coef: NonNegative = 0.05
     clip: Positive = 0.2
-    weight_cap: Positive | None = None
+    importance_cap: Positive | None = None
     """C of the truncated importance weight surrogate / behaviour; None: no correction."""
-    weight_floor: NonNegative = 0.0
+    importance_floor: NonNegative = 0.0
     """The weight is truncated from below, too."""
-    weight_on: Literal["all", "positive"] = "all"
+    importance_on: Literal["all", "positive"] = "all"
     """positive: completions whose advantage is not positive keep weight 1."""
 
     def problems(self) -> Iterable[str]:
-        if self.weight_cap is None and (self.weight_floor > 0 or self.weight_on != "all"):
-            yield "weight_floor and weight_on shape importance weights, and without weight_cap there are none; set it"
-        if self.weight_cap is not None and self.weight_floor > self.weight_cap:
-            yield f"weight_floor {self.weight_floor} is above weight_cap {self.weight_cap}; swap them"
+        if self.importance_cap is None and (self.importance_floor > 0 or self.importance_on != "all"):
+            yield "importance_floor and importance_on shape importance weights, and without importance_cap there are none; set it"
+        if self.importance_cap is not None and self.importance_floor > self.importance_cap:
+            yield f"importance_floor {self.importance_floor} is above importance_cap {self.importance_cap}; swap them"
 
 
-class ReinforceObjective(CreditSettings):
+class ReinforceObjective(AdvantageSettings):
     """REINFORCE leave-one-out; on the `eubo` estimator SPG."""
 
     kind: Literal["reinforce"]
     advantage: AdvantageKind = "leave-one-out"
-    inner_steps: Count = 1
+    num_iterations: Count = 1
 
 
-class WeightedLikelihoodObjective(CreditSettings):
+class WeightedLikelihoodObjective(AdvantageSettings):
     """wd1."""
 
     kind: Literal["weighted-likelihood"]
@@ -340,11 +340,11 @@ class TargetSettings(UpdateSettings):
         return "group-centered"
 
     @property
-    def kl(self) -> float:
+    def kl_coef(self) -> float:
         return 0.0
 
     @property
-    def kl_kind(self) -> KlKind:
+    def kl_estimator(self) -> KlEstimator:
         return "full"
 
 
@@ -356,8 +356,8 @@ class DistributionMatchingObjective(TargetSettings):
     """What is subtracted from the weights."""
 
     @property
-    def normalise(self) -> Literal["sequence", "token"]:
-        return "token"
+    def loss_aggregation(self) -> LossAggregation:
+        return "token-mean"
 
 
 class WddoObjective(TargetSettings):
@@ -369,8 +369,8 @@ class WddoObjective(TargetSettings):
     """Weight of the samples that the discriminator should reject."""
 
     @property
-    def normalise(self) -> Literal["sequence", "token"]:
-        return "sequence"
+    def loss_aggregation(self) -> LossAggregation:
+        return "sequence-mean"
 
 
 ObjectiveRecipe = Annotated[
@@ -409,12 +409,12 @@ class LoraRecipe(Strict):
     """4: keep the model under the adapter in 4 bits, a third of the memory of bfloat16; needs bitsandbytes."""
 
 
-class SettleRecipe(Strict):
+class GreedyStageRecipe(Strict):
     """The end of a joint run, in which the policy rests and the bounds learn from greedy rollouts."""
 
     share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Of the run's budget."""
-    speed: Share = 0.3
+    nfe_penalty: Share = 0.3
     lr: Positive = 3e-3
 
 
@@ -422,15 +422,15 @@ class ControllerRecipe(Strict):
     initial_bound: Positive = 0.3
     initial_spread: Positive = 1.0
     hidden: Count = 64
-    speed: Share = 0.3
-    """As `objective.speed`, for the credit of the bounds."""
+    nfe_penalty: Share = 0.3
+    """As `objective.nfe_penalty`, for the credit of the bounds."""
     coef: Positive = 1.0
     clip: Positive = 0.2
     advantage: AdvantageKind = "batch-std"
     momentum: Share = 0.05
     """How fast the running statistics that standardise its features follow the model."""
     optimizer: AdamRecipe = AdamRecipe(lr=3e-3)
-    settle: SettleRecipe | None = None
+    greedy_stage: GreedyStageRecipe | None = None
 
 
 class BudgetRecipe(Strict):
@@ -449,7 +449,7 @@ class CheckpointRecipe(Strict):
     keep: Count = 2
 
 
-class MachineSettings(Strict):
+class DeviceSettings(Strict):
     """Where the model is, and how its numbers are kept."""
 
     threads: Count | None = None
@@ -466,12 +466,12 @@ class MachineSettings(Strict):
     """Compile the blocks by torch.compile, which takes minutes at first; on a CPU it gains nothing (docs/log.md)."""
 
 
-class RlRecipe(MachineSettings):
+class RlRecipe(DeviceSettings):
     seed: int = 0
     base: str
     """Model to start from, which also is what the KL term holds on to: a run, a folder, or ORG/NAME[@REVISION]."""
     task: TaskRecipe = SudokuTask()
-    learn: Literal["model", "sampler", "joint"] = "model"
+    train: Literal["policy", "controller", "joint"] = "policy"
     lora: LoraRecipe | None = None
     rollout: RolloutRecipe = RolloutRecipe()
     estimator: EstimatorRecipe = TwoTimesMeanFieldEstimator()
@@ -486,23 +486,23 @@ class RlRecipe(MachineSettings):
         yield from block_problems("rollout.block_length", self.rollout.block_length, self.task)
         yield from cache_problems("rollout.", self.rollout.cache, self.rollout.block_length, self.task)
         yield from kernel_problems("rollout.", self.rollout.cache, self.attention)
-        if self.learn != "model" and not isinstance(self.rollout.rule, EntropyBoundRule):
+        if self.train != "policy" and not isinstance(self.rollout.rule, EntropyBoundRule):
             yield (
-                f"learn = '{self.learn}' trains entropy bounds, which rollout.rule '{self.rollout.rule.kind}' does not "
-                "have; use kind = 'entropy-bound' or learn = 'model'"
+                f"train = '{self.train}' trains entropy bounds, which rollout.rule '{self.rollout.rule.kind}' does not "
+                "have; use kind = 'entropy-bound' or train = 'policy'"
             )
-        if self.controller.settle and self.learn != "joint":
+        if self.controller.greedy_stage and self.train != "joint":
             yield (
-                f"controller.settle is the end of a joint run, and learn = '{self.learn}' is none; "
-                "leave it out or use learn = 'joint'"
+                f"controller.greedy_stage is the end of a joint run, and train = '{self.train}' is none; "
+                "leave it out or use train = 'joint'"
             )
-        if self.lora is not None and self.learn == "sampler":
-            yield "lora trains the model, and learn = 'sampler' leaves it alone; leave lora out"
+        if self.lora is not None and self.train == "controller":
+            yield "lora trains the model, and train = 'controller' leaves it alone; leave lora out"
         yield from pairing_problems(self.objective, self.estimator)
-        if self.rollout.temperature == 0 and self.learn != "sampler":
+        if self.rollout.temperature == 0 and self.train != "controller":
             yield (
                 "rollout.temperature 0 draws the same completion every time, from which a policy learns nothing; "
-                "raise it, or train the sampler alone (learn = 'sampler')"
+                "raise it, or train the controller alone (train = 'controller')"
             )
 
 
@@ -523,7 +523,7 @@ class TinyModel(Strict):
             yield f"d_model / n_heads is {self.d_model // self.n_heads}, but rotary positions need an even number"
 
 
-class StopAt(Strict):
+class EarlyStopping(Strict):
     """End SFT at the first check where the model solves this share of validation problems, greedily."""
 
     accuracy: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -534,7 +534,7 @@ class StopAt(Strict):
     every: Count = 10
 
 
-class SftRecipe(MachineSettings):
+class SftRecipe(DeviceSettings):
     seed: int = 0
     base: str | None = None
     """Model to go on from, as in RL; None: a fresh one of `model`'s size."""
@@ -546,28 +546,28 @@ class SftRecipe(MachineSettings):
     too_long: Literal["cut", "skip"] = "cut"
     """What becomes of an answer for which `sequence_length` has no room: cut off at its end, or left out."""
     batch: Count = 128
-    micro_batch: Count | None = None
+    micro_batch_size: Count | None = None
     """Rows that the denoiser is shown at once; None: the whole batch."""
     steps: Count = 400
-    """At most; `stop_at` may end the run before."""
+    """At most; `early_stopping` may end the run before."""
     weighting: Literal["elbo", "uniform"] = "elbo"
     """Weight of a masked token: L / (masked tokens of its row), as in d1 and LLaDA, or the same for all."""
-    stop_at: StopAt | None = None
+    early_stopping: EarlyStopping | None = None
     optimizer: PolicyOptimizerRecipe = PolicyOptimizerRecipe(lr=1e-3, warmup=20)
     checkpoint: CheckpointRecipe = CheckpointRecipe()
 
     def problems(self) -> Iterable[str]:
         if self.lora is not None and self.base is None:
             yield "lora adapts a model that is there, and without base there is none; set base, or leave lora out"
-        if self.stop_at is not None:
-            yield from grading_problems("stop_at", self.task)
+        if self.early_stopping is not None:
+            yield from grading_problems("early_stopping", self.task)
         if self.sequence_length is None and self.too_long != "cut":
             yield "too_long is about sequence_length, which is not given; set it, or leave too_long out"
         if self.sequence_length is not None and getattr(self.task, "max_prompt_tokens", None) is not None:
             yield "sequence_length limits prompts by itself; leave task.max_prompt_tokens out"
 
 
-class EvalRecipe(MachineSettings):
+class EvalRecipe(DeviceSettings):
     """Greedy decoding of the same problems under every rule, and under the learned sampler where there is one."""
 
     seed: int = 0
@@ -577,7 +577,7 @@ class EvalRecipe(MachineSettings):
     split: Literal["train", "validation", "test"] = "test"
     count: Annotated[int, Field(ge=2)] = 500
     batch: Count = 256
-    slots: Count | None = None
+    max_in_flight: Count | None = None
     """Completions of a batch in flight at a time; one that is done makes room for the next. None: all at once."""
     block_length: Count | None = None
     cache: CacheKind = "none"
@@ -609,11 +609,11 @@ def gives_token_probabilities(estimator: EstimatorRecipe) -> bool:
 
 def pairing_problems(objective: ObjectiveRecipe, estimator: EstimatorRecipe) -> Iterable[str]:
     """Objectives and estimators that make no sense together."""
-    has_cap = isinstance(objective, ClippedSurrogateObjective) and objective.weight_cap is not None
+    has_cap = isinstance(objective, ClippedSurrogateObjective) and objective.importance_cap is not None
     if has_cap and not gives_token_probabilities(estimator):
         yield (
-            f"objective.weight_cap compares each token's probability with the one it was drawn with, and estimator "
-            f"'{estimator.kind}' gives a weighted sum of several readings instead; leave weight_cap out, or "
+            f"objective.importance_cap compares each token's probability with the one it was drawn with, and estimator "
+            f"'{estimator.kind}' gives a weighted sum of several readings instead; leave importance_cap out, or "
             "use an estimator that reads each token once"
         )
     if isinstance(estimator, EuboEstimator) and isinstance(objective, WeightedLikelihoodObjective | TargetSettings):

@@ -13,7 +13,14 @@ SHAPES = {"base": "circle", "d1": "square", "diffpo": "diamond"}
 CURVE_POINTS = 40
 """A training curve is drawn as this many means of consecutive log lines, at most."""
 
-SHARES = {"solved", "accuracy", "weight_ess", "weight_capped", "clip_fraction", "frac_reward_zero_std"}
+SHARES = {
+    "solved",
+    "accuracy",
+    "importance_weight_ess",
+    "importance_weight_capped",
+    "clip_fraction",
+    "frac_reward_zero_std",
+}
 """Logged fields that are fractions, shown in percent."""
 
 

@@ -18,12 +18,12 @@ RL_CURVES = {
     "solved": "training problems solved",
     "nfe": "denoiser calls per problem",
     "kl": "KL to the start",
-    "weight_ess": "effective sample size of weights",
-    "weight_capped": "weights capped",
+    "importance_weight_ess": "effective sample size of weights",
+    "importance_weight_capped": "weights capped",
     "clip_fraction": "policy ratios clipped",
     "frac_reward_zero_std": "groups with nothing to learn",
     "bound_median": "median entropy bound",
-    "bound_log_sd": "spread of log bound over prompts",
+    "bound_log_std_across_prompts": "spread of log bound over prompts",
 }
 SFT_CURVES = {"loss": "loss", "accuracy": "accuracy on validation"}
 

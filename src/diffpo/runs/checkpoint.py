@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from diffpo.sampling.controller import Controller
 from diffpo.models.model_paths import CHECKPOINT, base_folder, checkpoints, model_folder
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.loading import load_denoiser, save_denoiser
 from diffpo.sampling.controller_files import load_controller, save_controller
 from diffpo.runs.optimizer import Optimizer
@@ -30,7 +30,7 @@ class Progress:
 def save_checkpoint(
     run: Path,
     progress: Progress,
-    denoiser: Denoiser,
+    denoiser: ModelDenoiser,
     tokenizer: PreTrainedTokenizerFast,
     controller: Controller | None,
     optimizers: dict[str, Optimizer],
@@ -72,7 +72,7 @@ def load(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     bits: Literal[4] | None = None,
-) -> tuple[Denoiser, PreTrainedTokenizerFast, Controller | None]:
+) -> tuple[ModelDenoiser, PreTrainedTokenizerFast, Controller | None]:
     """Denoiser, tokenizer and, where the model was trained with one, its learned sampler.
 
     `path` is a model's folder, a run's, or a hub name ORG/NAME. The weights are converted to `dtype`, on `device`; with
@@ -90,7 +90,7 @@ def load_base(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     bits: Literal[4] | None = None,
-) -> tuple[Denoiser, PreTrainedTokenizerFast, Controller | None]:
+) -> tuple[ModelDenoiser, PreTrainedTokenizerFast, Controller | None]:
     """A model to train from. Raises UserError for an adapter, on which no other can be put."""
     base_folder(Path(path))
     return load(path, dtype, device, bits)

@@ -7,15 +7,15 @@ from shutil import which
 import torch
 
 from diffpo.core.errors import UserError
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.layers import blocks_of
-from diffpo.recipes.schema import MachineSettings
-from diffpo.distributed.process import world
+from diffpo.recipes.schema import DeviceSettings
+from diffpo.distributed.process import current_process
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def place_of(settings: MachineSettings) -> tuple[torch.dtype, torch.device]:
+def resolve_device(settings: DeviceSettings) -> tuple[torch.dtype, torch.device]:
     """What a model's weights are kept as, and where: of several processes each has a CUDA device of its own.
 
     Sets torch's threads where the recipe gives a number. Raises UserError for a device that is not there, for
@@ -34,7 +34,7 @@ def place_of(settings: MachineSettings) -> tuple[torch.dtype, torch.device]:
     return DTYPES[settings.dtype], _cuda() if is_cuda else torch.device("cpu")
 
 
-def _check_attention(settings: MachineSettings, is_cuda: bool) -> None:
+def _check_attention(settings: DeviceSettings, is_cuda: bool) -> None:
     asked = f"attention = '{settings.attention}'"
     if settings.attention == "flash_attention_2" and find_spec("flash_attn") is None:
         raise UserError(
@@ -55,16 +55,16 @@ def _check_compiler(is_cuda: bool) -> None:
 
 
 def _cuda() -> torch.device:
-    here, count = world(), torch.cuda.device_count()
-    if here.size == 1:
+    here, count = current_process(), torch.cuda.device_count()
+    if here.world_size == 1:
         return torch.device("cuda")
-    if here.size > count:
-        raise UserError(f"{here.size} processes were started, and torch sees {count} CUDA devices here; start {count}")
-    torch.cuda.set_device(here.place)  # or each would also take memory on the first
-    return torch.device("cuda", here.place)
+    if here.world_size > count:
+        raise UserError(f"{here.world_size} processes were started, and torch sees {count} CUDA devices here; start {count}")
+    torch.cuda.set_device(here.local_rank)  # or each would also take memory on the first
+    return torch.device("cuda", here.local_rank)
 
 
-def equipped(denoiser: Denoiser, settings: MachineSettings) -> Denoiser:
+def configure_model_(denoiser: ModelDenoiser, settings: DeviceSettings) -> ModelDenoiser:
     """The same denoiser with the recipe's kernels; if it says so, told to keep little for its backward passes, and its
     blocks compiled, at their first call, for any number of rows and tokens."""
     model = denoiser.model

@@ -8,11 +8,11 @@ from diffpo.runs.dry_run.summary import GIB
 from diffpo.runs.dry_run.memory import call
 from diffpo.runs.dry_run.size import measured
 from diffpo.core.errors import UserError
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import ModelDenoiser
 
 
-def check_room(
-    denoiser: Denoiser, rows: int, *, prompt_tokens: int, length: int, block_length: int, has_cache: bool, option: str
+def check_memory(
+    denoiser: ModelDenoiser, rows: int, *, prompt_tokens: int, length: int, block_length: int, has_cache: bool, option: str
 ) -> None:
     """Raises UserError where `rows` completions in flight take more than the model leaves of its device: it says how
     many fit, and names `option`, which limits them. An estimate (dryrun/memory.py)."""
@@ -29,7 +29,7 @@ def check_room(
         )
 
 
-def free_bytes(denoiser: Denoiser) -> int:
+def free_bytes(denoiser: ModelDenoiser) -> int:
     """Free memory of a GPU; of a CPU's all that the model does not take, since others may give theirs back."""
     device = denoiser.model.device
     if device.type == "cuda":

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol, runtime_checkable
 
-from diffpo.distributed.process import world
+from diffpo.distributed.process import current_process
 
 Metric = int | float | str
 
@@ -39,7 +39,7 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         self._display: _Display
-        if not world().is_main:
+        if not current_process().is_main:
             self._display = _Silence()
         elif sys.stdout.isatty():
             self._display = _Bar(self._label, self._total)

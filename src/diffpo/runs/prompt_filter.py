@@ -18,7 +18,7 @@ PROMPTS_TOO_LONG = (
 
 
 @dataclass(frozen=True)
-class Fitting:
+class PromptFilter:
     """A task without the prompts of more than `limit` tokens, chat template included; the others keep their order.
 
     With it a problem is the task's as it stands, so where nothing is too long nothing changes. The task must give the
@@ -74,24 +74,24 @@ class Fitting:
         return [found[place] for place in chosen], num_seen - len(chosen)
 
 
-def fitted(task: Task, recipe: TaskRecipe, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> Task:
+def filter_long_prompts(task: Task, recipe: TaskRecipe, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> Task:
     """The task, without what is too long by its recipe or, where that says nothing, for the model of this config."""
     if not isinstance(recipe, SourceSettings):
         return task
     limit = recipe.max_prompt_tokens
     if limit is None:
-        limit = room_for_prompt(config, tokenizer, task.completion_length)
-    return task if limit is None else Fitting(task, tokenizer, limit)
+        limit = prompt_capacity(config, tokenizer, task.completion_length)
+    return task if limit is None else PromptFilter(task, tokenizer, limit)
 
 
-def fitting_problems(task: Task, split: Split, count: int, seed: int) -> tuple[list[Problem], int]:
+def draw_problems(task: Task, split: Split, count: int, seed: int) -> tuple[list[Problem], int]:
     """A task's problems, and how many were left out because they are too long."""
-    if isinstance(task, Fitting):
+    if isinstance(task, PromptFilter):
         return task.draw(split, count, seed)
     return task.problems(split, count, seed), 0
 
 
-def room_for_prompt(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, length: int) -> int | None:
+def prompt_capacity(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, length: int) -> int | None:
     """Positions of the model that are left beside a completion of `length` tokens.
 
     None for the tiny models: what their configs say is a default, and no length that they were trained for.

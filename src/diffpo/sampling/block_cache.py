@@ -11,16 +11,15 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from diffpo.core.canvas import distinct, first_of, places
+from diffpo.core.canvas import first_occurrence, flat_index, unique_canvases
 from diffpo.core.errors import UserError
 from diffpo.core.options import CacheKind
-from diffpo.core.rollout import DenoiseFn
-from diffpo.models.denoiser_output import Logits, Prediction, States
+from diffpo.models.denoiser_output import Denoiser, DenoiserOutput, HiddenStates, Logits
 from diffpo.models.kv_cache import Cache, Window
 
 
 @runtime_checkable
-class CachedFn(DenoiseFn, Protocol):
+class CacheableDenoiser(Denoiser, Protocol):
     """A denoiser that can keep keys and values, and then run some places of a canvas only."""
 
     def new_cache(self, rows: int, width: int) -> Cache: ...
@@ -31,11 +30,11 @@ class CachedFn(DenoiseFn, Protocol):
         attention_mask: Bool[Tensor, "R N"],
         at: Bool[Tensor, "R N"],
         window: Window | None = None,
-    ) -> Prediction: ...
+    ) -> DenoiserOutput: ...
 
 
 def new_block_cache(
-    denoiser: DenoiseFn,
+    denoiser: Denoiser,
     kind: CacheKind,
     attention_mask: Bool[Tensor, "B N"],
     block_length: int,
@@ -53,7 +52,7 @@ def new_block_cache(
             f"cache '{kind}' renews what it keeps at the beginning of each block, and block_length {block_length} "
             "makes the completion one block; use a smaller one, or cache = 'none'"
         )
-    if not isinstance(denoiser, CachedFn):
+    if not isinstance(denoiser, CacheableDenoiser):
         raise UserError(f"{type(denoiser).__name__} keeps no keys and values; decode with cache = 'none'")
     rows = min(rows, len(attention_mask))
     seat = torch.full((len(attention_mask),), -1, device=attention_mask.device)
@@ -65,7 +64,7 @@ def new_block_cache(
 class BlockCache:
     """What is kept of the rows in flight."""
 
-    denoiser: CachedFn
+    denoiser: CacheableDenoiser
     kind: CacheKind
     block_length: int
     attention_mask: Bool[Tensor, "B N"]
@@ -79,7 +78,7 @@ class BlockCache:
         canvas: Int[Tensor, "b N"],
         is_read: Bool[Tensor, "b L"],
         is_candidate: Bool[Tensor, "b L"],
-    ) -> tuple[Prediction, Int[Tensor, " M"]]:
+    ) -> tuple[DenoiserOutput, Int[Tensor, " M"]]:
         """A prediction, and its place for each completion position to be read.
 
         Rows at the first call of a block, where nothing of it is committed, are run whole, equal canvases once; the
@@ -91,14 +90,14 @@ class BlockCache:
         found, size = [], 0
         place = torch.zeros_like(is_read, dtype=torch.long)
         if is_new.any():
-            some, mask, which = distinct(canvas[is_new], self.attention_mask[rows[is_new]])
-            seats, first = self.seat[rows[is_new]], first_of(which)
+            some, mask, which = unique_canvases(canvas[is_new], self.attention_mask[rows[is_new]])
+            seats, first = self.seat[rows[is_new]], first_occurrence(which)
             own = at[is_new][first]
             found.append(self._run(seats[first], some, mask, own, torch.ones_like(mask)))
             is_copy = first[which] != torch.arange(len(which), device=which.device)
             self.cache.copy(seats[first[which]][is_copy], seats[is_copy])
             size = int(own.sum())
-            place[is_new] = places(own)[which][:, -is_read.shape[1] :]
+            place[is_new] = flat_index(own)[which][:, -is_read.shape[1] :]
         if not is_new.all():
             is_old = ~is_new
             is_run = torch.nn.functional.pad(
@@ -106,7 +105,7 @@ class BlockCache:
             )
             mask = self.attention_mask[rows[is_old]]
             found.append(self._run(self.seat[rows[is_old]], canvas[is_old], mask, at[is_old], is_run))
-            place[is_old] = size + places(is_read[is_old])
+            place[is_old] = size + flat_index(is_read[is_old])
         return _joined(found), place[is_read]
 
     def _run(
@@ -116,7 +115,7 @@ class BlockCache:
         attention_mask: Bool[Tensor, "b N"],
         at: Bool[Tensor, "b N"],
         is_run: Bool[Tensor, "b N"],
-    ) -> Prediction:
+    ) -> DenoiserOutput:
         window = self.cache.window(seats, is_run, attention_mask)
         return self.denoiser.predict(canvas, attention_mask, at, window)
 
@@ -132,15 +131,15 @@ class BlockCache:
         is_fresh = self.seat[rows] < 0
         if not is_fresh.any():
             return
-        places = torch.arange(self.cache.rows, device=rows.device)
-        free = places[~torch.isin(places, self.seat[rows[~is_fresh]])]
+        flat_index = torch.arange(self.cache.rows, device=rows.device)
+        free = flat_index[~torch.isin(flat_index, self.seat[rows[~is_fresh]])]
         self.seat[rows[is_fresh]] = free[: int(is_fresh.sum())]
 
 
-def _joined(found: list[Prediction]) -> Prediction:
+def _joined(found: list[DenoiserOutput]) -> DenoiserOutput:
     if len(found) == 1:
         return found[0]
     first, second = found
-    if isinstance(first, States) and isinstance(second, States):
-        return States(torch.cat([first.hidden, second.hidden]), first.head)
+    if isinstance(first, HiddenStates) and isinstance(second, HiddenStates):
+        return HiddenStates(torch.cat([first.hidden, second.hidden]), first.head)
     return Logits(torch.cat([first.logits, second.logits]))

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from diffpo.models.denoiser_output import Logits, Prediction, States
+from diffpo.models.denoiser_output import DenoiserOutput, HiddenStates, Logits
 from diffpo.sampling.rules import Rule
 
 STRETCH = 256
@@ -25,13 +25,13 @@ def row_noise(seeds: Int[Tensor, " B"], count: int) -> Float64[Tensor, "B count"
 
     def row(seed: int) -> Tensor:
         generator.manual_seed(seed)
-        coarse, fine = (torch.rand(count, generator=generator).double() for _ in range(2))
-        return coarse + fine * 2**-24
+        round_down_to_float32, fine = (torch.rand(count, generator=generator).double() for _ in range(2))
+        return round_down_to_float32 + fine * 2**-24
 
     return torch.stack([row(seed) for seed in seeds.tolist()])
 
 
-def coarse(uniform: Float64[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+def round_down_to_float32(uniform: Float64[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """The float32 below a number of `row_noise`: not the nearest, which may be 1."""
     return (uniform * 2**24).floor().float() * 2**-24
 
@@ -72,7 +72,7 @@ def _stretch(
 
 
 def read(
-    prediction: Prediction,
+    prediction: DenoiserOutput,
     place: Int[Tensor, " M"],
     uniform: Float64[Tensor, " M"],
     temperature: float,
@@ -103,9 +103,9 @@ def read(
     return token, logp, score
 
 
-def _shape(prediction: Prediction) -> tuple[int, int]:
+def _shape(prediction: DenoiserOutput) -> tuple[int, int]:
     """Vocabulary and number of places."""
-    if isinstance(prediction, States):
+    if isinstance(prediction, HiddenStates):
         return prediction.head.size, len(prediction.hidden)
     assert isinstance(prediction, Logits)
     return prediction.logits.shape[1], len(prediction.logits)

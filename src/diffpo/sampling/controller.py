@@ -68,9 +68,9 @@ class Controller(nn.Module):
         self, features: Float[Tensor, "B F"], uniform: Float[Tensor, " B"] | None
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
         """Bounds and the log-density of their logs: drawn by inverse CDF, or at the mean if there is no uniform."""
-        law = self.log_bound(features)
-        log_bound = law.loc if uniform is None else law.icdf(uniform.clamp(1e-6, 1 - 1e-6))
-        logp = torch.zeros_like(log_bound) if uniform is None else law.log_prob(log_bound)
+        distribution = self.log_bound(features)
+        log_bound = distribution.loc if uniform is None else distribution.icdf(uniform.clamp(1e-6, 1 - 1e-6))
+        logp = torch.zeros_like(log_bound) if uniform is None else distribution.log_prob(log_bound)
         return log_bound.exp(), logp
 
     def logp(self, features: Float[Tensor, "B F"], bound: Float[Tensor, " B"]) -> Float[Tensor, " B"]:

@@ -6,17 +6,24 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from diffpo.core.canvas import completion_mask, distinct, first_of, full_attention_mask, open_block, places
+from diffpo.core.canvas import (
+    completion_mask,
+    first_occurrence,
+    flat_index,
+    full_attention_mask,
+    open_block,
+    unique_canvases,
+)
 from diffpo.core.options import CacheKind
-from diffpo.core.rollout import DenoiseFn, Rollout
-from diffpo.models.denoiser_output import Prediction, predict
+from diffpo.core.rollout import Rollout
+from diffpo.models.denoiser_output import Denoiser, DenoiserOutput, predict
 from diffpo.sampling.block_cache import new_block_cache
-from diffpo.sampling.categorical import coarse, read, row_noise
+from diffpo.sampling.categorical import read, round_down_to_float32, row_noise
 from diffpo.sampling.rules import EntropyBound, Rule
 
 
 @runtime_checkable
-class BoundPolicy(Protocol):
+class BoundController(Protocol):
     """What the sampler needs of a controller."""
 
     def features(self, entropy: Float[Tensor, "B L"]) -> Float[Tensor, "B F"]: ...
@@ -30,7 +37,7 @@ class BoundPolicy(Protocol):
 
 @torch.no_grad()
 def sample(
-    denoiser: DenoiseFn,
+    denoiser: Denoiser,
     prompt_ids: Int[Tensor, "B P"],
     prompt_mask: Bool[Tensor, "B P"],
     *,
@@ -39,10 +46,10 @@ def sample(
     rule: Rule,
     temperature: float = 0.0,
     seeds: Int[Tensor, " B"] | None = None,
-    controller: BoundPolicy | None = None,
+    controller: BoundController | None = None,
     explore: bool = False,
     stop_ids: tuple[int, ...] = (),
-    slots: int | None = None,
+    max_in_flight: int | None = None,
     cache: CacheKind = "none",
 ) -> Rollout:
     """Fill `length` masked positions after each prompt, block by block, and record how it was done.
@@ -50,7 +57,7 @@ def sample(
     A row's result depends on its prompt and its seed alone, not on the rest of the batch. `temperature` 0 is greedy.
     With a `controller` each row gets its own entropy bound from the first call's entropies, drawn if `explore`, the
     distribution's mean otherwise. A row is done when no mask is left, or none before its first stop token; what is
-    left then is filled with that token as part of the last call, at no probability. At most `slots` rows are in
+    left then is filled with that token as part of the last call, at no probability. At most `max_in_flight` rows are in
     flight, all without it: one that is done leaves, and the next one that waits takes its place. With a `cache` the
     first call of a block is a whole one, and the others run some of the positions (diffpo/block_cache.py).
 
@@ -63,8 +70,8 @@ def sample(
         raise ValueError("drawing at a temperature above 0, or exploring bounds, needs one seed per row")
     if controller is not None and not isinstance(rule, EntropyBound):
         raise ValueError(f"a controller chooses entropy bounds, which {rule} does not have")
-    if slots is not None and slots < 1:
-        raise ValueError(f"{slots} slots hold no row")
+    if max_in_flight is not None and max_in_flight < 1:
+        raise ValueError(f"{max_in_flight} slots hold no row")
 
     batch, device = len(prompt_ids), prompt_ids.device
     attention_mask = full_attention_mask(prompt_mask, length)
@@ -76,14 +83,14 @@ def sample(
     bound_logp = torch.zeros(batch, device=device)
     features = torch.zeros(batch, 0, device=device)
     noise = torch.zeros(batch, length + 1, dtype=torch.float64) if seeds is None else row_noise(seeds, length + 1)
-    bound_noise, token_noise = coarse(noise[:, 0]).to(device), noise[:, 1:].to(device)
+    bound_noise, token_noise = round_down_to_float32(noise[:, 0]).to(device), noise[:, 1:].to(device)
 
     step = torch.zeros(batch, dtype=torch.long, device=device)
-    kept = new_block_cache(denoiser, cache, attention_mask, block_length, length, slots or batch)
-    waiting = queue(prompt_mask, slots)
+    kept = new_block_cache(denoiser, cache, attention_mask, block_length, length, max_in_flight or batch)
+    waiting = queue(prompt_mask, max_in_flight)
     rows = waiting[:0]
     while len(rows) + len(waiting) > 0:
-        fresh, waiting = waiting.tensor_split([(slots or batch) - len(rows)])
+        fresh, waiting = waiting.tensor_split([(max_in_flight or batch) - len(rows)])
         rows = torch.cat([rows, fresh])
         is_masked = completion[rows] == denoiser.mask_id
         is_candidate = open_block(is_masked, block_length)
@@ -128,32 +135,32 @@ def sample(
     )
 
 
-def queue(prompt_mask: Bool[Tensor, "B P"], slots: int | None) -> Int[Tensor, " B"]:
+def queue(prompt_mask: Bool[Tensor, "B P"], max_in_flight: int | None) -> Int[Tensor, " B"]:
     """The order in which rows come in: as given if all do at once, else long prompts first, so that little is padded
     and no long one is left for the end."""
     rows = torch.arange(len(prompt_mask), device=prompt_mask.device)
-    if slots is None or slots >= len(rows):
+    if max_in_flight is None or max_in_flight >= len(rows):
         return rows
     return prompt_mask.sum(dim=1).argsort(descending=True, stable=True)
 
 
 def _ask(
-    denoiser: DenoiseFn,
+    denoiser: Denoiser,
     canvas: Int[Tensor, "b N"],
     attention_mask: Bool[Tensor, "b N"],
     is_read: Bool[Tensor, "b L"],
-) -> tuple[Prediction, Int[Tensor, " M"]]:
+) -> tuple[DenoiserOutput, Int[Tensor, " M"]]:
     """A prediction, and its place for each completion position to be read.
 
     Equal canvases are shown once: completions of a prompt start from the same one, and stay on it for as long as they
     draw the same tokens. What is read follows from the canvas. Padding that all rows have is not shown.
     """
-    canvas, attention_mask, which = distinct(canvas, attention_mask)
+    canvas, attention_mask, which = unique_canvases(canvas, attention_mask)
     padding = int(attention_mask.any(dim=0).long().argmax())
-    is_shown = is_read[first_of(which)]
+    is_shown = is_read[first_occurrence(which)]
     at = torch.nn.functional.pad(is_shown, (canvas.shape[1] - is_shown.shape[1], 0), value=False)
     prediction = predict(denoiser, canvas[:, padding:], attention_mask[:, padding:], at[:, padding:])
-    return prediction, places(is_shown)[which][is_read]
+    return prediction, flat_index(is_shown)[which][is_read]
 
 
 def _fill_tail(

@@ -10,29 +10,29 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from diffpo.core.errors import UserError
-from diffpo.core.randomness import stream
+from diffpo.core.randomness import generator_for
 from diffpo.evaluation.loop import problems_of
-from diffpo.models.denoiser import Denoiser, Tally
+from diffpo.models.denoiser import CallCounter, ModelDenoiser
 from diffpo.models.model_paths import RECIPE
 from diffpo.recipes.parts import task_of
 from diffpo.recipes.schema import TaskRecipe
 from diffpo.recipes.study import StudyEvaluation, StudyRecipe
 from diffpo.runs.checkpoint import load
-from diffpo.runs.prompt_filter import fitted
+from diffpo.runs.prompt_filter import filter_long_prompts
 from diffpo.runs.run_dir import METRICS
 from diffpo.sampling.controller import Controller
 from diffpo.sampling.rules import EntropyBound
 from diffpo.statistics.figures import mean_interval
-from diffpo.study.plan import Places, Unit, rl_recipe, settings_of, sft_recipe, task_named
-from diffpo.study.results import Line, write_whole
+from diffpo.study.plan import StudyPaths, StudyRun, rl_recipe, settings_of, sft_recipe, task_named
+from diffpo.study.results import Result, write_whole
 from diffpo.tasks.base import Task
 from diffpo.training.rl import Learner, run_rl
 from diffpo.training.rollouts import Decoding, answer_in_batches
 
 
-def run_arm(recipe: StudyRecipe, unit: Unit, places: Places) -> Line:
+def run_arm(recipe: StudyRecipe, unit: StudyRun, paths: StudyPaths) -> Result:
     """Train to the end of the budget, from wherever an earlier attempt has left its checkpoint."""
-    out = places.run(unit)
+    out = paths.run(unit)
     evaluation = recipe.evaluation
     shares = shares_of(evaluation)
     settings = evaluation.model_dump(mode="json")
@@ -46,15 +46,15 @@ def run_arm(recipe: StudyRecipe, unit: Unit, places: Places) -> Line:
         if not due:
             return
         # Not counted: what a run spends on being looked at is no part of its budget.
-        denoiser = replace(learner.denoiser, shown=Tally())
+        denoiser = replace(learner.denoiser, usage=CallCounter())
         rules = measured(denoiser, learner.tokenizer, learner.controller, learner.task, evaluation)
         for i in due:
             point = {"share": shares[i], "step": step, "calls": calls, "rules": rules}
             write_whole(files[i], {"measured": settings, "point": point})
 
-    trained = rl_recipe(recipe, unit, places)
+    trained = rl_recipe(recipe, unit, paths)
     run_rl(trained, out, resume=(out / RECIPE).is_file(), watch=measure)
-    task = _fitted(trained.task, *load(places.base(unit.task))[:2])
+    task = _fitted(trained.task, *load(paths.base(unit.task))[:2])
     log = [json.loads(line) for line in (out / METRICS).read_text().splitlines()]
     return {
         "study": recipe.name,
@@ -62,10 +62,10 @@ def run_arm(recipe: StudyRecipe, unit: Unit, places: Places) -> Line:
         "task": unit.task,
         "arm": unit.arm,
         "seed": unit.seed,
-        "settings": settings_of(recipe, unit, places),
+        "settings": settings_of(recipe, unit, paths),
         "completion_length": task.completion_length,
         "clusters": [problem.cluster for problem in problems_of(task, evaluation)[0]],
-        "points": [base_point(recipe, unit.task, places), *(json.loads(file.read_text())["point"] for file in files)],
+        "points": [base_point(recipe, unit.task, paths), *(json.loads(file.read_text())["point"] for file in files)],
         "training": [{name: value for name, value in step.items() if name != "seconds"} for step in log],
         "seconds": sum(step["seconds"] for step in log),
     }
@@ -77,13 +77,13 @@ def shares_of(evaluation: StudyEvaluation) -> list[float]:
     return [min(1.0, round((i + 1) * evaluation.every, 9)) for i in range(count)]
 
 
-def base_point(recipe: StudyRecipe, task_name: str, places: Places) -> dict[str, Any]:
+def base_point(recipe: StudyRecipe, task_name: str, paths: StudyPaths) -> dict[str, Any]:
     """The start that all runs of a task share: measured once, by whoever comes first."""
-    kept = places.base(task_name) / "point.json"
+    kept = paths.base(task_name) / "point.json"
     settings = recipe.evaluation.model_dump(mode="json")
     if kept.is_file() and (record := json.loads(kept.read_text()))["measured"] == settings:
         return dict(record["point"])
-    denoiser, tokenizer, _ = load(places.base(task_name))
+    denoiser, tokenizer, _ = load(paths.base(task_name))
     task = _fitted(sft_recipe(task_named(recipe, task_name)).task, denoiser, tokenizer)
     rules = measured(denoiser, tokenizer, None, task, recipe.evaluation)
     point = {"share": 0.0, "step": 0, "calls": 0, "rules": rules}
@@ -91,12 +91,12 @@ def base_point(recipe: StudyRecipe, task_name: str, places: Places) -> dict[str,
     return point
 
 
-def _fitted(recipe: TaskRecipe, denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast) -> Task:
-    return fitted(task_of(recipe), recipe, denoiser.model.config, tokenizer)
+def _fitted(recipe: TaskRecipe, denoiser: ModelDenoiser, tokenizer: PreTrainedTokenizerFast) -> Task:
+    return filter_long_prompts(task_of(recipe), recipe, denoiser.model.config, tokenizer)
 
 
 def measured(
-    denoiser: Denoiser,
+    denoiser: ModelDenoiser,
     tokenizer: PreTrainedTokenizerFast,
     controller: Controller | None,
     task: Task,
@@ -107,7 +107,7 @@ def measured(
     The rows are kept, so that intervals over problems and seeds can be made from the lines.
     """
     problems, _ = problems_of(task, evaluation)
-    seeds = torch.randint(2**62, (len(problems),), generator=stream(evaluation.seed, "temperature 1"))
+    seeds = torch.randint(2**62, (len(problems),), generator=generator_for(evaluation.seed, "temperature 1"))
     length = task.completion_length
     kinds: list[tuple[str, Decoding]] = [
         (f"entropy bound {bound:g}", Decoding(EntropyBound(bound), length, length)) for bound in evaluation.bounds

@@ -19,9 +19,29 @@ from diffpo.runs.progress import Progress
 from diffpo.runs.run_dir import interruptible
 from diffpo.study.arms import run_arm
 from diffpo.study.likelihood import run_likelihood
-from diffpo.study.plan import Places, Selection, Unit, check, settings_of, sft_recipe, task_named, today, units_of
+from diffpo.study.plan import (
+    Selection,
+    StudyPaths,
+    StudyRun,
+    check,
+    settings_of,
+    sft_recipe,
+    study_runs,
+    task_named,
+    today,
+)
 from diffpo.study.report import write_study_report
-from diffpo.study.results import BOUNDARIES, RUNS, Key, Line, append_lines, differing, key_of, read_lines, write_whole
+from diffpo.study.results import (
+    BOUNDARIES,
+    RUNS,
+    Key,
+    Result,
+    append_results,
+    differing,
+    key_of,
+    read_results,
+    write_whole,
+)
 from diffpo.training.sft import run_sft
 
 STUDY = "study.toml"
@@ -33,7 +53,7 @@ class Job:
     """What one process does: a base (no unit), or a run."""
 
     task: str
-    unit: Unit | None = None
+    unit: StudyRun | None = None
 
     @property
     def arguments(self) -> list[str]:
@@ -42,8 +62,8 @@ class Job:
     def __str__(self) -> str:
         return f"{self.task} base" if self.unit is None else str(self.unit)
 
-    def folder(self, places: Places) -> Path:
-        return places.base(self.task) if self.unit is None else places.run(self.unit)
+    def folder(self, paths: StudyPaths) -> Path:
+        return paths.base(self.task) if self.unit is None else paths.run(self.unit)
 
 
 def run_study(
@@ -60,20 +80,20 @@ def run_study(
     Raises UserError before anything is trained where a combination cannot run, a line is broken, or the lines that are
     there are of other settings; Stopped when interrupted; RuntimeError, when all others are done, where a run failed.
     """
-    places = Places(work)
-    units = units_of(recipe, selection or Selection())
-    check(recipe, units, places)
+    paths = StudyPaths(work)
+    units = study_runs(recipe, selection or Selection())
+    check(recipe, units, paths)
     with _alone(out):
-        done = {key_of(line): line for line in read_lines(out / RUNS, skip_broken)}
-        missing = [unit for unit in units if not _is_done(recipe, unit, places, done)]
+        done = {key_of(line): line for line in read_results(out / RUNS, skip_broken)}
+        missing = [unit for unit in units if not _is_done(recipe, unit, paths, done)]
         print(f"{recipe.name}: {len(units) - len(missing)} of {len(units)} runs are done", flush=True)
         if missing:
-            _carry_out_missing(recipe, missing, places, out / RUNS, done, jobs)
+            _carry_out_missing(recipe, missing, paths, out / RUNS, done, jobs)
         write_study_report(out, skip_broken, against)
 
 
-def _is_done(recipe: StudyRecipe, unit: Unit, places: Places, done: dict[Key, Line]) -> bool:
-    settings = settings_of(recipe, unit, places)
+def _is_done(recipe: StudyRecipe, unit: StudyRun, paths: StudyPaths, done: dict[Key, Result]) -> bool:
+    settings = settings_of(recipe, unit, paths)
     keys = keys_of(recipe, unit)
     for key in keys:
         if key in done and (changes := differing(today(recipe, done[key]["settings"]), settings)):
@@ -81,7 +101,7 @@ def _is_done(recipe: StudyRecipe, unit: Unit, places: Places, done: dict[Key, Li
     return all(key in done for key in keys)
 
 
-def keys_of(recipe: StudyRecipe, unit: Unit) -> list[Key]:
+def keys_of(recipe: StudyRecipe, unit: StudyRun) -> list[Key]:
     """The lines that a run has when it is done."""
     names = [""]
     if recipe.kind == "likelihood":
@@ -106,42 +126,47 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _carry_out_missing(
-    recipe: StudyRecipe, missing: Sequence[Unit], places: Places, results: Path, done: dict[Key, Line], jobs: int
+    recipe: StudyRecipe,
+    missing: Sequence[StudyRun],
+    paths: StudyPaths,
+    results: Path,
+    done: dict[Key, Result],
+    jobs: int,
 ) -> None:
-    places.work.mkdir(parents=True, exist_ok=True)
-    (places.work / STUDY).write_text(dump_recipe(recipe))
+    paths.work.mkdir(parents=True, exist_ok=True)
+    (paths.work / STUDY).write_text(dump_recipe(recipe))
 
     def collect(job: Job) -> None:
-        lines: list[Line] = json.loads((job.folder(places) / LINES).read_text())
-        append_lines(results, [line for line in lines if key_of(line) not in done])
+        lines: list[Result] = json.loads((job.folder(paths) / LINES).read_text())
+        append_results(results, [line for line in lines if key_of(line) not in done])
 
     carry_out = _in_processes if jobs > 1 else _one_by_one
     bases = [Job(task) for task in dict.fromkeys(unit.task for unit in missing)]
-    if failed := carry_out(recipe, bases, places, jobs, lambda job: None):
+    if failed := carry_out(recipe, bases, paths, jobs, lambda job: None):
         raise RuntimeError(f"no base, no study: {'; '.join(failed)}")
-    if failed := carry_out(recipe, [Job(unit.task, unit) for unit in missing], places, jobs, collect):
+    if failed := carry_out(recipe, [Job(unit.task, unit) for unit in missing], paths, jobs, collect):
         raise RuntimeError(f"{len(failed)} of {len(missing)} runs failed: {'; '.join(failed)}")
 
 
-def perform(recipe: StudyRecipe, job: Job, places: Places) -> None:
+def perform(recipe: StudyRecipe, job: Job, paths: StudyPaths) -> None:
     """Do one job, or go on with it; a run leaves its lines in its folder."""
-    with _alone(folder := job.folder(places)):
+    with _alone(folder := job.folder(paths)):
         if job.unit is None:
             run_sft(sft_recipe(task_named(recipe, job.task)), folder, resume=(folder / RECIPE).is_file())
         elif recipe.kind == "arms":
-            write_whole(folder / LINES, [run_arm(recipe, job.unit, places)])
+            write_whole(folder / LINES, [run_arm(recipe, job.unit, paths)])
         else:
-            write_whole(folder / LINES, run_likelihood(recipe, job.unit, places))
+            write_whole(folder / LINES, run_likelihood(recipe, job.unit, paths))
 
 
 def _one_by_one(
-    recipe: StudyRecipe, jobs: Sequence[Job], places: Places, count: int, collect: Callable[[Job], None]
+    recipe: StudyRecipe, jobs: Sequence[Job], paths: StudyPaths, count: int, collect: Callable[[Job], None]
 ) -> list[str]:
     failed = []
     for number, job in enumerate(jobs, start=1):
         print(f"{number}/{len(jobs)}  {job}", flush=True)
         try:
-            perform(recipe, job, places)
+            perform(recipe, job, paths)
             collect(job)
         except NonFiniteLossError as error:
             failed.append(f"{job} ({error})")
@@ -155,7 +180,7 @@ def _stopped() -> Stopped:
 
 
 def _in_processes(
-    recipe: StudyRecipe, jobs: Sequence[Job], places: Places, count: int, collect: Callable[[Job], None]
+    recipe: StudyRecipe, jobs: Sequence[Job], paths: StudyPaths, count: int, collect: Callable[[Job], None]
 ) -> list[str]:
     """At most `count` at a time. Ctrl-C is handed to them once, and they are waited for: each leaves a checkpoint."""
     waiting = list(jobs)
@@ -168,7 +193,7 @@ def _in_processes(
             while running or (waiting and not told):
                 while waiting and len(running) < count and not told:
                     job = waiting.pop(0)
-                    running[job] = _start(job, places)
+                    running[job] = _start(job, paths)
                 time.sleep(0.1)
                 if interrupt.requested and not told:
                     told = True
@@ -179,9 +204,9 @@ def _in_processes(
                     if code == 0:
                         collect(job)
                     elif code == 2:
-                        refused.append(_last_words(job, places))
+                        refused.append(_last_words(job, paths))
                     elif not told:
-                        failed.append(f"{job} ({_last_words(job, places)}; see {_log(job, places)})")
+                        failed.append(f"{job} ({_last_words(job, paths)}; see {_log(job, paths)})")
                     bar.update(len(jobs) - len(waiting) - len(running), last=str(job))
     finally:
         for process in running.values():
@@ -193,19 +218,19 @@ def _in_processes(
     return failed
 
 
-def _log(job: Job, places: Places) -> Path:
-    return places.work / "logs" / f"{'-'.join(job.arguments)}.log"
+def _log(job: Job, paths: StudyPaths) -> Path:
+    return paths.work / "logs" / f"{'-'.join(job.arguments)}.log"
 
 
-def _last_words(job: Job, places: Places) -> str:
-    return " ".join(_log(job, places).read_text(errors="replace").splitlines()[-1:])
+def _last_words(job: Job, paths: StudyPaths) -> str:
+    return " ".join(_log(job, paths).read_text(errors="replace").splitlines()[-1:])
 
 
-def _start(job: Job, places: Places) -> subprocess.Popen[bytes]:
+def _start(job: Job, paths: StudyPaths) -> subprocess.Popen[bytes]:
     """In a session of its own: Ctrl-C in a terminal shall reach it once, through us."""
-    log = _log(job, places)
+    log = _log(job, paths)
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "diffpo.study.worker", str(places.work), *job.arguments]
+    command = [sys.executable, "-m", "diffpo.study.worker", str(paths.work), *job.arguments]
     with log.open("ab") as output:
         return subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
 
@@ -214,5 +239,5 @@ def perform_stored(work: Path, arguments: Sequence[str]) -> None:
     """What a process of `_in_processes` does: one job of the study whose recipe is in the work folder."""
     recipe = load_recipe(StudyRecipe, str(work / STUDY))
     task, *others = arguments
-    unit = Unit(task, others[0], int(others[1])) if others else None
-    perform(recipe, Job(task, unit), Places(work))
+    unit = StudyRun(task, others[0], int(others[1])) if others else None
+    perform(recipe, Job(task, unit), StudyPaths(work))

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from diffpo.core.canvas import completion_mask
-from diffpo.core.randomness import seed_of, stream
+from diffpo.core.randomness import derive_seed, generator_for
 from diffpo.likelihood.mismatch import boundary_kl, by_step, committed_kl, rises
 from diffpo.models.model_paths import RECIPE
 from diffpo.recipes.parts import estimator_of, task_of
 from diffpo.recipes.study import BASE, StudyRecipe, estimator_name
 from diffpo.runs.checkpoint import load
-from diffpo.runs.prompt_filter import fitted
+from diffpo.runs.prompt_filter import filter_long_prompts
 from diffpo.sampling.rules import EntropyBound
 from diffpo.statistics.figures import percentile_interval, resampled_means
-from diffpo.study.plan import Places, Unit, rl_recipe, settings_of, sft_recipe, task_named
-from diffpo.study.results import BOUNDARIES, Line
+from diffpo.study.plan import StudyPaths, StudyRun, rl_recipe, settings_of, sft_recipe, task_named
+from diffpo.study.results import BOUNDARIES, Result
 from diffpo.training.rl import run_rl
 from diffpo.training.rollouts import Decoding, answer
 
@@ -26,26 +26,26 @@ FEWEST_ROLLOUTS = 20
 """Of a call and a boundary, below which no interval is made: a bootstrap of so few is too narrow."""
 
 
-def run_likelihood(recipe: StudyRecipe, unit: Unit, places: Places) -> list[Line]:
+def run_likelihood(recipe: StudyRecipe, unit: StudyRun, paths: StudyPaths) -> list[Result]:
     """A line for each estimator, and one for all boundaries, of the base or of the model that the arm trains."""
-    model = places.base(unit.task)
+    model = paths.base(unit.task)
     if unit.arm != BASE:
-        model = places.run(unit)
-        run_rl(rl_recipe(recipe, unit, places), model, resume=(model / RECIPE).is_file())
+        model = paths.run(unit)
+        run_rl(rl_recipe(recipe, unit, paths), model, resume=(model / RECIPE).is_file())
     about = {"study": recipe.name, "kind": recipe.kind, "task": unit.task, "arm": unit.arm, "seed": unit.seed}
-    about |= {"settings": settings_of(recipe, unit, places)}
+    about |= {"settings": settings_of(recipe, unit, paths)}
     return [about | found for found in measured(recipe, unit, model)]
 
 
-def measured(recipe: StudyRecipe, unit: Unit, model: Path) -> list[Line]:
+def measured(recipe: StudyRecipe, unit: StudyRun, model: Path) -> list[Result]:
     """The KL of each estimator by call, and its rise by boundary, as sums and counts for each rollout."""
     settings = recipe.mismatch
     denoiser, tokenizer, _ = load(model)
     trained = sft_recipe(task_named(recipe, unit.task)).task
-    task = fitted(task_of(trained), trained, denoiser.model.config, tokenizer)
-    problems = task.problems(settings.split, settings.count, seed_of(settings.seed, "mismatch"))
+    task = filter_long_prompts(task_of(trained), trained, denoiser.model.config, tokenizer)
+    problems = task.problems(settings.split, settings.count, derive_seed(settings.seed, "mismatch"))
     # The seed and not the model: before and after training the same noise draws the tokens.
-    seeds = torch.randint(2**62, (len(problems),), generator=stream(unit.seed, "mismatch rollouts"))
+    seeds = torch.randint(2**62, (len(problems),), generator=generator_for(unit.seed, "mismatch rollouts"))
     length = task.completion_length
     decoding = Decoding(EntropyBound(settings.bound), length, length, temperature=1.0)
     rollout, grades = answer(denoiser, tokenizer, task, problems, decoding, seeds)
@@ -60,7 +60,7 @@ def measured(recipe: StudyRecipe, unit: Unit, model: Path) -> list[Line]:
     found = []
     for estimator in settings.estimators:
         name = estimator_name(estimator)
-        draw = stream(unit.seed, "mismatch", name)
+        draw = generator_for(unit.seed, "mismatch", name)
         kl = committed_kl(denoiser, rollout, is_scored, estimator_of(estimator), settings.draws, draw)
         sums, counts = by_step(kl, rollout, is_scored)
         found.append({"estimator": name} | about | _rows(sums, counts))

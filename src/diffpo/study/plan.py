@@ -15,7 +15,7 @@ from diffpo.recipes.study import BASE, StudyArm, StudyEvaluation, StudyMismatch,
 
 
 @dataclass(frozen=True, order=True)
-class Unit:
+class StudyRun:
     """One run of a study; the arm may be the base, in studies that measure it."""
 
     task: str
@@ -27,7 +27,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Places:
+class StudyPaths:
     """Where a study works. What is in there can be lost: it costs time, and no result."""
 
     work: Path
@@ -35,7 +35,7 @@ class Places:
     def base(self, task: str) -> Path:
         return self.work / "bases" / task
 
-    def run(self, unit: Unit) -> Path:
+    def run(self, unit: StudyRun) -> Path:
         return self.work / "runs" / unit.task / unit.arm / f"seed-{unit.seed}"
 
 
@@ -48,7 +48,7 @@ class Selection:
     seeds: tuple[str, ...] | None = None
 
 
-def units_of(recipe: StudyRecipe, selection: Selection) -> list[Unit]:
+def study_runs(recipe: StudyRecipe, selection: Selection) -> list[StudyRun]:
     """The selected runs, seed by seed, so that an interrupted study has compared all arms on the first seeds.
 
     Raises UserError for a name that the recipe does not have.
@@ -58,7 +58,7 @@ def units_of(recipe: StudyRecipe, selection: Selection) -> list[Unit]:
     tasks = _selected("task", [task.name for task in recipe.tasks], selection.tasks)
     arms = _selected("arm", models, selection.arms)
     seeds = _selected("seed", [str(seed) for seed in recipe.seeds], selection.seeds)
-    return [Unit(task, arm, int(seed)) for seed in seeds for task in tasks for arm in arms]
+    return [StudyRun(task, arm, int(seed)) for seed in seeds for task in tasks for arm in arms]
 
 
 def _selected(what: str, names: Sequence[str], wanted: Sequence[str] | None) -> list[str]:
@@ -82,7 +82,7 @@ def sft_recipe(task: StudyTask) -> SftRecipe:
     return load_recipe(SftRecipe, task.base, [*task.overrides, "threads=1"])
 
 
-def rl_recipe(recipe: StudyRecipe, unit: Unit, places: Places) -> RlRecipe:
+def rl_recipe(recipe: StudyRecipe, unit: StudyRun, paths: StudyPaths) -> RlRecipe:
     """The recipe of a run: its arm's, with the study's task, base, seed and budget in place of the arm's own."""
     task, arm = task_named(recipe, unit.task), arm_named(recipe, unit.arm)
     overrides = [
@@ -91,7 +91,7 @@ def rl_recipe(recipe: StudyRecipe, unit: Unit, places: Places) -> RlRecipe:
         *arm.overrides,
         f"budget={_inline({'denoiser_calls': recipe.budget})}",
         f"seed={unit.seed}",
-        f"base={json.dumps(str(places.base(unit.task)))}",
+        f"base={json.dumps(str(paths.base(unit.task)))}",
         "threads=1",
     ]
     return load_recipe(RlRecipe, arm.recipe, overrides)
@@ -102,13 +102,13 @@ def _inline(table: dict[str, Any]) -> str:
     return "{" + ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items()) + "}"
 
 
-def check(recipe: StudyRecipe, units: Iterable[Unit], places: Places) -> None:
+def check(recipe: StudyRecipe, units: Iterable[StudyRun], paths: StudyPaths) -> None:
     """Raises UserError naming every combination that cannot run, and why."""
-    if mistakes := list(_mistakes(recipe, units, places)):
+    if mistakes := list(_mistakes(recipe, units, paths)):
         raise UserError("\n  ".join(["nothing was trained: some combinations cannot run:", *mistakes]))
 
 
-def _mistakes(recipe: StudyRecipe, units: Iterable[Unit], places: Places) -> Iterator[str]:
+def _mistakes(recipe: StudyRecipe, units: Iterable[StudyRun], paths: StudyPaths) -> Iterator[str]:
     combinations = {(unit.task, unit.arm): unit for unit in units}.values()
     broken: set[str] = set()
     for name in dict.fromkeys(unit.task for unit in combinations):
@@ -121,7 +121,7 @@ def _mistakes(recipe: StudyRecipe, units: Iterable[Unit], places: Places) -> Ite
         if unit.task in broken or unit.arm == BASE:
             continue
         try:
-            task_of(rl_recipe(recipe, unit, places).task)
+            task_of(rl_recipe(recipe, unit, paths).task)
         except UserError as error:
             yield f"arm {unit.arm} on task {unit.task}: {_on_one_line(error)}"
 
@@ -130,12 +130,12 @@ def _on_one_line(error: UserError) -> str:
     return " ".join(str(error).split())
 
 
-def settings_of(recipe: StudyRecipe, unit: Unit, places: Places) -> dict[str, Any]:
+def settings_of(recipe: StudyRecipe, unit: StudyRun, paths: StudyPaths) -> dict[str, Any]:
     """Everything that a run's result depends on, but for the names of folders: it stands in the result line."""
     settings: dict[str, Any] = {"base": _plain(sft_recipe(task_named(recipe, unit.task)))}
     settings["measured"] = _plain(_measured(recipe))
     if unit.arm != BASE:
-        settings["rl"] = _plain(rl_recipe(recipe, unit, places)) | {"base": unit.task}
+        settings["rl"] = _plain(rl_recipe(recipe, unit, paths)) | {"base": unit.task}
     return settings
 
 

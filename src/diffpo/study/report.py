@@ -7,7 +7,7 @@ from diffpo.core.errors import UserError
 from diffpo.report.table import interval_percent, percent
 from diffpo.statistics.figures import Estimate
 from diffpo.study.charts import ends_svg, profiles_svg, trajectories_svg
-from diffpo.study.results import BOUNDARIES, RUNS, Line, read_lines
+from diffpo.study.results import BOUNDARIES, RUNS, Result, read_results
 from diffpo.study.summary import Difference, Profile, Trajectory, differences, profiles, trajectories, verdicts
 
 TABLE = "table.md"
@@ -37,7 +37,7 @@ def write_study_report(out: Path, skip_broken: bool = False, against: Sequence[s
 
     Raises UserError where there are no lines, or none of such an arm.
     """
-    lines = read_lines(out / RUNS, skip_broken)
+    lines = read_results(out / RUNS, skip_broken)
     if not lines:
         raise UserError(f"nothing to report: {out} holds no results (no {RUNS}, or an empty one)")
     texts: dict[str, str] = {}
@@ -142,7 +142,7 @@ def profile_tables(found: Sequence[Profile], what: str) -> Iterator[str]:
         yield f"## {task}: {title} by {what}\n\n{markdown_table(header, rows)}"
 
 
-def verdict_table(lines: Sequence[Line]) -> str:
+def verdict_table(lines: Sequence[Result]) -> str:
     rows = [(v.task, v.arm, *map(str, (v.seed, v.falling, v.undecided, v.rising))) for v in verdicts(lines)]
     return markdown_table(("task", "model", "seed", "falls", "undecided", "rises"), rows)
 

@@ -11,7 +11,7 @@ from diffpo.core.errors import UserError
 RUNS = "runs.jsonl"
 BOUNDARIES = "boundaries"
 """Stands for an estimator in the lines that test Assumption 2: each token read on every canvas before its own."""
-Line = dict[str, Any]
+Result = dict[str, Any]
 Key = tuple[str, str, int, str]
 KEYS = {
     "arms": {"study", "task", "arm", "seed", "settings", "completion_length", "clusters", "points", "training"},
@@ -25,14 +25,14 @@ def key_of(line: Mapping[str, Any]) -> Key:
     return line["task"], line["arm"], line["seed"], line.get("estimator", "")
 
 
-def read_lines(path: Path, skip_broken: bool = False) -> list[Line]:
+def read_results(path: Path, skip_broken: bool = False) -> list[Result]:
     """The lines of a result file, none if there is no file.
 
     Raises UserError naming the first line that is broken, or there twice; `skip_broken` leaves such lines out.
     """
     if not path.is_file():
         return []
-    found: dict[Key, Line] = {}
+    found: dict[Key, Result] = {}
     for number, text in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not text.strip():
             continue
@@ -48,7 +48,7 @@ def read_lines(path: Path, skip_broken: bool = False) -> list[Line]:
     return list(found.values())
 
 
-def _parsed(text: bytes, known: Collection[Key]) -> Line:
+def _parsed(text: bytes, known: Collection[Key]) -> Result:
     line = json.loads(text)
     if not isinstance(line, dict) or line.get("kind") not in KEYS:
         raise ValueError("it is no result of a study")
@@ -59,7 +59,7 @@ def _parsed(text: bytes, known: Collection[Key]) -> Line:
     return line
 
 
-def append_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+def append_results(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """In one write, on the disk when this returns. A last line that was cut short keeps a line of its own."""
     data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
     with path.open("ab+") as file:

@@ -7,7 +7,7 @@ import numpy as np
 
 from diffpo.core.errors import UserError
 from diffpo.statistics.figures import Estimate, percentile_interval, resampled_run_means
-from diffpo.study.results import BOUNDARIES, Line
+from diffpo.study.results import BOUNDARIES, Result
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Profile:
     """None where there was no token."""
 
 
-def groups(lines: Sequence[Line]) -> list[list[Line]]:
+def groups(lines: Sequence[Result]) -> list[list[Result]]:
     """The lines of each task, arm and estimator, by seed. Raises UserError where they were not measured alike."""
-    found: dict[tuple[str, str, str], list[Line]] = {}
+    found: dict[tuple[str, str, str], list[Result]] = {}
     for line in lines:
         found.setdefault((line["task"], line["arm"], line.get("estimator", "")), []).append(line)
     for key, members in found.items():
@@ -59,7 +59,7 @@ def groups(lines: Sequence[Line]) -> list[list[Line]]:
     return list(found.values())
 
 
-def trajectories(lines: Sequence[Line]) -> list[Trajectory]:
+def trajectories(lines: Sequence[Result]) -> list[Trajectory]:
     """One for each task, arm and rule, in the order of the lines."""
     found = []
     for members in groups(lines):
@@ -81,7 +81,7 @@ def trajectories(lines: Sequence[Line]) -> list[Trajectory]:
     return found
 
 
-def _point(members: Sequence[Line], index: int, rule: str) -> Point:
+def _point(members: Sequence[Result], index: int, rule: str) -> Point:
     rows = [next(r for r in line["points"][index]["rules"] if r["rule"] == rule) for line in members]
     solved, nfe = (np.array([row[name] for row in rows], dtype=float).T for name in ("solved", "nfe_rows"))
     drawn = resampled_run_means(np.stack([solved, nfe], axis=2), members[0]["clusters"])
@@ -106,7 +106,7 @@ class Difference:
     gain: Estimate
 
 
-def differences(lines: Sequence[Line], against: str) -> list[Difference]:
+def differences(lines: Sequence[Result], against: str) -> list[Difference]:
     """Every arm against one, problem by problem and seed by seed: equal seeds met the same problems in training.
 
     Raises UserError for an arm that the lines do not have.
@@ -130,12 +130,12 @@ def differences(lines: Sequence[Line], against: str) -> list[Difference]:
     return found
 
 
-def _end(line: Line) -> dict[str, np.ndarray]:
+def _end(line: Result) -> dict[str, np.ndarray]:
     """Which problems were solved at the end of the budget, by rule."""
     return {rule["rule"]: np.array(rule["solved"], dtype=float) for rule in line["points"][-1]["rules"]}
 
 
-def profiles(lines: Sequence[Line]) -> list[Profile]:
+def profiles(lines: Sequence[Result]) -> list[Profile]:
     """KL per token of each call, of every task, model and estimator; rises by boundary under the name `BOUNDARIES`."""
     found = []
     for members in groups(lines):
@@ -174,7 +174,7 @@ class Verdicts:
     undecided: int
 
 
-def verdicts(lines: Sequence[Line]) -> list[Verdicts]:
+def verdicts(lines: Sequence[Result]) -> list[Verdicts]:
     """Assumption 2, pair by pair: it rises where the whole interval is above 0, falls where it is below."""
     found = []
     for line in lines:

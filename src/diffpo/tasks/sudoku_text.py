@@ -103,8 +103,8 @@ def divide_as_spg(grids: Sequence[str]) -> Mapping[str, Split]:
     """
     others = [grid for grid in dict.fromkeys(grids) if grid not in SPG_SHOWN_GRIDS]
     Random(42).shuffle(others)
-    shown = sum(grid in SPG_SHOWN_GRIDS for grid in set(grids))
-    test: dict[str, Split] = dict.fromkeys(others[SPG_TRAIN_GRIDS - shown :], "test")
+    usage = sum(grid in SPG_SHOWN_GRIDS for grid in set(grids))
+    test: dict[str, Split] = dict.fromkeys(others[SPG_TRAIN_GRIDS - usage :], "test")
     return {
         grid: test.get(grid) or ("validation" if split_by_hash(grid) == "validation" else "train") for grid in grids
     }

@@ -9,22 +9,29 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from diffpo.core.errors import Stopped
-from diffpo.core.randomness import seed_of, stream
-from diffpo.distributed.collectives import everyone, gather_rows, joined, on_main, summed, together
-from diffpo.distributed.process import check_shares, share_of, world
-from diffpo.models.adapters import AdapterOff, add_adapter
+from diffpo.core.randomness import derive_seed, generator_for
+from diffpo.distributed.collectives import (
+    all_gather_object,
+    all_gather_rows,
+    all_reduce_metrics,
+    on_rank_zero,
+    process_group,
+    raise_on_all_ranks,
+)
+from diffpo.distributed.process import current_process, rank_slice, require_divisible
+from diffpo.models.adapters import AdapterOffDenoiser, add_adapter
 from diffpo.models.chat import prompt_ids_of
-from diffpo.models.denoiser import Denoiser, Tally
+from diffpo.models.denoiser import CallCounter, ModelDenoiser
 from diffpo.objective import PUSHES_DOWN, pushes_down
 from diffpo.recipes.parts import ADVANTAGES, estimator_of, objective_of, rule_of, task_of
 from diffpo.recipes.schema import AdamRecipe, RlRecipe, base_bits
 from diffpo.recipes.tasks import checked_task
 from diffpo.runs.checkpoint import Progress, load, load_base, restore_optimizers, save_checkpoint
-from diffpo.runs.device import equipped, place_of
-from diffpo.runs.memory_check import check_room
+from diffpo.runs.device import configure_model_, resolve_device
+from diffpo.runs.memory_check import check_memory
 from diffpo.runs.optimizer import Optimizer, adam, policy_optimizer, set_learning_rate
 from diffpo.runs.progress import Progress as Bar
-from diffpo.runs.prompt_filter import PROMPTS_TOO_LONG, fitted, fitting_problems
+from diffpo.runs.prompt_filter import PROMPTS_TOO_LONG, draw_problems, filter_long_prompts
 from diffpo.runs.run_dir import Run, interruptible, open_run
 from diffpo.sampling.controller import Controller
 from diffpo.tasks.base import Task
@@ -41,21 +48,21 @@ GRADER_FAILED = "the grader failed on {grader_failed:g} completions of a step, w
 class Learner:
     """What a run trains, and what it needs beside it."""
 
-    denoiser: Denoiser
+    denoiser: ModelDenoiser
     tokenizer: PreTrainedTokenizerFast
     controller: Controller | None
     optimizers: dict[str, Optimizer]
-    base: Denoiser | None
+    base: ModelDenoiser | None
     """The frozen start, where a KL term holds on to it or the objective's target is made of it."""
     task: Task
     decoding: Decoding
 
     @property
-    def shown(self) -> Tally:
+    def usage(self) -> CallCounter:
         """What the policy and the base have been shown by all processes, backward passes not counted."""
-        tallies = [denoiser.shown for denoiser in (self.denoiser, self.base) if denoiser is not None]
+        tallies = [denoiser.usage for denoiser in (self.denoiser, self.base) if denoiser is not None]
         canvases, tokens = sum(tally.canvases for tally in tallies), sum(tally.tokens for tally in tallies)
-        return Tally(**summed({"canvases": canvases, "tokens": tokens}))
+        return CallCounter(**all_reduce_metrics({"canvases": canvases, "tokens": tokens}))
 
 
 @dataclass(frozen=True)
@@ -65,19 +72,19 @@ class Stage:
     trains_policy: bool
     temperature: float
     """Of its rollouts."""
-    bound_speed: float
+    bound_nfe_penalty: float
     bound_optimizer: AdamRecipe
     spent: float
     """Share of the stage's part of the budget that is gone."""
 
 
-Loaded = tuple[Denoiser, PreTrainedTokenizerFast, Controller | None]
-Watch = Callable[[Learner, int, int, float], None]
+Loaded = tuple[ModelDenoiser, PreTrainedTokenizerFast, Controller | None]
+OnStep = Callable[[Learner, int, int, float], None]
 """Looks at the learner after a step: how many are done, the denoiser calls so far, the share of the budget spent."""
 
 
-@joined()
-def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | None = None) -> None:
+@process_group()
+def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: OnStep | None = None) -> None:
     """Train from the recipe into `out`: a JSON line per step, checkpoints, the finished model as the last of them.
 
     `watch` is called before the step's checkpoint is written: a step it has not seen to its end comes again.
@@ -85,19 +92,19 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
     """
     # A task out of range or without data, a base that is not there, and completions without room in memory are said
     # before the run's folder is made.
-    check_shares("rollout.prompts", recipe.rollout.prompts)
-    with together():
+    require_divisible("rollout.prompts_per_step", recipe.rollout.prompts_per_step)
+    with raise_on_all_ranks():
         task = checked_task(recipe.task, "train")
-        start = load_base(recipe.base, *place_of(recipe), base_bits(recipe))
+        start = load_base(recipe.base, *resolve_device(recipe), base_bits(recipe))
         check_rollouts(recipe, task, start)
-    run = on_main(open_run, out, recipe, resume)
-    with together():
+    run = on_rank_zero(open_run, out, recipe, resume)
+    with raise_on_all_ranks():
         learner = prepare(recipe, run, start)
     del start  # a run that goes on may have no use for it, and it is large
     if run.progress.step == 0 and learner.controller is not None:
         calibrate(recipe, learner, learner.controller)
     begun = run.progress
-    step, calls = begun.step, begun.denoiser_calls + learner.shown.canvases
+    step, calls = begun.step, begun.denoiser_calls + learner.usage.canvases
 
     with (
         Bar(f"rl {out.name}", recipe.budget.steps or recipe.budget.denoiser_calls or 0) as bar,
@@ -106,14 +113,14 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
         while (share := spent(recipe, step, calls)) < 1:
             started = time.perf_counter()
             stage = stage_at(recipe, share)
-            before = learner.shown.tokens
-            batch = experience(recipe, learner, stage, step)
-            between = learner.shown.tokens
-            metrics = summary(batch) | learn(recipe, learner, stage, batch, step)
-            metrics |= {"rollout_tokens": between - before, "update_tokens": learner.shown.tokens - between}
-            step, calls = step + 1, begun.denoiser_calls + learner.shown.canvases
+            before = learner.usage.tokens
+            batch = collect_rollouts(recipe, learner, stage, step)
+            between = learner.usage.tokens
+            metrics = summary(batch) | train_step(recipe, learner, stage, batch, step)
+            metrics |= {"rollout_tokens": between - before, "update_tokens": learner.usage.tokens - between}
+            step, calls = step + 1, begun.denoiser_calls + learner.usage.canvases
             metrics |= {"denoiser_calls": calls, "seconds": time.perf_counter() - started}
-            on_main(run.log, step, metrics)
+            on_rank_zero(run.log, step, metrics)
             bar.update(step if recipe.budget.steps else calls, **headlines(metrics))
             if "grader_failed" in metrics:
                 bar.warn(GRADER_FAILED, **metrics)
@@ -123,9 +130,9 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
                 bar.warn(PUSHES_DOWN, **metrics)
             if watch is not None:
                 watch(learner, step, calls, spent(recipe, step, calls))
-            is_stopped = any(everyone(stop.requested))
+            is_stopped = any(all_gather_object(stop.requested))
             if is_stopped or step % recipe.checkpoint.every == 0 or spent(recipe, step, calls) == 1:
-                on_main(
+                on_rank_zero(
                     save_checkpoint,
                     out,
                     Progress(step, calls),
@@ -142,37 +149,37 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, watch: Watch | Non
 def check_rollouts(recipe: RlRecipe, task: Task, start: Loaded) -> None:
     """Raises UserError where no prompt fits the model, or the completions in flight do not fit beside it."""
     denoiser, tokenizer, _ = start
-    (problem,) = fitted(task, recipe.task, denoiser.model.config, tokenizer).problems("train", 1, seed=0)
+    (problem,) = filter_long_prompts(task, recipe.task, denoiser.model.config, tokenizer).problems("train", 1, seed=0)
     settings = recipe.rollout
-    rows = settings.prompts * settings.group // world().size
-    check_room(
+    rows = settings.prompts_per_step * settings.group_size // current_process().world_size
+    check_memory(
         denoiser,
-        min(rows, settings.slots or rows),
+        min(rows, settings.max_in_flight or rows),
         prompt_tokens=len(prompt_ids_of(tokenizer, problem.prompt)),
         length=task.completion_length,
         block_length=settings.block_length or task.completion_length,
         has_cache=settings.cache != "none",
-        option="rollout.slots",
+        option="rollout.max_in_flight",
     )
 
 
 def prepare(recipe: RlRecipe, run: Run, start: Loaded) -> Learner:
     """Models, controller and optimisers as they stood at the run's checkpoint, or as `start` has them."""
     if run.checkpoint:
-        denoiser, tokenizer, controller = load(run.checkpoint, *place_of(recipe), base_bits(recipe))
+        denoiser, tokenizer, controller = load(run.checkpoint, *resolve_device(recipe), base_bits(recipe))
     else:
         denoiser, tokenizer, controller = start
-    task = fitted(task_of(recipe.task), recipe.task, denoiser.model.config, tokenizer)
-    equipped(denoiser, recipe)
+    task = filter_long_prompts(task_of(recipe.task), recipe.task, denoiser.model.config, tokenizer)
+    configure_model_(denoiser, recipe)
     if recipe.lora is not None and run.checkpoint is None:
-        add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, seed_of(recipe.seed, "adapter"))
+        add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, derive_seed(recipe.seed, "adapter"))
     base = reference(recipe, denoiser, start[0])
-    if recipe.learn == "model":
+    if recipe.train == "policy":
         controller = None
     elif run.checkpoint is None:
         controller = new_controller(recipe)
     optimizers: dict[str, Optimizer] = {}
-    if recipe.learn != "sampler":
+    if recipe.train != "controller":
         optimizers["policy"] = policy_optimizer(denoiser.model, recipe.optimizer)
     if controller is not None:
         optimizers["controller"] = adam(controller.parameters(), recipe.controller.optimizer)
@@ -184,33 +191,35 @@ def prepare(recipe: RlRecipe, run: Run, start: Loaded) -> Learner:
         block_length=recipe.rollout.block_length or task.completion_length,
         controller=controller,
         explore=controller is not None,
-        slots=recipe.rollout.slots,
+        max_in_flight=recipe.rollout.max_in_flight,
         cache=recipe.rollout.cache,
     )
     return Learner(denoiser, tokenizer, controller, optimizers, base, task, decoding)
 
 
-def reference(recipe: RlRecipe, denoiser: Denoiser, start: Denoiser) -> Denoiser | None:
+def reference(recipe: RlRecipe, denoiser: ModelDenoiser, start: ModelDenoiser) -> ModelDenoiser | None:
     """What a KL term or the objective's target holds on to; it is one more model only where there must be one."""
-    if recipe.learn == "sampler" or (recipe.objective.kl == 0 and objective_of(recipe.objective).reads == "none"):
+    if recipe.train == "controller" or (
+        recipe.objective.kl_coef == 0 and objective_of(recipe.objective).requires == "none"
+    ):
         return None
     if recipe.lora is not None:
-        return AdapterOff.of(denoiser)
-    return equipped(load_base(recipe.base, *place_of(recipe))[0] if denoiser is start else start, recipe)
+        return AdapterOffDenoiser.of(denoiser)
+    return configure_model_(load_base(recipe.base, *resolve_device(recipe))[0] if denoiser is start else start, recipe)
 
 
 def new_controller(recipe: RlRecipe) -> Controller:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(recipe.seed, "controller"))
+        torch.manual_seed(derive_seed(recipe.seed, "controller"))
         settings = recipe.controller
         return Controller(settings.initial_bound, settings.initial_spread, settings.hidden)
 
 
 def calibrate(recipe: RlRecipe, learner: Learner, controller: Controller) -> None:
     """Give the controller's standardisation its first statistics: one call for each of some training prompts."""
-    problems = learner.task.problems("train", CALIBRATION_PROBLEMS, seed_of(recipe.seed, "calibration"))
-    length, share = learner.decoding.length, share_of(len(problems))
-    entropies = gather_rows(first_call_entropy(learner.denoiser, learner.tokenizer, problems, length, share))
+    problems = learner.task.problems("train", CALIBRATION_PROBLEMS, derive_seed(recipe.seed, "calibration"))
+    length, share = learner.decoding.length, rank_slice(len(problems))
+    entropies = all_gather_rows(first_call_entropy(learner.denoiser, learner.tokenizer, problems, length, share))
     controller.observe(controller.features(entropies), momentum=1.0)
 
 
@@ -220,36 +229,38 @@ def stage_at(recipe: RlRecipe, share: float) -> Stage:
     Settling rollouts are greedy, as at evaluation. A sampled rollout fails by its noise whatever the bound, so it
     teaches bounds that are too large for greedy decoding (docs/log.md).
     """
-    bound, settle = recipe.controller, recipe.controller.settle
-    start = 1 - settle.share if settle is not None else 1.0
-    if settle is not None and share >= start:
-        optimizer = bound.optimizer.model_copy(update={"lr": settle.lr})
-        return Stage(False, 0.0, settle.speed, optimizer, spent=(share - start) / settle.share)
-    is_sampler_only = recipe.learn == "sampler"
-    return Stage(not is_sampler_only, recipe.rollout.temperature, bound.speed, bound.optimizer, spent=share / start)
+    bound, greedy_stage = recipe.controller, recipe.controller.greedy_stage
+    start = 1 - greedy_stage.share if greedy_stage is not None else 1.0
+    if greedy_stage is not None and share >= start:
+        optimizer = bound.optimizer.model_copy(update={"lr": greedy_stage.lr})
+        return Stage(False, 0.0, greedy_stage.nfe_penalty, optimizer, spent=(share - start) / greedy_stage.share)
+    is_sampler_only = recipe.train == "controller"
+    return Stage(
+        not is_sampler_only, recipe.rollout.temperature, bound.nfe_penalty, bound.optimizer, spent=share / start
+    )
 
 
-def experience(recipe: RlRecipe, learner: Learner, stage: Stage, step: int) -> Batch:
+def collect_rollouts(recipe: RlRecipe, learner: Learner, stage: Stage, step: int) -> Batch:
     """The step's batch: its problems and its randomness depend on the seed and the step alone."""
-    seed = seed_of(recipe.seed, "problems", step)
-    problems, too_long = fitting_problems(learner.task, "train", recipe.rollout.prompts, seed)
+    seed = derive_seed(recipe.seed, "problems", step)
+    problems, too_long = draw_problems(learner.task, "train", recipe.rollout.prompts_per_step, seed)
     batch = collect(
         learner.denoiser,
         learner.tokenizer,
         learner.task,
         problems,
         replace(learner.decoding, temperature=stage.temperature),
-        group=recipe.rollout.group,
-        speed=recipe.objective.speed,
-        bound_speed=stage.bound_speed,
+        group=recipe.rollout.group_size,
+        nfe_penalty=recipe.objective.nfe_penalty,
+        bound_nfe_penalty=stage.bound_nfe_penalty,
         advantage=ADVANTAGES[recipe.objective.advantage],
         bound_advantage=ADVANTAGES[recipe.controller.advantage],
-        generator=stream(recipe.seed, "rollout", step),
+        generator=generator_for(recipe.seed, "rollout", step),
     )
     return replace(batch, prompts_too_long=too_long)
 
 
-def learn(recipe: RlRecipe, learner: Learner, stage: Stage, batch: Batch, step: int) -> dict[str, float]:
+def train_step(recipe: RlRecipe, learner: Learner, stage: Stage, batch: Batch, step: int) -> dict[str, float]:
     """Update what the stage trains on this batch; the metrics of both updates."""
     metrics: dict[str, float] = {}
     if stage.trains_policy:
@@ -258,17 +269,17 @@ def learn(recipe: RlRecipe, learner: Learner, stage: Stage, batch: Batch, step: 
         update = PolicyUpdate(
             estimator=estimator_of(recipe.estimator),
             objective=objective_of(settings),
-            normalise=settings.normalise,
-            kl=settings.kl,
-            kl_kind=settings.kl_kind,
+            loss_aggregation=settings.loss_aggregation,
+            kl_coef=settings.kl_coef,
+            kl_estimator=settings.kl_estimator,
             temperature=stage.temperature,
-            inner_steps=settings.inner_steps,
-            micro_batch=settings.micro_batch,
-            skip_ties=settings.skip_ties,
+            num_iterations=settings.num_iterations,
+            micro_batch_size=settings.micro_batch_size,
+            drop_zero_std_groups=settings.drop_zero_std_groups,
             grad_clip=recipe.optimizer.grad_clip,
         )
-        set_learning_rate(policy, recipe.optimizer, step * settings.inner_steps, stage.spent)
-        draw = stream(recipe.seed, "estimator", step)
+        set_learning_rate(policy, recipe.optimizer, step * settings.num_iterations, stage.spent)
+        draw = generator_for(recipe.seed, "estimator", step)
         metrics |= update_policy(learner.denoiser, learner.base, batch, update, policy, draw)
     if learner.controller is not None:
         bound = recipe.controller

@@ -12,12 +12,12 @@ from diffpo.core.canvas import completion_mask, full_attention_mask
 from diffpo.core.errors import UserError
 from diffpo.core.options import CacheKind
 from diffpo.core.rollout import Rollout
-from diffpo.distributed.collectives import everyone, gather_rows, together
-from diffpo.distributed.process import share_of
+from diffpo.distributed.collectives import all_gather_object, all_gather_rows, raise_on_all_ranks
+from diffpo.distributed.process import rank_slice
 from diffpo.models.chat import prompt_ids_of, turn_end
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.tokenizer import decode_text, encode_text
-from diffpo.sampling.loop import BoundPolicy, sample
+from diffpo.sampling.loop import BoundController, sample
 from diffpo.sampling.rules import Rule, entropy
 from diffpo.tasks.base import Grade, Problem, Task
 
@@ -33,9 +33,9 @@ class Decoding:
     length: int
     block_length: int
     temperature: float = 0.0
-    controller: BoundPolicy | None = None
+    controller: BoundController | None = None
     explore: bool = False
-    slots: int | None = None
+    max_in_flight: int | None = None
     cache: CacheKind = "none"
 
 
@@ -104,7 +104,7 @@ def encode_answers(tokenizer: PreTrainedTokenizerFast, answers: Sequence[str], l
 
 
 def answer(
-    denoiser: Denoiser,
+    denoiser: ModelDenoiser,
     tokenizer: PreTrainedTokenizerFast,
     task: Task,
     problems: Sequence[Problem],
@@ -127,7 +127,7 @@ def answer(
         controller=decoding.controller,
         explore=decoding.explore,
         stop_ids=denoiser.stop_ids,
-        slots=decoding.slots,
+        max_in_flight=decoding.max_in_flight,
         cache=decoding.cache,
     )
     completions = [tuple(row) for row in rollout.completion_ids.tolist()]
@@ -137,7 +137,7 @@ def answer(
 
 
 def answer_in_batches(
-    denoiser: Denoiser,
+    denoiser: ModelDenoiser,
     tokenizer: PreTrainedTokenizerFast,
     task: Task,
     problems: Sequence[Problem],
@@ -158,7 +158,7 @@ def answer_in_batches(
 
 @torch.no_grad()
 def first_call_entropy(
-    denoiser: Denoiser,
+    denoiser: ModelDenoiser,
     tokenizer: PreTrainedTokenizerFast,
     problems: Sequence[Problem],
     length: int,
@@ -174,15 +174,15 @@ def first_call_entropy(
 
 
 def collect(
-    denoiser: Denoiser,
+    denoiser: ModelDenoiser,
     tokenizer: PreTrainedTokenizerFast,
     task: Task,
     problems: Sequence[Problem],
     decoding: Decoding,
     *,
     group: int,
-    speed: float,
-    bound_speed: float,
+    nfe_penalty: float,
+    bound_nfe_penalty: float,
     advantage: Advantage,
     bound_advantage: Advantage,
     generator: torch.Generator,
@@ -191,22 +191,22 @@ def collect(
 
     Of several processes each draws and grades the completions of its share of the problems, then all have all of them.
 
-    `speed` in [0, 1] is what a solved problem loses of its reward when it takes one call per token:
+    `nfe_penalty` in [0, 1] is what a solved problem loses of its reward when it takes one call per token:
     reward = grade - speed * solved * nfe / length. The factor `solved` is the gate: a wrong answer, or one that earns
-    only partial credit, gains nothing by being quick. Tokens are credited with `speed`, the drawn bounds with
-    `bound_speed`.
+    only partial credit, gains nothing by being quick. Tokens are credited with `nfe_penalty`, the drawn bounds with
+    `bound_nfe_penalty`.
     """
     repeated = [problem for problem in problems for _ in range(group)]
     seeds = torch.randint(2**62, (len(repeated),), generator=generator)
-    with together():
-        rollout, grades = answer(denoiser, tokenizer, task, repeated, decoding, seeds, share_of(len(repeated), group))
-    rollout = Rollout(**{field.name: gather_rows(getattr(rollout, field.name)) for field in fields(rollout)})
+    with raise_on_all_ranks():
+        rollout, grades = answer(denoiser, tokenizer, task, repeated, decoding, seeds, rank_slice(len(repeated), group))
+    rollout = Rollout(**{field.name: all_gather_rows(getattr(rollout, field.name)) for field in fields(rollout)})
     device = rollout.nfe.device
-    grade = gather_rows(torch.tensor([g.reward for g in grades], device=device))
-    is_solved = gather_rows(torch.tensor([g.is_solved for g in grades], device=device))
+    grade = all_gather_rows(torch.tensor([g.reward for g in grades], device=device))
+    is_solved = all_gather_rows(torch.tensor([g.is_solved for g in grades], device=device))
     calls = (is_solved * rollout.nfe / decoding.length).view(-1, group)
     grade = grade.view(-1, group)
-    reward, bound_reward = grade - speed * calls, grade - bound_speed * calls
+    reward, bound_reward = grade - nfe_penalty * calls, grade - bound_nfe_penalty * calls
     return Batch(
         rollout=rollout,
         reward=reward,
@@ -215,5 +215,5 @@ def collect(
         is_scored=completion_mask(rollout.completion_ids, denoiser.stop_ids),
         advantage=advantage(reward).flatten(),
         bound_advantage=bound_advantage(bound_reward).flatten(),
-        grader_failed=sum(everyone(sum(g.status == "grader_failed" for g in grades))),
+        grader_failed=sum(all_gather_object(sum(g.status == "grader_failed" for g in grades))),
     )

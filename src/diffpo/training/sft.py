@@ -11,21 +11,28 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from diffpo.core.errors import NonFiniteLossError, Stopped, UserError
-from diffpo.core.randomness import pick, seed_of, strata, stream
-from diffpo.distributed.collectives import everyone, joined, on_main, sum_gradients, summed, together
-from diffpo.distributed.process import check_shares, share_of
+from diffpo.core.randomness import derive_seed, generator_for, stratified_uniform, uniform_to_index
+from diffpo.distributed.collectives import (
+    all_gather_object,
+    all_reduce_gradients,
+    all_reduce_metrics,
+    on_rank_zero,
+    process_group,
+    raise_on_all_ranks,
+)
+from diffpo.distributed.process import rank_slice, require_divisible
 from diffpo.models.adapters import add_adapter
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.models.loading import denoiser_of, load_denoiser
 from diffpo.models.tokenizer import char_tokenizer
-from diffpo.recipes.schema import SftRecipe, StopAt, TinyModel, base_bits
+from diffpo.recipes.schema import EarlyStopping, SftRecipe, TinyModel, base_bits
 from diffpo.recipes.tasks import checked_task
 from diffpo.runs.checkpoint import Progress, load_base, restore_optimizers, save_checkpoint
-from diffpo.runs.device import equipped, place_of
+from diffpo.runs.device import configure_model_, resolve_device
 from diffpo.runs.optimizer import Optimizer, policy_optimizer, set_learning_rate
 from diffpo.runs.progress import Progress as Bar
-from diffpo.runs.prompt_filter import PROMPTS_TOO_LONG, fitted, fitting_problems, room_for_prompt
+from diffpo.runs.prompt_filter import PROMPTS_TOO_LONG, draw_problems, filter_long_prompts, prompt_capacity
 from diffpo.runs.run_dir import interruptible, open_run
 from diffpo.sampling.rules import EntropyBound
 from diffpo.tasks.base import Task
@@ -33,24 +40,24 @@ from diffpo.training.rollouts import Decoding, answer
 from diffpo.training.sft_data import Targets, draw_sequences, on_canvas
 
 
-@joined()
+@process_group()
 def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
     """Train from the recipe into `out`: a JSON line per step, checkpoints, the finished model as the last of them.
 
     Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
     # What is wrong with the task, its prompts or the base is said before the run's folder is made.
-    check_shares("batch", recipe.batch)
-    with together():
+    require_divisible("batch", recipe.batch)
+    with raise_on_all_ranks():
         task = checked_task(recipe.task, "train")
         start = None if resume else start_of(recipe, task)
-    run = on_main(open_run, out, recipe, resume)
+    run = on_rank_zero(open_run, out, recipe, resume)
     if run.checkpoint:
-        denoiser, tokenizer = load_denoiser(run.checkpoint, *place_of(recipe), base_bits(recipe))
+        denoiser, tokenizer = load_denoiser(run.checkpoint, *resolve_device(recipe), base_bits(recipe))
     else:
         denoiser, tokenizer = start or start_of(recipe, task)
     task = fitted_task(recipe, task, denoiser, tokenizer)
-    equipped(denoiser, recipe)
+    configure_model_(denoiser, recipe)
     optimizer = policy_optimizer(denoiser.model, recipe.optimizer)
     optimizers: dict[str, Optimizer] = {"policy": optimizer}
     if run.checkpoint:
@@ -60,58 +67,58 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
     with Bar(f"sft {out.name}", recipe.steps) as bar, interruptible() as interrupt:
         while not is_finished:
             targets, counts = targets_of(recipe, task, tokenizer, step)
-            noise = draw_noise(targets, recipe.weighting, stream(recipe.seed, "mask", step))
+            noise = draw_noise(targets, recipe.weighting, generator_for(recipe.seed, "mask", step))
             set_learning_rate(optimizer, recipe.optimizer, step, step / recipe.steps)
             optimizer.zero_grad()
-            loss = backward(denoiser, targets, noise, recipe.micro_batch or recipe.batch)
-            sum_gradients(denoiser.model.parameters())
+            loss = backward(denoiser, targets, noise, recipe.micro_batch_size or recipe.batch)
+            all_reduce_gradients(denoiser.model.parameters())
             norm = torch.nn.utils.clip_grad_norm_(denoiser.model.parameters(), recipe.optimizer.grad_clip)
             if not bool(norm.isfinite()):
                 raise NonFiniteLossError(f"the gradient's norm is {float(norm)}")
             optimizer.step()
             step += 1
-            metrics: dict[str, float] = {**summed({"loss": loss}), **counts}
-            if recipe.stop_at and is_due(recipe.stop_at, step):
-                metrics["accuracy"] = on_main(validate, denoiser, tokenizer, task, recipe.stop_at)
-            is_good_enough = recipe.stop_at and metrics.get("accuracy", 0.0) >= recipe.stop_at.accuracy
+            metrics: dict[str, float] = {**all_reduce_metrics({"loss": loss}), **counts}
+            if recipe.early_stopping and is_due(recipe.early_stopping, step):
+                metrics["accuracy"] = on_rank_zero(validate, denoiser, tokenizer, task, recipe.early_stopping)
+            is_good_enough = recipe.early_stopping and metrics.get("accuracy", 0.0) >= recipe.early_stopping.accuracy
             is_finished = step == recipe.steps or bool(is_good_enough)
-            on_main(run.log, step, metrics)
+            on_rank_zero(run.log, step, metrics)
             bar.update(step, **metrics)
             if "prompts_too_long" in metrics:
                 bar.warn(PROMPTS_TOO_LONG, **metrics)
-            is_stopped = any(everyone(interrupt.requested))
+            is_stopped = any(all_gather_object(interrupt.requested))
             if is_finished or is_stopped or step % recipe.checkpoint.every == 0:
                 progress = Progress(step, step * recipe.batch, is_finished)
                 keep = recipe.checkpoint.keep
-                on_main(save_checkpoint, out, progress, denoiser, tokenizer, None, optimizers, keep)
+                on_rank_zero(save_checkpoint, out, progress, denoiser, tokenizer, None, optimizers, keep)
             if is_stopped and not is_finished:
                 raise Stopped(f"stopped at step {step}; go on with the same command and --resume")
 
 
-def start_of(recipe: SftRecipe, task: Task) -> tuple[Denoiser, PreTrainedTokenizerFast]:
+def start_of(recipe: SftRecipe, task: Task) -> tuple[ModelDenoiser, PreTrainedTokenizerFast]:
     """The base, with an adapter if the recipe has one, or a fresh model; looks whether there is a prompt for it."""
-    dtype, device = place_of(recipe)
+    dtype, device = resolve_device(recipe)
     if recipe.base is not None:
         denoiser, tokenizer, _ = load_base(recipe.base, dtype, device, base_bits(recipe))
         if recipe.lora is not None:
-            add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, seed_of(recipe.seed, "adapter"))
+            add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, derive_seed(recipe.seed, "adapter"))
     else:
         tokenizer = char_tokenizer(task.alphabet)
-        model = tiny_llada(recipe.model, tokenizer, seed_of(recipe.seed, "init")).to(device, dtype)
+        model = tiny_llada(recipe.model, tokenizer, derive_seed(recipe.seed, "init")).to(device, dtype)
         denoiser = denoiser_of(model, tokenizer)
     fitted_task(recipe, task, denoiser, tokenizer).problems("train", 1, seed=0)
     return denoiser, tokenizer
 
 
-def fitted_task(recipe: SftRecipe, task: Task, denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast) -> Task:
+def fitted_task(recipe: SftRecipe, task: Task, denoiser: ModelDenoiser, tokenizer: PreTrainedTokenizerFast) -> Task:
     """The task without prompts that are too long for a canvas; rows of `sequence_length` tokens see to it themselves.
 
     Raises UserError where these have more tokens than the model has positions.
     """
     config = denoiser.model.config
     if recipe.sequence_length is None:
-        return fitted(task, recipe.task, config, tokenizer)
-    positions = room_for_prompt(config, tokenizer, 0)
+        return filter_long_prompts(task, recipe.task, config, tokenizer)
+    positions = prompt_capacity(config, tokenizer, 0)
     if positions is not None and positions < recipe.sequence_length:
         raise UserError(
             f"sequence_length {recipe.sequence_length} is more than the model's {positions} positions; lower it"
@@ -141,9 +148,9 @@ def targets_of(
     recipe: SftRecipe, task: Task, tokenizer: PreTrainedTokenizerFast, step: int
 ) -> tuple[Targets, dict[str, int]]:
     """What a step learns, and how many prompts were too long for it; with `sequence_length` how many answers, too."""
-    seed = seed_of(recipe.seed, "sft", step)
+    seed = derive_seed(recipe.seed, "sft", step)
     if recipe.sequence_length is None:
-        problems, too_long = fitting_problems(task, "train", recipe.batch, seed)
+        problems, too_long = draw_problems(task, "train", recipe.batch, seed)
         targets = on_canvas(tokenizer, problems, task.completion_length)
         return targets, {"prompts_too_long": too_long} if too_long else {}
     return draw_sequences(tokenizer, task, recipe.batch, seed, recipe.sequence_length, recipe.too_long)
@@ -173,7 +180,7 @@ def draw_noise(targets: Targets, weighting: Literal["elbo", "uniform"], generato
     """
     num_rows, width = targets.ids.shape
     longest = int(targets.length.max())
-    count = 1 + pick(strata(num_rows, 1, generator)[:, 0], targets.length)
+    count = 1 + uniform_to_index(stratified_uniform(num_rows, 1, generator)[:, 0], targets.length)
     is_prompt = torch.arange(longest) < (longest - targets.length)[:, None]
     order = torch.rand(num_rows, longest, generator=generator).masked_fill(is_prompt, 2.0)
     is_masked = F.pad(order.argsort(dim=1).argsort(dim=1) < count[:, None], (width - longest, 0), value=False)
@@ -182,7 +189,7 @@ def draw_noise(targets: Targets, weighting: Literal["elbo", "uniform"], generato
     return Noise(is_masked, 1 / count, num_rows)
 
 
-def denoising_loss(denoiser: Denoiser, targets: Targets, noise: Noise) -> Float[Tensor, ""]:
+def denoising_loss(denoiser: ModelDenoiser, targets: Targets, noise: Noise) -> Float[Tensor, ""]:
     """Weighted cross-entropy of the masked tokens, in nats per completion token: the share of these rows in it."""
     device = denoiser.model.device
     canvas = targets.ids.masked_fill(noise.is_masked, denoiser.mask_id)
@@ -193,26 +200,28 @@ def denoising_loss(denoiser: Denoiser, targets: Targets, noise: Noise) -> Float[
     return (losses * weight.to(device)).sum() / noise.total
 
 
-def backward(denoiser: Denoiser, targets: Targets, noise: Noise, micro_batch: int) -> float:
-    """Add the gradient of the batch's loss, `micro_batch` rows at a time, to the model's; returns the loss.
+def backward(denoiser: ModelDenoiser, targets: Targets, noise: Noise, micro_batch_size: int) -> float:
+    """Add the gradient of the batch's loss, `micro_batch_size` rows at a time, to the model's; returns the loss.
 
     Of several processes each does its share of the rows.
     """
     loss = 0.0
-    for rows in torch.arange(len(targets.ids))[share_of(len(targets.ids))].split(micro_batch):
+    for rows in torch.arange(len(targets.ids))[rank_slice(len(targets.ids))].split(micro_batch_size):
         part = denoising_loss(denoiser, targets.rows(rows), noise.rows(rows))
         part.backward()
         loss += float(part.detach())
     return loss
 
 
-def is_due(stop_at: StopAt, step: int) -> bool:
-    return step >= stop_at.start and (step - stop_at.start) % stop_at.every == 0
+def is_due(early_stopping: EarlyStopping, step: int) -> bool:
+    return step >= early_stopping.start and (step - early_stopping.start) % early_stopping.every == 0
 
 
-def validate(denoiser: Denoiser, tokenizer: PreTrainedTokenizerFast, task: Task, stop_at: StopAt) -> float:
+def validate(
+    denoiser: ModelDenoiser, tokenizer: PreTrainedTokenizerFast, task: Task, early_stopping: EarlyStopping
+) -> float:
     """Share of validation problems solved greedily. The problems are the same at every check."""
-    problems = task.problems("validation", stop_at.problems_per_check, seed=0)
-    decoding = Decoding(EntropyBound(stop_at.bound), task.completion_length, task.completion_length)
+    problems = task.problems("validation", early_stopping.problems_per_check, seed=0)
+    decoding = Decoding(EntropyBound(early_stopping.bound), task.completion_length, task.completion_length)
     _, grades = answer(denoiser, tokenizer, task, problems, decoding)
     return sum(grade.is_solved for grade in grades) / len(grades)

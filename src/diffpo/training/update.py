@@ -2,24 +2,24 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from diffpo.core.errors import NonFiniteLossError
-from diffpo.core.options import KlKind
-from diffpo.distributed.collectives import gather_rows, sum_gradients, summed
-from diffpo.distributed.process import share_of
+from diffpo.core.options import KlEstimator, LossAggregation
+from diffpo.distributed.collectives import all_gather_rows, all_reduce_gradients, all_reduce_metrics
+from diffpo.distributed.process import rank_slice
 from diffpo.likelihood import (
     Conditionals,
     Estimator,
-    Views,
+    ScoringPlan,
     conditionals,
     surrogate_logp,
 )
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.objective import (
     Credit,
     Groups,
@@ -42,14 +42,14 @@ class PolicyUpdate:
 
     estimator: Estimator
     objective: Objective
-    normalise: Literal["sequence", "token"]
-    kl: float
-    kl_kind: KlKind
+    loss_aggregation: LossAggregation
+    kl_coef: float
+    kl_estimator: KlEstimator
     temperature: float
-    inner_steps: int
-    micro_batch: int | None
+    num_iterations: int
+    micro_batch_size: int | None
     grad_clip: float
-    skip_ties: bool = False
+    drop_zero_std_groups: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class ControllerUpdate:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _MicroBatch:
     """A micro-batch with the canvases it is read on, drawn once for the old, the new and the base policy."""
 
     index: Int[Tensor, " b"]
     """Its rows in the whole batch."""
     batch: Batch
     weight: Float[Tensor, "b L"]
-    views: Views
+    views: ScoringPlan
     base: "_Base | None"
 
 
@@ -91,14 +91,14 @@ class _Read:
 
 
 def update_policy(
-    denoiser: Denoiser,
-    base: Denoiser | None,
+    denoiser: ModelDenoiser,
+    base: ModelDenoiser | None,
     batch: Batch,
     update: PolicyUpdate,
     optimizer: Optimizer,
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """`inner_steps` optimiser steps on one batch. Returns metrics averaged over tokens and inner steps; none, and no
+    """`num_iterations` optimiser steps on one batch. Returns metrics averaged over tokens and inner steps; none, and no
     step, where ties are skipped and all prompts are tied.
 
     An objective whose credit is made of likelihoods gets those of whole groups first: with several micro-batches that
@@ -111,7 +111,7 @@ def update_policy(
     rows = _rows(batch, update)
     if not len(rows):
         return {}
-    share = share_of(len(rows), unit=batch.reward.shape[1])
+    share = rank_slice(len(rows), unit=batch.reward.shape[1])
     parts = _split(denoiser, base, batch, update, generator, rows[share])
     totals: defaultdict[str, float] = defaultdict(float)
     old: list[Tensor] = []  # [b, L] of each part
@@ -119,12 +119,12 @@ def update_policy(
     credit: Credit | None = None
     weights: dict[str, float] = {}
     norms = 0.0
-    for inner in range(update.inner_steps):
+    for inner in range(update.num_iterations):
         optimizer.zero_grad()
         # A single part is read once, for its credit and for its gradient.
         single = _read(denoiser, parts[0], update) if len(parts) == 1 else None
-        if credit is None or update.objective.reads == "now":
-            now = _logps(denoiser, parts, update, single) if update.objective.reads != "none" else None
+        if credit is None or update.objective.requires == "now":
+            now = _logps(denoiser, parts, update, single) if update.objective.requires != "none" else None
             # No weight has moved yet: what is about to be the new policy still is the old one.
             old = old or now or []
             credit = _credit(batch, rows, parts, update, old, now, base is not None)
@@ -136,22 +136,22 @@ def update_policy(
             found = update.objective(read.logp, old[number], part.batch.rollout.behaviour_logp, credits[number])
             loss = found.loss
             if part.base is not None:
-                with torch.set_grad_enabled(update.kl > 0):  # else it is only looked at
+                with torch.set_grad_enabled(update.kl_coef > 0):  # else it is only looked at
                     kl = _kl(read, part.base, part, update)
-                loss = loss + update.kl * kl
+                loss = loss + update.kl_coef * kl
                 totals["kl"] += _total(part.weight, kl)
             total = (part.weight * loss).sum()
             total.backward()
             totals["loss"] += float(total.detach())
             totals["clip_fraction"] += _total(part.weight, found.is_clipped)
             totals["policy_ratio"] += _total(part.weight, found.policy_ratio)
-            totals["weight_mean"] += _total(part.weight, found.importance_weight)
+            totals["importance_weight_mean"] += _total(part.weight, found.importance_weight)
             if found.is_weighted.any():
-                totals["weight_capped"] += _total(part.weight, found.is_capped)
+                totals["importance_weight_capped"] += _total(part.weight, found.is_capped)
             if inner == 0:
                 # Importance weights do not change with the policy: one sample, however it was cut.
                 terms.append(replace(found, loss=found.loss.detach()))
-        sum_gradients(denoiser.model.parameters())
+        all_reduce_gradients(denoiser.model.parameters())
         norm = torch.nn.utils.clip_grad_norm_(denoiser.model.parameters(), update.grad_clip)
         if not bool(norm.isfinite()):
             raise NonFiniteLossError(f"the gradient's norm is {float(norm)}")
@@ -162,10 +162,10 @@ def update_policy(
     # Averages over the tokens that were in the update, whose weights do not sum to 1 where ties are skipped.
     whole = {"loss": 1.0, "grad_norm": 1.0}
     totals["in_update"] = sum(float(part.weight.sum()) for part in parts)
-    sums = summed(totals)
+    sums = all_reduce_metrics(totals)
     in_update = sums.pop("in_update")
     sums["grad_norm"] = norms
-    metrics = {name: value / update.inner_steps / whole.get(name, in_update) for name, value in sums.items()}
+    metrics = {name: value / update.num_iterations / whole.get(name, in_update) for name, value in sums.items()}
     return metrics | weights
 
 
@@ -187,8 +187,8 @@ def update_controller(
         law = controller.log_bound(rollout.prompt_features)
     return {
         "bound_median": float(law.loc.median().exp()),
-        "bound_log_sd": float(law.loc.std()),
-        "bound_spread": float(law.scale[0]),
+        "bound_log_std_across_prompts": float(law.loc.std()),
+        "bound_log_sigma": float(law.scale[0]),
         "bound_clip_fraction": float(is_clipped.float().mean()),
     }
 
@@ -196,51 +196,53 @@ def update_controller(
 def _rows(batch: Batch, update: PolicyUpdate) -> Int[Tensor, " m"]:
     """The rows that are in the update: whole groups."""
     rows = torch.arange(len(batch.rollout), device=batch.advantage.device)
-    if update.skip_ties:
+    if update.drop_zero_std_groups:
         rows = rows[batch.has_spread]
     return rows
 
 
 def _split(
-    denoiser: Denoiser,
-    base: Denoiser | None,
+    denoiser: ModelDenoiser,
+    base: ModelDenoiser | None,
     batch: Batch,
     update: PolicyUpdate,
     generator: torch.Generator,
     rows: Int[Tensor, " b"],
-) -> list[_Part]:
+) -> list[_MicroBatch]:
     """Draw the estimator's randomness for the whole batch, then cut these rows; read the base policy on every part."""
     draw = update.estimator.draw(batch.rollout, generator)
-    weight = token_weights(batch.is_scored, update.normalise)
+    weight = token_weights(batch.is_scored, update.loss_aggregation)
     parts = []
-    for index in rows.split(update.micro_batch or len(batch.rollout)) if len(rows) else ():
+    for index in rows.split(update.micro_batch_size or len(batch.rollout)) if len(rows) else ():
         part = batch.rows(index)
         views = update.estimator(part.rollout, draw[index.to(draw.device)], denoiser.mask_id)
         held = _read_base(base, part, views, update) if base is not None else None
-        parts.append(_Part(index, part, weight[index], views, held))
+        parts.append(_MicroBatch(index, part, weight[index], views, held))
     return parts
 
 
 @torch.no_grad()
-def _read_base(base: Denoiser, part: Batch, views: Views, update: PolicyUpdate) -> _Base:
+def _read_base(base: ModelDenoiser, part: Batch, views: ScoringPlan, update: PolicyUpdate) -> _Base:
     said = conditionals(base, views, part.is_scored)
-    is_full = update.kl_kind == "full"
-    needs_logp = not is_full or update.objective.reads != "none"
+    is_full = update.kl_estimator == "full"
+    needs_logp = not is_full or update.objective.requires != "none"
     logp = said.logp(part.rollout.completion_ids, update.temperature) if needs_logp else None
     return _Base(said if is_full else None, logp)
 
 
-def _read(denoiser: Denoiser, part: _Part, update: PolicyUpdate) -> _Read:
+def _read(denoiser: ModelDenoiser, part: _MicroBatch, update: PolicyUpdate) -> _Read:
     now = conditionals(denoiser, part.views, part.batch.is_scored)
     readings = now.logp(part.batch.rollout.completion_ids, update.temperature)
     return _Read(now, readings, _surrogate(part, readings))
 
 
-def _surrogate(part: _Part, readings: Float[Tensor, "*K b L"]) -> Float[Tensor, "b L"]:
+def _surrogate(part: _MicroBatch, readings: Float[Tensor, "*K b L"]) -> Float[Tensor, "b L"]:
     return surrogate_logp(part.views, readings, part.views.is_read(part.batch.is_scored), part.batch.advantage < 0)
 
 
-def _logps(denoiser: Denoiser, parts: list[_Part], update: PolicyUpdate, single: _Read | None) -> list[Tensor]:
+def _logps(
+    denoiser: ModelDenoiser, parts: list[_MicroBatch], update: PolicyUpdate, single: _Read | None
+) -> list[Tensor]:
     """[b, L] of each part: the policy as it stands, without a gradient."""
     if single is not None:
         return [single.logp.detach()]
@@ -251,7 +253,7 @@ def _logps(denoiser: Denoiser, parts: list[_Part], update: PolicyUpdate, single:
 def _credit(
     batch: Batch,
     rows: Int[Tensor, " m"],
-    parts: list[_Part],
+    parts: list[_MicroBatch],
     update: PolicyUpdate,
     old: list[Tensor],
     now: list[Tensor] | None,
@@ -278,7 +280,7 @@ def _groups(values: Shaped[Tensor, "Q G"], rows: Int[Tensor, " m"]) -> Shaped[Te
 
 def _of_all(parts: list[Tensor], none: Tensor) -> Tensor:
     """The rows of all parts of all processes; `none` is how a process without any says so."""
-    return gather_rows(torch.cat(parts) if parts else none)
+    return all_gather_rows(torch.cat(parts) if parts else none)
 
 
 def _token_weights(batch: Batch, rows: Int[Tensor, " m"], terms: list[PolicyLoss]) -> dict[str, float]:
@@ -296,14 +298,14 @@ def _token_weights(batch: Batch, rows: Int[Tensor, " m"], terms: list[PolicyLoss
     return token_weight_metrics(weight[at], is_capped[at], is_floored[at], is_right[at], progress[at])
 
 
-def _kl(read: _Read, base: _Base, part: _Part, update: PolicyUpdate) -> Float[Tensor, "b L"]:
+def _kl(read: _Read, base: _Base, part: _MicroBatch, update: PolicyUpdate) -> Float[Tensor, "b L"]:
     """KL of each token's conditionals to the base's on its canvases, at temperature 1 (full) or the rollout's.
 
     With several canvases for a token it is weighted as the token's log-probability is.
     """
-    if update.kl_kind == "full":
+    if update.kl_estimator == "full":
         return part.views.total(read.now.kl(cast(Conditionals, base.said)))
-    return part.views.total(SAMPLED_KL[update.kl_kind](read.readings, cast(Tensor, base.logp)))
+    return part.views.total(SAMPLED_KL[update.kl_estimator](read.readings, cast(Tensor, base.logp)))
 
 
 def _total(weight: Float[Tensor, "b L"], values: Tensor) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from diffpo.runs.dry_run.size import Size
 from diffpo.runs.dry_run.work import Work
 from diffpo.models.lm_head import CHUNK
-from diffpo.models.denoiser import WHOLE
+from diffpo.models.denoiser import FULL_LOGITS_MAX_VOCAB
 from diffpo.models.quantised import BYTES_PER_WEIGHT
 from diffpo.recipes.schema import RlRecipe, SftRecipe, base_bits
 
@@ -48,9 +48,9 @@ def update(recipe: RlRecipe | SftRecipe, size: Size, work: Work, rows: int) -> P
 def rollout(recipe: RlRecipe, size: Size, work: Work, rows: int) -> Parts:
     """Bytes that a denoiser call of `rows` completions needs besides, as many as are in flight at a time: those of
     `call`, with logits of the whole completion at the first call of a learned sampler, which a group shares."""
-    rows = min(rows, recipe.rollout.slots or rows)
+    rows = min(rows, recipe.rollout.max_in_flight or rows)
     read = rows * (recipe.rollout.block_length or work.length)
-    if recipe.learn != "model":
+    if recipe.train != "policy":
         read = max(read, rows // work.group * work.length)
     return call(size, rows, work.tokens, read, width_of(recipe), recipe.rollout.cache != "none")
 
@@ -69,7 +69,7 @@ def call(size: Size, rows: int, tokens: int, read: int, width: int, has_cache: b
 def head_bytes(size: Size, scored: int) -> int:
     """Logits, log-probabilities and their gradients of small vocabularies, in float32; else what is kept for each
     scored state, and the logits that exist at a time."""
-    if size.vocabulary <= WHOLE:
+    if size.vocabulary <= FULL_LOGITS_MAX_VOCAB:
         return 3 * FLOAT32 * scored * size.vocabulary
     return 3 * FLOAT32 * scored * size.width + FLOAT32 * CHUNK["cuda"]
 

@@ -11,7 +11,7 @@ from diffpo.core.errors import UserError
 from diffpo.models.model_paths import model_folder
 from diffpo.models.hub import is_hub_name
 from diffpo.models.adapters import add_adapter
-from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.dream import DREAM
 from diffpo.models.family import Family
 from diffpo.models.layers import blocks_of
@@ -72,7 +72,7 @@ def size_of(base: str, rank: int | None, is_trained: bool) -> Size:
         model = family.model(config)
         size = measured(model)
         if rank is not None:
-            add_adapter(Denoiser(model, 0, ()), rank, alpha=1, seed=0)
+            add_adapter(ModelDenoiser(model, 0, ()), rank, alpha=1, seed=0)
     return replace(size, trained=sum(p.numel() for p in model.parameters() if p.requires_grad) if is_trained else 0)
 
 

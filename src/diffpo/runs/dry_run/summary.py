@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from diffpo.runs.dry_run import memory
 from diffpo.runs.dry_run.size import Size, is_elsewhere, size_of
-from diffpo.runs.dry_run.work import Work, arithmetic, reads_base, rl_work, sft_work
+from diffpo.runs.dry_run.work import Work, arithmetic, needs_reference, rl_work, sft_work
 from diffpo.core.errors import UserError
 from diffpo.recipes import dump_recipe
 from diffpo.recipes.schema import RlRecipe, SftRecipe
@@ -23,7 +23,7 @@ def dry_run_report(recipe: RlRecipe | SftRecipe, prompt_tokens: int, devices: in
     """
     if recipe.base is None:
         raise UserError("a dry run tells of published models, and this recipe has no base; set it")
-    is_trained = isinstance(recipe, SftRecipe) or recipe.learn != "sampler"
+    is_trained = isinstance(recipe, SftRecipe) or recipe.train != "controller"
     size = size_of(recipe.base, recipe.lora.rank if recipe.lora is not None else None, is_trained)
     work = sft_work(recipe, prompt_tokens) if isinstance(recipe, SftRecipe) else rl_work(recipe, prompt_tokens)
     prompts = work.completions // work.group
@@ -57,12 +57,12 @@ def _memory(recipe: RlRecipe | SftRecipe, size: Size, work: Work, devices: int) 
     rows = work.completions // devices
     rollout: memory.Parts = {}
     if isinstance(recipe, SftRecipe):
-        has_reference, micro_batch = False, recipe.micro_batch
+        has_reference, micro_batch_size = False, recipe.micro_batch_size
     else:
-        has_reference, micro_batch = reads_base(recipe), recipe.objective.micro_batch
+        has_reference, micro_batch_size = needs_reference(recipe), recipe.objective.micro_batch_size
         rollout = memory.rollout(recipe, size, work, rows)
     stays = memory.resident(recipe, size, has_reference)
-    update = memory.update(recipe, size, work, min(rows, micro_batch or rows))
+    update = memory.update(recipe, size, work, min(rows, micro_batch_size or rows))
     for name, amount in {**stays, **update, **rollout}.items():
         yield name, f"{amount / GIB:9.2f}"
     yield "at most at a time", f"{(_sum(stays) + max(_sum(update), _sum(rollout))) / GIB:9.2f}"

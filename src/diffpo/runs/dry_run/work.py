@@ -55,17 +55,17 @@ def rl_work(recipe: RlRecipe, prompt_tokens: int) -> Work:
     rule = recipe.rollout.rule
     calls = -(-length // rule.k) if isinstance(rule, TopKRule) else length
     objective: Objective = objective_of(recipe.objective)
-    is_cut = recipe.objective.micro_batch is not None and objective.reads != "none"
-    steps = 0 if recipe.learn == "sampler" else recipe.objective.inner_steps
+    is_cut = recipe.objective.micro_batch_size is not None and objective.requires != "none"
+    steps = 0 if recipe.train == "controller" else recipe.objective.num_iterations
     return Work(
-        completions=recipe.rollout.prompts * recipe.rollout.group,
+        completions=recipe.rollout.prompts_per_step * recipe.rollout.group_size,
         tokens=prompt_tokens + length,
         length=length,
-        group=recipe.rollout.group,
+        group=recipe.rollout.group_size,
         calls=calls,
         is_bound=not isinstance(rule, TopKRule),
-        canvases=canvases_of(recipe.estimator, recipe.rollout.group, calls),
-        passes=(steps + reads_base(recipe) + is_cut) if steps else 0,
+        canvases=canvases_of(recipe.estimator, recipe.rollout.group_size, calls),
+        passes=(steps + needs_reference(recipe) + is_cut) if steps else 0,
         backward=steps,
     )
 
@@ -75,8 +75,8 @@ def sft_work(recipe: SftRecipe, prompt_tokens: int) -> Work:
     return Work(recipe.batch, tokens, tokens - prompt_tokens, 1, 0, False, 1.0, 1, 1)
 
 
-def reads_base(recipe: RlRecipe) -> bool:
-    return recipe.objective.kl > 0 or objective_of(recipe.objective).reads != "none"
+def needs_reference(recipe: RlRecipe) -> bool:
+    return recipe.objective.kl_coef > 0 or objective_of(recipe.objective).requires != "none"
 
 
 def canvases_of(estimator: EstimatorRecipe, group: int, calls: int) -> float:
