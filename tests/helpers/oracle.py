@@ -180,10 +180,10 @@ def chi_square_p(observed: Counter[Key], probability: Mapping[Key, float]) -> fl
 
 
 def conditional(
-    denoiser: TableDenoiser, prompt: Sequence[int], completion: Sequence[int], usage: Collection[int], position: int
+    denoiser: TableDenoiser, prompt: Sequence[int], completion: Sequence[int], visible: Collection[int], position: int
 ) -> float:
-    """log p of one completion token where only the `usage` completion positions are not masked."""
-    canvas = [*prompt, *(token if i in usage else denoiser.mask_id for i, token in enumerate(completion))]
+    """log p of one completion token where only the `visible` completion positions are not masked."""
+    canvas = [*prompt, *(token if i in visible else denoiser.mask_id for i, token in enumerate(completion))]
     return denoiser.logp(canvas, len(prompt) + position)[completion[position]]
 
 
@@ -194,8 +194,8 @@ def order_logps(
     length = len(completion)
     found = []
     for order in permutations(range(length)):
-        usage = {position: order[: order.index(position)] for position in order}
-        found.append((order, [conditional(denoiser, prompt, completion, usage[i], i) for i in range(length)]))
+        visible = {position: order[: order.index(position)] for position in order}
+        found.append((order, [conditional(denoiser, prompt, completion, visible[i], i) for i in range(length)]))
     return found
 
 
