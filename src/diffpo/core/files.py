@@ -1,0 +1,70 @@
+"""Write files that must be whole: a crash at any moment leaves the old file or the new one, never a part of either."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from diffpo.core.errors import UserError
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file (text as UTF-8) so that it is there with all of `content`, on the disk, or not changed at all.
+
+    The content goes into a file beside it that is flushed and renamed. Missing folders are made. A link is followed; a
+    device or a pipe, which cannot be replaced, is written to as it is. Raises OSError where that is not possible.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    final = Path(os.path.realpath(path))
+    if not final.parent.exists():
+        final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)
+    flush_entry(final.parent)
+
+
+def write_json(path: Path, value: Any, indent: int | None = None) -> None:
+    """Write `value` as JSON, with a line's end after it, by `write_whole`."""
+    write_whole(path, json.dumps(value, indent=indent) + "\n")
+
+
+def flush_entry(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_tree(folder: Path) -> None:
+    """Wait until every file under `folder`, and the folder's own names, are on the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            flush_entry(path)
+    flush_entry(folder)
+
+
+@contextmanager
+def explain_write_errors(path: Path, option: str = "--out", is_folder: bool = False) -> Iterator[None]:
+    """Turn an OSError into a UserError that says what cannot be written and which option names another path.
+
+    `path` is the file to be written or, where `is_folder`, the folder to be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        to = "to " if is_folder else ""
+        raise UserError(f"cannot write {to}{path} ({error.strerror or error}); choose another {option}") from error

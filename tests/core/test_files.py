@@ -1,0 +1,104 @@
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffpo.core.errors import UserError
+from diffpo.core.files import explain_write_errors, flush_tree, write_json, write_whole
+
+
+class Crash(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("content", ["a line\nß\n", b"\x00\xff", ""])
+def test_a_file_gets_all_of_its_content(content: str | bytes, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "file"
+    write_whole(path, "an older and longer content")
+    write_whole(path, content)
+    assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_crash_leaves_the_old_file_and_nothing_beside_it(
+    call: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def crash(*arguments: Any) -> None:
+        raise Crash
+
+    path = tmp_path / "file"
+    write_whole(path, "old")
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(os, call, crash)
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_content_is_flushed_before_the_name_and_the_name_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    events: list[Any] = []
+    fsync, replace = os.fsync, os.replace
+
+    def fsync_spy(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        events.append((status.st_ino, status.st_size if stat.S_ISREG(status.st_mode) else None))
+        fsync(descriptor)
+
+    def replace_spy(source: Path, target: Path) -> None:
+        events.append("replace")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync_spy)
+    monkeypatch.setattr(os, "replace", replace_spy)
+    write_whole(path := tmp_path / "file", "12345")
+    assert events == [(path.stat().st_ino, 5), "replace", (tmp_path.stat().st_ino, None)]
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    write_whole(tmp_path / "link", "text")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "text"
+
+
+def test_a_device_is_written_to_and_not_replaced() -> None:
+    write_whole(Path("/dev/null"), "text")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_json_ends_its_line(tmp_path: Path) -> None:
+    write_json(tmp_path / "file", {"a": [1, None]})
+    assert (tmp_path / "file").read_text() == '{"a": [1, null]}\n'
+    write_json(tmp_path / "file", {"a": 1}, indent=2)
+    assert (tmp_path / "file").read_text() == '{\n  "a": 1\n}\n'
+
+
+def test_all_files_of_a_tree_are_flushed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    files = [tmp_path / "one", tmp_path / "folder" / "two"]
+    for file in files:
+        file.touch()
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.fstat(descriptor).st_ino))
+    flush_tree(tmp_path)
+    assert {path.stat().st_ino for path in (*files, tmp_path)} <= set(flushed)
+    assert flushed[-1] == tmp_path.stat().st_ino
+
+
+def test_what_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "x"
+    with pytest.raises(UserError) as told, explain_write_errors(path):
+        write_whole(path, "text")
+    assert str(told.value) == f"cannot write {path} (Not a directory); choose another --out"
+    with pytest.raises(UserError) as told, explain_write_errors(path, option="--json", is_folder=True):
+        path.mkdir(parents=True)
+    assert str(told.value) == f"cannot write to {path} (Not a directory); choose another --json"
+    with pytest.raises(UserError, match="Is a directory"), explain_write_errors(tmp_path):
+        write_whole(tmp_path, "text")
+    with pytest.raises(ValueError), explain_write_errors(path):
+        raise ValueError
