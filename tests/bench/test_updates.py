@@ -69,7 +69,7 @@ def test_a_groups_shared_forwards_are_counted() -> None:
 
 
 def test_the_loss_without_logits_holds_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diffpo.models.denoiser.WHOLE", 0)
+    monkeypatch.setattr("diffpo.models.denoiser.FULL_LOGITS_MAX_VOCAB", 0)
     monkeypatch.setitem(heads.CHUNK, "cpu", 1)
     found = of(updates.loss_case(2000, 6, 1, PROMPT, LENGTH, BLOCK))
     assert found["peak_bytes"].ratios[0] > 3

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ COMPLETIONS = list(product(TABLE.tokens, repeat=LENGTH))
 Subset = frozenset[int]
 
 
+@cache
 def enumerated(bound: float, length: int = LENGTH, table: TableDenoiser = TABLE) -> tuple[Rollout, Tensor]:
     """Every trajectory of the entropy-bound rule as one batch, with its behaviour, and the probability of each."""
     known = trajectories(table, PROMPT, length, length, entropy_bound(bound))
@@ -66,8 +68,19 @@ def enumerated(bound: float, length: int = LENGTH, table: TableDenoiser = TABLE)
     return rollout, torch.tensor([trajectory.probability for trajectory in known.values()])
 
 
-ROLLOUT, PROBABILITY = enumerated(0.6)
-ONE_BY_ONE, _ = enumerated(0.0)
+def population() -> Rollout:
+    """Every trajectory of the entropy-bound rule that most tests use, as one batch."""
+    return enumerated(0.6)[0]
+
+
+def probability() -> Tensor:
+    """[B]: the probability of each trajectory."""
+    return enumerated(0.6)[1]
+
+
+def one_by_one() -> Rollout:
+    """Every trajectory that commits one token a call."""
+    return enumerated(0.0)[0]
 
 
 def copies(rollout: Rollout, row: int, count: int) -> Rollout:
@@ -91,10 +104,10 @@ def drawn_score(estimator: Estimator, rollout: Rollout, seed: int, is_upper: boo
 
 
 def test_the_enumeration_is_worth_testing_on() -> None:
-    assert float(PROBABILITY.sum()) == pytest.approx(1, abs=1e-5)
-    assert len(set(ROLLOUT.nfe.tolist())) > 1 and int(ROLLOUT.nfe.max()) >= 3
-    assert ((ROLLOUT.unmask_step == 0).sum(dim=1) > 1).any()
-    assert set(ONE_BY_ONE.nfe.tolist()) == {LENGTH}
+    assert float(probability().sum()) == pytest.approx(1, abs=1e-5)
+    assert len(set(population().nfe.tolist())) > 1 and int(population().nfe.max()) >= 3
+    assert ((population().unmask_step == 0).sum(dim=1) > 1).any()
+    assert set(one_by_one().nfe.tolist()) == {LENGTH}
 
 
 # ------------------------------------------------------------------------------- the law of what each token is read on
@@ -175,8 +188,8 @@ def test_mean_and_variance_of_every_token_are_those_of_the_enumerated_law(
     estimator: Estimator, distribution: Law
 ) -> None:
     row, count = 37, 6000
-    ids, steps = ONE_BY_ONE.completion_ids[row].tolist(), ONE_BY_ONE.unmask_step[row].tolist()
-    found = drawn_score(estimator, copies(ONE_BY_ONE, row, count), seed=1).double()
+    ids, steps = one_by_one().completion_ids[row].tolist(), one_by_one().unmask_step[row].tolist()
+    found = drawn_score(estimator, copies(one_by_one(), row, count), seed=1).double()
     for position in range(LENGTH):
         readings = distribution(position, steps)
         assert sum(reading.probability for reading in readings) == pytest.approx(1)
@@ -227,9 +240,9 @@ def test_exact_is_the_behaviour(rule: Any, temperature: float) -> None:
 
 @pytest.mark.parametrize("boundaries", [3, 4, 9])
 def test_a_boundary_at_every_call_is_exact(boundaries: int) -> None:
-    is_short = boundaries >= ROLLOUT.nfe
-    rollout = ROLLOUT.rows(is_short.nonzero().flatten())
-    assert int(rollout.nfe.max()) == min(boundaries, int(ROLLOUT.nfe.max()))
+    is_short = boundaries >= population().nfe
+    rollout = population().rows(is_short.nonzero().flatten())
+    assert int(rollout.nfe.max()) == min(boundaries, int(population().nfe.max()))
     found = drawn_score(ManyTimesMeanField(boundaries), rollout, seed=0)
     torch.testing.assert_close(found, rollout.behaviour_logp, atol=1e-6, rtol=1e-6)
 
@@ -237,10 +250,13 @@ def test_a_boundary_at_every_call_is_exact(boundaries: int) -> None:
 def test_two_boundaries_are_two_times_mean_field() -> None:
     for seed in range(3):
         many, two = (
-            e.draw(ROLLOUT, torch.Generator().manual_seed(seed)) for e in (ManyTimesMeanField(2), TwoTimesMeanField())
+            e.draw(population(), torch.Generator().manual_seed(seed))
+            for e in (ManyTimesMeanField(2), TwoTimesMeanField())
         )
         assert torch.equal(many[:, 0], two)
-        assert torch.equal(score(ManyTimesMeanField(2), ROLLOUT, many), score(TwoTimesMeanField(), ROLLOUT, two))
+        assert torch.equal(
+            score(ManyTimesMeanField(2), population(), many), score(TwoTimesMeanField(), population(), two)
+        )
 
 
 def test_boundaries_are_one_in_each_part_of_the_calls_and_stratified_over_the_batch() -> None:
@@ -304,16 +320,16 @@ def test_the_bias_of_a_trajectory_estimator_is_its_kl_to_the_true_conditionals_c
 
 
 def test_a_pair_is_a_mask_and_its_complement_and_reads_each_token_once() -> None:
-    views = Coupled()(ROLLOUT, draw := Coupled().draw(ROLLOUT, torch.Generator().manual_seed(0)), MASK)
+    views = Coupled()(population(), draw := Coupled().draw(population(), torch.Generator().manual_seed(0)), MASK)
     usage = views.canvas[views.source][..., 1:]  # [B, L, L]: the completion that each token's canvas shows
-    for row in range(len(ROLLOUT)):
-        ids = ROLLOUT.completion_ids[row]
+    for row in range(len(population())):
+        ids = population().completion_ids[row]
         for position in range(LENGTH):
             is_masked = draw[row] == draw[row, position]
             assert torch.equal(usage[row, position], torch.where(is_masked, MASK, ids))
-    assert views.weight is None and views.source.shape == ROLLOUT.completion_ids.shape
+    assert views.weight is None and views.source.shape == population().completion_ids.shape
     TABLE.asked.clear()
-    read(views, ROLLOUT)
+    read(views, population())
     ((canvas, at),) = TABLE.asked
     assert bool((canvas[at] == MASK).all())  # no token is asked for where it can be seen
 
@@ -345,19 +361,26 @@ def every_mask(length: int) -> Tensor:
     )
 
 
+@cache
 def every_completion(length: int) -> Rollout:
     ids = torch.tensor(list(product(TABLE.tokens, repeat=length)))
     return rollout_of(torch.full((len(ids), 1), PROMPT[0]), ids, torch.zeros_like(ids))
 
 
-ALL = every_completion(LENGTH)
-ALL_MASKS = every_mask(LENGTH).expand(len(ALL), -1, -1)
+def all_completions() -> Rollout:
+    return every_completion(LENGTH)
+
+
+@cache
+def all_masks() -> Tensor:
+    """[B, K, L]: every mask, for each of all completions."""
+    return every_mask(LENGTH).expand(len(all_completions()), -1, -1)
 
 
 @pytest.mark.parametrize("antithetic", [False, True])
 def test_the_elbo_over_all_masks_is_the_mean_over_all_orders(antithetic: bool) -> None:
-    draw = with_complements(ALL_MASKS) if antithetic else ALL_MASKS
-    found = score(Elbo(), ALL, draw)
+    draw = with_complements(all_masks()) if antithetic else all_masks()
+    found = score(Elbo(), all_completions(), draw)
     expected = [random_order_mean(TABLE, PROMPT, ids, lambda logp: logp) for ids in COMPLETIONS]
     torch.testing.assert_close(found, torch.tensor(expected), atol=1e-4, rtol=1e-4)
 
@@ -368,7 +391,7 @@ def test_the_elbo_over_all_masks_is_the_mean_over_all_orders(antithetic: bool) -
 def test_the_elbo_is_unbiased(estimator: Elbo) -> None:
     row, count = 50, 4000
     bound = sum(random_order_mean(TABLE, PROMPT, COMPLETIONS[row], lambda logp: logp))
-    sums = drawn_score(estimator, copies(ALL, row, count), seed=3).double().sum(dim=1)
+    sums = drawn_score(estimator, copies(all_completions(), row, count), seed=3).double().sum(dim=1)
     error = float(sums.std()) / math.sqrt(count)
     assert error < 0.1
     assert float(sums.mean()) == pytest.approx(bound, abs=4 * error)
@@ -376,7 +399,7 @@ def test_the_elbo_is_unbiased(estimator: Elbo) -> None:
 
 def test_the_elbos_variance_falls_with_the_draws() -> None:
     """Faster than 1 / K, as the draws are stratified. On a table without structure complements change nothing."""
-    many = ALL.rows(torch.arange(len(ALL)).repeat(40))
+    many = all_completions().rows(torch.arange(len(all_completions())).repeat(40))
     one, two, pair, eight = (
         float(drawn_score(estimator, many, 5).double().sum(dim=1).view(40, -1).var(dim=0).mean())
         for estimator in (Elbo(1, False), Elbo(2, False), Elbo(2, True), Elbo(8, False))
@@ -406,18 +429,21 @@ def test_complements_leave_nothing_out_and_are_never_empty() -> None:
     expected = [[True, False, False], [True, True, True], [False, True, True], [True, True, True]]
     assert with_complements(masks)[0].tolist() == expected
     with pytest.raises(ValueError, match="even"):
-        Elbo(3).draw(ALL, torch.Generator())
+        Elbo(3).draw(all_completions(), torch.Generator())
 
 
 # -------------------------------------------------------------------------------------------- likelihood and its bounds
 
 
-LOGP = torch.tensor([random_order_logp(TABLE, PROMPT, ids) for ids in COMPLETIONS])
+@cache
+def exact_logp() -> Tensor:
+    """[B]: the log-likelihood of every completion where all orders are equally likely."""
+    return torch.tensor([random_order_logp(TABLE, PROMPT, ids) for ids in COMPLETIONS])
 
 
 def eubo(beta: float) -> Tensor:
     """Of every completion, over all masks: no Monte Carlo error."""
-    return score(Eubo(beta=beta, mix=1.0), ALL, ALL_MASKS, is_upper=True).sum(dim=1)
+    return score(Eubo(beta=beta, mix=1.0), all_completions(), all_masks(), is_upper=True).sum(dim=1)
 
 
 @pytest.mark.parametrize("beta", [1.0, 1.5, 4.0])
@@ -430,28 +456,31 @@ def test_the_eubo_over_all_masks_is_the_power_mean_over_all_orders(beta: float) 
 
 
 def test_the_likelihood_lies_between_the_elbo_and_the_eubo_from_beta_l_on() -> None:
-    assert float(LOGP.exp().sum()) == pytest.approx(1, abs=1e-5)
-    elbo = score(Elbo(), ALL, ALL_MASKS).sum(dim=1)
-    assert float((LOGP - elbo).min()) > 0
+    assert float(exact_logp().exp().sum()) == pytest.approx(1, abs=1e-5)
+    elbo = score(Elbo(), all_completions(), all_masks()).sum(dim=1)
+    assert float((exact_logp() - elbo).min()) > 0
     for beta in (4.0, 8.0):
-        assert float((eubo(beta) - LOGP).min()) > 0
+        assert float((eubo(beta) - exact_logp()).min()) > 0
     assert float((eubo(4.0) - eubo(1.0)).min()) > 0
 
 
 @pytest.mark.parametrize("beta", [1.0, 1.5])
 def test_a_published_beta_bounds_the_elbo_but_not_every_likelihood(beta: float) -> None:
-    elbo = score(Elbo(), ALL, ALL_MASKS).sum(dim=1)
+    elbo = score(Elbo(), all_completions(), all_masks()).sum(dim=1)
     assert float((eubo(beta) - elbo).min()) > 0
-    assert bool((eubo(beta) < LOGP).any())  # the constant that the formula drops is needed
+    assert bool((eubo(beta) < exact_logp()).any())  # the constant that the formula drops is needed
 
 
 def test_the_sandwich_reads_the_upper_bound_where_it_is_told_to() -> None:
-    draw = Eubo(4).draw(ALL, torch.Generator().manual_seed(0))
-    views = Eubo(4, beta=1.5, mix=0.25)(ALL, draw, MASK)
-    found = read(views, ALL)
-    is_upper = torch.arange(len(ALL)) % 2 == 0
-    mixed = surrogate_logp(views, found.logp(ALL.completion_ids, 1.0), found.is_read, is_upper)
-    lower, upper = score(Elbo(4), ALL, draw), score(Eubo(4, beta=1.5, mix=1.0), ALL, draw, is_upper=True)
+    draw = Eubo(4).draw(all_completions(), torch.Generator().manual_seed(0))
+    views = Eubo(4, beta=1.5, mix=0.25)(all_completions(), draw, MASK)
+    found = read(views, all_completions())
+    is_upper = torch.arange(len(all_completions())) % 2 == 0
+    mixed = surrogate_logp(views, found.logp(all_completions().completion_ids, 1.0), found.is_read, is_upper)
+    lower, upper = (
+        score(Elbo(4), all_completions(), draw),
+        score(Eubo(4, beta=1.5, mix=1.0), all_completions(), draw, is_upper=True),
+    )
     assert not torch.isclose(lower, upper).all()
     torch.testing.assert_close(mixed[~is_upper], lower[~is_upper])
     torch.testing.assert_close(mixed[is_upper], (0.25 * upper + 0.75 * lower)[is_upper])
@@ -461,7 +490,11 @@ def test_few_draws_put_the_eubo_too_low() -> None:
     row, count = 50, 4000
     whole = float(eubo(1.5)[row])
     few, many = (
-        float(drawn_score(Eubo(draws, beta=1.5, mix=1.0), copies(ALL, row, count), 7, is_upper=True).sum(dim=1).mean())
+        float(
+            drawn_score(Eubo(draws, beta=1.5, mix=1.0), copies(all_completions(), row, count), 7, is_upper=True)
+            .sum(dim=1)
+            .mean()
+        )
         for draws in (2, 32)
     )
     assert few < many < whole + 0.01
@@ -469,10 +502,10 @@ def test_few_draws_put_the_eubo_too_low() -> None:
 
 
 def test_a_token_that_no_draw_masks_adds_nothing_and_has_a_gradient() -> None:
-    draw = torch.tensor([True, False, False, True]).expand(len(ALL), 1, LENGTH)
+    draw = torch.tensor([True, False, False, True]).expand(len(all_completions()), 1, LENGTH)
     table = TableDenoiser(width=1 + LENGTH)
     table.table.requires_grad_(True)
-    found = score(Eubo(1, antithetic=False, mix=1.0), ALL, draw, is_upper=True, table=table)
+    found = score(Eubo(1, antithetic=False, mix=1.0), all_completions(), draw, is_upper=True, table=table)
     assert bool((found[:, 1:3] == 0).all() and (found[:, ::3] != 0).all())
     (gradient,) = torch.autograd.grad(found.sum(), table.table)
     assert bool(gradient.isfinite().all() and gradient.any())
@@ -598,7 +631,7 @@ def test_kinds_become_parts(settings: list[str], part: Estimator, tmp_path: Path
 def test_importance_weights_need_one_reading_of_each_token(settings: list[str], tmp_path: Path) -> None:
     overrides = [f"estimator.{setting}" for setting in settings]
     recipe(tmp_path, *overrides)
-    with pytest.raises(UserError, match=r"weight_cap compares each token.*leave weight_cap out"):
+    with pytest.raises(UserError, match=r"importance_cap compares each token.*leave importance_cap out"):
         recipe(tmp_path, *overrides, "objective.importance_cap=2.0")
 
 

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ TABLE = TableDenoiser(width=PROMPT + LENGTH)
 MASK = TABLE.mask_id
 
 
+@cache
 def some_rollout(temperature: float = 1.0) -> Rollout:
     """Three prompts (the first has a padding token) by four completions, drawn from the table with ragged steps."""
     prompt_ids = torch.tensor([[0, 2], [2, 3], [3, 3]]).repeat_interleave(GROUP, dim=0)
@@ -31,13 +33,16 @@ def some_rollout(temperature: float = 1.0) -> Rollout:
     return sample(TABLE, prompt_ids, prompt_mask, rule=rule, seeds=seeds, **options)  # type: ignore[arg-type]
 
 
-ROLLOUT = some_rollout()
-ALL = torch.ones_like(ROLLOUT.completion_ids, dtype=torch.bool)
+def every_token() -> Tensor:
+    return torch.ones_like(some_rollout().completion_ids, dtype=torch.bool)
 
 
-def surrogate_logp(estimator: Estimator, draw: Tensor, rollout: Rollout = ROLLOUT, temperature: float = 1.0) -> Tensor:
+def surrogate_logp(
+    estimator: Estimator, draw: Tensor, rollout: Rollout | None = None, temperature: float = 1.0
+) -> Tensor:
+    rollout = some_rollout() if rollout is None else rollout
     views = estimator(rollout, draw, MASK)
-    return conditionals(TABLE, views, ALL).logp(rollout.completion_ids, temperature)
+    return conditionals(TABLE, views, every_token()).logp(rollout.completion_ids, temperature)
 
 
 def by_hand(rollout: Rollout, row: int, position: int, boundary: int, hide: set[int], temperature: float) -> float:
@@ -52,8 +57,8 @@ def by_hand(rollout: Rollout, row: int, position: int, boundary: int, hide: set[
 
 
 def test_the_sample_is_worth_testing_on() -> None:
-    assert {2, 3} <= set(ROLLOUT.nfe.tolist())
-    assert ((ROLLOUT.unmask_step == 0).sum(dim=1) > 1).any()
+    assert {2, 3} <= set(some_rollout().nfe.tolist())
+    assert ((some_rollout().unmask_step == 0).sum(dim=1) > 1).any()
 
 
 # -------------------------------------------------------------------------------------------------- canvases and values
@@ -75,17 +80,17 @@ def test_two_times_mean_field_by_hand(temperature: float) -> None:
 @pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
 def test_mean_field_by_hand(rate: float) -> None:
     estimator = MeanField(rate)
-    draw = estimator.draw(ROLLOUT, torch.Generator().manual_seed(3))
+    draw = estimator.draw(some_rollout(), torch.Generator().manual_seed(3))
     expected = [
-        [by_hand(ROLLOUT, row, i, 0, set(draw[row].nonzero().flatten().tolist()), 1.0) for i in range(LENGTH)]
-        for row in range(len(ROLLOUT))
+        [by_hand(some_rollout(), row, i, 0, set(draw[row].nonzero().flatten().tolist()), 1.0) for i in range(LENGTH)]
+        for row in range(len(some_rollout()))
     ]
     torch.testing.assert_close(surrogate_logp(estimator, draw), torch.tensor(expected), atol=1e-5, rtol=1e-5)
 
 
 def test_boundary_zero_is_mean_field_exactly() -> None:
-    nothing = MeanField().draw(ROLLOUT, torch.Generator())
-    zero = torch.zeros(len(ROLLOUT), dtype=torch.long)
+    nothing = MeanField().draw(some_rollout(), torch.Generator())
+    zero = torch.zeros(len(some_rollout()), dtype=torch.long)
     assert torch.equal(surrogate_logp(TwoTimesMeanField(), zero), surrogate_logp(MeanField(), nothing))
 
 
@@ -103,33 +108,36 @@ def test_tokens_committed_at_the_boundary_are_scored_exactly(temperature: float)
 
 
 def test_earlier_tokens_are_scored_on_the_fully_masked_canvas() -> None:
-    last = ROLLOUT.nfe - 1
-    views = TwoTimesMeanField()(ROLLOUT, last, MASK)
+    last = some_rollout().nfe - 1
+    views = TwoTimesMeanField()(some_rollout(), last, MASK)
     canvas = views.canvas[views.source][..., PROMPT:]  # [B, L, L]: the completion that each token's canvas shows
-    is_early = ROLLOUT.unmask_step < last[:, None]
+    is_early = some_rollout().unmask_step < last[:, None]
     assert bool((canvas[is_early] == MASK).all())
-    expected = canvas_at(ROLLOUT, last, MASK)[:, None, PROMPT:].expand(-1, LENGTH, -1)
+    expected = canvas_at(some_rollout(), last, MASK)[:, None, PROMPT:].expand(-1, LENGTH, -1)
     assert torch.equal(canvas[~is_early], expected[~is_early])
 
 
 def test_a_view_shows_the_rows_own_prompt_and_padding() -> None:
-    draw = TwoTimesMeanField().draw(ROLLOUT, torch.Generator().manual_seed(0))
-    for views in (TwoTimesMeanField()(ROLLOUT, draw, MASK), MeanField()(ROLLOUT, ROLLOUT.prompt_mask & False, MASK)):
+    draw = TwoTimesMeanField().draw(some_rollout(), torch.Generator().manual_seed(0))
+    for views in (
+        TwoTimesMeanField()(some_rollout(), draw, MASK),
+        MeanField()(some_rollout(), some_rollout().prompt_mask & False, MASK),
+    ):
         for position in range(LENGTH):
             source = views.source[:, position]
-            assert torch.equal(views.canvas[source, :PROMPT], ROLLOUT.prompt_ids)
-            assert torch.equal(views.attention_mask[source], full_attention_mask(ROLLOUT.prompt_mask, LENGTH))
+            assert torch.equal(views.canvas[source, :PROMPT], some_rollout().prompt_ids)
+            assert torch.equal(views.attention_mask[source], full_attention_mask(some_rollout().prompt_mask, LENGTH))
 
 
 # ------------------------------------------------------------------------------------------------------------- sharing
 
 
 def test_completions_of_a_prompt_share_canvases() -> None:
-    views = MeanField()(ROLLOUT, ROLLOUT.prompt_mask & False, MASK)
+    views = MeanField()(some_rollout(), some_rollout().prompt_mask & False, MASK)
     assert len(views.canvas) == 3
-    for boundary in (ROLLOUT.nfe - 1, torch.zeros_like(ROLLOUT.nfe)):
-        views = TwoTimesMeanField()(ROLLOUT, boundary, MASK)
-        assert 3 <= len(views.canvas) <= 3 + len(ROLLOUT)
+    for boundary in (some_rollout().nfe - 1, torch.zeros_like(some_rollout().nfe)):
+        views = TwoTimesMeanField()(some_rollout(), boundary, MASK)
+        assert 3 <= len(views.canvas) <= 3 + len(some_rollout())
     assert len(views.canvas) == 3
 
 
@@ -139,26 +147,26 @@ def test_prompts_that_differ_only_in_padding_are_not_shared() -> None:
     rollout = rollout_of(prompt_ids, torch.tensor([[0, 2, 3]] * 2), torch.tensor([[0, 1, 2]] * 2), prompt_mask)
     views = MeanField()(rollout, prompt_mask & False, MASK)
     assert len(views.canvas) == 2
-    logp = conditionals(TABLE, views, ALL[:2]).logp(rollout.completion_ids, 1.0)
+    logp = conditionals(TABLE, views, every_token()[:2]).logp(rollout.completion_ids, 1.0)
     assert not torch.isclose(logp[0], logp[1]).any()
 
 
 def test_sharing_changes_neither_values_nor_gradients() -> None:
     denoiser = tiny_llada(TABLE.vocab, MASK)
-    draw = TwoTimesMeanField().draw(ROLLOUT, torch.Generator().manual_seed(1))
-    shared = TwoTimesMeanField()(ROLLOUT, draw, MASK)
-    rows = len(ROLLOUT)
+    draw = TwoTimesMeanField().draw(some_rollout(), torch.Generator().manual_seed(1))
+    shared = TwoTimesMeanField()(some_rollout(), draw, MASK)
+    rows = len(some_rollout())
     plain = ScoringPlan(
-        torch.cat([canvas_at(ROLLOUT, 0, MASK), canvas_at(ROLLOUT, draw, MASK)]),
-        full_attention_mask(ROLLOUT.prompt_mask, LENGTH).repeat(2, 1),
-        torch.arange(rows)[:, None] + rows * (ROLLOUT.unmask_step >= draw[:, None]),
+        torch.cat([canvas_at(some_rollout(), 0, MASK), canvas_at(some_rollout(), draw, MASK)]),
+        full_attention_mask(some_rollout().prompt_mask, LENGTH).repeat(2, 1),
+        torch.arange(rows)[:, None] + rows * (some_rollout().unmask_step >= draw[:, None]),
     )
     assert len(shared.canvas) < len(plain.canvas)
-    weight = torch.randn(ROLLOUT.completion_ids.shape, generator=torch.Generator().manual_seed(2))
+    weight = torch.randn(some_rollout().completion_ids.shape, generator=torch.Generator().manual_seed(2))
 
     def value_and_gradient(views: ScoringPlan) -> tuple[Tensor, Tensor]:
         denoiser.model.zero_grad()
-        logp = conditionals(denoiser, views, ALL).logp(ROLLOUT.completion_ids, 1.0)
+        logp = conditionals(denoiser, views, every_token()).logp(some_rollout().completion_ids, 1.0)
         (logp * weight).sum().backward()
         return logp.detach(), torch.cat([p.grad.flatten() for p in denoiser.model.parameters() if p.grad is not None])
 
@@ -235,9 +243,9 @@ def test_a_draw_is_a_function_of_its_generator(estimator: Estimator) -> None:
 
 
 def test_unscored_tokens_are_not_asked_for() -> None:
-    draw = ROLLOUT.nfe - 1
-    views = TwoTimesMeanField()(ROLLOUT, draw, MASK)
-    is_scored = torch.rand(ALL.shape, generator=torch.Generator().manual_seed(5)) < 0.5
+    draw = some_rollout().nfe - 1
+    views = TwoTimesMeanField()(some_rollout(), draw, MASK)
+    is_scored = torch.rand(every_token().shape, generator=torch.Generator().manual_seed(5)) < 0.5
     is_scored[0] = False
     TABLE.asked.clear()
     part = conditionals(TABLE, views, is_scored)
@@ -248,16 +256,16 @@ def test_unscored_tokens_are_not_asked_for() -> None:
     asked = {(tuple(canvas[row].tolist()), position) for row, position in at.nonzero().tolist()}
     assert asked == wanted
     assert len(part.output.logits) == int(at.sum()) == len(asked)  # every place once
-    whole = conditionals(TABLE, views, ALL)
-    found, expected = (c.logp(ROLLOUT.completion_ids, 1.0)[is_scored] for c in (part, whole))
+    whole = conditionals(TABLE, views, every_token())
+    found, expected = (c.logp(some_rollout().completion_ids, 1.0)[is_scored] for c in (part, whole))
     assert torch.equal(found, expected)
 
 
 def test_per_token_values_are_those_of_the_tokens_own_place() -> None:
-    views = TwoTimesMeanField()(ROLLOUT, ROLLOUT.nfe - 1, MASK)
-    read = conditionals(TABLE, views, ALL)
+    views = TwoTimesMeanField()(some_rollout(), some_rollout().nfe - 1, MASK)
+    read = conditionals(TABLE, views, every_token())
     best = read.per_token(read.output.logits.amax(dim=-1))
-    for row in range(len(ROLLOUT)):
+    for row in range(len(some_rollout())):
         for i in range(LENGTH):
             source = int(views.source[row, i])
             at = torch.zeros(1, PROMPT + LENGTH, dtype=torch.bool)
@@ -332,7 +340,7 @@ def test_top_k_rollouts_have_the_same_oracle() -> None:
         TABLE, prompt, prompt > 0, length=3, block_length=3, rule=TopK(1), temperature=1.0, seeds=torch.arange(5)
     )
     for step in range(3):
-        found = conditionals(TABLE, TwoTimesMeanField()(rollout, torch.full((5,), step), MASK), ALL[:5])
+        found = conditionals(TABLE, TwoTimesMeanField()(rollout, torch.full((5,), step), MASK), every_token()[:5])
         logp = found.logp(rollout.completion_ids, 1.0)
         is_at = rollout.unmask_step == step
         torch.testing.assert_close(logp[is_at], rollout.behaviour_logp[is_at], atol=1e-6, rtol=1e-6)

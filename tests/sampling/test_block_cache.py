@@ -129,7 +129,12 @@ def test_each_token_has_the_probability_that_the_decoder_by_hand_gives_it(
 def test_where_every_call_is_the_first_of_its_block_a_cache_changes_nothing(
     temperature: float, rule: Rule, block_length: int, kind: CacheKind, denoiser: ModelDenoiser
 ) -> None:
-    options: dict[str, Any] = {"rule": rule, "block_length": block_length, "temperature": temperature, "slots": 4}
+    options: dict[str, Any] = {
+        "rule": rule,
+        "block_length": block_length,
+        "temperature": temperature,
+        "max_in_flight": 4,
+    }
     found, expected = draw(denoiser, cache=kind, **options), draw(denoiser, **options)
     assert keys_of(found) == keys_of(expected)
     torch.testing.assert_close(found.behaviour_logp, expected.behaviour_logp, atol=1e-5, rtol=1e-5)
@@ -170,7 +175,7 @@ def test_hidden_states_are_cached_as_logits_are(
     kind: CacheKind, denoiser: ModelDenoiser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = draw(denoiser, cache=kind)
-    monkeypatch.setattr(denoiser_module, "WHOLE", 0)
+    monkeypatch.setattr(denoiser_module, "FULL_LOGITS_MAX_VOCAB", 0)
     assert denoiser.head is not None
     found = draw(denoiser, cache=kind)
     assert keys_of(found) == keys_of(expected)

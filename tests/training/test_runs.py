@@ -335,7 +335,7 @@ def test_a_joint_run_ends_with_the_policy_at_rest_and_greedy_rollouts(
     asked: list[tuple[float, float]] = []
 
     def spy(*arguments: Any, **options: Any) -> Batch:
-        asked.append((arguments[4].temperature, options["bound_speed"]))
+        asked.append((arguments[4].temperature, options["bound_nfe_penalty"]))
         return collect(*arguments, **options)
 
     monkeypatch.setattr(rl, "collect", spy)
@@ -552,7 +552,7 @@ def failing(function: Callable[..., Any], call: int, is_done_first: bool = False
         (LLaDAModelLM, "save_pretrained", 3, True),
         (torch, "save", 3, False),
         (torch, "save", 3, True),
-        (os, "fsync", 25, False),
+        (os, "fsync", 27, False),
         (Path, "rename", 3, False),
         (Path, "rename", 3, True),
     ],
@@ -684,11 +684,11 @@ def start_doomed(at: str, number: str, count: int, *arguments: str) -> tuple[int
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("flushed", [9, 16, 23])
+@pytest.mark.parametrize("flushed", [11, 18, 25])
 def test_rl_killed_twice_ends_where_an_undisturbed_run_does(
     flushed: int, killed_recipe: Path, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Once within a checkpoint, after so many files, and once between two."""
+    """Once within a checkpoint, after so many files (two of them the recipe's), and once between two."""
     out = tmp_path / "run"
     arguments = ["rl", str(killed_recipe), "--out", str(out)]
     code, _ = start_doomed("fsync", "SIGKILL", flushed, *arguments)
@@ -705,7 +705,7 @@ def test_rl_killed_twice_ends_where_an_undisturbed_run_does(
 def test_sft_killed_ends_where_an_undisturbed_run_does(tmp_path: Path) -> None:
     file, out = tmp_path / "sft.toml", tmp_path / "run"
     file.write_text(_toml_of([*SFT, "steps=12", "checkpoint.every=2"]), encoding="utf-8")
-    code, _ = start_doomed("fsync", "SIGKILL", 15, "sft", str(file), "--out", str(out))
+    code, _ = start_doomed("fsync", "SIGKILL", 17, "sft", str(file), "--out", str(out))
     assert code == -signal.SIGKILL
     assert any(out.glob(".checkpoint-*"))
     assert_whole(out)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -87,7 +88,7 @@ def new_batch(temperature: float = 1.0, **options: Any) -> Batch:
     settings: dict[str, Any] = {
         "group": GROUP,
         "nfe_penalty": 0.5,
-        "bound_speed": 0.5,
+        "bound_nfe_penalty": 0.5,
         "advantage": noise,
         "bound_advantage": noise,
     } | options
@@ -102,14 +103,23 @@ def new_batch(temperature: float = 1.0, **options: Any) -> Batch:
     )
 
 
-BATCH = new_batch()
-COOL = new_batch(temperature=0.7)
+@cache
+def warm_batch() -> Batch:
+    """The batch that most tests share, at temperature 1."""
+    return new_batch()
+
+
+@cache
+def cool_batch() -> Batch:
+    return new_batch(temperature=0.7)
 
 
 def as_one_group(rows: Tensor) -> Batch:
     """Some rows, as if they were completions of one prompt."""
-    some = BATCH.rows(rows)
-    per_prompt = {name: getattr(BATCH, name).flatten()[rows][None] for name in ("reward", "bound_reward", "is_solved")}
+    some = warm_batch().rows(rows)
+    per_prompt = {
+        name: getattr(warm_batch(), name).flatten()[rows][None] for name in ("reward", "bound_reward", "is_solved")
+    }
     return replace(some, **per_prompt)
 
 
@@ -182,10 +192,10 @@ ESTIMATORS: list[Estimator] = [
 
 
 def test_the_batch_is_worth_testing_on() -> None:
-    lengths = BATCH.is_scored.sum(dim=1)
+    lengths = warm_batch().is_scored.sum(dim=1)
     assert len(set(lengths.tolist())) > 3 and int(lengths.max()) > 8
-    assert len(set(BATCH.rollout.nfe.tolist())) > 3
-    assert not BATCH.rollout.prompt_mask.all()
+    assert len(set(warm_batch().rollout.nfe.tolist())) > 3
+    assert not warm_batch().rollout.prompt_mask.all()
 
 
 # ------------------------------------------------------------------------------------------- ratios, and the gradient
@@ -196,7 +206,7 @@ def test_the_batch_is_worth_testing_on() -> None:
 def test_every_policy_ratio_is_one_at_the_first_inner_step(estimator: Estimator, micro_batch_size: int | None) -> None:
     spy = Spy(0.2, 2.0)
     _, metrics = step(
-        BATCH, settings_of(estimator, objective=spy, num_iterations=2, micro_batch_size=micro_batch_size), lr=0.1
+        warm_batch(), settings_of(estimator, objective=spy, num_iterations=2, micro_batch_size=micro_batch_size), lr=0.1
     )
     parts = len(spy.seen) // 2
     assert parts == (1 if micro_batch_size is None else 3)
@@ -208,10 +218,10 @@ def test_every_policy_ratio_is_one_at_the_first_inner_step(estimator: Estimator,
 
 
 def test_tokens_committed_at_the_boundary_have_importance_weight_one() -> None:
-    steps = COOL.rollout.nfe // 2
+    steps = cool_batch().rollout.nfe // 2
     spy = Spy(0.2, 1e6)
-    step(COOL, settings_of(FixedBoundary(steps), objective=spy, temperature=0.7))
-    is_at = (COOL.rollout.unmask_step == steps[:, None]) & COOL.is_scored
+    step(cool_batch(), settings_of(FixedBoundary(steps), objective=spy, temperature=0.7))
+    is_at = (cool_batch().rollout.unmask_step == steps[:, None]) & cool_batch().is_scored
     ((_, _, found),) = spy.seen
     assert int(is_at.sum()) > 10
     torch.testing.assert_close(found.importance_weight[is_at], torch.ones(int(is_at.sum())), atol=1e-4, rtol=0)
@@ -221,7 +231,7 @@ def test_tokens_committed_at_the_boundary_have_importance_weight_one() -> None:
 @pytest.mark.parametrize("kl", [0.0, 0.3])
 def test_the_first_step_is_weighted_reinforce_token_by_token(kl: float, loss_aggregation: Any) -> None:
     temperature, cap = 0.7, 1.5
-    steps = COOL.rollout.nfe // 2
+    steps = cool_batch().rollout.nfe // 2
     objective = ClippedSurrogate(0.2, cap)
     update = settings_of(
         FixedBoundary(steps),
@@ -232,24 +242,24 @@ def test_the_first_step_is_weighted_reinforce_token_by_token(kl: float, loss_agg
         micro_batch_size=5,
     )
     base = new_denoiser(seed=7) if kl else None
-    found, metrics = step(COOL, update, base)
+    found, metrics = step(cool_batch(), update, base)
 
-    denoiser, rollout = new_denoiser(), COOL.rollout
-    counts = COOL.is_scored.sum(dim=1).tolist()
+    denoiser, rollout = new_denoiser(), cool_batch().rollout
+    counts = cool_batch().is_scored.sum(dim=1).tolist()
     loss, divergence = torch.zeros(()), 0.0
     attention_mask = full_attention_mask(rollout.prompt_mask, LENGTH)
     views = [canvas_at(rollout, boundary, MASK) for boundary in (torch.zeros_like(steps), steps)]
     policy = [denoiser.model(canvas, attention_mask).logits[:, -LENGTH:] for canvas in views]
     base_policy = [base.model(canvas, attention_mask).logits[:, -LENGTH:].detach() for canvas in views] if base else []
     is_token = torch.arange(len(TOKENIZER)) != MASK
-    for row, position in COOL.is_scored.nonzero().tolist():
+    for row, position in cool_batch().is_scored.nonzero().tolist():
         late = int(rollout.unmask_step[row, position] >= steps[row])
         # Without the mask's place: ids above it move down by one.
         logits = policy[late][row, position][is_token]
         token = int(rollout.completion_ids[row, position])
         logp = (logits / temperature).log_softmax(-1)[token - (token > MASK)]
         importance = min(cap, math.exp(float(logp.detach()) - float(rollout.behaviour_logp[row, position])))
-        term = -importance * float(COOL.advantage[row]) * logp
+        term = -importance * float(cool_batch().advantage[row]) * logp
         weight = 1 / counts[row] / ROWS if loss_aggregation == "sequence-mean" else 1 / sum(counts)
         if base:
             held = base_policy[late][row, position][is_token].log_softmax(-1)
@@ -278,9 +288,9 @@ def test_the_first_step_on_a_bound_is_its_gradient_token_by_token(estimator: Elb
         temperature=temperature,
         micro_batch_size=5,
     )
-    found, metrics = step(COOL, update, base)
+    found, metrics = step(cool_batch(), update, base)
 
-    denoiser, rollout = new_denoiser(), COOL.rollout
+    denoiser, rollout = new_denoiser(), cool_batch().rollout
     masks = estimator.draw(rollout, torch.Generator().manual_seed(DRAW_SEED))
     attention_mask = full_attention_mask(rollout.prompt_mask, LENGTH)
     policy, base_policy = [], []
@@ -290,10 +300,10 @@ def test_the_first_step_on_a_bound_is_its_gradient_token_by_token(estimator: Elb
         base_policy.append(base.model(canvas, attention_mask).logits[:, -LENGTH:].detach())
     is_token = torch.arange(len(TOKENIZER)) != MASK
     loss, divergence = torch.zeros(()), 0.0
-    for row, position in COOL.is_scored.nonzero().tolist():
+    for row, position in cool_batch().is_scored.nonzero().tolist():
         token = int(rollout.completion_ids[row, position])
         token -= token > MASK
-        advantage = float(COOL.advantage[row])
+        advantage = float(cool_batch().advantage[row])
         lower, power, gap = torch.zeros(()), torch.zeros(()), torch.zeros(())
         for k in range(3):
             if not masks[row, k, position]:
@@ -312,7 +322,7 @@ def test_the_first_step_on_a_bound_is_its_gradient_token_by_token(estimator: Elb
         value = lower
         if isinstance(estimator, Eubo) and advantage < 0 and float(power.detach()):
             value = 0.25 * power.log() / 1.5 + 0.75 * lower
-        share = 1 / int(COOL.is_scored[row].sum()) / ROWS
+        share = 1 / int(cool_batch().is_scored[row].sum()) / ROWS
         loss = loss + share * (-advantage * value + kl * gap)
         divergence += share * float(gap.detach())
     loss.backward()
@@ -324,7 +334,7 @@ def test_the_first_step_on_a_bound_is_its_gradient_token_by_token(estimator: Elb
 
 @pytest.mark.parametrize("kl_estimator", ["full", "k3"])
 def test_a_micro_batch_that_masks_no_scored_token_adds_nothing(kl_estimator: Any) -> None:
-    batch = as_one_group((~BATCH.is_scored).any(dim=1).nonzero().flatten())
+    batch = as_one_group((~warm_batch().is_scored).any(dim=1).nonzero().flatten())
     assert len(batch.rollout) > 1
 
     @dataclass(frozen=True)
@@ -340,7 +350,7 @@ def test_a_micro_batch_that_masks_no_scored_token_adds_nothing(kl_estimator: Any
 
 
 def test_the_kl_to_itself_pulls_nowhere() -> None:
-    quiet = replace(BATCH, advantage=torch.zeros(ROWS))
+    quiet = replace(warm_batch(), advantage=torch.zeros(ROWS))
     for kind in ("full", "k1", "k2", "k3"):
         moved, metrics = step(
             quiet, settings_of(TwoTimesMeanField(), kl_coef=1.0, kl_estimator=kind), base=new_denoiser()
@@ -354,11 +364,13 @@ def test_k3_is_read_on_the_drawn_tokens() -> None:
     update = settings_of(
         MeanField(), kl_coef=1.0, kl_estimator="k3", temperature=temperature, loss_aggregation="token-mean"
     )
-    _, metrics = step(COOL, update, base)
-    views = MeanField()(COOL.rollout, COOL.rollout.prompt_mask & False, MASK)
+    _, metrics = step(cool_batch(), update, base)
+    views = MeanField()(cool_batch().rollout, cool_batch().rollout.prompt_mask & False, MASK)
     with torch.no_grad():
         logp, base_logp = (
-            conditionals(d, views, COOL.is_scored).logp(COOL.rollout.completion_ids, temperature)[COOL.is_scored]
+            conditionals(d, views, cool_batch().is_scored).logp(cool_batch().rollout.completion_ids, temperature)[
+                cool_batch().is_scored
+            ]
             for d in (new_denoiser(), base)
         )
     expected = ((base_logp - logp).exp() - (base_logp - logp) - 1).mean()
@@ -366,11 +378,11 @@ def test_k3_is_read_on_the_drawn_tokens() -> None:
 
 
 def test_unscored_tokens_change_nothing() -> None:
-    is_tail = ~BATCH.is_scored
-    ids = torch.where(is_tail, 0, BATCH.rollout.completion_ids)
-    logp = torch.where(is_tail, -3.0, BATCH.rollout.behaviour_logp)
-    other = replace(BATCH, rollout=replace(BATCH.rollout, completion_ids=ids, behaviour_logp=logp))
-    found, expected = (step(batch, settings_of(MeanField()))[0] for batch in (other, BATCH))
+    is_tail = ~warm_batch().is_scored
+    ids = torch.where(is_tail, 0, warm_batch().rollout.completion_ids)
+    logp = torch.where(is_tail, -3.0, warm_batch().rollout.behaviour_logp)
+    other = replace(warm_batch(), rollout=replace(warm_batch().rollout, completion_ids=ids, behaviour_logp=logp))
+    found, expected = (step(batch, settings_of(MeanField()))[0] for batch in (other, warm_batch()))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -385,8 +397,8 @@ def test_unscored_tokens_cannot_poison_the_loss() -> None:
         denoiser.model.register_forward_hook(add, with_kwargs=True)
         return denoiser
 
-    rows = (BATCH.rollout.completion_ids[:, 0] != STOP).nonzero().flatten()
-    assert not BATCH.is_scored[rows].all()
+    rows = (warm_batch().rollout.completion_ids[:, 0] != STOP).nonzero().flatten()
+    assert not warm_batch().is_scored[rows].all()
     batch = as_one_group(rows)
     denoiser, base = shifted(new_denoiser(), -200.0), new_denoiser(seed=7)
     optimizer = torch.optim.SGD(denoiser.model.parameters(), lr=0.01)
@@ -395,15 +407,17 @@ def test_unscored_tokens_cannot_poison_the_loss() -> None:
 
 
 def test_every_inner_step_has_its_own_gradient() -> None:
-    _, once = step(BATCH, settings_of(MeanField()), lr=1e-9)
-    _, often = step(BATCH, settings_of(MeanField(), num_iterations=3), lr=1e-9)  # the weights stay where they are
+    _, once = step(warm_batch(), settings_of(MeanField()), lr=1e-9)
+    _, often = step(
+        warm_batch(), settings_of(MeanField(), num_iterations=3), lr=1e-9
+    )  # the weights stay where they are
     assert often["grad_norm"] == pytest.approx(once["grad_norm"], rel=1e-3)
 
 
 def test_the_gradients_norm_is_clipped() -> None:
-    free, metrics = step(BATCH, settings_of(MeanField()))
+    free, metrics = step(warm_batch(), settings_of(MeanField()))
     assert float(free.norm()) == pytest.approx(metrics["grad_norm"], rel=1e-3)
-    held, metrics = step(BATCH, settings_of(MeanField(), grad_clip=0.25))
+    held, metrics = step(warm_batch(), settings_of(MeanField(), grad_clip=0.25))
     assert float(held.norm()) == pytest.approx(0.25, rel=1e-3)
     assert metrics["grad_norm"] == pytest.approx(float(free.norm()), rel=1e-3)  # said before clipping
     torch.testing.assert_close(held / held.norm(), free / free.norm(), atol=1e-3, rtol=1e-2)
@@ -420,8 +434,8 @@ def test_micro_batches_change_neither_step_nor_metrics(
 ) -> None:
     base = new_denoiser(seed=7)
     update = settings_of(estimator, kl_coef=0.1, loss_aggregation=loss_aggregation, num_iterations=2)
-    expected, whole = step(BATCH, update, base)
-    found, cut = step(BATCH, replace(update, micro_batch_size=micro_batch_size), base)
+    expected, whole = step(warm_batch(), update, base)
+    found, cut = step(warm_batch(), replace(update, micro_batch_size=micro_batch_size), base)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
     assert cut == pytest.approx(whole, rel=1e-3, abs=1e-5)
 
@@ -429,18 +443,18 @@ def test_micro_batches_change_neither_step_nor_metrics(
 @pytest.mark.parametrize("micro_batch_size", [None, 5])
 @pytest.mark.parametrize("two_times", [False, True], ids=["mean-field", "2-mf"])
 def test_the_order_of_rows_changes_nothing(two_times: bool, micro_batch_size: int | None) -> None:
-    steps = TwoTimesMeanField().draw(BATCH.rollout, torch.Generator().manual_seed(3))
+    steps = TwoTimesMeanField().draw(warm_batch().rollout, torch.Generator().manual_seed(3))
     steps = steps if two_times else torch.zeros_like(steps)
     order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(4))
     shuffled = replace(
-        BATCH,
-        rollout=BATCH.rollout.rows(order),
-        is_scored=BATCH.is_scored[order],
-        advantage=BATCH.advantage[order],
-        bound_advantage=BATCH.bound_advantage[order],
+        warm_batch(),
+        rollout=warm_batch().rollout.rows(order),
+        is_scored=warm_batch().is_scored[order],
+        advantage=warm_batch().advantage[order],
+        bound_advantage=warm_batch().bound_advantage[order],
     )
     found, _ = step(shuffled, settings_of(FixedBoundary(steps[order]), micro_batch_size=micro_batch_size))
-    expected, _ = step(BATCH, settings_of(FixedBoundary(steps)))
+    expected, _ = step(warm_batch(), settings_of(FixedBoundary(steps)))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
@@ -448,8 +462,8 @@ def test_the_order_of_rows_changes_nothing(two_times: bool, micro_batch_size: in
 def test_tied_prompts_are_left_out_when_they_are_skipped(micro_batch_size: int | None) -> None:
     """With no credit and no KL they add nothing but canvases: the step stays. With KL it loses their pull."""
     reward = torch.tensor([[1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.3, 0.3, 0.3, 0.3]])
-    credit = torch.cat([BATCH.advantage[:GROUP], torch.zeros(2 * GROUP)])
-    batch = replace(BATCH, reward=reward, advantage=credit)
+    credit = torch.cat([warm_batch().advantage[:GROUP], torch.zeros(2 * GROUP)])
+    batch = replace(warm_batch(), reward=reward, advantage=credit)
     assert batch.has_spread.tolist() == [True] * GROUP + [False] * 2 * GROUP
     everything = settings_of(TwoTimesMeanField(), num_iterations=2, micro_batch_size=micro_batch_size)
     some = replace(everything, drop_zero_std_groups=True)
@@ -463,7 +477,7 @@ def test_tied_prompts_are_left_out_when_they_are_skipped(micro_batch_size: int |
 
 
 def test_where_all_prompts_are_tied_nothing_is_done() -> None:
-    batch = replace(BATCH, reward=torch.ones(PROMPTS, GROUP))
+    batch = replace(warm_batch(), reward=torch.ones(PROMPTS, GROUP))
     change, metrics = step(
         batch, settings_of(MeanField(), drop_zero_std_groups=True, kl_coef=0.1), new_denoiser(seed=7)
     )
@@ -479,7 +493,7 @@ def test_the_draw_is_made_once_for_all_inner_steps_and_policies() -> None:
             draws.append(super().draw(rollout, generator))
             return draws[-1]
 
-    step(BATCH, settings_of(Counting(), kl_coef=0.1, num_iterations=3, micro_batch_size=4), new_denoiser(seed=7))
+    step(warm_batch(), settings_of(Counting(), kl_coef=0.1, num_iterations=3, micro_batch_size=4), new_denoiser(seed=7))
     assert [len(one) for one in draws] == [ROWS]
 
 
@@ -516,9 +530,9 @@ def test_a_step_without_logits_is_the_same_step(
     )
     found, base = [], new_denoiser(seed=7)
     for whole in (10**9, 0):
-        monkeypatch.setattr("diffpo.models.denoiser.WHOLE", whole)
-        assert (new_denoiser().head is None) == (whole > 0)
-        found.append(step(COOL, update, base))
+        monkeypatch.setattr("diffpo.models.denoiser.FULL_LOGITS_MAX_VOCAB", whole)
+        assert (new_denoiser().lm_head is None) == (whole > 0)
+        found.append(step(cool_batch(), update, base))
     (expected, expected_metrics), (change, metrics) = found
     assert float(expected.abs().max()) > 0.05
     torch.testing.assert_close(change, expected, atol=1e-4, rtol=1e-3)
@@ -529,8 +543,8 @@ def test_credit_made_of_likelihoods_is_the_same_without_logits(monkeypatch: pyte
     update = settings_of(TwoTimesMeanField(), objective=DistributionMatching(Target(0.5)), micro_batch_size=4)
     found = []
     for whole in (10**9, 0):
-        monkeypatch.setattr("diffpo.models.denoiser.WHOLE", whole)
-        found.append(step(graded(BATCH), update, new_denoiser(seed=7)))
+        monkeypatch.setattr("diffpo.models.denoiser.FULL_LOGITS_MAX_VOCAB", whole)
+        found.append(step(graded(warm_batch()), update, new_denoiser(seed=7)))
     torch.testing.assert_close(found[1][0], found[0][0], atol=1e-4, rtol=1e-3)
     assert found[1][1] == pytest.approx(found[0][1], rel=1e-3, abs=1e-5)
 
@@ -539,26 +553,26 @@ def test_credit_made_of_likelihoods_is_the_same_without_logits(monkeypatch: pyte
 @pytest.mark.parametrize("whole", [0, 10**9], ids=["states", "logits"])
 def test_a_bfloat16_policys_loss_is_summed_in_float32(whole: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against float64 sums of what its own logits, in bfloat16, say."""
-    monkeypatch.setattr("diffpo.models.denoiser.WHOLE", whole)
+    monkeypatch.setattr("diffpo.models.denoiser.FULL_LOGITS_MAX_VOCAB", whole)
     temperature = 0.7
     denoiser, spy = new_denoiser(), Spy(0.2, 2.0)
     denoiser.model.to(torch.bfloat16)
     update = settings_of(MeanField(), objective=spy, temperature=temperature)
     optimizer = torch.optim.SGD(denoiser.model.parameters(), lr=0.0)
-    metrics = update_policy(denoiser, None, COOL, update, optimizer, torch.Generator())
+    metrics = update_policy(denoiser, None, cool_batch(), update, optimizer, torch.Generator())
     ((logp, old, found),) = spy.seen
     assert {logp.dtype, old.dtype, found.loss.dtype, found.importance_weight.dtype} == {torch.float32}
-    rollout = COOL.rollout
+    rollout = cool_batch().rollout
     views = MeanField()(rollout, rollout.prompt_mask & False, MASK)
     with torch.no_grad():
-        logits = conditionals(denoiser, views, COOL.is_scored).output.logits.double()
-    read = conditionals(denoiser, views, COOL.is_scored)
-    expected = (logits / temperature).log_softmax(-1)[read.index, rollout.completion_ids][COOL.is_scored]
-    torch.testing.assert_close(logp[COOL.is_scored].double(), expected, atol=1e-5, rtol=1e-5)
-    weight = (expected - rollout.behaviour_logp.double()[COOL.is_scored]).exp().clamp(max=2.0)
-    row = COOL.is_scored.nonzero()[:, 0]
-    share = 1 / COOL.is_scored.sum(dim=1).double()[row] / ROWS
-    loss = -(share * weight * COOL.advantage.double()[row]).sum()
+        logits = conditionals(denoiser, views, cool_batch().is_scored).output.logits.double()
+    read = conditionals(denoiser, views, cool_batch().is_scored)
+    expected = (logits / temperature).log_softmax(-1)[read.index, rollout.completion_ids][cool_batch().is_scored]
+    torch.testing.assert_close(logp[cool_batch().is_scored].double(), expected, atol=1e-5, rtol=1e-5)
+    weight = (expected - rollout.behaviour_logp.double()[cool_batch().is_scored]).exp().clamp(max=2.0)
+    row = cool_batch().is_scored.nonzero()[:, 0]
+    share = 1 / cool_batch().is_scored.sum(dim=1).double()[row] / ROWS
+    loss = -(share * weight * cool_batch().advantage.double()[row]).sum()
     assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
@@ -568,7 +582,7 @@ def test_a_bfloat16_policys_loss_is_summed_in_float32(whole: int, monkeypatch: p
 def test_a_group_may_be_split_over_micro_batches(
     objective: Objective, estimator: Estimator, micro_batch_size: int
 ) -> None:
-    batch, base = graded(BATCH), new_denoiser(seed=7)
+    batch, base = graded(warm_batch()), new_denoiser(seed=7)
     update = settings_of(estimator, objective=objective, kl_coef=0.1, kl_estimator="k2", num_iterations=3)
     expected, whole = step(batch, update, base)
     found, cut = step(batch, replace(update, micro_batch_size=micro_batch_size), base)
@@ -579,7 +593,7 @@ def test_a_group_may_be_split_over_micro_batches(
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
 def test_neither_the_order_of_prompts_nor_that_of_completions_matters(objective: Objective) -> None:
-    batch, base = graded(BATCH), new_denoiser(seed=7)
+    batch, base = graded(warm_batch()), new_denoiser(seed=7)
     prompts, members = (torch.randperm(n, generator=torch.Generator().manual_seed(n)) for n in (PROMPTS, GROUP))
     rows = torch.arange(ROWS).view(PROMPTS, GROUP)[prompts][:, members].flatten()
     per_prompt = {name: getattr(batch, name)[prompts][:, members] for name in ("reward", "bound_reward", "is_solved")}
@@ -594,7 +608,7 @@ def test_neither_the_order_of_prompts_nor_that_of_completions_matters(objective:
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
 def test_ties_are_skipped_by_whole_groups(objective: Objective) -> None:
     """What is left is updated as if the tied prompt had never been asked, but for its share of the tokens."""
-    whole, base = graded(BATCH), new_denoiser(seed=7)
+    whole, base = graded(warm_batch()), new_denoiser(seed=7)
     tied = replace(whole, reward=whole.reward.index_fill(0, torch.tensor([1]), 0.5))
     left = [0, 2]
     rows = torch.arange(ROWS).view(PROMPTS, GROUP)[left].flatten()
@@ -607,7 +621,7 @@ def test_ties_are_skipped_by_whole_groups(objective: Objective) -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_the_first_step_of_dmpo_is_its_weighted_likelihood_token_by_token(temperature: float) -> None:
-    batch, base, alpha, coef = graded(COOL), new_denoiser(seed=7), 0.05, 0.1
+    batch, base, alpha, coef = graded(cool_batch()), new_denoiser(seed=7), 0.05, 0.1
     steps = batch.rollout.nfe // 2
     objective = DistributionMatching(Target(alpha, coef), "neg")
     update = settings_of(
@@ -654,7 +668,7 @@ def test_the_first_step_of_dmpo_is_its_weighted_likelihood_token_by_token(temper
 
 @pytest.mark.parametrize("micro_batch_size", [None, 4])
 def test_a_target_costs_one_more_pass_only_where_the_batch_is_cut(micro_batch_size: int | None) -> None:
-    batch, inner = graded(BATCH), 3
+    batch, inner = graded(warm_batch()), 3
     for baseline, passes in (("neg", inner + 1), ("unbias", 2 * inner)):
         denoiser, base = new_denoiser(), new_denoiser(seed=7)
         objective = DistributionMatching(Target(0.5), baseline)  # type: ignore[arg-type]
@@ -681,7 +695,7 @@ def test_credit_sees_the_old_policy_and_where_it_asks_the_one_that_stands(
     update = settings_of(
         MeanField(), objective=SeenMatching(baseline=baseline), num_iterations=3, micro_batch_size=micro_batch_size
     )
-    step(graded(BATCH), update, new_denoiser(seed=7), lr=0.1)
+    step(graded(warm_batch()), update, new_denoiser(seed=7), lr=0.1)
     assert len(seen) == times
     old = seen[0].old_logp
     assert old is not None
@@ -696,7 +710,7 @@ def test_credit_sees_the_old_policy_and_where_it_asks_the_one_that_stands(
 
 def test_a_target_without_its_base_is_refused() -> None:
     with pytest.raises(ValueError, match="give the update its base"):
-        step(graded(BATCH), settings_of(MeanField(), objective=DistributionMatching()))
+        step(graded(warm_batch()), settings_of(MeanField(), objective=DistributionMatching()))
 
 
 # --------------------------------------------------------------------------------------------------------- bookkeeping
@@ -720,7 +734,7 @@ def test_a_denoiser_tallies_the_canvases_that_it_was_shown(
     denoiser, base = counted(new_denoiser()), counted(new_denoiser(seed=7)) if has_base else None
     update = settings_of(estimator, kl_coef=0.1, num_iterations=2, micro_batch_size=micro_batch_size)
     optimizer = torch.optim.SGD(denoiser.model.parameters(), lr=0.01)
-    update_policy(denoiser, base, BATCH, update, optimizer, torch.Generator().manual_seed(0))
+    update_policy(denoiser, base, warm_batch(), update, optimizer, torch.Generator().manual_seed(0))
     assert denoiser.usage.canvases + (base.usage.canvases if base else 0) == sum(asked)
     if estimator == MeanField(0.0) and micro_batch_size is None:
         assert sum(asked) == PROMPTS * (3 if has_base else 2)
@@ -728,9 +742,9 @@ def test_a_denoiser_tallies_the_canvases_that_it_was_shown(
 
 def test_metrics_of_the_importance_weight() -> None:
     spy = Spy(0.2, 1.2)
-    _, metrics = step(BATCH, settings_of(MeanField(), objective=spy, loss_aggregation="token-mean"))
+    _, metrics = step(warm_batch(), settings_of(MeanField(), objective=spy, loss_aggregation="token-mean"))
     ((_, _, found),) = spy.seen
-    weights = found.importance_weight[BATCH.is_scored].double()
+    weights = found.importance_weight[warm_batch().is_scored].double()
     assert metrics["importance_weight_mean"] == pytest.approx(float(weights.mean()), rel=1e-5)
     assert metrics["importance_weight_capped"] == pytest.approx(float((weights > 1.199).double().mean()), rel=1e-5)
     assert 0 < metrics["importance_weight_capped"] < 1
@@ -739,7 +753,7 @@ def test_metrics_of_the_importance_weight() -> None:
 
 
 def test_metrics_of_the_weight_by_answer_and_by_quarter() -> None:
-    batch = graded(BATCH)
+    batch = graded(warm_batch())
     spy = Spy(0.2, 1.2)
     _, metrics = step(batch, settings_of(MeanField(), objective=spy))
     ((_, _, found),) = spy.seen
@@ -759,20 +773,24 @@ def test_metrics_of_the_weight_by_answer_and_by_quarter() -> None:
         assert metrics[f"importance_weight_ess_{index + 1}"] == pytest.approx(share, rel=1e-4)
 
 
-def scored_place(value: float) -> Batch:
-    logp = BATCH.rollout.behaviour_logp.clone()
+def scored(value: float) -> Batch:
+    logp = warm_batch().rollout.behaviour_logp.clone()
     logp[ROWS - 1, 0] = value
-    return replace(BATCH, rollout=replace(BATCH.rollout, behaviour_logp=logp))
+    return replace(warm_batch(), rollout=replace(warm_batch().rollout, behaviour_logp=logp))
 
 
 def credited(value: float) -> Batch:
-    return replace(BATCH, advantage=BATCH.advantage.index_fill(0, torch.tensor([ROWS - 1]), value))
+    return replace(warm_batch(), advantage=warm_batch().advantage.index_fill(0, torch.tensor([ROWS - 1]), value))
 
 
 @pytest.mark.parametrize("micro_batch_size", [None, 5])
-@pytest.mark.parametrize("batch", [scored_place(math.nan), credited(math.nan), credited(math.inf), credited(-math.inf)])
-def test_a_loss_that_is_no_number_leaves_the_weights_untouched(batch: Batch, micro_batch_size: int | None) -> None:
-    denoiser = new_denoiser()
+@pytest.mark.parametrize(
+    ("spoilt", "value"), [(scored, math.nan), (credited, math.nan), (credited, math.inf), (credited, -math.inf)]
+)
+def test_a_loss_that_is_no_number_leaves_the_weights_untouched(
+    spoilt: Callable[[float], Batch], value: float, micro_batch_size: int | None
+) -> None:
+    denoiser, batch = new_denoiser(), spoilt(value)
     before = weights_of(denoiser)
     optimizer = torch.optim.Adam(denoiser.model.parameters(), lr=0.1)
     update = settings_of(TwoTimesMeanField(), micro_batch_size=micro_batch_size)
@@ -880,8 +898,8 @@ def test_reading_every_call_gives_the_gradient_of_the_enumerated_expected_reward
 def bound_batch(bound: Tensor, advantage: Tensor, features: Tensor, controller: Controller) -> Batch:
     with torch.no_grad():
         logp = controller.logp(features, bound)
-    rollout = replace(BATCH.rollout, entropy_bound=bound, entropy_bound_logp=logp, prompt_features=features)
-    return replace(BATCH, rollout=rollout, bound_advantage=advantage)
+    rollout = replace(warm_batch().rollout, entropy_bound=bound, entropy_bound_logp=logp, prompt_features=features)
+    return replace(warm_batch(), rollout=rollout, bound_advantage=advantage)
 
 
 def new_controller() -> Controller:
@@ -1000,15 +1018,15 @@ def test_prompts_are_padded_on_the_left() -> None:
 
 def test_a_batch_is_a_function_of_its_generator() -> None:
     again, other = new_batch(), new_batch(seed=3)
-    assert torch.equal(again.rollout.completion_ids, BATCH.rollout.completion_ids)
-    assert not torch.equal(other.rollout.completion_ids, BATCH.rollout.completion_ids)
-    rows = {tuple(row) for row in BATCH.rollout.completion_ids.tolist()}
+    assert torch.equal(again.rollout.completion_ids, warm_batch().rollout.completion_ids)
+    assert not torch.equal(other.rollout.completion_ids, warm_batch().rollout.completion_ids)
+    rows = {tuple(row) for row in warm_batch().rollout.completion_ids.tolist()}
     assert len(rows) == ROWS  # completions of a prompt differ
 
 
 def test_rows_of_a_batch_keep_what_is_per_prompt() -> None:
-    part = BATCH.rows(slice(4, 7))
+    part = warm_batch().rows(slice(4, 7))
     assert len(part.rollout) == 3
-    assert torch.equal(part.advantage, BATCH.advantage[4:7])
-    assert torch.equal(part.is_scored, BATCH.is_scored[4:7])
-    assert torch.equal(part.reward, BATCH.reward)
+    assert torch.equal(part.advantage, warm_batch().advantage[4:7])
+    assert torch.equal(part.is_scored, warm_batch().is_scored[4:7])
+    assert torch.equal(part.reward, warm_batch().reward)
