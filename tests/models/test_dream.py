@@ -85,14 +85,16 @@ def test_every_position_sees_every_other(model: DreamModel) -> None:
 
 
 @torch.no_grad()
-def test_the_denoiser_hides_the_shift_and_what_cannot_be_said(model: DreamModel) -> None:
+def test_the_denoiser_hides_the_shift_and_forbids_tokens(model: DreamModel) -> None:
     ids = some_ids()
     at = torch.ones_like(ids, dtype=torch.bool)
     logits = ModelDenoiser(model, mask_id=260, stop_ids=(), vocabulary=261)(ids, at, at)
-    mask_forbidden_ = [260, *range(261, 320)]
-    assert not logits.softmax(dim=-1)[:, mask_forbidden_].any()
+    forbidden = [260, *range(261, 320)]
+    assert not logits.softmax(dim=-1)[:, forbidden].any()
     assert bool(logits.isfinite().all())
-    assert torch.equal(logits[:, :260], model(ids).logits.flatten(0, 1)[:, :260])
+    # Not bit for bit: products of other shapes may add up in another order.
+    expected = model(ids).logits.flatten(0, 1)[:, :260]
+    torch.testing.assert_close(logits[:, :260], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_published_7b_config_gives_the_published_size() -> None:
