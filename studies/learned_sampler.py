@@ -20,7 +20,7 @@ from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.model_paths import RECIPE
 from diffpo.recipes import load_recipe
 from diffpo.recipes.parts import task_of
-from diffpo.recipes.schema import RlRecipe, SftRecipe
+from diffpo.recipes.tables import RlRecipe, SftRecipe
 from diffpo.runs.checkpoint import load
 from diffpo.sampling.controller import Controller, entropy_features
 from diffpo.sampling.rules import EntropyBound

@@ -12,7 +12,7 @@ import torch
 from diffpo.cli.main import main
 from diffpo.models.model_paths import checkpoints, model_folder
 from diffpo.recipes import load_recipe
-from diffpo.recipes.schema import SftRecipe
+from diffpo.recipes.tables import SftRecipe
 from diffpo.runs import device, memory_check
 from diffpo.training.sft import run_sft
 

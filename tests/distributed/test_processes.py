@@ -28,7 +28,7 @@ from diffpo.distributed.collectives import (
 from diffpo.distributed.process import Process, current_process, rank_slice, require_divisible
 from diffpo.models.model_paths import checkpoints
 from diffpo.recipes import load_recipe
-from diffpo.recipes.schema import DeviceSettings, RlRecipe, SftRecipe
+from diffpo.recipes.tables import DeviceSettings, RlRecipe, SftRecipe
 from diffpo.runs.checkpoint import load, read_progress
 from diffpo.runs.device import resolve_device
 from diffpo.runs.run_dir import METRICS

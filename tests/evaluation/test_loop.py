@@ -19,8 +19,8 @@ from diffpo.evaluation import loop
 from diffpo.evaluation.loop import run_eval
 from diffpo.models.model_paths import model_folder
 from diffpo.recipes import load_recipe
-from diffpo.recipes.schema import EvalRecipe, SftRecipe, SudokuTask
 from diffpo.recipes.stored import stored_task
+from diffpo.recipes.tables import EvalRecipe, SftRecipe, SudokuTask
 from diffpo.report.data import read_run
 from diffpo.runs.checkpoint import load
 from diffpo.sampling.controller import Controller

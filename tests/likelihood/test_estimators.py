@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffpo.training.update import PolicyUpdate, update_policy
 from tests.helpers.oracle import (
     TableDenoiser,
     conditional,
@@ -45,11 +46,10 @@ from diffpo.objective import ClippedSurrogate
 from diffpo.objective.kl import kl_full
 from diffpo.recipes import load_recipe
 from diffpo.recipes.parts import estimator_of
-from diffpo.recipes.schema import ClippedSurrogateObjective, RlRecipe
+from diffpo.recipes.tables import ClippedSurrogateObjective, RlRecipe
 from diffpo.sampling.loop import sample
 from diffpo.sampling.rules import EntropyBound, TopK
 from diffpo.training.rollouts import Batch
-from diffpo.training.update import PolicyUpdate, update_policy
 
 PROMPT, LENGTH = [3], 4
 TABLE = TableDenoiser(width=1 + LENGTH)

@@ -15,7 +15,7 @@ from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.models.model_paths import checkpoints, is_adapter
 from diffpo.recipes import load_recipe
-from diffpo.recipes.schema import RlRecipe, SftRecipe
+from diffpo.recipes.tables import RlRecipe, SftRecipe
 from diffpo.runs.checkpoint import load
 from diffpo.runs.run_dir import METRICS
 from diffpo.training.rl import run_rl

@@ -33,7 +33,7 @@ from diffpo.objective import (
 from diffpo.objective.kl import kl_full, kl_k1, kl_k2, kl_k3
 from diffpo.recipes import dump_recipe, load_recipe
 from diffpo.recipes.parts import objective_of
-from diffpo.recipes.schema import ClippedSurrogateObjective, RlRecipe
+from diffpo.recipes.tables import ClippedSurrogateObjective, RlRecipe
 
 LN2, LN3 = math.log(2), math.log(3)
 

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 
 from diffpo.recipes import load_recipe, piece_names
-from diffpo.recipes.schema import RlRecipe
+from diffpo.recipes.tables import RlRecipe
 
 MODELS = {"llada-8b": "GSAI-ML/LLaDA-8B-Instruct", "dream-7b": "Dream-org/Dream-v0-Instruct-7B"}
 TASKS = ("gsm8k", "math500", "countdown-d1", "sudoku-d1")

@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from diffpo.cli.main import main
-from diffpo.runs.dry_run.summary import dry_run_report
-from diffpo.runs.dry_run.memory import activations
-from diffpo.runs.dry_run.size import Size, size_of
-from diffpo.runs.dry_run.work import rl_work
 from diffpo.core.errors import UserError
-from diffpo.runs.device import configure_model_
 from diffpo.models.adapters import add_adapter
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.recipes import load_recipe
 from diffpo.recipes.parts import task_of
-from diffpo.recipes.schema import RlRecipe, SftRecipe
+from diffpo.recipes.tables import RlRecipe, SftRecipe
+from diffpo.runs.device import configure_model_
+from diffpo.runs.dry_run.memory import activations
+from diffpo.runs.dry_run.size import Size, size_of
+from diffpo.runs.dry_run.summary import dry_run_report
+from diffpo.runs.dry_run.work import rl_work
 from diffpo.runs.run_dir import METRICS
 from diffpo.training.rl import run_rl
 from diffpo.training.sft import run_sft
@@ -87,7 +87,9 @@ def test_a_cache_keeps_keys_and_values_of_what_is_in_flight(model: str, kept: in
     assert plain["rollout: keys and values"] == 0
     cached = memory_of(dry_run_report(load_recipe(RlRecipe, recipe, [*options, "rollout.cache=dual"]), 200))
     assert cached["rollout: keys and values"] == pytest.approx(2 * 32 * (200 + 256) * kept / 2**30, abs=0.01)
-    few = memory_of(dry_run_report(load_recipe(RlRecipe, recipe, [*options, "rollout.cache=dual", "rollout.max_in_flight=8"]), 200))
+    few = memory_of(
+        dry_run_report(load_recipe(RlRecipe, recipe, [*options, "rollout.cache=dual", "rollout.max_in_flight=8"]), 200)
+    )
     for name in ("rollout: keys and values", "rollout: activations"):
         assert few[name] == pytest.approx(cached[name] / 4, abs=0.01)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
+from diffpo.recipes.tables import PolicyOptimizerRecipe
 from diffpo.runs.optimizer import MUON_SCALE, MuonAndAdam, policy_optimizer, set_learning_rate
-from diffpo.recipes.schema import PolicyOptimizerRecipe
 
 
 def tiny() -> LLaDAModelLM:

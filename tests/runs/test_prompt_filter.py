@@ -5,29 +5,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.helpers import published
-from diffpo.models.chat import prompt_ids_of
-from diffpo.runs.checkpoint import load
+from tests.models.test_chat import LLADA as TEMPLATE
+from tests.models.test_chat import tokenizer_with
+
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
 from diffpo.evaluation.loop import run_eval
-from diffpo.runs.prompt_filter import PromptFilter, filter_long_prompts, draw_problems
+from diffpo.models.chat import prompt_ids_of
 from diffpo.models.dream import DreamConfig
 from diffpo.models.llada import LLaDAConfig
 from diffpo.models.loading import load_tokenizer
-from diffpo.tasks.base import Problem, Task
+from diffpo.models.tokenizer import char_tokenizer
 from diffpo.recipes import load_recipe
-from diffpo.recipes.schema import EvalRecipe, Gsm8kTask, RlRecipe, SftRecipe, SudokuTask
+from diffpo.recipes.tables import EvalRecipe, Gsm8kTask, RlRecipe, SftRecipe, SudokuTask
+from diffpo.runs.checkpoint import load
+from diffpo.runs.prompt_filter import PromptFilter, draw_problems, filter_long_prompts
 from diffpo.runs.run_dir import METRICS
-from diffpo.training.rl import run_rl
-from diffpo.training.sft import run_sft
+from diffpo.tasks.base import Problem, Task
 from diffpo.tasks.families import FAMILIES
 from diffpo.tasks.sudoku import Sudoku
 from diffpo.tasks.text import TextTask
-from diffpo.models.tokenizer import char_tokenizer
-from tests.models.test_chat import LLADA as TEMPLATE
-from tests.models.test_chat import tokenizer_with
+from diffpo.training.rl import run_rl
+from diffpo.training.sft import run_sft
 
 ROWS = 400
 FRAME = 23

@@ -17,7 +17,7 @@ from diffpo.core.rollout import Rollout
 from diffpo.likelihood.mismatch import Distance, distance, uncached_logp
 from diffpo.models import denoiser as denoiser_module
 from diffpo.models.denoiser import ModelDenoiser
-from diffpo.recipes.schema import EvalRecipe, RlRecipe
+from diffpo.recipes.tables import EvalRecipe, RlRecipe
 from diffpo.sampling.controller import Controller
 from diffpo.sampling.loop import sample
 from diffpo.sampling.rules import EntropyBound, LowConfidence, Rule, TopK

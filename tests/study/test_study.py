@@ -18,7 +18,7 @@ from diffpo.cli.main import main
 from diffpo.core.errors import NonFiniteLossError, Stopped, UserError
 from diffpo.models.model_paths import checkpoints
 from diffpo.recipes import load_recipe
-from diffpo.recipes.study import StudyRecipe
+from diffpo.recipes.tables import StudyRecipe
 from diffpo.runs.run_dir import METRICS
 from diffpo.statistics.figures import resampled_run_means
 from diffpo.study import arms, harness

@@ -11,8 +11,8 @@ from diffpo.cli.main import main
 from diffpo.core.errors import UserError
 from diffpo.evaluation.loop import run_eval
 from diffpo.recipes import load_recipe
-from diffpo.recipes.schema import EvalRecipe, RlRecipe, SftRecipe
 from diffpo.recipes.stored import stored_task
+from diffpo.recipes.tables import EvalRecipe, RlRecipe, SftRecipe
 from diffpo.recipes.tasks import task_of
 from diffpo.runs.run_dir import METRICS
 from diffpo.tasks.base import Problem

@@ -21,7 +21,8 @@ from diffpo.models.model_paths import RECIPE
 from diffpo.models.tokenizer import EOS_TOKEN, char_tokenizer, decode_text
 from diffpo.recipes import dump_recipe, load_recipe
 from diffpo.recipes.parts import task_of
-from diffpo.recipes.schema import (
+from diffpo.recipes.stored import stored_task
+from diffpo.recipes.tables import (
     CountdownTask,
     EvalRecipe,
     RlRecipe,
@@ -31,7 +32,6 @@ from diffpo.recipes.schema import (
     TinyModel,
     WalkTask,
 )
-from diffpo.recipes.stored import stored_task
 from diffpo.report.data import read_run
 from diffpo.tasks.base import Task
 from diffpo.tasks.countdown import Countdown

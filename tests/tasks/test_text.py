@@ -18,7 +18,7 @@ from tests.grading.test_grading import HOSTILE
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
 from diffpo.recipes import dump_recipe, load_recipe
-from diffpo.recipes.schema import Gsm8kTask, RlRecipe, SftRecipe
+from diffpo.recipes.tables import Gsm8kTask, RlRecipe, SftRecipe
 from diffpo.recipes.tasks import task_of
 from diffpo.tasks.base import Problem, Split, Task
 from diffpo.tasks.countdown_text import expression_of

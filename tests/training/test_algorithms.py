@@ -9,7 +9,7 @@ import pytest
 from diffpo.models.model_paths import checkpoints
 from diffpo.recipes import load_recipe, recipe_names
 from diffpo.recipes.parts import task_of
-from diffpo.recipes.schema import RlRecipe, SftRecipe
+from diffpo.recipes.tables import RlRecipe, SftRecipe
 from diffpo.runs.checkpoint import load
 from diffpo.runs.run_dir import METRICS
 from diffpo.training.rl import run_rl

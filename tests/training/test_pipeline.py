@@ -10,7 +10,7 @@ from diffpo.cli.main import main
 from diffpo.core.errors import UserError
 from diffpo.models.model_paths import checkpoints, is_adapter
 from diffpo.recipes import load_recipe
-from diffpo.recipes.schema import SftRecipe
+from diffpo.recipes.tables import SftRecipe
 from diffpo.runs.checkpoint import load
 from diffpo.runs.run_dir import METRICS
 from diffpo.training.sft import run_sft

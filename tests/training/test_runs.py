@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffpo.training.update import update_policy
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.llada import LLaDAModelLM
 from diffpo.models.model_paths import RECIPE, checkpoints
 from diffpo.recipes import dump_recipe, load_recipe
-from diffpo.recipes.schema import RlRecipe, SftRecipe
+from diffpo.recipes.tables import RlRecipe, SftRecipe
 from diffpo.runs.checkpoint import Progress, load, read_progress, restore_optimizers
 from diffpo.runs.optimizer import adam
 from diffpo.runs.run_dir import METRICS, Run
@@ -33,7 +34,6 @@ from diffpo.training import rl, rollouts, sft
 from diffpo.training.rl import run_rl
 from diffpo.training.rollouts import Batch, Decoding, collect
 from diffpo.training.sft import run_sft
-from diffpo.training.update import update_policy
 
 # A model of this shape solves half of these puzzles after a second of SFT: RL then has something to credit.
 TASK = ["threads=1", "task.min_clues=13", "task.max_clues=15"]

@@ -21,7 +21,7 @@ from diffpo.core.errors import UserError
 from diffpo.evaluation import loop
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.recipes import load_recipe
-from diffpo.recipes.schema import EvalRecipe, RlRecipe, S1kTask, SftRecipe
+from diffpo.recipes.tables import EvalRecipe, RlRecipe, S1kTask, SftRecipe
 from diffpo.recipes.tasks import task_of
 from diffpo.runs.run_dir import METRICS
 from diffpo.tasks import text

@@ -12,7 +12,7 @@ from diffpo.core.errors import Stopped, UserError
 from diffpo.evaluation.loop import aup_of
 from diffpo.models.model_paths import RECIPE, checkpoints
 from diffpo.recipes import load_recipe
-from diffpo.recipes.schema import RlRecipe, SftRecipe
+from diffpo.recipes.tables import RlRecipe, SftRecipe
 from diffpo.report import summary_table, write_report
 from diffpo.report.charts import frontier_svg
 from diffpo.report.data import read_run

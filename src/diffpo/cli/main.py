@@ -71,7 +71,7 @@ def sft(
 ) -> None:
     """Fine-tune a denoiser on solved problems."""
     from diffpo.recipes import load_recipe
-    from diffpo.recipes.schema import SftRecipe
+    from diffpo.recipes.tables import SftRecipe
     from diffpo.recipes.tasks import check_inputs
 
     loaded = load_recipe(SftRecipe, recipe, overrides or ())
@@ -101,7 +101,7 @@ def rl(
 ) -> None:
     """Train a denoiser, its sampler or both with rewards."""
     from diffpo.recipes import load_recipe
-    from diffpo.recipes.schema import RlRecipe
+    from diffpo.recipes.tables import RlRecipe
     from diffpo.recipes.tasks import check_inputs
 
     loaded = load_recipe(RlRecipe, recipe, overrides or ())
@@ -137,8 +137,8 @@ def evaluate(
     """Measure accuracy and denoiser calls on unseen problems."""
     from diffpo.models.hub import short_name
     from diffpo.recipes import load_recipe
-    from diffpo.recipes.schema import EvalRecipe
     from diffpo.recipes.stored import evaluated_task
+    from diffpo.recipes.tables import EvalRecipe
 
     loaded = load_recipe(EvalRecipe, recipe, [*(overrides or ()), f"model={json.dumps(model)}"])
     evaluated_task(loaded)
@@ -239,7 +239,7 @@ def study(
         typer.echo("\n".join(f"wrote {path}" for path in write_study_report(out, skip_broken, references)))
         return
     from diffpo.recipes import load_recipe
-    from diffpo.recipes.study import StudyRecipe
+    from diffpo.recipes.tables import StudyRecipe
 
     if recipe is None:
         raise UserError("which study? Give a recipe, or --report-only for the table of results that are there")

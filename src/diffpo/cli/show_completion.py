@@ -7,8 +7,8 @@ import torch
 
 from diffpo.core.canvas import canvas_at
 from diffpo.core.errors import UserError
-from diffpo.recipes.schema import DeviceSettings
 from diffpo.recipes.stored import sampled_length
+from diffpo.recipes.tables import DeviceSettings
 from diffpo.runs.checkpoint import load
 from diffpo.runs.device import resolve_device
 from diffpo.runs.prompt_filter import prompt_capacity

@@ -20,9 +20,8 @@ from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.hub import short_name
 from diffpo.models.tokenizer import decode_text
 from diffpo.recipes.parts import rule_of
-from diffpo.recipes.schema import EntropyBoundRule, EvalRecipe, RuleRecipe
 from diffpo.recipes.stored import evaluated_task
-from diffpo.recipes.study import StudyEvaluation
+from diffpo.recipes.tables import EntropyBoundRule, EvalRecipe, RuleRecipe, StudyEvaluation
 from diffpo.recipes.tasks import task_of
 from diffpo.runs.checkpoint import load
 from diffpo.runs.device import configure_model_, resolve_device

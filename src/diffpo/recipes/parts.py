@@ -16,11 +16,11 @@ from diffpo.objective import (
     WeightedLikelihood,
     advantages,
 )
-from diffpo.recipes import schema
+from diffpo.recipes import tables
 from diffpo.recipes.tasks import task_of as task_of
 from diffpo.sampling.rules import ConfidenceThreshold, EntropyBound, LowConfidence, Rule, TopK
 
-ADVANTAGES: Mapping[schema.AdvantageKind, Callable[[Float[Tensor, "Q G"]], Float[Tensor, "Q G"]]] = {
+ADVANTAGES: Mapping[tables.AdvantageKind, Callable[[Float[Tensor, "Q G"]], Float[Tensor, "Q G"]]] = {
     "group-centered": advantages.group_centered,
     "group-std": advantages.group_standardized,
     "batch-std": advantages.batch_standardized,
@@ -28,49 +28,49 @@ ADVANTAGES: Mapping[schema.AdvantageKind, Callable[[Float[Tensor, "Q G"]], Float
 }
 
 
-def rule_of(recipe: schema.RuleRecipe) -> Rule:
+def rule_of(recipe: tables.RuleRecipe) -> Rule:
     match recipe:
-        case schema.EntropyBoundRule():
+        case tables.EntropyBoundRule():
             return EntropyBound(recipe.bound, recipe.subtract_max)
-        case schema.ConfidenceRule():
+        case tables.ConfidenceRule():
             return ConfidenceThreshold(recipe.threshold)
-        case schema.TopKRule():
+        case tables.TopKRule():
             return TopK(recipe.k)
-        case schema.LowConfidenceRule():
+        case tables.LowConfidenceRule():
             return LowConfidence(recipe.k)
 
 
-def estimator_of(recipe: schema.EstimatorRecipe) -> Estimator:
+def estimator_of(recipe: tables.EstimatorRecipe) -> Estimator:
     match recipe:
-        case schema.MeanFieldEstimator():
+        case tables.MeanFieldEstimator():
             return MeanField(recipe.prompt_mask_rate)
-        case schema.TwoTimesMeanFieldEstimator():
+        case tables.TwoTimesMeanFieldEstimator():
             return TwoTimesMeanField()
-        case schema.ManyTimesMeanFieldEstimator():
+        case tables.ManyTimesMeanFieldEstimator():
             return ManyTimesMeanField(recipe.boundaries)
-        case schema.ExactEstimator():
+        case tables.ExactEstimator():
             return Exact()
-        case schema.CoupledEstimator():
+        case tables.CoupledEstimator():
             return Coupled(recipe.min_rate, recipe.max_rate, recipe.weighting)
-        case schema.EuboEstimator():
+        case tables.EuboEstimator():
             return Eubo(recipe.draws, recipe.antithetic, recipe.beta, recipe.mix)
-        case schema.ElboEstimator():
+        case tables.ElboEstimator():
             return Elbo(recipe.draws, recipe.antithetic)
 
 
-def objective_of(recipe: schema.ObjectiveRecipe) -> Objective:
+def objective_of(recipe: tables.ObjectiveRecipe) -> Objective:
     match recipe:
-        case schema.ClippedSurrogateObjective():
+        case tables.ClippedSurrogateObjective():
             return ClippedSurrogate(recipe.clip, recipe.importance_cap, recipe.importance_floor, recipe.importance_on)
-        case schema.ReinforceObjective():
+        case tables.ReinforceObjective():
             return Reinforce()
-        case schema.WeightedLikelihoodObjective():
+        case tables.WeightedLikelihoodObjective():
             return WeightedLikelihood(recipe.psi)
-        case schema.DistributionMatchingObjective():
+        case tables.DistributionMatchingObjective():
             return DistributionMatching(_target_of(recipe), recipe.baseline)
-        case schema.WddoObjective():
+        case tables.WddoObjective():
             return Wddo(_target_of(recipe), recipe.beta, recipe.fake)
 
 
-def _target_of(recipe: schema.TargetSettings) -> Target:
+def _target_of(recipe: tables.TargetSettings) -> Target:
     return Target(recipe.alpha, recipe.proximal, recipe.min_ess)

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from diffpo.core.errors import UserError
 from diffpo.models.hub import check_place
 from diffpo.models.model_paths import RECIPE, model_folder
-from diffpo.recipes.schema import EvalRecipe, TaskRecipe, block_problems, cache_problems, grading_problems
+from diffpo.recipes.tables import EvalRecipe, TaskRecipe, block_problems, cache_problems, grading_problems
 from diffpo.recipes.tasks import checked_task
 from diffpo.tasks.custom_reward import is_reward_name
 

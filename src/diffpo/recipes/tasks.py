@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import get_args
 
 from diffpo.models.model_paths import base_folder
-from diffpo.recipes import schema
+from diffpo.recipes import tables
 from diffpo.tasks.base import Split, Task
 from diffpo.tasks.countdown import Countdown
 from diffpo.tasks.custom_reward import WithReward, load_reward
@@ -16,30 +16,30 @@ from diffpo.tasks.text import Reward, TextTask
 from diffpo.tasks.walk import Walk
 
 
-def task_of(recipe: schema.TaskRecipe) -> Task:
+def task_of(recipe: tables.TaskRecipe) -> Task:
     """The task, with the user's own reward if the recipe names one, whose code is run for it."""
     task = _own_task_of(recipe)
-    if isinstance(recipe, schema.S1kTask) or recipe.reward is None or recipe.reward in get_args(Reward):
+    if isinstance(recipe, tables.S1kTask) or recipe.reward is None or recipe.reward in get_args(Reward):
         return task
     return WithReward(task, load_reward(recipe.reward))
 
 
-def _own_task_of(recipe: schema.TaskRecipe) -> Task:
+def _own_task_of(recipe: tables.TaskRecipe) -> Task:
     match recipe:
-        case schema.SudokuTask():
+        case tables.SudokuTask():
             return Sudoku(recipe.size, recipe.min_clues, recipe.max_clues, recipe.cell_credit)
-        case schema.CountdownTask():
+        case tables.CountdownTask():
             return Countdown(recipe.max_number, recipe.max_target, recipe.operators, recipe.number_credit)
-        case schema.WalkTask():
+        case tables.WalkTask():
             return Walk(recipe.successors, recipe.length, recipe.step_credit)
-        case schema.S1kTask():
+        case tables.S1kTask():
             return TextTask(
                 S1K,
                 recipe.source,
                 completion_length=recipe.completion_length,
                 instructions=recipe.instructions,
             )
-        case schema.TextSettings():
+        case tables.TextSettings():
             return TextTask(
                 FAMILIES[recipe.kind],
                 recipe.source,
@@ -51,21 +51,21 @@ def _own_task_of(recipe: schema.TaskRecipe) -> Task:
             )
 
 
-def downloads(recipe: schema.TaskRecipe) -> list[str]:
+def downloads(recipe: tables.TaskRecipe) -> list[str]:
     """The data sets of the hub that its rows come from."""
     task = _own_task_of(recipe)
     sources = task.sources if isinstance(task, TextTask) else ()
     return [source for source in sources if source is not None and is_elsewhere(source)]
 
 
-def check_inputs(recipe: schema.SftRecipe | schema.RlRecipe) -> None:
+def check_inputs(recipe: tables.SftRecipe | tables.RlRecipe) -> None:
     """Look at the data and for the model without torch: a mistake in either is said at once. Fetches what is away."""
     checked_task(recipe.task, "train")
     if recipe.base is not None:
         base_folder(Path(recipe.base))
 
 
-def checked_task(recipe: schema.TaskRecipe, split: Split) -> Task:
+def checked_task(recipe: tables.TaskRecipe, split: Split) -> Task:
     """The task, once its data have been read: what is wrong with them is said before a model is loaded."""
     task = task_of(recipe)
     task.problems(split, 1, seed=0)

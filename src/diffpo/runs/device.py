@@ -7,10 +7,10 @@ from shutil import which
 import torch
 
 from diffpo.core.errors import UserError
+from diffpo.distributed.process import current_process
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.layers import blocks_of
-from diffpo.recipes.schema import DeviceSettings
-from diffpo.distributed.process import current_process
+from diffpo.recipes.tables import DeviceSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -59,7 +59,9 @@ def _cuda() -> torch.device:
     if here.world_size == 1:
         return torch.device("cuda")
     if here.world_size > count:
-        raise UserError(f"{here.world_size} processes were started, and torch sees {count} CUDA devices here; start {count}")
+        raise UserError(
+            f"{here.world_size} processes were started, and torch sees {count} CUDA devices here; start {count}"
+        )
     torch.cuda.set_device(here.local_rank)  # or each would also take memory on the first
     return torch.device("cuda", here.local_rank)
 

@@ -5,8 +5,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from diffpo.recipes.tables import AdamRecipe, PolicyOptimizerRecipe
 from diffpo.runs.muon import Muon
-from diffpo.recipes.schema import AdamRecipe, PolicyOptimizerRecipe
 
 MUON_SCALE = 10.0
 """Muon's learning rate over AdamW's: its update is scaled to a root mean square of 0.2, where AdamW's is about 1."""

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
-from diffpo.models.chat import prompt_ids_of
 from diffpo.core.errors import UserError
-from diffpo.tasks.base import Grade, Problem, Split, Task
-from diffpo.recipes.schema import SourceSettings, TaskRecipe
+from diffpo.models.chat import prompt_ids_of
 from diffpo.models.tokenizer import is_char_tokenizer
+from diffpo.recipes.tables import SourceSettings, TaskRecipe
+from diffpo.tasks.base import Grade, Problem, Split, Task
 
 ENOUGH = 2**14
 """Problems without one that fits before it is given up: train problems repeat for ever."""
@@ -74,7 +74,9 @@ class PromptFilter:
         return [found[place] for place in chosen], num_seen - len(chosen)
 
 
-def filter_long_prompts(task: Task, recipe: TaskRecipe, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> Task:
+def filter_long_prompts(
+    task: Task, recipe: TaskRecipe, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast
+) -> Task:
     """The task, without what is too long by its recipe or, where that says nothing, for the model of this config."""
     if not isinstance(recipe, SourceSettings):
         return task

@@ -15,8 +15,7 @@ from diffpo.evaluation.loop import problems_of
 from diffpo.models.denoiser import CallCounter, ModelDenoiser
 from diffpo.models.model_paths import RECIPE
 from diffpo.recipes.parts import task_of
-from diffpo.recipes.schema import TaskRecipe
-from diffpo.recipes.study import StudyEvaluation, StudyRecipe
+from diffpo.recipes.tables import StudyEvaluation, StudyRecipe, TaskRecipe
 from diffpo.runs.checkpoint import load
 from diffpo.runs.prompt_filter import filter_long_prompts
 from diffpo.runs.run_dir import METRICS

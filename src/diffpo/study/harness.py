@@ -14,7 +14,7 @@ from pathlib import Path
 from diffpo.core.errors import NonFiniteLossError, Stopped, UserError
 from diffpo.models.model_paths import RECIPE
 from diffpo.recipes import dump_recipe, load_recipe
-from diffpo.recipes.study import StudyRecipe, estimator_name
+from diffpo.recipes.tables import StudyRecipe, estimator_name
 from diffpo.runs.progress import Progress
 from diffpo.runs.run_dir import interruptible
 from diffpo.study.arms import run_arm

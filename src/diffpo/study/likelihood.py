@@ -12,7 +12,7 @@ from diffpo.core.randomness import derive_seed, generator_for
 from diffpo.likelihood.mismatch import boundary_kl, by_step, committed_kl, rises
 from diffpo.models.model_paths import RECIPE
 from diffpo.recipes.parts import estimator_of, task_of
-from diffpo.recipes.study import BASE, StudyRecipe, estimator_name
+from diffpo.recipes.tables import BASE, StudyRecipe, estimator_name
 from diffpo.runs.checkpoint import load
 from diffpo.runs.prompt_filter import filter_long_prompts
 from diffpo.sampling.rules import EntropyBound

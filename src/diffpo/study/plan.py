@@ -10,8 +10,16 @@ from typing import Any
 from diffpo.core.errors import UserError
 from diffpo.recipes import Strict, load_recipe, recipe_of
 from diffpo.recipes.parts import task_of
-from diffpo.recipes.schema import RlRecipe, SftRecipe
-from diffpo.recipes.study import BASE, StudyArm, StudyEvaluation, StudyMismatch, StudyRecipe, StudyTask
+from diffpo.recipes.tables import (
+    BASE,
+    RlRecipe,
+    SftRecipe,
+    StudyArm,
+    StudyEvaluation,
+    StudyMismatch,
+    StudyRecipe,
+    StudyTask,
+)
 
 
 @dataclass(frozen=True, order=True)

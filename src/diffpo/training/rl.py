@@ -24,7 +24,7 @@ from diffpo.models.chat import prompt_ids_of
 from diffpo.models.denoiser import CallCounter, ModelDenoiser
 from diffpo.objective import PUSHES_DOWN, pushes_down
 from diffpo.recipes.parts import ADVANTAGES, estimator_of, objective_of, rule_of, task_of
-from diffpo.recipes.schema import AdamRecipe, RlRecipe, base_bits
+from diffpo.recipes.tables import AdamRecipe, RlRecipe, base_bits
 from diffpo.recipes.tasks import checked_task
 from diffpo.runs.checkpoint import Progress, load, load_base, restore_optimizers, save_checkpoint
 from diffpo.runs.device import configure_model_, resolve_device

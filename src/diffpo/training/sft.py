@@ -26,7 +26,7 @@ from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.models.loading import denoiser_of, load_denoiser
 from diffpo.models.tokenizer import char_tokenizer
-from diffpo.recipes.schema import EarlyStopping, SftRecipe, TinyModel, base_bits
+from diffpo.recipes.tables import EarlyStopping, SftRecipe, TinyModel, base_bits
 from diffpo.recipes.tasks import checked_task
 from diffpo.runs.checkpoint import Progress, load_base, restore_optimizers, save_checkpoint
 from diffpo.runs.device import configure_model_, resolve_device

@@ -5,12 +5,12 @@ They leave out what the framework itself takes, and kernels that need no memory 
 
 from collections.abc import Mapping
 
+from diffpo.models.denoiser import FULL_LOGITS_MAX_VOCAB
+from diffpo.models.lm_head import CHUNK
+from diffpo.models.quantised import BYTES_PER_WEIGHT
+from diffpo.recipes.tables import RlRecipe, SftRecipe, base_bits
 from diffpo.runs.dry_run.size import Size
 from diffpo.runs.dry_run.work import Work
-from diffpo.models.lm_head import CHUNK
-from diffpo.models.denoiser import FULL_LOGITS_MAX_VOCAB
-from diffpo.models.quantised import BYTES_PER_WEIGHT
-from diffpo.recipes.schema import RlRecipe, SftRecipe, base_bits
 
 FLOAT32 = 4
 Parts = Mapping[str, int]

@@ -5,13 +5,13 @@ Parameters and denoiser tokens are counted. Memory and arithmetic are estimates.
 
 from collections.abc import Iterator
 
+from diffpo.core.errors import UserError
+from diffpo.recipes import dump_recipe
+from diffpo.recipes.tables import RlRecipe, SftRecipe
+from diffpo.recipes.tasks import downloads
 from diffpo.runs.dry_run import memory
 from diffpo.runs.dry_run.size import Size, is_elsewhere, size_of
 from diffpo.runs.dry_run.work import Work, arithmetic, needs_reference, rl_work, sft_work
-from diffpo.core.errors import UserError
-from diffpo.recipes import dump_recipe
-from diffpo.recipes.schema import RlRecipe, SftRecipe
-from diffpo.recipes.tasks import downloads
 
 GIB = 2**30
 

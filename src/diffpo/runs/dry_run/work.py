@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from diffpo.runs.dry_run.size import Size
 from diffpo.objective import Objective
 from diffpo.recipes.parts import objective_of
-from diffpo.recipes.schema import (
+from diffpo.recipes.tables import (
     CoupledEstimator,
     EstimatorRecipe,
     ExactEstimator,
@@ -17,6 +16,7 @@ from diffpo.recipes.schema import (
     TopKRule,
     TwoTimesMeanFieldEstimator,
 )
+from diffpo.runs.dry_run.size import Size
 
 
 @dataclass(frozen=True)

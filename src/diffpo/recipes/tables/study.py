@@ -5,16 +5,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from diffpo.recipes.schema import (
-    Count,
+from diffpo.recipes.strict import Strict
+from diffpo.recipes.tables.estimators import (
     EstimatorRecipe,
     ManyTimesMeanFieldEstimator,
     MeanFieldEstimator,
-    NonNegative,
     TwoTimesMeanFieldEstimator,
     gives_token_probabilities,
 )
-from diffpo.recipes.strict import Strict
+from diffpo.recipes.tables.fields import Count, NonNegative
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9+._-]*$")]
 """Names folders, and is listed with commas on the command line."""
@@ -29,7 +28,7 @@ class StudyTask(Strict):
     base: str
     """An SFT recipe: a file or a built-in name. Its task is the task of the arms."""
     overrides: tuple[str, ...] = ()
-    """Of the SFT recipe."""
+    """Changes to the SFT recipe: batch=64."""
     rl: tuple[str, ...] = ()
     """Overrides of every arm's recipe on this task: task.step_credit=0.3."""
 
@@ -61,7 +60,7 @@ class StudyMismatch(Strict):
     """How the distance of a surrogate from the behaviour is measured: on rollouts at temperature 1, one a problem."""
 
     seed: int = 0
-    """Of the problems, which are the same for all models and seeds."""
+    """Chooses the problems, which are the same for all models and seeds."""
     split: Literal["train", "validation", "test"] = "test"
     count: Annotated[int, Field(ge=2)] = 128
     bound: NonNegative = 0.1
@@ -111,7 +110,7 @@ class StudyRecipe(Strict):
 
 
 def estimator_name(estimator: EstimatorRecipe) -> str:
-    """What an estimator is called in result lines, tables and figures."""
+    """Return the name of an estimator in result lines, tables and figures."""
     if isinstance(estimator, ManyTimesMeanFieldEstimator):
         return f"{estimator.kind} {estimator.boundaries}"
     return estimator.kind

@@ -1,0 +1,25 @@
+"""What training and evaluation say of the device and of the model's numbers."""
+
+from typing import Literal
+
+from diffpo.recipes.strict import Strict
+from diffpo.recipes.tables.fields import Count
+
+Attention = Literal["sdpa", "flash_attention_2", "flex_attention"]
+
+
+class DeviceSettings(Strict):
+    """On which device the model is, and how its numbers are kept."""
+
+    threads: Count | None = None
+    """Torch threads; None: torch's own choice. Another number may change the last bits of a result."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a CUDA device if there is one."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """The weights' type; those of an adapter are float32 beside a bfloat16 model."""
+    gradient_checkpointing: bool = False
+    """Keep one activation for each block, and compute the others again: less memory, a third more arithmetic."""
+    attention: Attention = "sdpa"
+    """Kernels: torch's own, or others that transformers knows, for CUDA."""
+    compile: bool = False
+    """Compile the blocks by torch.compile, which takes minutes at first; on a CPU it gains nothing (docs/log.md)."""

@@ -1,0 +1,86 @@
+"""The `estimator` table: on which canvases a completion's tokens are scored."""
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from diffpo.recipes.strict import Strict
+from diffpo.recipes.tables.fields import Count, Share
+
+
+class MeanFieldEstimator(Strict):
+    kind: Literal["mean-field"] = "mean-field"
+    prompt_mask_rate: Annotated[float, Field(ge=0, lt=1)] = 0.15
+
+
+class TwoTimesMeanFieldEstimator(Strict):
+    kind: Literal["two-times-mean-field"] = "two-times-mean-field"
+
+
+class ManyTimesMeanFieldEstimator(Strict):
+    kind: Literal["many-times-mean-field"] = "many-times-mean-field"
+    boundaries: Annotated[int, Field(ge=2)] = 4
+    """Canvases for each rollout, the fully masked one among them; 2 is two-times-mean-field."""
+
+
+class ExactEstimator(Strict):
+    kind: Literal["exact"] = "exact"
+
+
+class CoupledEstimator(Strict):
+    kind: Literal["coupled"] = "coupled"
+    min_rate: Share = 0.2
+    max_rate: Share = 0.8
+    weighting: Literal["plain", "published"] = "plain"
+    """plain: a token's log-probability where it is masked; published: DiffuCoder's weighted sum with mean-field."""
+
+    def problems(self) -> Iterable[str]:
+        if self.min_rate > self.max_rate:
+            yield f"min_rate {self.min_rate} is above max_rate {self.max_rate}; swap them"
+
+
+class MaskDraws(Strict):
+    """Options that the bounds on the likelihood share."""
+
+    draws: Count = 2
+    antithetic: bool = True
+    """Half of the masks are complements of the others."""
+
+    def problems(self) -> Iterable[str]:
+        if self.antithetic and self.draws % 2:
+            yield f"draws {self.draws} is odd, but antithetic masks come in pairs; make it even or antithetic = false"
+
+
+class ElboEstimator(MaskDraws):
+    kind: Literal["elbo"] = "elbo"
+
+
+class EuboEstimator(MaskDraws):
+    """SPG: the ELBO, but for completions of negative advantage a mixture with an upper bound."""
+
+    kind: Literal["eubo"] = "eubo"
+    beta: Annotated[float, Field(ge=1)] = 1.5
+    mix: Share = 0.5
+
+
+EstimatorRecipe = Annotated[
+    MeanFieldEstimator
+    | TwoTimesMeanFieldEstimator
+    | ManyTimesMeanFieldEstimator
+    | ExactEstimator
+    | CoupledEstimator
+    | ElboEstimator
+    | EuboEstimator,
+    Field(discriminator="kind"),
+]
+
+
+def gives_token_probabilities(estimator: EstimatorRecipe) -> bool:
+    """Return whether each token is scored on one canvas, so that surrogate / behaviour is a ratio of probabilities."""
+    match estimator:
+        case MaskDraws():
+            return False
+        case CoupledEstimator():
+            return estimator.weighting == "plain"
+    return True

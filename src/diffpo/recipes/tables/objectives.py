@@ -1,0 +1,155 @@
+"""The `objective` table: the credit of completions, the loss of their tokens, and the steps taken on a batch."""
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from diffpo.core.options import KlEstimator, LossAggregation
+from diffpo.recipes.strict import Strict
+from diffpo.recipes.tables.estimators import CoupledEstimator, EstimatorRecipe, EuboEstimator, gives_token_probabilities
+from diffpo.recipes.tables.fields import Count, NonNegative, Positive, Share
+
+AdvantageKind = Literal["group-centered", "group-std", "batch-std", "leave-one-out"]
+
+
+class UpdateSettings(Strict):
+    """Options that all objectives share."""
+
+    nfe_penalty: Share = 0.0
+    """What a solved problem loses of its reward at one call per token (gated speed); 0: accuracy only."""
+    num_iterations: Count = 2
+    micro_batch_size: Count | None = None
+    """Completions of one forward and backward pass, in each process; None: all that it has."""
+    drop_zero_std_groups: bool = False
+    """Leave prompts whose completions all earned the same out of the update, KL included: DAPO's filter."""
+
+
+class AdvantageSettings(UpdateSettings):
+    """Options that objectives share which credit completions by their advantage."""
+
+    loss_aggregation: LossAggregation = "token-mean"
+    advantage: AdvantageKind = "group-centered"
+    kl_coef: NonNegative = 0.0
+    kl_estimator: KlEstimator = "full"
+
+
+class ClippedSurrogateObjective(AdvantageSettings):
+    """diffu-GRPO; with `importance_cap` DiFFPO; on coupled masks coupled-GRPO."""
+
+    kind: Literal["clipped-surrogate"] = "clipped-surrogate"
+    """The one objective whose kind may be left out."""
+    loss_aggregation: LossAggregation = "sequence-mean"
+    advantage: AdvantageKind = "group-std"
+    kl_coef: NonNegative = 0.05
+    clip: Positive = 0.2
+    importance_cap: Positive | None = None
+    """C of the truncated importance weight surrogate / behaviour; None: no correction."""
+    importance_floor: NonNegative = 0.0
+    """The weight is truncated from below, too."""
+    importance_on: Literal["all", "positive"] = "all"
+    """positive: completions whose advantage is not positive keep weight 1."""
+
+    def problems(self) -> Iterable[str]:
+        if self.importance_cap is None and (self.importance_floor > 0 or self.importance_on != "all"):
+            yield (
+                "importance_floor and importance_on shape importance weights, and without importance_cap there are "
+                "none; set it"
+            )
+        if self.importance_cap is not None and self.importance_floor > self.importance_cap:
+            yield f"importance_floor {self.importance_floor} is above importance_cap {self.importance_cap}; swap them"
+
+
+class ReinforceObjective(AdvantageSettings):
+    """REINFORCE leave-one-out; on the `eubo` estimator SPG."""
+
+    kind: Literal["reinforce"]
+    advantage: AdvantageKind = "leave-one-out"
+    num_iterations: Count = 1
+
+
+class WeightedLikelihoodObjective(AdvantageSettings):
+    """wd1."""
+
+    kind: Literal["weighted-likelihood"]
+    psi: Positive = 1.0
+    """How sharply weights follow the advantage."""
+
+
+class TargetSettings(UpdateSettings):
+    """DMPO's target, the reference tilted by the reward. It holds on to it by itself: there is no KL term."""
+
+    alpha: Positive = 0.04
+    proximal: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Step from the policy (0) to the tilted reference (1)."""
+    min_ess: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Shorten each prompt's step until its weights' effective sample size is this share of the group."""
+
+    @property
+    def advantage(self) -> AdvantageKind:
+        return "group-centered"
+
+    @property
+    def kl_coef(self) -> float:
+        return 0.0
+
+    @property
+    def kl_estimator(self) -> KlEstimator:
+        return "full"
+
+
+class DistributionMatchingObjective(TargetSettings):
+    """DMPO's weighted denoising cross-entropy."""
+
+    kind: Literal["distribution-matching"]
+    baseline: Literal["none", "mean", "unbias", "neg"] = "neg"
+    """What is subtracted from the weights."""
+
+    @property
+    def loss_aggregation(self) -> LossAggregation:
+        return "token-mean"
+
+
+class WddoObjective(TargetSettings):
+    """DMPO's weighted discriminator."""
+
+    kind: Literal["wddo"]
+    beta: Positive = 1.0
+    fake: Positive = 1.0
+    """Weight of the samples that the discriminator should reject."""
+
+    @property
+    def loss_aggregation(self) -> LossAggregation:
+        return "sequence-mean"
+
+
+ObjectiveRecipe = Annotated[
+    ClippedSurrogateObjective
+    | ReinforceObjective
+    | WeightedLikelihoodObjective
+    | DistributionMatchingObjective
+    | WddoObjective,
+    Field(discriminator="kind"),
+]
+
+
+def pairing_problems(objective: ObjectiveRecipe, estimator: EstimatorRecipe) -> Iterable[str]:
+    """Yield what is wrong if this objective is used with this estimator."""
+    has_cap = isinstance(objective, ClippedSurrogateObjective) and objective.importance_cap is not None
+    if has_cap and not gives_token_probabilities(estimator):
+        yield (
+            f"objective.importance_cap compares each token's probability with the one it was drawn with, and estimator "
+            f"'{estimator.kind}' gives a weighted sum of several readings instead; leave importance_cap out, or "
+            "use an estimator that reads each token once"
+        )
+    if isinstance(estimator, EuboEstimator) and isinstance(objective, WeightedLikelihoodObjective | TargetSettings):
+        yield (
+            f"estimator 'eubo' chooses its bound by the sign of the advantage, which objective '{objective.kind}' does "
+            "not multiply with; use estimator 'elbo', or objective 'reinforce' (SPG)"
+        )
+    is_published = isinstance(estimator, CoupledEstimator) and estimator.weighting == "published"
+    if isinstance(objective, TargetSettings) and is_published:
+        yield (
+            f"objective '{objective.kind}' compares likelihoods of whole completions, and estimator 'coupled' with the "
+            "published weighting gives none (its weights add up to 3/2); use weighting = 'plain', or estimator 'elbo'"
+        )

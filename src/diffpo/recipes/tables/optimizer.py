@@ -1,0 +1,47 @@
+"""The `optimizer` and `lora` tables: how a model's weights are changed, and which."""
+
+from typing import Annotated, Literal, Protocol, runtime_checkable
+
+from pydantic import Field
+
+from diffpo.recipes.strict import Strict
+from diffpo.recipes.tables.fields import Count, NonNegative, Positive
+
+
+class AdamRecipe(Strict):
+    lr: Positive
+    beta2: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    weight_decay: NonNegative = 0.0
+    grad_clip: Positive = 1.0
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Updates over which the learning rate rises from 0."""
+    decay: Literal["none", "linear"] = "none"
+    """linear: the rate falls to 0 as the budget is spent, in each stage of a joint run by itself."""
+
+
+class PolicyOptimizerRecipe(AdamRecipe):
+    kind: Literal["adamw", "muon"] = "adamw"
+    """muon: orthogonalised updates for the blocks' matrices, at ten times `lr`; AdamW for the rest."""
+
+
+class LoraRecipe(Strict):
+    """Train a low-rank adapter on all matrices of the blocks instead of the model itself; needs peft."""
+
+    rank: Count = 128
+    alpha: Count = 64
+    """What the adapter adds is scaled by alpha / rank."""
+    base_bits: Literal[4] | None = None
+    """4: keep the model under the adapter in 4 bits, a third of the memory of bfloat16; needs bitsandbytes."""
+
+
+@runtime_checkable
+class HasLora(Protocol):
+    """A recipe with a `lora` table."""
+
+    @property
+    def lora(self) -> LoraRecipe | None: ...
+
+
+def base_bits(recipe: HasLora) -> Literal[4] | None:
+    """Return the bits of the model under the adapter, if it is quantised."""
+    return recipe.lora.base_bits if recipe.lora is not None else None

@@ -1,0 +1,54 @@
+"""The recipe of reinforcement learning: `diffpo rl`."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from diffpo.recipes.tables.budget import BudgetRecipe, CheckpointRecipe
+from diffpo.recipes.tables.controller import ControllerRecipe
+from diffpo.recipes.tables.device import DeviceSettings
+from diffpo.recipes.tables.estimators import EstimatorRecipe, TwoTimesMeanFieldEstimator
+from diffpo.recipes.tables.objectives import ClippedSurrogateObjective, ObjectiveRecipe, pairing_problems
+from diffpo.recipes.tables.optimizer import LoraRecipe, PolicyOptimizerRecipe
+from diffpo.recipes.tables.rollout import RolloutRecipe, block_problems, cache_problems, kernel_problems
+from diffpo.recipes.tables.rules import EntropyBoundRule
+from diffpo.recipes.tables.tasks import SudokuTask, TaskRecipe, grading_problems
+
+
+class RlRecipe(DeviceSettings):
+    seed: int = 0
+    base: str
+    """Model to start from, which also is the reference of the KL term: a run, a folder, or ORG/NAME[@REVISION]."""
+    task: TaskRecipe = SudokuTask()
+    train: Literal["policy", "controller", "joint"] = "policy"
+    lora: LoraRecipe | None = None
+    rollout: RolloutRecipe = RolloutRecipe()
+    estimator: EstimatorRecipe = TwoTimesMeanFieldEstimator()
+    objective: ObjectiveRecipe = ClippedSurrogateObjective()
+    optimizer: PolicyOptimizerRecipe = PolicyOptimizerRecipe(lr=1e-4)
+    controller: ControllerRecipe = ControllerRecipe()
+    budget: BudgetRecipe
+    checkpoint: CheckpointRecipe = CheckpointRecipe()
+
+    def problems(self) -> Iterable[str]:
+        yield from grading_problems("RL", self.task)
+        yield from block_problems("rollout.block_length", self.rollout.block_length, self.task)
+        yield from cache_problems("rollout.", self.rollout.cache, self.rollout.block_length, self.task)
+        yield from kernel_problems("rollout.", self.rollout.cache, self.attention)
+        if self.train != "policy" and not isinstance(self.rollout.rule, EntropyBoundRule):
+            yield (
+                f"train = '{self.train}' trains entropy bounds, which rollout.rule '{self.rollout.rule.kind}' does not "
+                "have; use kind = 'entropy-bound' or train = 'policy'"
+            )
+        if self.controller.greedy_stage and self.train != "joint":
+            yield (
+                f"controller.greedy_stage is the end of a joint run, and train = '{self.train}' is none; "
+                "leave it out or use train = 'joint'"
+            )
+        if self.lora is not None and self.train == "controller":
+            yield "lora trains the model, and train = 'controller' leaves it alone; leave lora out"
+        yield from pairing_problems(self.objective, self.estimator)
+        if self.rollout.temperature == 0 and self.train != "controller":
+            yield (
+                "rollout.temperature 0 draws the same completion every time, from which a policy learns nothing; "
+                "raise it, or train the controller alone (train = 'controller')"
+            )

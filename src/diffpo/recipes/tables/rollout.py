@@ -1,0 +1,60 @@
+"""The `rollout` table: how the completions of a step are drawn."""
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import Field
+
+from diffpo.core.options import CacheKind
+from diffpo.recipes.strict import Strict
+from diffpo.recipes.tables.device import Attention
+from diffpo.recipes.tables.fields import Count, NonNegative
+from diffpo.recipes.tables.rules import EntropyBoundRule, LowConfidenceRule, RuleRecipe
+from diffpo.recipes.tables.tasks import TaskRecipe
+
+
+class RolloutRecipe(Strict):
+    prompts_per_step: Count = 16
+    group_size: Annotated[int, Field(ge=2)] = 8
+    temperature: NonNegative = 1.0
+    block_length: Count | None = None
+    """None: one block, the whole completion."""
+    max_in_flight: Count | None = None
+    """Completions in flight at a time; one that is done makes room for the next. None: all at once."""
+    cache: CacheKind = "none"
+    """Keys and values kept within a block, approximately: dual: of all but the block; prefix: of what is before it."""
+    rule: RuleRecipe = EntropyBoundRule()
+
+    def problems(self) -> Iterable[str]:
+        if isinstance(self.rule, LowConfidenceRule):
+            yield (
+                "rule.kind: 'low-confidence' looks at the drawn token, so its log-probabilities are not those of the "
+                "rollout; train with 'entropy-bound', 'confidence' or 'top-k' and keep it for evaluation"
+            )
+
+
+def block_problems(name: str, block_length: int | None, task: TaskRecipe) -> Iterable[str]:
+    """Yield what is wrong if completions of this task are drawn in blocks of `block_length`."""
+    length = task.completion_length
+    if block_length is not None and length % block_length:
+        divisors = ", ".join(str(d) for d in range(1, length + 1) if length % d == 0)
+        yield f"{name} {block_length} does not divide the completion length {length}; use one of {divisors}"
+
+
+def kernel_problems(prefix: str, cache: CacheKind, attention: Attention) -> Iterable[str]:
+    """Yield what is wrong if this cache is used with these attention kernels."""
+    if cache != "none" and attention != "sdpa":
+        yield (
+            f"{prefix}cache '{cache}' needs attention = 'sdpa', and it is '{attention}'; change it, or set "
+            f"{prefix}cache = 'none'"
+        )
+
+
+def cache_problems(prefix: str, cache: CacheKind, block_length: int | None, task: TaskRecipe) -> Iterable[str]:
+    """Yield what is wrong if this cache is used with blocks of this length on this task."""
+    length = task.completion_length
+    if cache != "none" and (block_length or length) >= length:
+        yield (
+            f"{prefix}cache '{cache}' renews what it keeps at the beginning of each block, and the completion is one "
+            f"block; set {prefix}block_length below {length}, or {prefix}cache = 'none'"
+        )

@@ -1,0 +1,32 @@
+"""The tables of rules: `rollout.rule`, and `rules` of an evaluation."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from diffpo.recipes.strict import Strict
+from diffpo.recipes.tables.fields import Count, NonNegative, Share
+
+
+class EntropyBoundRule(Strict):
+    kind: Literal["entropy-bound"] = "entropy-bound"
+    bound: NonNegative = 0.1
+    subtract_max: bool = True
+
+
+class ConfidenceRule(Strict):
+    kind: Literal["confidence"] = "confidence"
+    threshold: Share = 0.9
+
+
+class TopKRule(Strict):
+    kind: Literal["top-k"] = "top-k"
+    k: Count = 1
+
+
+class LowConfidenceRule(Strict):
+    kind: Literal["low-confidence"] = "low-confidence"
+    k: Count = 1
+
+
+RuleRecipe = Annotated[EntropyBoundRule | ConfidenceRule | TopKRule | LowConfidenceRule, Field(discriminator="kind")]

@@ -1,0 +1,74 @@
+"""The recipe of supervised fine-tuning: `diffpo sft`."""
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from diffpo.recipes.strict import Strict
+from diffpo.recipes.tables.budget import CheckpointRecipe
+from diffpo.recipes.tables.device import DeviceSettings
+from diffpo.recipes.tables.fields import Count, NonNegative, Positive
+from diffpo.recipes.tables.optimizer import LoraRecipe, PolicyOptimizerRecipe
+from diffpo.recipes.tables.tasks import SudokuTask, TaskRecipe, grading_problems
+
+
+class TinyModel(Strict):
+    """LLaDA's architecture at any size; the vocabulary is the task's alphabet."""
+
+    d_model: Count = 128
+    n_layers: Count = 4
+    n_heads: Count = 4
+    mlp_hidden_size: Count = 352
+    rope_theta: Positive = 100.0
+    """The published 500000 is for thousands of positions; over tens it turns too slowly to tell them apart."""
+
+    def problems(self) -> Iterable[str]:
+        if self.d_model % self.n_heads:
+            yield f"d_model {self.d_model} is no multiple of n_heads {self.n_heads}; change one of them"
+        elif self.d_model // self.n_heads % 2:
+            yield f"d_model / n_heads is {self.d_model // self.n_heads}, but rotary positions need an even number"
+
+
+class EarlyStopping(Strict):
+    """End SFT at the first check where the model solves this share of validation problems, greedily."""
+
+    accuracy: Annotated[float, Field(gt=0, le=1)] = 1.0
+    bound: NonNegative = 0.0
+    """The entropy bound of the checks; 0: one token per call. Fewer calls are quicker checks, and a stricter test."""
+    problems_per_check: Count = 128
+    start: Annotated[int, Field(ge=0)] = 0
+    every: Count = 10
+
+
+class SftRecipe(DeviceSettings):
+    seed: int = 0
+    base: str | None = None
+    """Model to start from, as in RL; None: a fresh one of `model`'s size."""
+    lora: LoraRecipe | None = None
+    task: TaskRecipe = SudokuTask()
+    model: TinyModel = TinyModel()
+    sequence_length: Count | None = None
+    """Tokens of a prompt with its completion; None: a prompt, then a canvas of `task.completion_length`."""
+    too_long: Literal["cut", "skip"] = "cut"
+    """What becomes of an answer for which `sequence_length` has no room: cut off at its end, or left out."""
+    batch: Count = 128
+    micro_batch_size: Count | None = None
+    """Rows of one forward and backward pass; None: the whole batch."""
+    steps: Count = 400
+    """At most; `early_stopping` may end the run before."""
+    weighting: Literal["elbo", "uniform"] = "elbo"
+    """Weight of a masked token: L / (masked tokens of its row), as in d1 and LLaDA, or the same for all."""
+    early_stopping: EarlyStopping | None = None
+    optimizer: PolicyOptimizerRecipe = PolicyOptimizerRecipe(lr=1e-3, warmup=20)
+    checkpoint: CheckpointRecipe = CheckpointRecipe()
+
+    def problems(self) -> Iterable[str]:
+        if self.lora is not None and self.base is None:
+            yield "lora adapts a model that is there, and without base there is none; set base, or leave lora out"
+        if self.early_stopping is not None:
+            yield from grading_problems("early_stopping", self.task)
+        if self.sequence_length is None and self.too_long != "cut":
+            yield "too_long is about sequence_length, which is not given; set it, or leave too_long out"
+        if self.sequence_length is not None and getattr(self.task, "max_prompt_tokens", None) is not None:
+            yield "sequence_length limits prompts by itself; leave task.max_prompt_tokens out"

@@ -1,0 +1,157 @@
+"""The `task` table: where problems come from, and what an answer earns."""
+
+from collections.abc import Iterable
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator, Field
+
+from diffpo.recipes.strict import Strict
+from diffpo.recipes.tables.fields import Count, Share
+from diffpo.tasks import countdown, text, walk
+from diffpo.tasks.custom_reward import is_reward_name
+
+
+def _own_reward(name: str) -> str:
+    if not is_reward_name(name):
+        raise ValueError(f"should be a function of your own, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, got {name!r}")
+    return name
+
+
+def _text_reward(name: str) -> str:
+    if name not in get_args(text.Reward) and not is_reward_name(name):
+        known = " or ".join(map(repr, get_args(text.Reward)))
+        raise ValueError(
+            f"should be {known}, or a function of your own, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, got {name!r}"
+        )
+    return name
+
+
+class GameSettings(Strict):
+    """Options that the tasks in characters share."""
+
+    reward: Annotated[str, AfterValidator(_own_reward)] | None = None
+    """A function of your own, file.py:function or package.module:function; None: the task's own reward."""
+
+
+class SudokuTask(GameSettings):
+    kind: Literal["sudoku"] = "sudoku"
+    """The one task whose kind may be left out."""
+    size: Literal[4, 6] = 4
+    min_clues: Count | None = None
+    max_clues: Count | None = None
+    cell_credit: Share = 0.0
+    """What a wrong grid that keeps its clues earns, times its share of right cells."""
+
+    @property
+    def completion_length(self) -> int:
+        return self.size * self.size
+
+    def problems(self) -> Iterable[str]:
+        if self.min_clues is not None and self.max_clues is not None and self.min_clues > self.max_clues:
+            yield f"min_clues {self.min_clues} is above max_clues {self.max_clues}; swap them"
+        for name, clues in (("min_clues", self.min_clues), ("max_clues", self.max_clues)):
+            if clues is not None and clues >= self.completion_length:
+                yield f"{name} {clues} leaves no empty cell of {self.completion_length}; lower it"
+
+
+class CountdownTask(GameSettings):
+    kind: Literal["countdown"]
+    max_number: Annotated[int, Field(ge=countdown.NUMBERS[0], le=countdown.NUMBERS[1])] = 9
+    max_target: Annotated[int, Field(ge=countdown.TARGETS[0], le=countdown.TARGETS[1])] = 99
+    operators: countdown.Operators = "+-*/"
+    """Operators of the answers to learn from; with them every target can be reached."""
+    number_credit: Share = 0.0
+    """What an expression of the right numbers earns that is not worth the target."""
+
+    @property
+    def completion_length(self) -> int:
+        return countdown.longest_answer(self.max_number)
+
+
+class WalkTask(GameSettings):
+    kind: Literal["walk"]
+    successors: Annotated[int, Field(ge=walk.SUCCESSORS[0], le=walk.SUCCESSORS[1])] = 2
+    """Legal nodes for each step."""
+    length: Annotated[int, Field(ge=walk.LENGTHS[0], le=walk.LENGTHS[1])] = 8
+    step_credit: Share = 0.0
+    """What a walk that is not legal throughout earns, times its share of legal steps."""
+
+    @property
+    def completion_length(self) -> int:
+        return self.length
+
+
+class SourceSettings(Strict):
+    """Options that the tasks put in words share."""
+
+    source: str | None = None
+    """A file, a folder with train and test files, or owner/name[@revision][:configuration]; None: the published one."""
+    completion_length: Count = 256
+    max_prompt_tokens: Count | None = None
+    """Longer prompts, chat template included, are left out. None: the model's positions less the completion."""
+    instructions: str | None = None
+    """The text before each question; None: the task's own."""
+
+
+class TextSettings(SourceSettings):
+    """Options of the tasks put in words whose answers can be graded."""
+
+    test_source: str | None = None
+    """The same for test rows; None: those of `source`, or the published ones where that is None too."""
+    few_shot: Annotated[int, Field(ge=0, le=text.MAX_FEW_SHOT)] = 0
+    """Train rows that are shown before each question."""
+    reward: Annotated[str, AfterValidator(_text_reward)] = "correct"
+    """correct: 1 or 0; d1: d1's recipe with its flaws mended; or file.py:function, package.module:function."""
+
+
+class Gsm8kTask(TextSettings):
+    kind: Literal["gsm8k"]
+
+
+class Math500Task(TextSettings):
+    kind: Literal["math500"]
+
+
+class CountdownD1Task(TextSettings):
+    kind: Literal["countdown-d1"]
+
+
+class SudokuD1Task(TextSettings):
+    """d1's split, by puzzle."""
+
+    kind: Literal["sudoku-d1"]
+
+
+class SudokuSpgTask(TextSettings):
+    """SPG's split, by solution grid."""
+
+    kind: Literal["sudoku-spg"]
+
+
+class S1kTask(SourceSettings):
+    """Reasoning traces to learn from; nothing of it can be graded."""
+
+    kind: Literal["s1k"]
+
+
+TaskRecipe = Annotated[
+    SudokuTask
+    | CountdownTask
+    | WalkTask
+    | Gsm8kTask
+    | Math500Task
+    | CountdownD1Task
+    | SudokuD1Task
+    | SudokuSpgTask
+    | S1kTask,
+    Field(discriminator="kind"),
+]
+
+
+def grading_problems(name: str, task: TaskRecipe) -> Iterable[str]:
+    """Yield what is wrong if `name`, which needs grades, is done on this task."""
+    if isinstance(task, S1kTask):
+        yield (
+            f"task.kind 's1k' has answers to learn from and none that can be graded, which {name} needs; "
+            "choose another task"
+        )
