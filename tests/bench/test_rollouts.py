@@ -126,8 +126,8 @@ def test_a_cache_is_counted_and_compared_where_it_must_change_nothing(monkeypatc
     assert counts["own"]["tokens"] == 2 * (2 * canvas + 2 * BLOCK)
     assert 0 <= counts["agreement"] < 1
     assert 0 < counts["mismatch_mean"] < counts["mismatch_p95"] <= counts["mismatch_p99"]
-    renew = Window.renew
-    monkeypatch.setattr(Window, "renew", lambda self, layer, k, v: renew(self, layer, k.roll(1, dims=2), v))
+    update = Window.update
+    monkeypatch.setattr(Window, "update", lambda self, layer, k, v: update(self, layer, k.roll(1, dims=2), v))
     (refused,) = measure(Bench("x", "", lambda: case), 0)
     assert "tokens differ" in refused.difference
 

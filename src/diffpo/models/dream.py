@@ -1,8 +1,8 @@
 """Dream (arXiv 2508.15487) and DiffuCoder (arXiv 2506.20639): Qwen2 made bidirectional, to predict masked tokens.
 
 Config fields and parameter names are those of the published checkpoints, so Dream-7B is only another config. It was
-made from an autoregressive model and still predicts a token from the position before it. That stays in here: logits of
-position k predict token k, as in every family (docs/decisions/0011-loading-models.md).
+made from an autoregressive model and still predicts a token from the position before it. This file hides that shift:
+its logits at position k predict token k, as in every family (docs/decisions/0011-loading-models.md).
 """
 
 from typing import Any, ClassVar, cast
@@ -19,17 +19,17 @@ from diffpo.models.layers import (
     AttentionContext,
     OutputPositions,
     RMSNorm,
-    at_positions,
     attend,
-    gated,
     initialise,
     prepare_inputs,
-    run,
+    run_blocks,
+    select_positions,
+    swiglu,
 )
 
 
 class DreamConfig(PretrainedConfig):
-    """The defaults are a tiny model; every published field that is not here is kept as it came."""
+    """Dream's config. The defaults are a tiny model; other published fields are kept unchanged."""
 
     model_type = "Dream"
 
@@ -55,7 +55,7 @@ class DreamConfig(PretrainedConfig):
         self.intermediate_size = intermediate_size
         self.vocab_size = vocab_size
         self.max_position_embeddings = max_position_embeddings
-        # transformers 5 writes the base of a config that it knows into a table; the published files have it by itself.
+        # transformers 5 writes rope_theta into a table; the published files have it as a field of its own.
         self.rope_theta = (kwargs.pop("rope_parameters", None) or {}).get("rope_theta", rope_theta)
         kwargs.pop("rope_scaling", None)  # null in the published files; transformers 5 warns of the name alone
         self.rms_norm_eps = rms_norm_eps
@@ -66,11 +66,11 @@ class DreamConfig(PretrainedConfig):
 
 
 class DreamTokenizer(Qwen2Tokenizer):
-    """Dream's checkpoints name a tokenizer class of their own, Qwen2's, and hold it as vocab.json and merges.txt."""
+    """Qwen2's tokenizer under the class name that Dream's checkpoints give, read from vocab.json and merges.txt."""
 
 
 class DreamAttention(nn.Module):
-    """Queries, keys and values have a bias, the output has none."""
+    """Attention whose queries, keys and values have a bias and whose output has none."""
 
     def __init__(self, config: DreamConfig) -> None:
         super().__init__()
@@ -81,14 +81,15 @@ class DreamAttention(nn.Module):
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(
-        self, n: Float[Tensor, "B N D"], frame: AttentionContext, read: OutputPositions | None
+        self, n: Float[Tensor, "B N D"], context: AttentionContext, outputs: OutputPositions | None
     ) -> Float[Tensor, "B W D"]:
-        q = self.q_proj(n if read is None else read.of(n))  # before k and v: gradients add up in the order of use
-        return cast(Tensor, self.o_proj(attend(self, q, self.k_proj(n), self.v_proj(n), frame, read)))
+        # q comes before k and v: gradients add up in the order of use.
+        q = self.q_proj(n if outputs is None else outputs.select(n))
+        return cast(Tensor, self.o_proj(attend(self, q, self.k_proj(n), self.v_proj(n), context, outputs)))
 
 
 class DreamMLP(nn.Module):
-    """down(silu(gate n) * up n)"""
+    """The MLP of a block: down(silu(gate n) * up n)."""
 
     def __init__(self, config: DreamConfig) -> None:
         super().__init__()
@@ -97,11 +98,11 @@ class DreamMLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, n: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        return cast(Tensor, self.down_proj(gated(self.gate_proj(n), self.up_proj(n))))
+        return cast(Tensor, self.down_proj(swiglu(self.gate_proj(n), self.up_proj(n))))
 
 
 class DreamDecoderLayer(nn.Module):
-    """h += attention(norm h); h += mlp(norm h)"""
+    """One block: h += attention(norm h); h += mlp(norm h)."""
 
     def __init__(self, config: DreamConfig) -> None:
         super().__init__()
@@ -111,14 +112,16 @@ class DreamDecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
-        self, h: Float[Tensor, "B N D"], frame: AttentionContext, read: OutputPositions | None = None
+        self, h: Float[Tensor, "B N D"], context: AttentionContext, outputs: OutputPositions | None = None
     ) -> Float[Tensor, "B W D"]:
-        mixed = self.self_attn(self.input_layernorm(h), frame, read)
-        h = mixed + (h if read is None else read.of(h))
+        mixed = self.self_attn(self.input_layernorm(h), context, outputs)
+        h = mixed + (h if outputs is None else outputs.select(h))
         return h + cast(Tensor, self.mlp(self.post_attention_layernorm(h)))
 
 
 class DreamBaseModel(nn.Module):
+    """Embedding, blocks and final norm, under the published names."""
+
     def __init__(self, config: DreamConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -127,7 +130,7 @@ class DreamBaseModel(nn.Module):
 
 
 class DreamModel(PreTrainedModel):
-    """Published key names: `model.{embed_tokens, layers.i.*, norm}`, `lm_head.weight`."""
+    """The whole model. Published key names: `model.{embed_tokens, layers.i.*, norm}`, `lm_head.weight`."""
 
     config_class = DreamConfig
     base_model_prefix = "model"
@@ -137,7 +140,7 @@ class DreamModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     shift: ClassVar[int] = 1
-    """Places before a token from which it is predicted."""
+    """How many positions before a token it is predicted."""
 
     def __init__(self, config: DreamConfig) -> None:
         super().__init__(config)
@@ -166,11 +169,11 @@ class DreamModel(PreTrainedModel):
         window: Window | None = None,
         **_: Any,
     ) -> MaskedLMOutput:
-        """Logits [B, N, V], or [M, V] at the M positions where `logits_at` is True, in row-major order.
+        """Return logits [B, N, V], or [M, V] at the M positions where `logits_at` is True, in row-major order.
 
         Position k's logits predict token k: they are computed at k - 1, and at k itself for a row's first visible
-        token. Positions count from there, so padding on the left changes nothing. Padding must not be everything: a
-        row needs at least one visible token.
+        token. Positions count from that token, so padding on the left changes nothing. Every row needs at least one
+        visible token.
         """
         return MaskedLMOutput(logits=self.lm_head(self.states(input_ids, attention_mask, logits_at, window)))
 
@@ -181,20 +184,20 @@ class DreamModel(PreTrainedModel):
         at: Bool[Tensor, "B N"] | None = None,
         window: Window | None = None,
     ) -> Float[Tensor, "..."]:
-        """What the output head reads to predict each token: [B, N, D], or [M, D] at the M positions."""
+        """Return the hidden state from which the head predicts each token: [B, N, D], or [M, D] at the M positions."""
         embedding = self.model.embed_tokens
         head_dim = self.config.hidden_size // self.config.num_attention_heads
-        h, frame, read = prepare_inputs(
+        h, context, outputs = prepare_inputs(
             self.config, embedding, input_ids, attention_mask, head_dim, at, self.shift, window
         )
-        h = run(self.model.layers, h, frame, self.gradient_checkpointing, read)
-        if read is not None:
-            return cast(Tensor, self.model.norm(h[read.is_read]))
-        return at_positions(aligned(self.model.norm(h), frame.position), at)
+        h = run_blocks(self.model.layers, h, context, self.gradient_checkpointing, outputs)
+        if outputs is not None:
+            return cast(Tensor, self.model.norm(h[outputs.is_output]))
+        return select_positions(align_to_tokens(self.model.norm(h), context.position), at)
 
 
-def aligned(h: Float[Tensor, "B N D"], position: Int[Tensor, "*B N"]) -> Float[Tensor, "B N D"]:
-    """Each token's predictor in its own place: the state before it, or its own where nothing visible is before it."""
+def align_to_tokens(h: Float[Tensor, "B N D"], position: Int[Tensor, "*B N"]) -> Float[Tensor, "B N D"]:
+    """Return the states moved to the tokens they predict: the state before each token, or its own for a row's first."""
     return torch.where((position > 0)[..., None], h.roll(1, dims=1), h)
 
 

@@ -1,4 +1,4 @@
-"""What loading must know of a family of models beside its network."""
+"""What loading must know about a family of models besides its network."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 @dataclass(frozen=True)
 class Family:
-    """A published architecture: its classes, its token ids, and the configs of it that the network here computes."""
+    """A published architecture: its classes, its token ids, and the configs that diffpo's network can compute."""
 
     name: str
     config: type[PretrainedConfig]
     model: type[PreTrainedModel]
-    """Its class is called like the published one: the name is the config's `architectures`."""
+    """The class has the published name, which config.json gives as `architectures`."""
     mask_id: int
-    """The published mask token, for a config.json that names none."""
+    """Id of the published mask token, for a config.json that names none."""
     turn_end: str
-    """The token that ends a chat model's answer, beside its tokenizer's end of text."""
+    """The token that ends a chat model's answer, besides its tokenizer's end of text."""
     required: tuple[str, ...]
-    """Fields of config.json that the logits depend on: without them a default, another model's, would be taken."""
+    """Fields of config.json that the logits depend on: their defaults here belong to the tiny model."""
     fixed: Mapping[str, Any]
-    """Fields that change the computation, and the only value of each that is computed here."""
+    """Fields that change the computation, and the only value of each that diffpo computes."""

@@ -1,7 +1,7 @@
-"""Keys and values that outlive the call they were made in, so that a later call runs some of the positions only.
+"""A cache of keys and values, with which a later denoiser call computes only some of the positions.
 
-Fast-dLLM (arXiv 2505.22618) keeps them for a block of the completion. What a position says then is an approximation:
-the others' keys and values are those of an earlier canvas.
+Fast-dLLM (arXiv 2505.22618) keeps them for one block of the completion. The output is then an approximation: the keys
+and values of the positions that are not computed come from an earlier canvas.
 """
 
 from dataclasses import dataclass, field
@@ -10,80 +10,88 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-Kept = tuple[Float[Tensor, "S N H h"], Float[Tensor, "S N H h"]]
+KeysAndValues = tuple[Float[Tensor, "S N H h"], Float[Tensor, "S N H h"]]
 
 
 @dataclass(frozen=True)
 class Cache:
-    """Of each layer the keys, turned to their positions, and the values, for S rows of N canvas places; written in
-    place."""
+    """Keys (already rotated by RoPE) and values of every layer, for S rows of N canvas positions; updated in place."""
 
     rows: int
     width: int
-    reach: int = 0
-    """Places before a token from which it is predicted: 1 in Dream."""
-    layers: dict[nn.Module, Kept] = field(default_factory=dict)
+    shift: int = 0
+    """How many positions before a token it is predicted: 1 in Dream."""
+    layers: dict[nn.Module, KeysAndValues] = field(default_factory=dict)
 
-    def window(self, row: Int[Tensor, " b"], is_run: Bool[Tensor, "b N"], is_visible: Bool[Tensor, "b N"]) -> "Window":
-        """A pass over the given places, and those that predict them, of canvases kept in `row`. Padding is left out."""
-        for _ in range(self.reach):
-            is_run = is_run | torch.nn.functional.pad(is_run[:, 1:], (0, 1), value=False)
-        is_run = is_run & is_visible
-        count = is_run.sum(dim=1, keepdim=True)
+    def window(
+        self, cache_row: Int[Tensor, " b"], is_computed: Bool[Tensor, "b N"], is_visible: Bool[Tensor, "b N"]
+    ) -> "Window":
+        """Return the window for a call that computes the positions `is_computed` and those that predict them.
+
+        Canvas i of the b has its keys and values in row `cache_row[i]` of the cache. Padding is not computed.
+        """
+        for _ in range(self.shift):
+            is_computed = is_computed | torch.nn.functional.pad(is_computed[:, 1:], (0, 1), value=False)
+        is_computed = is_computed & is_visible
+        count = is_computed.sum(dim=1, keepdim=True)
         width = int(count.amax())
-        index = is_run.long().argsort(dim=1, descending=True, stable=True)[:, :width]
+        index = is_computed.long().argsort(dim=1, descending=True, stable=True)[:, :width]
         position = (is_visible.long().cumsum(dim=1) - 1).clamp(min=0).gather(1, index)
-        is_own = torch.arange(width, device=index.device) < count
-        source = is_own.flatten().nonzero().squeeze(1)
-        target = (row[:, None] * self.width + index).flatten()[source]
-        is_whole = torch.equal(row, torch.arange(self.rows, device=row.device))
+        is_stored = torch.arange(width, device=index.device) < count
+        source = is_stored.flatten().nonzero().squeeze(1)
+        target = (cache_row[:, None] * self.width + index).flatten()[source]
+        is_every_row = torch.equal(cache_row, torch.arange(self.rows, device=cache_row.device))
         mask = None if bool(is_visible.all()) else is_visible[:, None, None, :]
-        return Window(self, row, index, is_own, source, target, position, mask, is_whole)
+        return Window(self, cache_row, index, is_stored, source, target, position, mask, is_every_row)
 
     def copy(self, source: Int[Tensor, " b"], target: Int[Tensor, " b"]) -> None:
-        """Give rows what others hold: canvases that were equal were run once."""
-        for kept in self.layers.values():
-            for values in kept:
-                values[target] = values[source]
+        """Copy rows `source` to rows `target`, in place: equal canvases need to be computed only once."""
+        for keys_and_values in self.layers.values():
+            for cached in keys_and_values:
+                cached[target] = cached[source]
 
 
 @dataclass(frozen=True)
 class Window:
-    """The places that one pass runs; the keys and values of all others are as the cache has them."""
+    """The W positions of each of b canvases that one call computes; all others have their keys and values cached."""
 
     cache: Cache
-    row: Int[Tensor, " b"]
+    cache_row: Int[Tensor, " b"]
+    """The cache's row for each canvas."""
     index: Int[Tensor, "b W"]
-    """Canvas places of each row, in order; where a row has fewer than another, more of its places follow."""
-    is_own: Bool[Tensor, "b W"]
-    """False on those that follow: they are run, and leave nothing behind."""
+    """Canvas positions, in order. A row with fewer than W is filled up with others of its positions."""
+    is_stored: Bool[Tensor, "b W"]
+    """False on the filling positions: they are computed, but neither stored nor output."""
     source: Int[Tensor, " n"]
-    """Those that stay, of the b W."""
+    """Flat indices of the stored positions in [b, W]."""
     target: Int[Tensor, " n"]
-    """Where they stay, of the cache's S N places."""
+    """Their flat indices in the cache's [S, N]."""
     position: Int[Tensor, "b W"]
-    """Counted from the row's first visible token."""
+    """Counted from the row's first visible token, for RoPE."""
     mask: Bool[Tensor, "b 1 1 N"] | None
-    """The visible places; None where all are."""
-    is_whole: bool
-    """The rows are all of the cache's, in order."""
+    """The visible positions; None where all are."""
+    is_every_row: bool
+    """Whether the canvases are all of the cache's rows, in order."""
 
-    def of(self, values: Tensor) -> Tensor:
-        """Values [b, N] at the places that are run, [b, W]."""
+    def select(self, values: Tensor) -> Tensor:
+        """Return the entries of `values` [b, N] at the computed positions, [b, W]."""
         return values.gather(1, self.index)
 
-    def renew(
+    def update(
         self, layer: nn.Module, k: Float[Tensor, "b H W h"], v: Float[Tensor, "b H W h"]
     ) -> tuple[Float[Tensor, "b H N h"], Float[Tensor, "b H N h"]]:
-        """Keep a layer's fresh keys and values in their places; those of the whole canvases."""
+        """Store a layer's new keys and values, and return those of all N positions.
+
+        Raises ValueError where gradients are enabled.
+        """
         if torch.is_grad_enabled():
             raise ValueError("a cache is for drawing completions, and no gradient goes through it; use torch.no_grad()")
-        fresh = k.transpose(1, 2), v.transpose(1, 2)
+        new_keys_and_values = k.transpose(1, 2), v.transpose(1, 2)
         if layer not in self.cache.layers:
-            shape = (self.cache.rows, self.cache.width, *fresh[0].shape[2:])
+            shape = (self.cache.rows, self.cache.width, *new_keys_and_values[0].shape[2:])
             self.cache.layers[layer] = k.new_zeros(shape), v.new_zeros(shape)
-        whole = []
-        for kept, new in zip(self.cache.layers[layer], fresh, strict=True):
-            kept.flatten(0, 1).index_copy_(0, self.target, new.flatten(0, 1)[self.source])
-            whole.append((kept if self.is_whole else kept[self.row]).transpose(1, 2))
-        return whole[0], whole[1]
+        full = []
+        for cached, new in zip(self.cache.layers[layer], new_keys_and_values, strict=True):
+            cached.flatten(0, 1).index_copy_(0, self.target, new.flatten(0, 1)[self.source])
+            full.append((cached if self.is_every_row else cached[self.cache_row]).transpose(1, 2))
+        return full[0], full[1]

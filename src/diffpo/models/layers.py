@@ -1,4 +1,4 @@
-"""What the families share: RMSNorm, rotary positions, attention to every visible token, and running the blocks."""
+"""What the model families share: RMSNorm, rotary positions, bidirectional attention, and running the blocks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from diffpo.models.kv_cache import Window
 
 PACK_MIN_TOKENS = 128
-"""Tokens from which on a canvas is worth attention row by row, so that its padding can be left out."""
+"""The shortest canvas that is packed on a CPU: leaving out its padding saves more than attention row by row costs."""
 Rotation = tuple[Float[Tensor, "*#B N h"], Float[Tensor, "*#B N h"]]
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) in float32, back in x's type, times the weight."""
+    """x / rms(x), computed in float32 and cast back to x's dtype, times the weight."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -34,53 +34,55 @@ class RMSNorm(nn.Module):
 
 @dataclass(frozen=True)
 class AttentionContext:
-    """What all blocks of one forward pass share: where each token stands and what it may look at."""
+    """What all blocks of one forward pass share: the position of each token and which tokens it attends to."""
 
     position: Int[Tensor, "*B N"]
     """Counted from each row's first visible token; 0 in the padding before it."""
     rotation: Rotation
     head_dim: int
     kernel: str
-    """`attn_implementation` of the model: SDPA unless it was asked for another one."""
+    """The model's `attn_implementation`: SDPA unless another one was chosen."""
     mask: Any
-    """Which tokens are visible, in the form that the kernel wants; None where all are."""
+    """Which tokens are visible, in the form that the kernel takes; None where all are."""
     lengths: list[int] | None = None
-    """Rows packed one behind the other, without padding, B being 1; None where each has its own."""
+    """Lengths of rows that are packed one behind the other without padding, B being 1; None where they are not."""
     window: Window | None = None
-    """The tokens are some of the canvas, and the others' keys and values are kept; None: they are all."""
+    """Given where the tokens are some of the canvas's positions and the others' keys and values are cached."""
 
 
-def attention_context(
+def make_attention_context(
     config: PretrainedConfig, h: Float[Tensor, "B N D"], attention_mask: Tensor | None, head_dim: int
 ) -> AttentionContext:
-    """Positions count visible tokens, so padding on the left changes nothing."""
+    """Return the context of unpacked rows. Positions count visible tokens, so padding on the left changes nothing."""
     kernel = config._attn_implementation
     position, mask = torch.arange(h.shape[1], device=h.device), None
     if attention_mask is not None and not bool(attention_mask.all()):
         is_visible = attention_mask.bool()
         position = (is_visible.long().cumsum(dim=1) - 1).clamp(min=0)
         mask = is_visible[:, None, None, :] if is_sdpa(kernel) else create_bidirectional_mask(config, h, is_visible)
-    return AttentionContext(position, rotary_angles(position, head_dim, config.rope_theta), head_dim, kernel, mask)
+    return AttentionContext(position, rotary_factors(position, head_dim, config.rope_theta), head_dim, kernel, mask)
 
 
 @dataclass(frozen=True)
 class OutputPositions:
-    """Which hidden states are read behind the last block. It computes queries, MLP and norm for them alone."""
+    """Positions whose final hidden states are wanted: the last block computes queries, MLP and norm for them alone."""
 
     index: Int[Tensor, "B W"]
-    """Positions of each row, in order; where a row has fewer than another, more of its positions follow."""
-    is_read: Bool[Tensor, "B W"]
+    """Positions of each row, in order. A row with fewer than W is filled up with others of its positions."""
+    is_output: Bool[Tensor, "B W"]
+    """False on the filling positions."""
     lengths: list[int] | None = None
-    """How many each of the packed rows has."""
+    """How many of them each packed row has."""
 
-    def of(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B W D"]:
+    def select(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B W D"]:
+        """Return the vectors at the positions."""
         return x.gather(1, self.index[..., None].expand(-1, -1, x.shape[-1]))
 
-    def turned(self, rotation: Rotation) -> tuple[Float[Tensor, "B W h"], Float[Tensor, "B W h"]]:
-        """The rotation of the read positions."""
+    def select_rotation(self, rotation: Rotation) -> tuple[Float[Tensor, "B W h"], Float[Tensor, "B W h"]]:
+        """Return the rotation of the positions."""
         if rotation[0].ndim == 2:
             return rotation[0][self.index], rotation[1][self.index]
-        return self.of(rotation[0]), self.of(rotation[1])
+        return self.select(rotation[0]), self.select(rotation[1])
 
 
 def prepare_inputs(
@@ -93,49 +95,52 @@ def prepare_inputs(
     shift: int = 0,
     window: Window | None = None,
 ) -> tuple[Float[Tensor, "b n D"], AttentionContext, OutputPositions | None]:
-    """Embeddings as the blocks had best see them, their frame, and what is read behind the last: the states at `at`, or
-    those `shift` before, in row-major order. With a `window` its places alone are run.
+    """Return the first block's inputs, the attention context, and the positions that the last block must compute.
 
-    The last block computes only what is read (None: everything). Long canvases of different lengths are packed without
-    their padding on a CPU; short ones stay as they are: attention row by row would cost what that saves.
+    The last are those where `at` is True, or `shift` positions before them, in row-major order; None for all. With a
+    `window` only its positions are inputs. On a CPU long canvases of different lengths are packed without their
+    padding; short ones are not: attention row by row would cost what that saves.
     """
     if at is not None and window is not None:
-        rotation = rotary_angles(window.position, head_dim, config.rope_theta)
-        frame = AttentionContext(
+        rotation = rotary_factors(window.position, head_dim, config.rope_theta)
+        context = AttentionContext(
             window.position, rotation, head_dim, config._attn_implementation, window.mask, window=window
         )
-        return embedding(window.of(ids)), frame, _read(frame, window.of(at) & window.is_own, shift)
+        outputs = make_output_positions(context, window.select(at) & window.is_stored, shift)
+        return embedding(window.select(ids)), context, outputs
     if at is None or not is_sdpa(config._attn_implementation) or not at.any():
         h = embedding(ids)
-        return h, attention_context(config, h, attention_mask, head_dim), None
+        return h, make_attention_context(config, h, attention_mask, head_dim), None
     is_packed = ids.device.type == "cpu" and ids.shape[1] >= PACK_MIN_TOKENS
     visible = attention_mask.bool() if is_packed and attention_mask is not None else None
     if visible is None or bool(visible.all()) or bool((at & ~visible).any()):
         h = embedding(ids)
-        frame = attention_context(config, h, attention_mask, head_dim)
-        return h, frame, _read(frame, at, shift)
+        context = make_attention_context(config, h, attention_mask, head_dim)
+        return h, context, make_output_positions(context, at, shift)
     position = (visible.long().cumsum(dim=1) - 1)[visible]
-    rotation = rotary_angles(position, head_dim, config.rope_theta)
-    frame = AttentionContext(
+    rotation = rotary_factors(position, head_dim, config.rope_theta)
+    context = AttentionContext(
         position, rotation, head_dim, config._attn_implementation, None, visible.sum(dim=1).tolist()
     )
-    return embedding(ids[visible][None]), frame, _read(frame, at[visible][None], shift, at.sum(dim=1).tolist())
+    outputs = make_output_positions(context, at[visible][None], shift, at.sum(dim=1).tolist())
+    return embedding(ids[visible][None]), context, outputs
 
 
-def _read(
-    frame: AttentionContext, at: Bool[Tensor, "B N"], shift: int, lengths: list[int] | None = None
+def make_output_positions(
+    context: AttentionContext, at: Bool[Tensor, "B N"], shift: int, lengths: list[int] | None = None
 ) -> OutputPositions:
+    """Return the positions from which the tokens at `at` are predicted: `shift` before them, but for a row's first."""
     count = at.sum(dim=1, keepdim=True)
     width = int(count.amax())
     index = at.long().argsort(dim=1, descending=True, stable=True)[:, :width]
     if shift:
-        position = frame.position.expand_as(at).gather(1, index)
+        position = context.position.expand_as(at).gather(1, index)
         index = torch.where(position > 0, (index - shift).clamp(min=0), index)
     return OutputPositions(index, torch.arange(width, device=at.device) < count, lengths)
 
 
-def rotary_angles(position: Int[Tensor, "*B N"], head_dim: int, theta: float) -> Rotation:
-    """What RoPE multiplies each position's head with, and its head with the halves swapped: cos and -+sin, in float32.
+def rotary_factors(position: Int[Tensor, "*B N"], head_dim: int, theta: float) -> Rotation:
+    """Return the factors that RoPE multiplies a head and the head with swapped halves with: cos and -+sin, in float32.
 
     Half-split rotation: (first, second) becomes (first cos - second sin, second cos + first sin).
     """
@@ -146,9 +151,10 @@ def rotary_angles(position: Int[Tensor, "*B N"], head_dim: int, theta: float) ->
 
 
 def rotate(x: Float[Tensor, "B H N h"], rotation: Rotation) -> Float[Tensor, "B H N h"]:
-    own, other = (part.unsqueeze(-3) for part in rotation)
+    """Return the heads rotated to their positions (RoPE), computed in float32, in x's dtype."""
+    straight, swapped = (part.unsqueeze(-3) for part in rotation)
     first, second = x.float().chunk(2, dim=-1)
-    return torch.addcmul(x * own, torch.cat([second, first], dim=-1), other).to(x.dtype)
+    return torch.addcmul(x * straight, torch.cat([second, first], dim=-1), swapped).to(x.dtype)
 
 
 def attend(
@@ -156,60 +162,68 @@ def attend(
     q: Float[Tensor, "B W Q"],
     k: Float[Tensor, "B N K"],
     v: Float[Tensor, "B N K"],
-    frame: AttentionContext,
-    read: OutputPositions | None = None,
+    context: AttentionContext,
+    outputs: OutputPositions | None = None,
 ) -> Float[Tensor, "B W Q"]:
-    """softmax(q k / sqrt(head_dim)) v over the visible tokens, not causal; Q / K query heads share a key and value.
+    """Return softmax(q k / sqrt(head_dim)) v over the visible tokens, not causal; Q / K query heads share a key head.
 
-    The queries are those of the positions that `read` names, W of N, or all.
+    The queries are those of all N positions, or of the W `outputs`.
     """
     batch, length, _ = q.shape
     shared = q.shape[-1] // k.shape[-1]
-    q, k, v = (x.view(batch, x.shape[1], -1, frame.head_dim).transpose(1, 2) for x in (q, k, v))
-    q = rotate(q, frame.rotation if read is None else read.turned(frame.rotation))
-    k = rotate(k, frame.rotation)
-    if frame.window is not None:
-        k, v = frame.window.renew(block, k, v)
-    if not is_sdpa(frame.kernel):
-        attention = ALL_ATTENTION_FUNCTIONS[frame.kernel]
-        mixed = attention(block, q, k, v, frame.mask, dropout=0.0, scaling=frame.head_dim**-0.5, is_causal=False)[0]
+    q, k, v = (x.view(batch, x.shape[1], -1, context.head_dim).transpose(1, 2) for x in (q, k, v))
+    q = rotate(q, context.rotation if outputs is None else outputs.select_rotation(context.rotation))
+    k = rotate(k, context.rotation)
+    if context.window is not None:
+        k, v = context.window.update(block, k, v)
+    if not is_sdpa(context.kernel):
+        attention = ALL_ATTENTION_FUNCTIONS[context.kernel]
+        mixed = attention(block, q, k, v, context.mask, dropout=0.0, scaling=context.head_dim**-0.5, is_causal=False)[0]
         return cast(Tensor, mixed).reshape(batch, length, -1)
-    if frame.lengths is not None:
-        asked = frame.lengths if read is None or read.lengths is None else read.lengths
-        rows = zip(q.split(asked, dim=2), k.split(frame.lengths, dim=2), v.split(frame.lengths, dim=2), strict=True)
+    if context.lengths is not None:
+        query_lengths = context.lengths if outputs is None or outputs.lengths is None else outputs.lengths
+        rows = zip(
+            q.split(query_lengths, dim=2),
+            k.split(context.lengths, dim=2),
+            v.split(context.lengths, dim=2),
+            strict=True,
+        )
         parts = [F.scaled_dot_product_attention(*row, enable_gqa=shared > 1) for row in rows if row[0].shape[2]]
         return torch.cat(parts, dim=2).transpose(1, 2).reshape(batch, length, -1)
-    if shared > 1 and frame.mask is not None:  # CUDA's fast kernels share heads only where no mask is given
+    if shared > 1 and context.mask is not None:  # CUDA's fast kernels share heads only where no mask is given
         k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=frame.mask, enable_gqa=q.shape[1] != k.shape[1])
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=context.mask, enable_gqa=q.shape[1] != k.shape[1])
     return mixed.transpose(1, 2).reshape(batch, length, -1)
 
 
 def blocks_of(model: nn.Module) -> nn.ModuleList:
-    """The blocks of a model of any family."""
+    """Return the blocks of a model of any family."""
     return next(module for module in model.modules() if isinstance(module, nn.ModuleList))
 
 
-def run(
+def run_blocks(
     blocks: Sequence[nn.Module] | nn.ModuleList,
     h: Float[Tensor, "B N D"],
-    frame: AttentionContext,
+    context: AttentionContext,
     is_checkpointed: bool,
-    read: OutputPositions | None = None,
+    outputs: OutputPositions | None = None,
 ) -> Float[Tensor, "B W D"]:
-    """All blocks in turn, the last one for what is read alone. Checkpointed ones are computed again for the backward
-    pass, which keeps less in memory."""
+    """Run all blocks in turn, the last one for the `outputs` alone, and return the hidden states.
+
+    With `is_checkpointed` each block's activations are computed again in the backward pass, which saves memory.
+    """
     for number, block in enumerate(blocks, start=1):
-        last = read if number == len(blocks) else None
+        block_outputs = outputs if number == len(blocks) else None
         if is_checkpointed and torch.is_grad_enabled():
-            h = cast(Tensor, checkpoint(block, h, frame, last, use_reentrant=False, preserve_rng_state=False))
+            recomputed = checkpoint(block, h, context, block_outputs, use_reentrant=False, preserve_rng_state=False)
+            h = cast(Tensor, recomputed)
         else:
-            h = block(h, frame, last)
+            h = block(h, context, block_outputs)
     return h
 
 
 def initialise(module: nn.Module, std: float) -> None:
-    """Weights of a new model: embeddings N(0, 1), matrices N(0, std), biases 0, norms 1."""
+    """Draw the weights of a new model: embeddings N(0, 1), matrices N(0, std), biases 0, norms 1."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=std)
         if module.bias is not None:
@@ -220,16 +234,16 @@ def initialise(module: nn.Module, std: float) -> None:
         nn.init.ones_(module.weight)
 
 
-def gated(gate: Float[Tensor, "*B m"], up: Float[Tensor, "*B m"]) -> Float[Tensor, "*B m"]:
-    """silu(gate) up. Where no gradient needs them, in place: these are the widest tensors of a block."""
+def swiglu(gate: Float[Tensor, "*B m"], up: Float[Tensor, "*B m"]) -> Float[Tensor, "*B m"]:
+    """Return silu(gate) up. Without gradients it is computed in place: these are the widest tensors of a block."""
     return F.silu(gate) * up if torch.is_grad_enabled() else F.silu(gate, inplace=True).mul_(up)
 
 
-def at_positions(h: Float[Tensor, "B N D"], at: Bool[Tensor, "B N"] | None) -> Float[Tensor, "..."]:
-    """The hidden states [M, D] where `at` is True, in row-major order; all of them, [B, N, D], without it."""
+def select_positions(h: Float[Tensor, "B N D"], at: Bool[Tensor, "B N"] | None) -> Float[Tensor, "..."]:
+    """Return the hidden states [M, D] where `at` is True, in row-major order; all of them, [B, N, D], without it."""
     return h if at is None else h[at]
 
 
 def is_sdpa(kernel: str) -> bool:
-    """Whether attention is torch's own, in here."""
+    """Return whether attention is computed here by torch's SDPA, and not by a kernel of transformers."""
     return kernel in ("sdpa", "eager")

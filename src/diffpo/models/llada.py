@@ -17,17 +17,17 @@ from diffpo.models.layers import (
     AttentionContext,
     OutputPositions,
     RMSNorm,
-    at_positions,
     attend,
-    gated,
     initialise,
     prepare_inputs,
-    run,
+    run_blocks,
+    select_positions,
+    swiglu,
 )
 
 
 class LLaDAConfig(PretrainedConfig):
-    """The defaults are the tiny model (0.8M parameters); every published field that is not here is kept as it came."""
+    """LLaDA's config. The defaults are the tiny model (0.8M parameters); other published fields are kept unchanged."""
 
     model_type = "llada"
 
@@ -64,7 +64,7 @@ class LLaDAConfig(PretrainedConfig):
 
 
 class LLaDABlock(nn.Module):
-    """h += attention(norm h); h += ff_out(silu(ff_proj n) * up_proj n) with n = norm h."""
+    """One block: h += attention(norm h); h += ff_out(silu(ff_proj n) * up_proj n) with n = norm h."""
 
     def __init__(self, config: LLaDAConfig) -> None:
         super().__init__()
@@ -80,18 +80,21 @@ class LLaDABlock(nn.Module):
         self.ff_out = nn.Linear(config.mlp_hidden_size, config.d_model, bias=False)
 
     def forward(
-        self, h: Float[Tensor, "B N D"], frame: AttentionContext, read: OutputPositions | None = None
+        self, h: Float[Tensor, "B N D"], context: AttentionContext, outputs: OutputPositions | None = None
     ) -> Float[Tensor, "B W D"]:
         n = self.attn_norm(h)
-        q = self.q_proj(n if read is None else read.of(n))  # before k and v: gradients add up in the order of use
-        if read is not None:
-            h = read.of(h)
-        h = h + self.attn_out(attend(self, q, self.k_proj(n), self.v_proj(n), frame, read))
+        # q comes before k and v: gradients add up in the order of use.
+        q = self.q_proj(n if outputs is None else outputs.select(n))
+        if outputs is not None:
+            h = outputs.select(h)
+        h = h + self.attn_out(attend(self, q, self.k_proj(n), self.v_proj(n), context, outputs))
         n = self.ff_norm(h)
-        return h + cast(Tensor, self.ff_out(gated(self.ff_proj(n), self.up_proj(n))))
+        return h + cast(Tensor, self.ff_out(swiglu(self.ff_proj(n), self.up_proj(n))))
 
 
 class LLaDAModel(nn.Module):
+    """Embedding, blocks, final norm and output head, under the published names."""
+
     def __init__(self, config: LLaDAConfig) -> None:
         super().__init__()
         self.transformer = nn.ModuleDict(
@@ -105,7 +108,7 @@ class LLaDAModel(nn.Module):
 
 
 class LLaDAModelLM(PreTrainedModel):
-    """Published key names: `model.transformer.{wte, blocks.i.*, ln_f, ff_out}.weight`."""
+    """The whole model. Published key names: `model.transformer.{wte, blocks.i.*, ln_f, ff_out}.weight`."""
 
     config_class = LLaDAConfig
     base_model_prefix = "model"
@@ -115,7 +118,7 @@ class LLaDAModelLM(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     shift: ClassVar[int] = 0
-    """Places before a token from which it is predicted."""
+    """How many positions before a token it is predicted."""
 
     def __init__(self, config: LLaDAConfig) -> None:
         super().__init__(config)
@@ -143,10 +146,10 @@ class LLaDAModelLM(PreTrainedModel):
         window: Window | None = None,
         **_: Any,
     ) -> MaskedLMOutput:
-        """Logits [B, N, V], or [M, V] at the M positions where `logits_at` is True, in row-major order.
+        """Return logits [B, N, V], or [M, V] at the M positions where `logits_at` is True, in row-major order.
 
-        Positions count from each row's first visible token, so padding on the left changes nothing. Padding must not
-        be everything: a row needs at least one visible token.
+        Positions count from each row's first visible token, so padding on the left changes nothing. Every row needs at
+        least one visible token.
         """
         head = self.model.transformer["ff_out"]
         return MaskedLMOutput(logits=head(self.states(input_ids, attention_mask, logits_at, window)))
@@ -158,14 +161,14 @@ class LLaDAModelLM(PreTrainedModel):
         at: Bool[Tensor, "B N"] | None = None,
         window: Window | None = None,
     ) -> Float[Tensor, "..."]:
-        """What the output head reads: [B, N, D], or [M, D] at the M positions."""
+        """Return the hidden states that enter the output head: [B, N, D], or [M, D] at the M positions of `at`."""
         parts = self.model.transformer
         head_dim = self.config.d_model // self.config.n_heads
-        h, frame, read = prepare_inputs(
+        h, context, outputs = prepare_inputs(
             self.config, parts["wte"], input_ids, attention_mask, head_dim, at, self.shift, window
         )
-        h = run(cast(nn.ModuleList, parts["blocks"]), h, frame, self.gradient_checkpointing, read)
-        return at_positions(parts["ln_f"](h), at) if read is None else parts["ln_f"](h[read.is_read])
+        h = run_blocks(cast(nn.ModuleList, parts["blocks"]), h, context, self.gradient_checkpointing, outputs)
+        return select_positions(parts["ln_f"](h), at) if outputs is None else parts["ln_f"](h[outputs.is_output])
 
 
 LLADA = Family(
