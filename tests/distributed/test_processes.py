@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.test_runs import RL, SETTLE, SFT, TASK, lines_of
+from tests.helpers.tiny_runs import GREEDY_STAGE, RL, SFT, TASK, lines_of
 from torch import Tensor, nn
 from torch import distributed as dist
 
@@ -29,9 +29,10 @@ from diffpo.distributed.process import Process, current_process, rank_slice, req
 from diffpo.models.model_paths import checkpoints
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import DeviceSettings, RlRecipe, SftRecipe
-from diffpo.runs.checkpoint import load, read_progress
+from diffpo.runs.checkpoint import read_progress
 from diffpo.runs.device import resolve_device
 from diffpo.runs.run_dir import METRICS
+from diffpo.sampling.policy import load
 from diffpo.tasks.sudoku import Sudoku
 from diffpo.training import rl
 from diffpo.training.rl import run_rl
@@ -46,17 +47,50 @@ SFT_CASES = {
     "sft-elbo": ["steps=4", "weighting=elbo", "micro_batch_size=3"],
 }
 RL_CASES: dict[str, tuple[str | None, list[str]]] = {
-    "joint": (None, [*RL, *SETTLE, "rollout.prompts_per_step=4", "objective.micro_batch_size=4", "budget.steps=4"]),
+    "joint": (
+        None,
+        [*RL, *GREEDY_STAGE, "rollout.prompts_per_step=4", "objective.micro_batch_size=4", "budget.steps=4"],
+    ),
     "diffpo": ("tiny-diffpo", [*SMALL, "objective.micro_batch_size=2", "budget={steps=3}"]),
     "d1": ("tiny-d1", [*SMALL, "objective.micro_batch_size=3", "budget={steps=3}"]),
     "dmpo": ("tiny-dmpo", [*SMALL, "objective.baseline=unbias", "objective.micro_batch_size=3", "budget={steps=3}"]),
-    "ties": (None, [*RL, "train=policy", "rollout.prompts_per_step=2", "task.cell_credit=0", "objective.drop_zero_std_groups=true",
-                    "objective.micro_batch_size=4", "budget.steps=6"]),
-    "ties-dmpo": ("tiny-dmpo", [*SMALL, "rollout.prompts_per_step=2", "task.cell_credit=0", "objective.drop_zero_std_groups=true",
-                                "objective.micro_batch_size=2", "budget={steps=6}"]),
-    "lora": (None, [*RL, "train=policy", "rollout.prompts_per_step=4", "objective.micro_batch_size=4", "objective.kl_coef=0.1",
-                    "lora.rank=2", "lora.alpha=4", "budget.steps=2"]),
-}  # fmt: skip
+    "ties": (
+        None,
+        [
+            *RL,
+            "train=policy",
+            "rollout.prompts_per_step=2",
+            "task.cell_credit=0",
+            "objective.drop_zero_std_groups=true",
+            "objective.micro_batch_size=4",
+            "budget.steps=6",
+        ],
+    ),
+    "ties-dmpo": (
+        "tiny-dmpo",
+        [
+            *SMALL,
+            "rollout.prompts_per_step=2",
+            "task.cell_credit=0",
+            "objective.drop_zero_std_groups=true",
+            "objective.micro_batch_size=2",
+            "budget={steps=6}",
+        ],
+    ),
+    "lora": (
+        None,
+        [
+            *RL,
+            "train=policy",
+            "rollout.prompts_per_step=4",
+            "objective.micro_batch_size=4",
+            "objective.kl_coef=0.1",
+            "lora.rank=2",
+            "lora.alpha=4",
+            "budget.steps=2",
+        ],
+    ),
+}
 STOPPED = [*RL, "rollout.prompts_per_step=4", "objective.micro_batch_size=4", "budget.steps=4", "checkpoint.every=100"]
 
 
@@ -79,11 +113,11 @@ def outcome(work: Callable[..., None], *arguments: Any) -> str:
     return "done"
 
 
-def share(folder: Path) -> None:
+def share(folder: Path, base: Path) -> None:
     """Run every case as one of two processes; how each ended goes to a file of its own."""
     here = current_process()
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=here.rank, world_size=here.world_size)
-    base, found = folder / "base", {"helpers": outcome(check_helpers)}
+    found = {"helpers": outcome(check_helpers)}
     while not (folder / "ready").exists():
         time.sleep(0.1)
     for case in SFT_CASES:
@@ -158,22 +192,21 @@ def poison(optimizer: torch.optim.Optimizer, *_: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the two processes have run all cases: `two/CASE`, and how they ended."""
     folder = tmp_path_factory.mktemp("two")
-    script = "import sys, pathlib, test_distributed; test_distributed.share(pathlib.Path(sys.argv[1]))"
+    script = f"import sys, pathlib; from {__name__} import share; share(*map(pathlib.Path, sys.argv[1:]))"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(PROCESSES), "PYTHONPATH": path_here()}
     processes = []
     for rank in range(PROCESSES):
-        command = [sys.executable, "-W", "error", "-c", script, str(folder)]
+        command = [sys.executable, "-W", "error", "-c", script, str(folder), str(base)]
         own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         with (folder / f"out-{rank}").open("w") as out, (folder / f"err-{rank}").open("w") as err:
             processes.append(subprocess.Popen(command, env=own, stdout=out, stderr=err))
     try:
-        run_sft(load_recipe(SftRecipe, None, [*SFT, "steps=100", "checkpoint.every=1000"]), folder / "base")
         with pytest.MonkeyPatch.context() as patch:
             ask_to_stop(patch, at=2, rank=0)
-            assert outcome(run_rl, rl_recipe(folder / "base", None, STOPPED), folder / "resumed").startswith("Stopped")
+            assert outcome(run_rl, rl_recipe(base, None, STOPPED), folder / "resumed").startswith("Stopped")
         (folder / "ready").touch()
         for process in processes:
             process.wait(TIMEOUT)
@@ -211,7 +244,9 @@ def assert_same(one: Path, two: Path) -> None:
 
 
 def tensors_of(checkpoint: Path) -> list[Tensor]:
-    denoiser, _, controller = load(checkpoint)
+    policy = load(checkpoint)
+    denoiser = policy.denoiser
+    controller = policy.controller
     return [*denoiser.model.state_dict().values(), *(controller.state_dict().values() if controller else ())]
 
 
@@ -227,9 +262,9 @@ def test_sft_is_the_same_on_two_processes(case: str, folder: Path, outcomes: dic
 
 
 @pytest.mark.parametrize("case", RL_CASES)
-def test_rl_is_the_same_on_two_processes(case: str, folder: Path, outcomes: dict[str, list[str]]) -> None:
+def test_rl_is_the_same_on_two_processes(case: str, base: Path, folder: Path, outcomes: dict[str, list[str]]) -> None:
     assert outcomes[case] == ["done", "done"]
-    run_rl(rl_recipe(folder / "base", *RL_CASES[case]), folder / "one" / case)
+    run_rl(rl_recipe(base, *RL_CASES[case]), folder / "one" / case)
     assert_same(folder / "one" / case, folder / "two" / case)
     if case.startswith("ties"):
         tied = [line["frac_reward_zero_std"] for line in lines_of(folder / "one" / case)]
@@ -243,8 +278,10 @@ def test_a_request_to_stop_in_one_process_stops_both_at_the_same_step(
     assert outcomes["stopped"] == ["Stopped: stopped at step 2; go on with the same command and --resume"] * 2
 
 
-def test_a_run_goes_on_with_another_number_of_processes(folder: Path, outcomes: dict[str, list[str]]) -> None:
-    recipe = rl_recipe(folder / "base", None, STOPPED)
+def test_a_run_goes_on_with_another_number_of_processes(
+    base: Path, folder: Path, outcomes: dict[str, list[str]]
+) -> None:
+    recipe = rl_recipe(base, None, STOPPED)
     run_rl(recipe, folder / "one" / "straight")
     assert outcomes["resumed"] == ["done", "done"]
     assert_same(folder / "one" / "straight", folder / "resumed")
@@ -375,10 +412,10 @@ def torchrun(*arguments: object) -> "subprocess.Popen[str]":
     )
 
 
-def test_torchrun_forwards_ctrl_c_and_the_run_goes_on(folder: Path, tmp_path: Path) -> None:
+def test_torchrun_forwards_ctrl_c_and_the_run_goes_on(base: Path, tmp_path: Path) -> None:
     out, recipe = tmp_path / "run", tmp_path / "recipe.toml"
     recipe.write_text("")
-    overrides = [*STOPPED, f"base={json.dumps(str(folder / 'base'))}", "budget.steps=1000"]
+    overrides = [*STOPPED, f"base={json.dumps(str(base))}", "budget.steps=1000"]
     process = torchrun("rl", recipe, "--out", out, *overrides)
     try:
         until = time.monotonic() + TIMEOUT

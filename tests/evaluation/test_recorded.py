@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.grading.test_grading import HOSTILE
+from tests.helpers.hostile import HOSTILE
 
 from diffpo.cli.main import main
 from diffpo.evaluation.recorded import score_file

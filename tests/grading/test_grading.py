@@ -10,6 +10,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.helpers.hostile import HOSTILE
 
 from diffpo.grading import symbolic
 from diffpo.grading.answer import final_answer
@@ -17,37 +18,6 @@ from diffpo.grading.math_answer import same_answer
 from diffpo.grading.number import answer_number, read_number
 from diffpo.grading.symbolic import equal
 
-HOSTILE = [
-    "",
-    "\0",
-    "\ud800",
-    "99**(98**97)",
-    "__import__('os').system('touch pwned')",
-    "(" * 1_000_000,
-    "{" * 1_000_000,
-    "9" * 1_000_000,
-    "-" * 1_000_000,
-    "1," * 500_000,
-    " " * 1_000_000 + "7",
-    "\\boxed" * 160_000,
-    "\\boxed{" * 150_000,
-    "\\boxed {" * 120_000,
-    "<answer>" * 120_000,
-    "<answer>" + "\\frac{" * 150_000,
-    "<answer>" * 2 + "\\text{" * 150_000 + "</answer>",
-    "</answer>" * 100_000,
-    "<answer>\\boxed{" + "\u0663" * 1000 + "}</answer>",
-    "<answer>" + "=" * 1_000_000 + "</answer>",
-    "<answer>" + "1=" * 500_000 + "</answer>",
-    "<answer>" + "12 " * 300_000 + "</answer>",
-    "```" * 300_000 + "<answer>" + "```1" * 200_000,
-    "<answer>" + "```1 " * 200_000,
-    "<answer>\\boxed{" + "\\left(" * 60 + "}</answer>",
-    "<answer>\\boxed{1e999}</answer>",
-    "<answer>\\boxed{nan}</answer>",
-    "\\boxed{\\boxed{\\boxed{" * 1000 + "1" + "}}}" * 1000,
-]
-"""Also for the graders of tasks and d1's scorers: 1 MB of what is worst for a regular expression, and worse."""
 MORE_HOSTILE = [*HOSTILE, "{" * 390, "(" * 190 + ")" * 190, "\\ud800", '"]\n["x", "x"]', "(((((" * 3 + "x"]
 
 

@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from diffpo.evaluation.run import run_eval
+from diffpo.sampling.policy import load
 from tests.helpers import published
-from tests.models.test_chat import LLADA as TEMPLATE
-from tests.models.test_chat import tokenizer_with
+from tests.helpers.chat_templates import LLADA as TEMPLATE
+from tests.helpers.chat_templates import tokenizer_with
 
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
-from diffpo.evaluation.loop import run_eval
+
 from diffpo.models.chat import prompt_ids_of
 from diffpo.models.dream import DreamConfig
 from diffpo.models.llada import LLaDAConfig
@@ -19,7 +21,7 @@ from diffpo.models.loading import load_tokenizer
 from diffpo.models.tokenizer import char_tokenizer
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import EvalRecipe, Gsm8kTask, RlRecipe, SftRecipe, SudokuTask
-from diffpo.runs.checkpoint import load
+
 from diffpo.runs.prompt_filter import PromptFilter, draw_problems, filter_long_prompts
 from diffpo.runs.run_dir import METRICS
 from diffpo.tasks.base import Problem, Task
@@ -182,7 +184,7 @@ def test_evaluation_says_what_it_leaves_out(data: str, base: Path, task: TextTas
         said = run_eval(load_recipe(EvalRecipe, None, [*settings(data, f"max_prompt_tokens={limit}"), *more]), out)
         return json.loads(out.read_text()), said
 
-    tokenizer = load(base)[1]
+    tokenizer = load(base).tokenizer
     lengths = [len(prompt_ids_of(tokenizer, question.text)) for question in task.questions("test")]
     num_fit = sum(length <= 15 for length in lengths)
     found, said = record(15)

@@ -13,13 +13,13 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.grading.test_grading import HOSTILE
+from tests.helpers.hostile import HOSTILE
 
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
 from diffpo.recipes import dump_recipe, load_recipe
 from diffpo.recipes.tables import Gsm8kTask, RlRecipe, SftRecipe
-from diffpo.recipes.tasks import task_of
+from diffpo.recipes.tasks import build_task
 from diffpo.tasks.base import Problem, Split, Task
 from diffpo.tasks.countdown_text import expression_of
 from diffpo.tasks.custom_reward import WithReward
@@ -372,10 +372,10 @@ def test_a_recipe_gives_the_task() -> None:
     overrides = ["task={kind='gsm8k', source='x.jsonl', few_shot=3, reward='d1', completion_length=128}"]
     recipe = load_recipe(RlRecipe, None, ["base=x", "budget.steps=1", "rollout.block_length=32", *overrides])
     assert recipe.task == Gsm8kTask(kind="gsm8k", source="x.jsonl", few_shot=3, reward="d1", completion_length=128)
-    assert task_of(recipe.task) == TextTask(FAMILIES["gsm8k"], "x.jsonl", None, 3, "d1", 128)
+    assert build_task(recipe.task) == TextTask(FAMILIES["gsm8k"], "x.jsonl", None, 3, "d1", 128)
     for kind in FAMILIES:
         found = load_recipe(SftRecipe, None, [f"task.kind={kind}"])
-        assert task_of(found.task) == TextTask(FAMILIES[kind]) and found.task.completion_length == 256
+        assert build_task(found.task) == TextTask(FAMILIES[kind]) and found.task.completion_length == 256
         assert f'kind = "{kind}"' in dump_recipe(found)
     with pytest.raises(
         UserError, match=r"reward: should be 'correct' or 'd1', or a function of your own, .*, got 'd2'"

@@ -1,21 +1,29 @@
 """Runs that end and go on: what the loops write, resuming bit for bit, kills, Ctrl-C, failed writes, seeds."""
 
-import json
 import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffpo.training.update import update_policy
-from safetensors.torch import load_file
+from tests.helpers.tiny_runs import (
+    GREEDY_STAGE,
+    SFT,
+    lines_of,
+    rl_overrides,
+    rl_recipe,
+    sft_recipe,
+    snapshot,
+    toml_of,
+    weights_of,
+)
 from torch import Tensor
 
 from diffpo.core.errors import NonFiniteLossError, Stopped, UserError
@@ -25,44 +33,19 @@ from diffpo.models.llada import LLaDAModelLM
 from diffpo.models.model_paths import RECIPE, checkpoints
 from diffpo.recipes import dump_recipe, load_recipe
 from diffpo.recipes.tables import RlRecipe, SftRecipe
-from diffpo.runs.checkpoint import Progress, load, read_progress, restore_optimizers
+from diffpo.runs.checkpoint import Progress, read_progress, restore_optimizers
 from diffpo.runs.optimizer import adam
 from diffpo.runs.run_dir import METRICS, Run
+from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.loop import sample
+from diffpo.sampling.policy import load
 from diffpo.sampling.rules import EntropyBound
 from diffpo.training import rl, rollouts, sft
+from diffpo.training.policy_update import update_policy
 from diffpo.training.rl import run_rl
-from diffpo.training.rollouts import Batch, Decoding, collect
+from diffpo.training.rollouts import Batch, collect_batch
 from diffpo.training.sft import run_sft
 
-# A model of this shape solves half of these puzzles after a second of SFT: RL then has something to credit.
-TASK = ["threads=1", "task.min_clues=13", "task.max_clues=15"]
-SFT = [
-    *TASK,
-    "model.d_model=32",
-    "model.n_layers=2",
-    "model.n_heads=2",
-    "model.mlp_hidden_size=48",
-    "batch=32",
-    "weighting=uniform",
-    "optimizer.lr=0.01",
-]
-RL = [
-    *TASK,
-    "task.cell_credit=0.5",
-    "train=joint",
-    "rollout.prompts_per_step=3",
-    "rollout.group_size=4",
-    "objective.nfe_penalty=0.5",
-    "objective.importance_cap=2.0",
-    "objective.micro_batch_size=5",
-    "optimizer.lr=0.001",
-    "optimizer.warmup=3",
-    "optimizer.decay=linear",
-    "controller.momentum=0.3",
-    "controller.optimizer.decay=linear",
-]
-SETTLE = ["controller.greedy_stage.share=0.3", "controller.greedy_stage.nfe_penalty=0.9"]
 KILLED_STEPS = 8
 
 ROLLOUT_KEYS = {"step", "reward", "reward_std", "frac_reward_zero_std", "solved", "nfe"}
@@ -74,31 +57,12 @@ QUARTER_KEYS = {f"weight_{name}_{quarter}" for name in ("ess", "capped") for qua
 BOUND_KEYS = {"bound_median", "bound_log_std_across_prompts", "bound_log_sigma", "bound_clip_fraction"}
 
 
-def sft_recipe(*overrides: str) -> SftRecipe:
-    return load_recipe(SftRecipe, None, [*SFT, "batch=8", *overrides])
-
-
-def rl_overrides(base: Path, *overrides: str) -> list[str]:
-    return [*RL, f"base={json.dumps(str(base))}", *overrides]
-
-
-def rl_recipe(base: Path, *overrides: str) -> RlRecipe:
-    return load_recipe(RlRecipe, None, rl_overrides(base, *overrides))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base") / "run"
-    run_sft(load_recipe(SftRecipe, None, [*SFT, "steps=100", "checkpoint.every=1000"]), folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def killed_recipe(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recipe of the runs that are killed, as a file: a checkpoint at every step."""
     file = tmp_path_factory.mktemp("recipe") / "killed.toml"
-    checkpointing = ["checkpoint.every=1", f"budget.steps={KILLED_STEPS}", *SETTLE]
-    file.write_text(_toml_of(rl_overrides(base, *checkpointing)), encoding="utf-8")
+    checkpointing = ["checkpoint.every=1", f"budget.steps={KILLED_STEPS}", *GREEDY_STAGE]
+    file.write_text(toml_of(rl_overrides(base, *checkpointing)), encoding="utf-8")
     return file
 
 
@@ -109,45 +73,10 @@ def undisturbed(killed_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -
     return snapshot(out)
 
 
-def _toml_of(overrides: Sequence[str]) -> str:
-    """Dotted keys are TOML; only bare words want quotes."""
-    pairs = (override.split("=", 1) for override in overrides)
-    return "".join(f"{key} = {json.dumps(value) if value.isalpha() else value}\n" for key, value in pairs)
-
-
-def lines_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
-
-
-def weights_of(folder: Path) -> dict[str, bytes]:
-    """Every tensor in a folder's safetensors files, bit by bit; a controller's running statistics are among them."""
-    return {
-        f"{file.name}/{name}": tensor.numpy().tobytes()
-        for file in folder.glob("*.safetensors")
-        for name, tensor in load_file(file).items()
-    }
-
-
-def leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict | list | tuple):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from leaves(item, f"{where}/{key}")
-    else:
-        yield where, value.numpy().tobytes() if isinstance(value, Tensor) else value
-
-
-def snapshot(run: Path) -> dict[str, Any]:
-    """All that a run has become: its last checkpoint's weights and optimisers, and its log without the times."""
-    last = checkpoints(run)[-1]
-    optimizers = dict(leaves(torch.load(last / "optimizer.pt", weights_only=True), "optimizer"))
-    log = [{key: value for key, value in line.items() if key != "seconds"} for line in lines_of(run)]
-    return weights_of(last) | optimizers | {"progress": read_progress(last), "log": log}
-
-
 def assert_whole(run: Path) -> None:
     """Every checkpoint can be loaded, optimiser and all."""
     for folder in checkpoints(run):
-        denoiser, _, _ = load(folder)
+        denoiser = load(folder).denoiser
         assert folder.name == f"checkpoint-{read_progress(folder).step}"
         assert all(bool(p.isfinite().all()) for p in denoiser.model.parameters())
         restore_optimizers(folder, {"policy": adam(denoiser.model.parameters(), sft_recipe().optimizer)})
@@ -250,7 +179,7 @@ def test_the_blocks_of_policy_and_base_are_compiled(
     compiled: list[tuple[torch.nn.Module, dict[str, Any]]] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: compiled.append((module, options)))
     run_rl(rl_recipe(base, "budget.steps=1", "objective.kl_coef=0.1", "compile=true"), tmp_path / "run")
-    blocks = load(base)[0].model.model.transformer["blocks"]
+    blocks = load(base).denoiser.model.model.transformer["blocks"]
     assert [(type(module), options) for module, options in compiled] == [(type(blocks[0]), {"dynamic": True})] * (
         2 * len(blocks)
     )
@@ -288,7 +217,7 @@ def test_compiled_blocks_give_the_same_run(base: Path, tmp_path: Path) -> None:
         plain.pop("seconds")
         other.pop("seconds")
         assert other == pytest.approx(plain, rel=1e-4, abs=1e-5)
-    weights = (load(folder)[0].model.state_dict().keys() for folder in (base, tmp_path / "compiled"))
+    weights = (load(folder).denoiser.model.state_dict().keys() for folder in (base, tmp_path / "compiled"))
     assert next(weights) == next(weights)
 
 
@@ -312,7 +241,7 @@ def test_rl_trains_what_it_is_told_to(train: str, kl: float, estimator: str, bas
     weights, base_weights = weights_of(last), weights_of(checkpoints(base)[-1])
     is_unchanged = base_weights.items() <= weights.items()
     assert is_unchanged == (train == "controller")
-    assert (load(out)[2] is None) == (train == "policy")
+    assert (load(out).controller is None) == (train == "policy")
     assert any(path.name.startswith("controller") for path in last.iterdir()) == (train != "policy")
 
 
@@ -336,7 +265,7 @@ def test_a_joint_run_ends_with_the_policy_at_rest_and_greedy_rollouts(
 
     def spy(*arguments: Any, **options: Any) -> Batch:
         asked.append((arguments[4].temperature, options["bound_nfe_penalty"]))
-        return collect(*arguments, **options)
+        return collect_batch(*arguments, **options)
 
     monkeypatch.setattr(rl, "collect", spy)
     keep = ["checkpoint.every=1", "checkpoint.keep=9", "budget.steps=6", "controller.nfe_penalty=0.4"]
@@ -704,7 +633,7 @@ def test_rl_killed_twice_ends_where_an_undisturbed_run_does(
 
 def test_sft_killed_ends_where_an_undisturbed_run_does(tmp_path: Path) -> None:
     file, out = tmp_path / "sft.toml", tmp_path / "run"
-    file.write_text(_toml_of([*SFT, "steps=12", "checkpoint.every=2"]), encoding="utf-8")
+    file.write_text(toml_of([*SFT, "steps=12", "checkpoint.every=2"]), encoding="utf-8")
     code, _ = start_doomed("fsync", "SIGKILL", 17, "sft", str(file), "--out", str(out))
     assert code == -signal.SIGKILL
     assert any(out.glob(".checkpoint-*"))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from pyarrow import parquet
 from tests.helpers import oracle
-from tests.models.test_chat import EOS, EOT, LLADA, QWEN, tokenizer_with
+from tests.helpers.chat_templates import EOS, EOT, LLADA, QWEN, tokenizer_with
 from torch import Tensor
 
 from diffpo.cli.main import main
@@ -22,7 +22,7 @@ from diffpo.evaluation import loop
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import EvalRecipe, RlRecipe, S1kTask, SftRecipe
-from diffpo.recipes.tasks import task_of
+from diffpo.recipes.tasks import build_task
 from diffpo.runs.run_dir import METRICS
 from diffpo.tasks import text
 from diffpo.tasks.base import Grade, Problem, Split
@@ -263,7 +263,7 @@ def jsonl(file: Path, rows: list[dict[str, Any]] = ROWS) -> str:
 
 def test_a_row_of_s1k_is_a_question_and_a_trace_in_tags(tmp_path: Path) -> None:
     recipe = S1kTask(kind="s1k", source=jsonl(tmp_path / "all.jsonl"), instructions="Do it.", completion_length=99)
-    task = task_of(recipe)
+    task = build_task(recipe)
     assert (task.name, task.completion_length) == ("s1k", 99)
     problem = next(p for p in task.problems("train", 60, seed=0) if "7 + 7" in p.prompt)
     assert problem.prompt == "Do it.\n\nWhat is 7 + 7?"
