@@ -24,7 +24,8 @@ from diffpo.recipes.tables import RlRecipe, SftRecipe
 from diffpo.runs.checkpoint import load
 from diffpo.sampling.controller import Controller, entropy_features
 from diffpo.sampling.rules import EntropyBound
-from diffpo.statistics.figures import gain_over_fixed, mean_interval
+from diffpo.statistics.bootstrap import mean_interval
+from diffpo.statistics.frontier import gain_over_fixed
 from diffpo.tasks.base import Problem
 from diffpo.training.rl import run_rl
 from diffpo.training.rollouts import Decoding, answer, first_call_entropy

@@ -25,7 +25,7 @@ from diffpo.models.model_paths import checkpoints
 from diffpo.recipes import files
 from diffpo.report.data import read_run
 from diffpo.runs.run_dir import METRICS
-from diffpo.statistics.figures import aup
+from diffpo.statistics.frontier import aup
 
 TASK = "threads = 1\ntask = {kind = 'sudoku', min_clues = 13, max_clues = 15, cell_credit = 0.5}\n"
 BUDGET = 1500

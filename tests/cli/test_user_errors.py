@@ -320,15 +320,15 @@ def test_more_completions_in_flight_than_memory_has_room_for(
     assert f"8 {said} rollout.max_in_flight to at most 7" in told(
         "rl", recipe, "rollout.max_in_flight=8", "--out", "new"
     )
-    assert f"10 {said} slots to at most 7" in told("eval", str(run), "count=10")
-    assert f"9 {said} slots to at most 7" in told("eval", str(run), "count=10", "max_in_flight=9")
+    assert f"10 {said} max_in_flight to at most 7" in told("eval", str(run), "count=10")
+    assert f"9 {said} max_in_flight to at most 7" in told("eval", str(run), "count=10", "max_in_flight=9")
     with pytest.raises(SystemExit) as caught:
         main(["rl", recipe, "rollout.max_in_flight=7", "--out", "new"])
     assert not caught.value.code
     kept = 4 * 32 * 2 * 16  # keys and values of one layer
     monkeypatch.setattr(memory_check, "free_bytes", lambda denoiser: 7 * each)
     cached = told("eval", str(run), "count=7", "cache=dual", "block_length=8")
-    assert f"slots to at most {7 * each // (each - 4 * 16 * 23 + kept)}" in cached
+    assert f"max_in_flight to at most {7 * each // (each - 4 * 16 * 23 + kept)}" in cached
 
 
 def test_attention_that_is_not_there(recipe: str, run: Path, told: Tell, monkeypatch: pytest.MonkeyPatch) -> None:

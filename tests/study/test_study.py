@@ -20,7 +20,7 @@ from diffpo.models.model_paths import checkpoints
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import StudyRecipe
 from diffpo.runs.run_dir import METRICS
-from diffpo.statistics.figures import resampled_run_means
+from diffpo.statistics.bootstrap import resampled_run_means
 from diffpo.study import arms, harness
 from diffpo.study.harness import run_study
 from diffpo.study.plan import Selection, StudyPaths, StudyRun, check, rl_recipe, study_runs

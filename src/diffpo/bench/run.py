@@ -1,6 +1,5 @@
 """`diffpo bench`: choose, measure, print a line for each ratio, and keep the records."""
 
-import json
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from diffpo.bench.harness import Bench, Measurement, measure
 from diffpo.bench.rollouts import ROLLOUTS
 from diffpo.bench.updates import UPDATES
 from diffpo.core.errors import UserError
+from diffpo.core.files import explain_write_errors, write_json
 
 BENCHES: tuple[Bench, ...] = (*ROLLOUTS, *UPDATES)
 
@@ -41,12 +41,6 @@ def run_bench(
         for measurement in found:
             tell(measurement.line())
         if file is not None:
-            _write(file, done)
+            with explain_write_errors(file, option="--json"):
+                write_json(file, [measurement.record() for measurement in done], indent=1)
     return done
-
-
-def _write(file: Path, done: Sequence[Measurement]) -> None:
-    try:
-        file.write_text(json.dumps([measurement.record() for measurement in done], indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write {file} ({error.strerror}); choose another --json") from error

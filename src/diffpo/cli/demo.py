@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.core.errors import Stopped, UserError
+from diffpo.core.files import explain_write_errors, write_json, write_whole
 from diffpo.evaluation.loop import aup_of
 from diffpo.models.model_paths import RECIPE, checkpoints
 from diffpo.recipes import load_recipe
@@ -42,7 +43,7 @@ def run_demo(out: Path, seed: int) -> None:
         print("4/4  the report", flush=True)
         summary = summarise(out, seed, records, time.perf_counter() - started)
         write_report(out)
-        (out / "frontier.svg").write_text(frontier_svg(read_run(out).arms, is_standalone=True))
+        write_whole(out / "frontier.svg", frontier_svg(read_run(out).arms, is_standalone=True))
     print(f"\n{summary_table(summary)}\n\nopen {out / 'report.html'}")
 
 
@@ -53,11 +54,9 @@ class Clock:
         self._path, self._seed, self._started = path, seed, started
 
     def __enter__(self) -> None:
-        try:
+        with explain_write_errors(self._path.parent, is_folder=True):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._write()
-        except OSError as error:
-            raise UserError(f"cannot write to {self._path.parent} ({error.strerror}); choose another --out") from error
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._write()
@@ -65,8 +64,7 @@ class Clock:
             raise Stopped("the demo was stopped; the same command goes on where it was") from error
 
     def _write(self) -> None:
-        record = {"seed": self._seed, "seconds": time.perf_counter() - self._started}
-        self._path.write_text(json.dumps(record) + "\n")
+        write_json(self._path, {"seed": self._seed, "seconds": time.perf_counter() - self._started})
 
 
 def resume_after(out: Path, seed: int) -> float:
@@ -200,7 +198,7 @@ def compared(out: Path) -> dict[str, dict[str, Any]]:
     best = max(point["accuracy"] for record in records.values() for point in record["points"])
     for arm, record in records.items():
         record["aup"] = aup_of(record["points"], record["clusters"], record["completion_length"], best)
-        (out / "eval" / f"{arm}.json").write_text(json.dumps(record) + "\n")
+        write_json(out / "eval" / f"{arm}.json", record)
     return records
 
 
@@ -218,5 +216,5 @@ def summarise(out: Path, seed: int, records: Mapping[str, Mapping[str, Any]], wa
         if record["learned"] is not None:
             arms[arm]["learned"] = {name: record["learned"][name] for name in shown[1:]}
     summary = {"seed": seed, "wall_s": round(wall_s, 1), "arms": arms}
-    (out / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+    write_json(out / SUMMARY, summary, indent=2)
     return summary

@@ -30,7 +30,8 @@ from diffpo.runs.progress import Progress
 from diffpo.runs.prompt_filter import draw_problems, filter_long_prompts
 from diffpo.sampling.controller import Controller
 from diffpo.sampling.rules import EntropyBound, Rule
-from diffpo.statistics.figures import Estimate, aup_estimate, frontier_area_estimate, gain_over_fixed, mean_interval
+from diffpo.statistics.bootstrap import Estimate, mean_interval
+from diffpo.statistics.frontier import aup_estimate, frontier_area_estimate, gain_over_fixed
 from diffpo.tasks.base import Problem, Task
 from diffpo.training.rollouts import Decoding, answer_in_batches
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from diffpo.objective.base import Credit
 from diffpo.objective.dmpo import effective_share
-from diffpo.statistics.figures import effective_sample_size
+from diffpo.statistics.samples import effective_sample_size
 
 QUARTERS = 4
 NEAR_ONE, FAR_BELOW = 0.8, 0.5

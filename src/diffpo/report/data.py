@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from diffpo.core.errors import UserError
-from diffpo.statistics.figures import Estimate, Gain, Interval
+from diffpo.statistics.bootstrap import Estimate, Interval
+from diffpo.statistics.frontier import Gain
 
 ARMS = ("base", "d1", "diffpo")
 """The arms of a demo run, in the order of the story; others follow by name."""

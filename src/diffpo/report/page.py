@@ -1,6 +1,5 @@
 """Puts the page together and writes it."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from diffpo.core.files import explain_write_errors, write_whole
 from diffpo.report import charts, playback, table, words
 from diffpo.report.data import ARMS, Arm, Run, read_run
 
@@ -43,17 +43,12 @@ def write_report(run_dir: Path, out_file: Path | None = None) -> Path:
     """Write the report of `run_dir` to `out_file` (default: `report.html` in it) and return where it is.
 
     The page needs no network, and is a pure function of the run's files. Raises UserError where there is nothing to
-    report or a file is broken.
+    report, where a file is broken, and where `out_file` cannot be written.
     """
     out_file = out_file or run_dir / "report.html"
     html = render(read_run(run_dir))
-    out_file.parent.mkdir(parents=True, exist_ok=True)
-    partial = out_file.with_name(f".{out_file.name}.{os.getpid()}")
-    try:
-        partial.write_text(html, encoding="utf-8", newline="\n")
-        partial.replace(out_file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with explain_write_errors(out_file):
+        write_whole(out_file, html)
     return out_file
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffpo.report.data import Arm, Point, arms_of_summary
-from diffpo.statistics.figures import Estimate, Interval
+from diffpo.statistics.bootstrap import Estimate, Interval
 
 ABSENT = "-"
 HEADER = ("arm", "rule", "accuracy %", "95 % interval", "NFE", "area", "AUP")

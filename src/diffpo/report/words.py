@@ -7,7 +7,8 @@ import numpy as np
 
 from diffpo.report.data import Arm, Point
 from diffpo.report.table import display, interval_percent, percent
-from diffpo.statistics.figures import Interval, upper_hull_nfe
+from diffpo.statistics.bootstrap import Interval
+from diffpo.statistics.frontier import upper_hull_nfe
 
 NEAR_BEST = 0.01
 

@@ -1,7 +1,6 @@
 """Checkpoints: a Hugging Face folder with what resuming needs beside it, written whole or not at all."""
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from diffpo.sampling.controller import Controller
 from diffpo.models.model_paths import CHECKPOINT, base_folder, checkpoints, model_folder
+from diffpo.core.files import flush_entry, flush_tree
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.loading import load_denoiser, save_denoiser
 from diffpo.sampling.controller_files import load_controller, save_controller
@@ -47,11 +47,11 @@ def save_checkpoint(
         save_controller(controller, temporary)
     torch.save({name: optimizer.state_dict() for name, optimizer in optimizers.items()}, temporary / "optimizer.pt")
     (temporary / "progress.json").write_text(json.dumps(vars(progress)) + "\n")
-    _flush(temporary)
+    flush_tree(temporary)
     if final.exists():
         shutil.rmtree(final)
     temporary.rename(final)
-    _flush_entry(run)
+    flush_entry(run)
     for old in checkpoints(run)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -94,18 +94,3 @@ def load_base(
     """A model to train from. Raises UserError for an adapter, on which no other can be put."""
     base_folder(Path(path))
     return load(path, dtype, device, bits)
-
-
-def _flush(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            _flush_entry(path)
-    _flush_entry(folder)
-
-
-def _flush_entry(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,7 +1,6 @@
 """A run's directory: its recipe, a JSON line per step, its checkpoints. What is there is never overwritten."""
 
 import json
-import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from diffpo.runs.checkpoint import Progress, read_progress
 from diffpo.core.errors import UserError
+from diffpo.core.files import explain_write_errors, write_whole
 from diffpo.models.model_paths import RECIPE, checkpoints
 from diffpo.recipes.strict import Strict, diff_recipes, dump_recipe, load_recipe
+from diffpo.runs.checkpoint import Progress, read_progress
 
 METRICS = "metrics.jsonl"
 
@@ -56,13 +56,9 @@ def open_run(out: Path, recipe: Strict, resume: bool) -> Run:
         return run
     if stored.exists() or checkpoints(out):
         raise UserError(f"{out} already holds a run; go on with it by --resume, or choose another --out")
-    try:
+    with explain_write_errors(out, is_folder=True):
         out.mkdir(parents=True, exist_ok=True)
-        temporary = out / f".{RECIPE}.tmp"
-        temporary.write_text(dump_recipe(recipe))
-        os.replace(temporary, stored)
-    except OSError as error:
-        raise UserError(f"cannot write to {out} ({error.strerror}); choose another --out") from error
+        write_whole(stored, dump_recipe(recipe))
     return Run(out, None)
 
 
@@ -100,6 +96,4 @@ def _truncate_metrics(path: Path, step: int) -> None:
         if record["step"] > step:
             break
         kept.append(line)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    os.replace(temporary, path)
+    write_whole(path, "".join(kept))

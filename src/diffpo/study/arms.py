@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from diffpo.core.errors import UserError
+from diffpo.core.files import write_json
 from diffpo.core.randomness import generator_for
 from diffpo.evaluation.loop import problems_of
 from diffpo.models.denoiser import CallCounter, ModelDenoiser
@@ -21,9 +22,9 @@ from diffpo.runs.prompt_filter import filter_long_prompts
 from diffpo.runs.run_dir import METRICS
 from diffpo.sampling.controller import Controller
 from diffpo.sampling.rules import EntropyBound
-from diffpo.statistics.figures import mean_interval
+from diffpo.statistics.bootstrap import mean_interval
 from diffpo.study.plan import StudyPaths, StudyRun, rl_recipe, settings_of, sft_recipe, task_named
-from diffpo.study.results import Result, write_whole
+from diffpo.study.results import Result
 from diffpo.tasks.base import Task
 from diffpo.training.rl import Learner, run_rl
 from diffpo.training.rollouts import Decoding, answer_in_batches
@@ -49,7 +50,7 @@ def run_arm(recipe: StudyRecipe, unit: StudyRun, paths: StudyPaths) -> Result:
         rules = measured(denoiser, learner.tokenizer, learner.controller, learner.task, evaluation)
         for i in due:
             point = {"share": shares[i], "step": step, "calls": calls, "rules": rules}
-            write_whole(files[i], {"measured": settings, "point": point})
+            write_json(files[i], {"measured": settings, "point": point})
 
     trained = rl_recipe(recipe, unit, paths)
     run_rl(trained, out, resume=(out / RECIPE).is_file(), watch=measure)
@@ -86,7 +87,7 @@ def base_point(recipe: StudyRecipe, task_name: str, paths: StudyPaths) -> dict[s
     task = _fitted(sft_recipe(task_named(recipe, task_name)).task, denoiser, tokenizer)
     rules = measured(denoiser, tokenizer, None, task, recipe.evaluation)
     point = {"share": 0.0, "step": 0, "calls": 0, "rules": rules}
-    write_whole(kept, {"measured": settings, "point": point})
+    write_json(kept, {"measured": settings, "point": point})
     return point
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffpo.core.errors import NonFiniteLossError, Stopped, UserError
+from diffpo.core.files import explain_write_errors, write_json, write_whole
 from diffpo.models.model_paths import RECIPE
 from diffpo.recipes import dump_recipe, load_recipe
 from diffpo.recipes.tables import StudyRecipe, estimator_name
@@ -40,7 +41,6 @@ from diffpo.study.results import (
     differing,
     key_of,
     read_results,
-    write_whole,
 )
 from diffpo.training.sft import run_sft
 
@@ -112,11 +112,9 @@ def keys_of(recipe: StudyRecipe, unit: StudyRun) -> list[Key]:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Results and runs have one writer. The lock goes with its process, however that ends."""
-    try:
+    with explain_write_errors(folder, option="folder", is_folder=True):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}); choose another folder") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -133,8 +131,7 @@ def _carry_out_missing(
     done: dict[Key, Result],
     jobs: int,
 ) -> None:
-    paths.work.mkdir(parents=True, exist_ok=True)
-    (paths.work / STUDY).write_text(dump_recipe(recipe))
+    write_whole(paths.work / STUDY, dump_recipe(recipe))
 
     def collect(job: Job) -> None:
         lines: list[Result] = json.loads((job.folder(paths) / LINES).read_text())
@@ -154,9 +151,9 @@ def perform(recipe: StudyRecipe, job: Job, paths: StudyPaths) -> None:
         if job.unit is None:
             run_sft(sft_recipe(task_named(recipe, job.task)), folder, resume=(folder / RECIPE).is_file())
         elif recipe.kind == "arms":
-            write_whole(folder / LINES, [run_arm(recipe, job.unit, paths)])
+            write_json(folder / LINES, [run_arm(recipe, job.unit, paths)])
         else:
-            write_whole(folder / LINES, run_likelihood(recipe, job.unit, paths))
+            write_json(folder / LINES, run_likelihood(recipe, job.unit, paths))
 
 
 def _one_by_one(

@@ -16,7 +16,7 @@ from diffpo.recipes.tables import BASE, StudyRecipe, estimator_name
 from diffpo.runs.checkpoint import load
 from diffpo.runs.prompt_filter import filter_long_prompts
 from diffpo.sampling.rules import EntropyBound
-from diffpo.statistics.figures import percentile_interval, resampled_means
+from diffpo.statistics.bootstrap import percentile_interval, resampled_means
 from diffpo.study.plan import StudyPaths, StudyRun, rl_recipe, settings_of, sft_recipe, task_named
 from diffpo.study.results import BOUNDARIES, Result
 from diffpo.training.rl import run_rl

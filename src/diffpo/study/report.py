@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from diffpo.core.errors import UserError
+from diffpo.core.files import write_whole
 from diffpo.report.table import interval_percent, percent
-from diffpo.statistics.figures import Estimate
+from diffpo.statistics.bootstrap import Estimate
 from diffpo.study.charts import ends_svg, profiles_svg, trajectories_svg
 from diffpo.study.results import BOUNDARIES, RUNS, Result, read_results
 from diffpo.study.summary import Difference, Profile, Trajectory, differences, profiles, trajectories, verdicts
@@ -61,7 +62,7 @@ def write_study_report(out: Path, skip_broken: bool = False, against: Sequence[s
             texts[f"kl-{task}.svg"] = profiles_svg([profile for profile in kl if profile.task == task])
     texts[TABLE] = "\n".join(sections)
     for name, text in texts.items():
-        (out / name).write_text(text, encoding="utf-8")
+        write_whole(out / name, text)
     return [out / name for name in texts]
 
 

@@ -72,17 +72,6 @@ def append_results(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
         os.fsync(file.fileno())
 
 
-def write_whole(path: Path, record: Any) -> None:
-    """A JSON file that is there complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        json.dump(record, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
 def differing(old: Any, new: Any, where: str = "") -> list[str]:
     """`key: old -> new` for every value in which two plain records differ."""
     if isinstance(old, dict) and isinstance(new, dict):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffpo.core.errors import UserError
-from diffpo.statistics.figures import Estimate, percentile_interval, resampled_run_means
+from diffpo.statistics.bootstrap import Estimate, percentile_interval, resampled_run_means
 from diffpo.study.results import BOUNDARIES, Result
 
 

@@ -1,118 +1,26 @@
-"""Figures of an evaluation and how sure they are: intervals, Pareto front, area under it, gain over fixed bounds.
+"""Figures of an accuracy-NFE frontier: Pareto front, area under it, AUP, and the gain of a learned sampler over it.
 
-Two conventions hold throughout.
-
-- The problems are the sample, and problems that share a cluster (the solution grid of a Sudoku) are drawn together.
-  Every rule is evaluated on the same problems, so one draw of clusters serves all columns of a table: comparisons are
-  paired.
-- Every statistic of a frontier is a function of column means (accuracy and mean NFE per rule). So the bootstrap
-  resamples the means once, as sums per cluster, and the statistic is recomputed on each resample.
-
-NFE counts denoiser calls per row; accuracy is a fraction in [0, 1] unless a name says percent.
+Every figure is a function of column means (accuracy and mean NFE of each rule), so that the bootstrap can recompute it
+on each resample. NFE counts denoiser calls per row; accuracy is a fraction in [0, 1] unless a name says percent.
 """
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-Interval = tuple[float, float]
-Clusters = np.ndarray | Sequence[str] | Sequence[int]
-Seed = int | np.random.Generator
+from diffpo.statistics.bootstrap import (
+    Clusters,
+    Estimate,
+    Interval,
+    Seed,
+    cluster_bootstrap,
+    percentile_interval,
+    resampled_means,
+)
+
 Number = int | float
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and its 95 % interval."""
-
-    value: float
-    ci95: Interval
-
-
-@dataclass(frozen=True)
-class Gain:
-    """What a learned sampler adds to the best mixture of fixed bounds; positive is better in both.
-
-    `accuracy` is the difference at equal mean NFE (a fraction), `nfe` the denoiser calls saved at equal accuracy.
-    """
-
-    accuracy: float
-    accuracy_ci95: Interval
-    nfe: float
-    nfe_ci95: Interval
-
-
-# ------------------------------------------------------------------------------------------------------- bootstrap
-
-
-def resampled_means(
-    values: Shaped[np.ndarray, "n k"], clusters: Clusters, draws: int = 2000, seed: Seed = 0
-) -> Float[np.ndarray, "draws k"]:
-    """Column means of `draws` resamples in which whole clusters are drawn with replacement.
-
-    A resample has as many clusters as the sample, hence not always as many rows: the mean is a ratio of two sums.
-    """
-    if len(values) == 0 or len(values) != len(clusters):
-        raise ValueError(f"{len(values)} rows and {len(clusters)} cluster names: need as many of each, at least one")
-    rng = np.random.default_rng(seed)
-    names, index = np.unique(np.asarray(clusters), return_inverse=True)
-    sums = np.zeros((len(names), values.shape[1]))
-    np.add.at(sums, index, values)
-    sizes = np.bincount(index)
-    means = np.empty((draws, values.shape[1]))
-    for draw in range(draws):
-        times = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
-        means[draw] = times @ sums / (times @ sizes)
-    return means
-
-
-def percentile_interval(samples: Float[np.ndarray, " draws"]) -> Interval:
-    """The 2.5th and the 97.5th percentile."""
-    low, high = np.percentile(samples, (2.5, 97.5))
-    return float(low), float(high)
-
-
-def cluster_bootstrap(
-    values: Shaped[np.ndarray, "n k"],
-    clusters: Clusters,
-    statistic: Callable[[Float[np.ndarray, " k"]], float],
-    draws: int = 2000,
-    seed: Seed = 0,
-) -> Interval:
-    """Percentile 95 % interval of `statistic(column means [k])`, resampling clusters jointly for all columns.
-
-    Like every percentile bootstrap it is too narrow with few clusters (below about 20), and has no width where the
-    sample has no spread: a rule that solved nothing gets [0, 0].
-    """
-    means = resampled_means(values, clusters, draws, seed)
-    return percentile_interval(np.array([statistic(row) for row in means], dtype=float))
-
-
-def mean_interval(values: Shaped[np.ndarray, " n"], clusters: Clusters, draws: int = 2000, seed: Seed = 0) -> Interval:
-    """Percentile 95 % interval of the mean of `values`, resampling clusters; see `cluster_bootstrap` for its limits."""
-    return percentile_interval(resampled_means(values[:, None], clusters, draws, seed)[:, 0])
-
-
-def resampled_run_means(
-    values: Shaped[np.ndarray, "n s k"], clusters: Clusters, draws: int = 2000, seed: Seed = 0
-) -> Float[np.ndarray, "draws k"]:
-    """Column means over n rows and s training runs, of resamples in which clusters and runs are drawn with replacement.
-
-    Every run was evaluated on the same rows. So an interval made from this speaks of other problems and other runs;
-    with s runs the spread between them is understated by a factor (s - 1) / s in variance, and one run has none.
-    """
-    n, s, k = values.shape
-    rng = np.random.default_rng(seed)
-    means = resampled_means(values.reshape(n, s * k), clusters, draws, rng).reshape(draws, s, k)
-    weights = rng.multinomial(s, np.full(s, 1 / s), size=draws) / s
-    averaged: np.ndarray = np.einsum("dsk,ds->dk", means, weights)
-    return averaged
-
-
-# -------------------------------------------------------------------------------------------------------- frontier
 
 
 def pareto_front(nfe: Shaped[np.ndarray, " k"], accuracy: Shaped[np.ndarray, " k"]) -> Int[np.ndarray, " front"]:
@@ -212,6 +120,19 @@ def aup_estimate(
 # ---------------------------------------------------------------------------------------- learned against fixed bounds
 
 
+@dataclass(frozen=True)
+class Gain:
+    """What a learned sampler adds to the best mixture of fixed bounds; positive is better in both.
+
+    `accuracy` is the difference at equal mean NFE (a fraction), `nfe` the denoiser calls saved at equal accuracy.
+    """
+
+    accuracy: float
+    accuracy_ci95: Interval
+    nfe: float
+    nfe_ci95: Interval
+
+
 def upper_hull(nfe: Shaped[np.ndarray, " k"], accuracy: Shaped[np.ndarray, " k"]) -> Int[np.ndarray, " hull"]:
     """Indices of the corners of the concave hull above the Pareto front, cheapest first.
 
@@ -282,22 +203,3 @@ def gain_over_fixed(
     samples = np.array([statistic(row, weight) for row, weight in zip(means, weights, strict=True)])
     accuracy, calls = statistic(table.mean(0), np.full(runs, 1 / runs))
     return Gain(accuracy, percentile_interval(samples[:, 0]), calls, percentile_interval(samples[:, 1]))
-
-
-# --------------------------------------------------------------------------------------------------- single figures
-
-
-def effective_sample_size(weights: Shaped[np.ndarray, " n"]) -> float:
-    """Kish: (sum w)^2 / sum w^2, from 1 (one weight holds all) to n (all equal); 0 where every weight is 0."""
-    squares = float(weights @ weights)
-    return float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
-
-
-def pass_at_k(n: int, c: int, k: int) -> float:
-    """Chance that at least one of k completions, drawn without replacement from n of which c are right, is right.
-
-    Unbiased for 1 - (1 - p)^k: 1 - C(n - c, k) / C(n, k) (Chen et al., arXiv 2107.03374).
-    """
-    if not (0 <= c <= n and 1 <= k <= n):
-        raise ValueError(f"pass@k needs 0 <= c <= n and 1 <= k <= n, got n={n} c={c} k={k}")
-    return 1 - math.comb(n - c, k) / math.comb(n, k)
