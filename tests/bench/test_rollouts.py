@@ -51,7 +51,7 @@ def of(case: Case, rounds: int = 0, **goals: Goal) -> dict[str, Measurement]:
 # -------------------------------------------------------------------------------------------------------------- counts
 
 
-def test_the_plain_reference_reads_every_row_of_every_call_and_the_sampler_only_what_it_needs() -> None:
+def test_the_plain_reference_projects_every_row_and_the_sampler_what_it_needs() -> None:
     found = of(small_case(plain.top_k(1), LowConfidence(1)))["tokens"].counts
     calls, canvas = LENGTH, 6 + LENGTH
     assert found["plain"]["tokens"] == found["plain"]["head_rows"] == 3 * calls * canvas

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from diffpo.training.update import PolicyUpdate, update_policy
 from tests.helpers.oracle import (
     TableDenoiser,
+    all_scored,
     conditional,
     entropy_bound,
     random_order_logp,
@@ -22,6 +22,7 @@ from tests.helpers.oracle import (
     tiny_llada,
     trajectories,
 )
+from tests.helpers.sampling import sample_with
 from torch import Tensor
 
 from diffpo.core.canvas import canvas_at, full_attention_mask
@@ -42,14 +43,15 @@ from diffpo.likelihood import (
     surrogate_logp,
 )
 from diffpo.likelihood.masks import with_complements
-from diffpo.objective import ClippedSurrogate
+from diffpo.objective.clipped import ClippedSurrogate
 from diffpo.objective.kl import kl_full
 from diffpo.recipes import load_recipe
-from diffpo.recipes.parts import estimator_of
+from diffpo.recipes.parts import build_estimator
 from diffpo.recipes.tables import ClippedSurrogateObjective, RlRecipe
-from diffpo.sampling.loop import sample
 from diffpo.sampling.rules import EntropyBound, TopK
+from diffpo.training.policy_update import update_policy
 from diffpo.training.rollouts import Batch
+from diffpo.training.update_settings import PolicyUpdate
 
 PROMPT, LENGTH = [3], 4
 TABLE = TableDenoiser(width=1 + LENGTH)
@@ -96,7 +98,7 @@ def score(estimator: Estimator, rollout: Rollout, draw: Tensor, is_upper: bool =
     views = estimator(rollout, draw, MASK)
     found = read(views, rollout, table)
     logp = found.logp(rollout.completion_ids, 1.0)
-    return surrogate_logp(views, logp, found.is_read, torch.full((len(rollout),), is_upper))
+    return surrogate_logp(views, logp, found.is_needed, torch.full((len(rollout),), is_upper))
 
 
 def drawn_score(estimator: Estimator, rollout: Rollout, seed: int, is_upper: bool = False) -> Tensor:
@@ -171,7 +173,7 @@ def elbo_law(position: int, steps: list[int]) -> list[Reading]:
 
 
 LAWS: list[tuple[Estimator, Law]] = [
-    (MeanField(), trajectory_law(0)),
+    (MeanField(prompt_mask_rate=0.0), trajectory_law(0)),
     (TwoTimesMeanField(), trajectory_law(1)),
     (ManyTimesMeanField(2), trajectory_law(1)),
     (ManyTimesMeanField(3), trajectory_law(2)),
@@ -217,7 +219,7 @@ def test_exact_is_the_behaviour(rule: Any, temperature: float) -> None:
     prompt_mask = torch.ones_like(prompt_ids, dtype=torch.bool)
     prompt_mask[:8, 0] = False
     table = TableDenoiser(width=6)
-    rollout = sample(
+    rollout = sample_with(
         table, prompt_ids, prompt_mask, length=4, block_length=2, rule=rule, temperature=temperature,
         seeds=torch.arange(24),
     )  # fmt: skip
@@ -291,13 +293,13 @@ def kl_by_step(
 
 
 @pytest.mark.parametrize("bound", [0.0, 0.6])
-def test_the_bias_of_a_trajectory_estimator_is_its_kl_to_the_true_conditionals_call_by_call(bound: float) -> None:
+def test_a_trajectory_estimators_bias_is_its_kl_to_the_true_conditionals_by_call(bound: float) -> None:
     rollout, probability = enumerated(bound)
     rows, nfe = len(rollout), rollout.nfe
     # Every boundary, as often as a uniform number would choose it.
     fractions = [(u + 0.5) / 12 for u in range(12)]
     draws: dict[Estimator, list[Tensor]] = {
-        MeanField(): [MeanField().draw(rollout, torch.Generator())],
+        MeanField(prompt_mask_rate=0.0): [MeanField(prompt_mask_rate=0.0).draw(rollout, torch.Generator())],
         TwoTimesMeanField(): [(u * nfe).long() for u in fractions],
         ManyTimesMeanField(3): [
             torch.stack([(u / 2 * nfe).long(), ((v + 1) / 2 * nfe).long()], dim=1)
@@ -476,7 +478,7 @@ def test_the_sandwich_reads_the_upper_bound_where_it_is_told_to() -> None:
     views = Eubo(4, beta=1.5, mix=0.25)(all_completions(), draw, MASK)
     found = read(views, all_completions())
     is_upper = torch.arange(len(all_completions())) % 2 == 0
-    mixed = surrogate_logp(views, found.logp(all_completions().completion_ids, 1.0), found.is_read, is_upper)
+    mixed = surrogate_logp(views, found.logp(all_completions().completion_ids, 1.0), found.is_needed, is_upper)
     lower, upper = (
         score(Elbo(4), all_completions(), draw),
         score(Eubo(4, beta=1.5, mix=1.0), all_completions(), draw, is_upper=True),
@@ -532,7 +534,7 @@ def policy_gradient(table: TableDenoiser, estimator: Estimator, temperature: flo
     read_once = read(estimator(rollout, estimator.draw(rollout, torch.Generator()), MASK), rollout, table)
     logp = read_once.logp(ids, temperature)
     credit = weights * torch.tensor(rewards, dtype=torch.float64)
-    terms = ClippedSurrogate(0.2)(logp, logp.detach(), logp.detach(), credit)
+    terms = ClippedSurrogate(0.2)(logp, logp.detach(), logp.detach(), credit, all_scored(logp))
     (found,) = torch.autograd.grad(-terms.loss.sum(), table.table)
 
     expected_reward = torch.zeros((), dtype=torch.float64)
@@ -553,7 +555,7 @@ def test_the_exact_estimators_gradient_is_that_of_the_expected_reward(temperatur
     found, true = policy_gradient(TableDenoiser(width=4, seed=2), Exact(), temperature)
     assert float(true.abs().max()) > 0.1
     torch.testing.assert_close(found, true, atol=1e-5, rtol=1e-5)
-    mean_field, _ = policy_gradient(TableDenoiser(width=4, seed=2), MeanField(), temperature)
+    mean_field, _ = policy_gradient(TableDenoiser(width=4, seed=2), MeanField(prompt_mask_rate=0.0), temperature)
     assert float((mean_field - true).abs().max()) > 0.05
 
 
@@ -590,11 +592,11 @@ def test_canvases_of_an_update(prompts: int, group: int) -> None:
     cost = {
         estimator: shown_canvases(estimator, prompts, group) / naive
         for estimator in (
-            MeanField(), TwoTimesMeanField(), ManyTimesMeanField(4), Exact(), Coupled(), Elbo(2), Eubo(2),
+            MeanField(prompt_mask_rate=0.0), TwoTimesMeanField(), ManyTimesMeanField(4), Exact(), Coupled(), Elbo(2), Eubo(2),
             Coupled(weighting="published"),
         )
     }  # fmt: skip
-    assert cost[MeanField()] == 1 / group
+    assert cost[MeanField(prompt_mask_rate=0.0)] == 1 / group
     assert 1 / group < cost[TwoTimesMeanField()] <= (1 + 1 / group) / 2 * 2
     assert 2 < cost[ManyTimesMeanField(4)] <= 3 + 1 / group
     assert cost[Exact()] == 7 + 1 / group
@@ -624,7 +626,7 @@ def recipe(tmp_path: Path, *overrides: str) -> RlRecipe:
 )
 def test_kinds_become_parts(settings: list[str], part: Estimator, tmp_path: Path) -> None:
     found = recipe(tmp_path, *(f"estimator.{setting}" for setting in settings))
-    assert estimator_of(found.estimator) == part
+    assert build_estimator(found.estimator) == part
 
 
 @pytest.mark.parametrize("settings", [["kind=elbo"], ["kind=eubo"], ["kind=coupled", "weighting=published"]])

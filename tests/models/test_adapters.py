@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.helpers.tiny_runs import TASK
 from torch import Tensor
 
 from diffpo.cli.main import main
@@ -16,23 +17,14 @@ from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.models.model_paths import checkpoints, is_adapter
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import RlRecipe, SftRecipe
-from diffpo.runs.checkpoint import load
 from diffpo.runs.run_dir import METRICS
+from diffpo.sampling.policy import load
 from diffpo.training.rl import run_rl
 from diffpo.training.sft import run_sft
 
-TASK = ["threads=1", "task.min_clues=13", "task.max_clues=15"]
-MODEL = ["model.d_model=32", "model.n_layers=2", "model.n_heads=2", "model.mlp_hidden_size=48"]
 SFT = [*TASK, "batch=32", "weighting=uniform", "optimizer.lr=0.01", "checkpoint.every=1000"]
 RL = [*TASK, "task.cell_credit=0.5", "rollout.prompts_per_step=3", "rollout.group_size=4", "optimizer.lr=0.01"]
 LORA = ["lora.rank=4", "lora.alpha=8"]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base") / "run"
-    run_sft(load_recipe(SftRecipe, None, [*SFT, *MODEL, "steps=60"]), folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +43,11 @@ def logits(denoiser: ModelDenoiser) -> Tensor:
     canvas = torch.arange(24).view(2, 12) % 8
     everywhere = torch.ones(canvas.shape, dtype=torch.bool)
     with torch.no_grad():
-        return denoiser(canvas, everywhere, everywhere)
+        return denoiser.predict(canvas, everywhere, everywhere).logits
 
 
 def test_an_adapter_starts_as_its_model_and_is_on_every_matrix_of_the_blocks_alone(base: Path) -> None:
-    denoiser = load(base)[0]
+    denoiser = load(base).denoiser
     before = logits(denoiser)
     add_adapter(denoiser, rank=4, alpha=8, seed=0)
     assert logits(denoiser).equal(before)
@@ -76,18 +68,18 @@ def test_llada_8b_has_as_many_trained_parameters_as_published() -> None:
     assert sum(p.numel() for p in denoiser.model.parameters() if p.requires_grad) == 335_544_320
 
 
-def test_adapters_of_equal_seeds_are_equal_and_the_global_generator_has_no_part_in_it(base: Path) -> None:
+def test_equal_seeds_give_equal_adapters_whatever_the_global_generator_holds(base: Path) -> None:
     found = []
     for seed, noise in ((0, 1), (0, 2), (1, 1)):
         torch.manual_seed(noise)
-        denoiser = load(base)[0]
+        denoiser = load(base).denoiser
         add_adapter(denoiser, 4, 8, seed)
         found.append(torch.cat([p.flatten() for p in denoiser.model.parameters() if p.requires_grad]))
     assert found[0].equal(found[1]) and not found[0].equal(found[2])
 
 
 def test_rl_trains_the_adapter_and_the_base_is_the_model_under_it(base: Path, adapted: Path) -> None:
-    before, (denoiser, _, _) = load(base)[0], load(adapted)
+    before, denoiser = load(base).denoiser, load(adapted).denoiser
     off = AdapterOffDenoiser.of(denoiser)
     assert not torch.allclose(logits(denoiser), logits(before), atol=1e-3)
     assert logits(off).equal(logits(before))
@@ -99,7 +91,7 @@ def test_rl_trains_the_adapter_and_the_base_is_the_model_under_it(base: Path, ad
 
 
 def test_the_reference_is_off_where_the_model_fails_too(base: Path) -> None:
-    denoiser = load(base)[0]
+    denoiser = load(base).denoiser
     add_adapter(denoiser, 4, 8, 0)
     with torch.no_grad():
         for p in denoiser.model.parameters():
@@ -108,7 +100,7 @@ def test_the_reference_is_off_where_the_model_fails_too(base: Path) -> None:
     changed = logits(denoiser)
     off = AdapterOffDenoiser.of(denoiser)
     with pytest.raises(IndexError):
-        off(torch.tensor([[10**6]]), torch.ones(1, 1, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool))
+        off.predict(torch.tensor([[10**6]]), torch.ones(1, 1, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool))
     assert logits(denoiser).equal(changed)
 
 
@@ -142,9 +134,9 @@ def test_the_merged_model_is_the_same_without_peft(
     with pytest.raises(SystemExit) as caught:
         main(["merge", str(adapted), "--out", str(tmp_path / "merged")])
     assert caught.value.code == 0 and "wrote" in capsys.readouterr().out
-    merged = load(tmp_path / "merged")[0]
+    merged = load(tmp_path / "merged").denoiser
     assert not is_adapter(tmp_path / "merged") and not adapter_layers(merged.model)
-    torch.testing.assert_close(logits(merged), logits(load(adapted)[0]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits(merged), logits(load(adapted).denoiser), atol=1e-4, rtol=1e-4)
 
 
 def test_supervised_training_of_an_adapter_then_rl_on_the_merged_model(base: Path, tmp_path: Path) -> None:
