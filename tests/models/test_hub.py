@@ -19,7 +19,7 @@ from tests.helpers.published import LLADA, write_folder
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
 from diffpo.models import hub
-from diffpo.models.hub import is_hub_name, snapshot
+from diffpo.models.hub import fetch, is_hub_name
 from diffpo.models.model_paths import model_folder
 from diffpo.runs.checkpoint import load
 from diffpo.sampling.controller import Controller
@@ -127,7 +127,7 @@ def test_a_revision_that_is_not_there_and_one_out_of_reach(fake: FakeHub) -> Non
 def test_a_hub_out_of_reach_is_one_sentence_with_the_way_out(kind: hub.Kind, fake: FakeHub) -> None:
     fake.answer = unreachable
     with pytest.raises(UserError) as caught:
-        snapshot("openai/gsm8k", kind, ["*.json"], lambda _: True)
+        fetch("openai/gsm8k", kind, ["*.json"], lambda _: True)
     message = str(caught.value)
     assert message.startswith("the data set openai/gsm8k" if kind == "dataset" else "the model openai/gsm8k")
     option = " --repo-type dataset" if kind == "dataset" else ""

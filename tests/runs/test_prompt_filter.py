@@ -14,7 +14,7 @@ from tests.helpers.chat_templates import tokenizer_with
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
 
-from diffpo.models.chat import prompt_ids_of
+from diffpo.models.chat import encode_prompt
 from diffpo.models.dream import DreamConfig
 from diffpo.models.llada import LLaDAConfig
 from diffpo.models.loading import load_tokenizer
@@ -185,7 +185,7 @@ def test_evaluation_says_what_it_leaves_out(data: str, base: Path, task: TextTas
         return json.loads(out.read_text()), said
 
     tokenizer = load(base).tokenizer
-    lengths = [len(prompt_ids_of(tokenizer, question.text)) for question in task.questions("test")]
+    lengths = [len(encode_prompt(tokenizer, question.text)) for question in task.questions("test")]
     num_fit = sum(length <= 15 for length in lengths)
     found, said = record(15)
     assert found["points"][0]["n"] == len(found["clusters"]) == num_fit

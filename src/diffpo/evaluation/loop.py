@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from diffpo.core.errors import UserError
 from diffpo.core.randomness import derive_seed
 from diffpo.core.rollout import Rollout
-from diffpo.models.chat import prompt_ids_of
+from diffpo.models.chat import encode_prompt
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.hub import short_name
 from diffpo.models.tokenizer import decode_text
@@ -140,7 +140,7 @@ def evaluate(
     check_memory(
         denoiser,
         min(recipe.max_in_flight or recipe.batch, recipe.batch, len(problems)),
-        prompt_tokens=max(len(prompt_ids_of(tokenizer, problem.prompt)) for problem in problems),
+        prompt_tokens=max(len(encode_prompt(tokenizer, problem.prompt)) for problem in problems),
         length=task.completion_length,
         block_length=block_length,
         has_cache=recipe.cache != "none",

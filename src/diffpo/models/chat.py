@@ -1,8 +1,8 @@
-"""Prompts in the frame of a model's chat template, where what a user says stays text.
+"""Encode prompts in a model's chat template so that users' text never becomes a control token.
 
-A template is rendered with place-holders for what is said, then cut at them: its own markers become control tokens, and
-the texts between them are encoded apart, so that no user can write an end of turn or a mask token. A tokenizer without
-a template (the tiny models', a base model's) gets the bare text.
+A template is rendered with place-holders for the turns' texts and cut at them. Its own markers become control tokens;
+the texts are encoded separately, so that no user can write an end of turn or a mask token. A tokenizer without a
+template (the tiny models', a base model's) gets the bare text.
 """
 
 import re
@@ -14,38 +14,40 @@ from diffpo.core.errors import UserError
 from diffpo.models.tokenizer import encode_text
 
 OPEN, CLOSE = "\ue000", "\ue001"
-"""Around a place-holder: characters for private use, which no template has."""
+"""They enclose a place-holder: characters of Unicode's private use area, which no template contains."""
 
 
-def prompt_ids_of(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
-    """Ids of a prompt up to where the model is to answer."""
+def encode_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
+    """Return the ids of a prompt in the chat template, up to where the answer begins."""
     if not tokenizer.chat_template:
         return encode_text(tokenizer, prompt)
-    return framed(tokenizer, [{"role": "user", "content": prompt}], is_answered=False)
+    return encode_turns(tokenizer, [{"role": "user", "content": prompt}], is_answered=False)
 
 
-def turn_end(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """The token by which a template ends an answer; none without a template, where end of text follows at once.
+def turn_end_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Return the token with which a template ends an answer: a list of one, or of none without a template.
 
-    Only the first one: LLaDA's published template writes the header of another answer behind every conversation, which
-    d1's supervised targets have in them.
+    Whatever the template writes after it is dropped: LLaDA's published one writes the header of another answer behind
+    every conversation, and d1's supervised targets contain it.
     """
     if not tokenizer.chat_template:
         return []
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": ""}]
-    text = rendered(tokenizer, turns, is_answered=True)
+    text = render_template(tokenizer, turns, is_answered=True)
     ids: list[int] = tokenizer.encode(text.rpartition(CLOSE)[2].lstrip(), add_special_tokens=False)
     return ids[:1]
 
 
-def framed(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Mapping[str, str]], is_answered: bool) -> list[int]:
-    """Ids of a conversation; white space around what is said is dropped, as LLaDA's template does.
+def encode_turns(
+    tokenizer: PreTrainedTokenizerFast, turns: Sequence[Mapping[str, str]], is_answered: bool
+) -> list[int]:
+    """Return the ids of a conversation; white space around each turn's text is dropped, as LLaDA's template does.
 
-    Raises UserError for a template that leaves one of the turns out.
+    Raises UserError for a template that leaves out or reorders turns.
     """
-    pieces = re.split(f"{OPEN}(\\d+){CLOSE}", rendered(tokenizer, turns, is_answered))
-    shown = [int(piece) for piece in pieces[1::2]]
-    if shown != list(range(len(turns))):
+    pieces = re.split(f"{OPEN}(\\d+){CLOSE}", render_template(tokenizer, turns, is_answered))
+    rendered_turns = [int(piece) for piece in pieces[1::2]]
+    if rendered_turns != list(range(len(turns))):
         roles = ", ".join(turn["role"] for turn in turns)
         raise UserError(f"the tokenizer's chat template does not show every turn ({roles}) once and in order")
     ids: list[int] = []
@@ -57,7 +59,7 @@ def framed(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Mapping[str, str]
     return ids
 
 
-def rendered(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Mapping[str, str]], is_answered: bool) -> str:
-    """The template's text with a numbered place-holder for what each turn says."""
-    held = [{"role": turn["role"], "content": f"{OPEN}{number}{CLOSE}"} for number, turn in enumerate(turns)]
-    return str(tokenizer.apply_chat_template(held, tokenize=False, add_generation_prompt=not is_answered))
+def render_template(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Mapping[str, str]], is_answered: bool) -> str:
+    """Return the template's text with a numbered place-holder for each turn's text."""
+    numbered = [{"role": turn["role"], "content": f"{OPEN}{number}{CLOSE}"} for number, turn in enumerate(turns)]
+    return str(tokenizer.apply_chat_template(numbered, tokenize=False, add_generation_prompt=not is_answered))

@@ -1,6 +1,6 @@
-"""Where a model is: a folder of its own, the last checkpoint of a run, an adapter's, or files of the hub.
+"""Find the folder of a model: the folder itself, the last checkpoint of a run, an adapter's, or the hub's files.
 
-Imports no torch, so what is wrong with a name is said at once.
+This module imports no torch, so that a wrong name is refused at once.
 """
 
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from diffpo.core.errors import UserError
-from diffpo.models.hub import check_place, snapshot
+from diffpo.models.hub import check_model_path, fetch
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -18,23 +18,26 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 HUB_FILES = ("*.json", "*.safetensors", "merges.txt", "*.jinja")  # never a repository's Python
 CHECKPOINT = "checkpoint-"
 RECIPE = "recipe.toml"
-"""In a run's folder: what it was started with."""
+"""In a run's folder: the recipe that it was started with."""
 
 
 def model_folder(path: Path) -> Path:
-    """The folder with the weights: the path itself, the last checkpoint of the run it names, or a hub model's files."""
+    """Return the folder with the weights: the path, the last checkpoint of the run there, or a hub model's files.
+
+    Raises UserError where there is none.
+    """
     if (path / CONFIG).is_file() or is_adapter(path):
         return path
     if found := checkpoints(path):
         return found[-1]
     if path.is_dir():
         raise UserError(f"{path} holds neither a model ({CONFIG}) nor a run's checkpoint-N folders; name one that does")
-    check_place(str(path))
+    check_model_path(str(path))
     return find_model(str(path))
 
 
 def base_folder(path: Path) -> Path:
-    """The folder of a model to train from. Raises UserError for an adapter, on which no other can be put."""
+    """Return the folder of a model to train from. Raises UserError for an adapter: no adapter is put on another."""
     folder = model_folder(path)
     if is_adapter(folder):
         raise UserError(
@@ -45,17 +48,18 @@ def base_folder(path: Path) -> Path:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The run's whole checkpoints, oldest first."""
+    """Return the run's complete checkpoints, oldest first."""
     found = [path for path in run.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdecimal()]
     return sorted(found, key=lambda path: int(path.name.removeprefix(CHECKPOINT)))
 
 
 def is_adapter(folder: Path) -> bool:
+    """Return whether a folder holds an adapter in PEFT's format."""
     return (folder / ADAPTER_CONFIG).is_file()
 
 
 def base_of(folder: Path) -> str:
-    """The model that an adapter belongs to, by the name under which it was trained."""
+    """Return the path or hub name of the model that an adapter was trained on."""
     try:
         return str(json.loads((folder / ADAPTER_CONFIG).read_text())["base_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -63,12 +67,12 @@ def base_of(folder: Path) -> str:
 
 
 def find_model(name: str) -> Path:
-    """The folder of a model by its hub name ORG/NAME: cached or downloaded, without its Python."""
-    return snapshot(name, "model", HUB_FILES, is_whole)
+    """Return the folder of a model of the hub, cached or downloaded, without its Python."""
+    return fetch(name, "model", HUB_FILES, is_complete)
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a folder has a config, a tokenizer and all weight files."""
+def is_complete(folder: Path) -> bool:
+    """Return whether a folder has a config, a tokenizer and all weight files."""
     if not (folder / CONFIG).is_file() or not has_tokenizer(folder):
         return False
     try:
@@ -78,28 +82,30 @@ def is_whole(folder: Path) -> bool:
 
 
 def has_tokenizer(folder: Path) -> bool:
+    """Return whether a folder holds a tokenizer's files."""
     return any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The folder's safetensors files: one, or those of its index. Raises UserError where one of them is not there."""
+    """Return the folder's safetensors files: one, or those that its index names. Raises UserError if one is missing."""
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if not (folder / WEIGHTS_INDEX).is_file():
         raise UserError(f"{folder} cannot be loaded: it has neither {WEIGHTS} nor {WEIGHTS_INDEX}; bring one of them")
-    places = read_json(folder / WEIGHTS_INDEX).get("weight_map")
-    if not isinstance(places, dict):
+    file_of = read_json(folder / WEIGHTS_INDEX).get("weight_map")
+    if not isinstance(file_of, dict):
         raise UserError(f"{folder / WEIGHTS_INDEX} has no weight_map; bring the index that belongs to the weights")
-    names = sorted({str(name) for name in places.values()})
+    names = sorted({str(name) for name in file_of.values()})
     if lacking := [name for name in names if Path(name).name != name or not (folder / name).is_file()]:
         raise UserError(
-            f"{folder} cannot be loaded: its index names {listed(lacking)}, which is not there; fetch what is missing"
+            f"{folder} cannot be loaded: its index names {join_names(lacking)}, which is not there; fetch what is "
+            "missing"
         )
     return [folder / name for name in names]
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A file's JSON object, empty for JSON that is something else; UserError for what is no JSON."""
+    """Return a file's JSON object; an empty one for other JSON. Raises UserError for what is no JSON."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -107,10 +113,12 @@ def read_json(file: Path) -> dict[str, Any]:
     return cast(dict[str, Any], content) if isinstance(content, dict) else {}
 
 
-def listed(names: Sequence[str], most: int = 5) -> str:
+def join_names(names: Sequence[str], most: int = 5) -> str:
+    """Return up to `most` names with commas, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the error's type where it has none."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""Text to ids and back: a tokenizer with one token for each character, and the two functions that touch user text."""
+"""Text to ids and back: a tokenizer with one token for each character, and two functions that handle users' text."""
 
 from collections.abc import Collection, Sequence
 from itertools import takewhile
@@ -17,10 +17,10 @@ PAD_TOKEN = "<|pad|>"
 
 
 def char_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
-    """A tokenizer of single characters: ids follow the alphabet, then come mask, end of text and padding.
+    """Return a tokenizer of single characters: ids follow the alphabet, then come mask, end of text and padding.
 
-    It has no token for unknown characters: calling it on one raises. Raises UserError for an alphabet that is empty or
-    repeats a character.
+    It has no token for unknown characters and raises an error for them. Raises UserError for an alphabet that is empty
+    or repeats a character.
     """
     repeated = sorted({character for character in alphabet if alphabet.count(character) > 1})
     if repeated or not alphabet:
@@ -35,12 +35,12 @@ def char_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
 
 
 def is_char_tokenizer(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether it is one of `char_tokenizer`'s, the tiny models'."""
+    """Return whether it comes from `char_tokenizer`, as the tiny models' do."""
     return isinstance(tokenizer.backend_tokenizer.model, WordLevel)
 
 
 def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """Ids of a user's text, nothing added. What looks like a special token is plain characters here, never its id.
+    """Return the ids of a user's text, with nothing added. The name of a special token is encoded as plain characters.
 
     Raises UserError for characters outside the alphabet of a character tokenizer.
     """
@@ -53,11 +53,11 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 
 def decode_text(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], stop_ids: Collection[int] | None = None) -> str:
-    """The text before the first of `stop_ids` (by default, end of text); special tokens in it stay visible, as text.
+    """Return the text before the first of `stop_ids` (by default, end of text), with the names of special tokens in it.
 
-    Raises ValueError for an id that the tokenizer does not have: dropping it would let a broken answer look whole.
+    Raises ValueError for an id that the tokenizer does not have: without it a broken answer could look complete.
     """
-    size = len(tokenizer)  # computed anew at every look, as is eos_token_id
+    size = len(tokenizer)  # computed anew at every access, as is eos_token_id
     stops = {tokenizer.eos_token_id} if stop_ids is None else stop_ids
     kept = list(takewhile(lambda index: index not in stops, ids))
     stray = [index for index in kept if not 0 <= index < size]

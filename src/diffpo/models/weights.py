@@ -1,4 +1,4 @@
-"""Weights from safetensors files into a model that has none yet: all of them, each of its shape, and nothing else."""
+"""Check the weights in safetensors files against a model, and load them into it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,16 +8,16 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from diffpo.core.errors import UserError
-from diffpo.models.model_paths import first_line, listed
+from diffpo.models.model_paths import first_line, join_names
 
 STORED_TYPES = ("F64", "F32", "BF16", "F16")
-"""Others are quantised, and mean nothing without their scales."""
+"""Other types are quantised, and need scales that these files do not have."""
 
 
 def check_weights(model: PreTrainedModel, files: Sequence[Path], folder: Path) -> None:
-    """Compare names and shapes in the files' headers with the model's; no weight is read.
+    """Check that the files hold all of the model's weights in its shapes and no others. Only headers are read.
 
-    Raises UserError that names what is missing, unexpected or misshapen.
+    Raises UserError that names what is missing, unexpected, misshapen or quantised.
     """
     expected = {name: list(value.shape) for name, value in model.state_dict().items()}
     found: set[str] = set()
@@ -40,18 +40,18 @@ def check_weights(model: PreTrainedModel, files: Sequence[Path], folder: Path) -
         "unexpected keys": sorted(found - expected.keys()),
         "misfits": wrong,
     }
-    told = [f"{kind}: {listed(names)}" for kind, names in problems.items() if names]
-    if told:
+    if details := [f"{kind}: {join_names(names)}" for kind, names in problems.items() if names]:
         raise UserError(
-            f"the weights in {folder} do not fit its config.json ({'; '.join(told)}); bring files that belong together"
+            f"the weights in {folder} do not fit its config.json ({'; '.join(details)}); bring files that belong "
+            "together"
         )
 
 
 def read_weights(model: PreTrainedModel, files: Sequence[Path], dtype: torch.dtype, device: str | torch.device) -> None:
-    """Put the files' tensors in the place of the model's parameters, as `dtype` on `device`.
+    """Replace the model's parameters by the files' tensors, as `dtype` on `device`.
 
-    The model may be on the meta device: at no time is there more in memory than it and one file's pages. The tensors
-    are copies, or the parameters would be windows on a file that someone may overwrite.
+    The model may be on the meta device. At most the model and one file's pages are in memory. The tensors are copies:
+    parameters that share memory with a mapped file would change when someone overwrites it.
     """
     for file in files:
         try:

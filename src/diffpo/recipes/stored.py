@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from diffpo.core.errors import UserError
-from diffpo.models.hub import check_place
+from diffpo.models.hub import check_model_path
 from diffpo.models.model_paths import RECIPE, model_folder
 from diffpo.recipes.tables import EvalRecipe, TaskRecipe, block_problems, cache_problems, grading_problems
 from diffpo.recipes.tasks import checked_task
@@ -63,7 +63,7 @@ def stored_task(path: Path, hint: str = TASK_HINT) -> TaskRecipe:
 
 def _known_place(model: str | Path) -> Path:
     """A folder that holds a model, or a hub name, which is not asked for yet."""
-    check_place(str(model))
+    check_model_path(str(model))
     path = Path(model)
     if path.exists():
         model_folder(path)  # a folder that holds none does not say which task, either

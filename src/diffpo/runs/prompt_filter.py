@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from diffpo.core.errors import UserError
-from diffpo.models.chat import prompt_ids_of
+from diffpo.models.chat import encode_prompt
 from diffpo.models.tokenizer import is_char_tokenizer
 from diffpo.recipes.tables import SourceSettings, TaskRecipe
 from diffpo.tasks.base import Grade, Problem, Split, Task
@@ -58,7 +58,7 @@ class PromptFilter:
             found = self.task.problems(split, asked, seed)
             for problem in found:
                 if problem.prompt not in lengths:
-                    lengths[problem.prompt] = len(prompt_ids_of(self.tokenizer, problem.prompt))
+                    lengths[problem.prompt] = len(encode_prompt(self.tokenizer, problem.prompt))
             places = [place for place, problem in enumerate(found) if lengths[problem.prompt] <= self.limit]
             if len(places) >= count or len(found) < asked or (not places and asked >= ENOUGH):
                 break

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from diffpo.core.errors import UserError
+from diffpo.core.hub_name import parse_hub_name
 from diffpo.tasks.base import Split
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 PROBE_SECONDS = 2.5
 
-_HUB_NAME = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w./-]+))?(?::([\w.-]+))?")
 _LONGEST_FIELD = 2**24  # of a CSV file, in characters
 
 
@@ -114,7 +114,7 @@ def stamp(source: str | None) -> str:
 
 
 def _is_local(path: Path, source: str) -> bool:
-    return path.exists() or path.suffix in SUFFIXES or not _HUB_NAME.fullmatch(source)
+    return path.exists() or path.suffix in SUFFIXES or parse_hub_name(source) is None
 
 
 def _file_of(folder: Path, split: Split) -> Path | None:
@@ -233,10 +233,10 @@ def _read_hub(source: str, split: str) -> list[Row]:
 
 def _parts(source: str) -> tuple[str, dict[str, str]]:
     """A data set's repository, and what else `datasets.load_dataset` is to be told of it."""
-    found = _HUB_NAME.fullmatch(source)
-    assert found is not None, "others are paths"
-    name, revision, configuration = found.groups()
-    return name, {key: value for key, value in (("name", configuration), ("revision", revision)) if value}
+    name = parse_hub_name(source)
+    assert name is not None, "others are paths"
+    options = {"name": name.configuration, "revision": name.revision}
+    return name.repository, {key: value for key, value in options.items() if value is not None}
 
 
 def _export(source: str) -> str:

@@ -20,7 +20,7 @@ from diffpo.distributed.collectives import (
 )
 from diffpo.distributed.process import current_process, rank_slice, require_divisible
 from diffpo.models.adapters import AdapterOffDenoiser, add_adapter
-from diffpo.models.chat import prompt_ids_of
+from diffpo.models.chat import encode_prompt
 from diffpo.models.denoiser import CallCounter, ModelDenoiser
 from diffpo.objective import PUSHES_DOWN, pushes_down
 from diffpo.recipes.parts import ADVANTAGES, estimator_of, objective_of, rule_of, task_of
@@ -155,7 +155,7 @@ def check_rollouts(recipe: RlRecipe, task: Task, start: Loaded) -> None:
     check_memory(
         denoiser,
         min(rows, settings.max_in_flight or rows),
-        prompt_tokens=len(prompt_ids_of(tokenizer, problem.prompt)),
+        prompt_tokens=len(encode_prompt(tokenizer, problem.prompt)),
         length=task.completion_length,
         block_length=settings.block_length or task.completion_length,
         has_cache=settings.cache != "none",

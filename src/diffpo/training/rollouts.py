@@ -14,7 +14,7 @@ from diffpo.core.options import CacheKind
 from diffpo.core.rollout import Rollout
 from diffpo.distributed.collectives import all_gather_object, all_gather_rows, raise_on_all_ranks
 from diffpo.distributed.process import rank_slice
-from diffpo.models.chat import prompt_ids_of, turn_end
+from diffpo.models.chat import encode_prompt, turn_end_ids
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.tokenizer import decode_text, encode_text
 from diffpo.sampling.loop import BoundController, sample
@@ -82,7 +82,7 @@ def encode(
     tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]
 ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
     """Prompts as ids in the model's frame, padded on the left, and the mask of what is not padding."""
-    ids_of = {prompt: prompt_ids_of(tokenizer, prompt) for prompt in set(prompts)}
+    ids_of = {prompt: encode_prompt(tokenizer, prompt) for prompt in set(prompts)}
     rows = [ids_of[prompt] for prompt in prompts]
     width = max(map(len, rows))
     pad = tokenizer.pad_token_id
@@ -97,7 +97,7 @@ def encode_answers(tokenizer: PreTrainedTokenizerFast, answers: Sequence[str], l
     They are tokens like the others, to be predicted and scored: it is by them that a model learns to end (LLaDA,
     arXiv 2502.09992). Raises UserError for an answer that the canvas cannot hold.
     """
-    rows = [encode_text(tokenizer, answer) + turn_end(tokenizer) for answer in answers]
+    rows = [encode_text(tokenizer, answer) + turn_end_ids(tokenizer) for answer in answers]
     if (longest := max(map(len, rows))) > length:
         raise UserError(f"an answer has {longest} tokens, and the canvas {length}; raise task.completion_length")
     return torch.tensor([row + [tokenizer.eos_token_id] * (length - len(row)) for row in rows])

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from diffpo.core.canvas import full_attention_mask
 from diffpo.core.errors import UserError
-from diffpo.models.chat import prompt_ids_of, turn_end
+from diffpo.models.chat import encode_prompt, turn_end_ids
 from diffpo.models.tokenizer import encode_text
 from diffpo.tasks.base import Problem, Task
 from diffpo.training.rollouts import encode, encode_answers
@@ -69,8 +69,8 @@ def draw_sequences(
         for problem in problems:
             seen += 1
             names.add(problem.id)
-            prompt = prompt_ids_of(tokenizer, problem.prompt)
-            completion = encode_text(tokenizer, problem.answer) + turn_end(tokenizer)
+            prompt = encode_prompt(tokenizer, problem.prompt)
+            completion = encode_text(tokenizer, problem.answer) + turn_end_ids(tokenizer)
             room = sequence_length - len(prompt)
             is_long = len(completion) > room
             if room < 1 or (is_long and too_long == "skip"):
