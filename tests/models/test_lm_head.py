@@ -1,4 +1,4 @@
-"""The head without its logits against the whole softmax in float64."""
+"""The output head by slices of the vocabulary, against the full softmax in float64."""
 
 import math
 from collections.abc import Callable
@@ -22,8 +22,8 @@ from diffpo.models.dream import DreamConfig, DreamModel
 from diffpo.models.lm_head import MIN_COLUMNS, LMHead, lm_head_kl, lm_head_logp
 
 ROWS, WIDTH, VOCAB, SIZE, MASK = 9, 16, 700, 650, 301
-PLACE = torch.tensor([0, 1, 1, 1, 2, 4, 5, 6, 7, 7, 8])
-"""Place 3 is not asked; 1 and 7 more than once, and 1 twice for the same token."""
+INDEX = torch.tensor([0, 1, 1, 1, 2, 4, 5, 6, 7, 7, 8])
+"""Row 3 does not occur; rows 1 and 7 occur more than once, and row 1 twice with the same token."""
 TOKEN = torch.tensor([5, 0, 649, 0, 127, 128, 300, 302, 255, 256, 640])
 
 
@@ -31,23 +31,23 @@ def some(sharpness: float = 1.0, dtype: torch.dtype = torch.float32) -> tuple[Te
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(ROWS, WIDTH, generator=generator)
     weight = torch.randn(VOCAB, WIDTH, generator=generator)
-    hidden[PLACE] = hidden[PLACE] + sharpness * weight[TOKEN]  # or the asked tokens are all unlikely
+    hidden[INDEX] = hidden[INDEX] + sharpness * weight[TOKEN]  # or all the tokens would be unlikely
     return hidden.to(dtype).requires_grad_(True), weight.to(dtype)
 
 
 def plain_logits(hidden: Tensor, weight: Tensor) -> Tensor:
-    """[M, S] in float64, of what can be said alone; ids above the mask token's move down by one."""
-    can = [token for token in range(SIZE) if token != MASK]
-    return hidden.double() @ weight.double()[can].T
+    """[M, S] in float64, of what can be output alone; ids above the mask token's move down by one."""
+    allowed = [token for token in range(SIZE) if token != MASK]
+    return hidden.double() @ weight.double()[allowed].T
 
 
 def plain_logp(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
     logp = (plain_logits(hidden, weight) / temperature).log_softmax(dim=-1)
-    return logp[PLACE, TOKEN - (TOKEN > MASK).long()]
+    return logp[INDEX, TOKEN - (TOKEN > MASK).long()]
 
 
 def gradients(values: Tensor, *of: Tensor) -> tuple[Tensor, ...]:
-    """Of the values under weights of both signs."""
+    """Return the gradients of a sum of the values with weights of both signs."""
     upstream = torch.linspace(-1, 2, len(values), dtype=values.dtype)
     return torch.autograd.grad((values * upstream).sum(), of, retain_graph=True)
 
@@ -63,7 +63,7 @@ def test_values_and_gradients_are_those_of_the_whole_softmax(
 ) -> None:
     hidden, weight = some()
     weight.requires_grad_(is_trained)
-    found = lm_head_logp(hidden, LMHead(weight, MASK, SIZE), PLACE, TOKEN, temperature, chunk)
+    found = lm_head_logp(hidden, LMHead(weight, MASK, SIZE), INDEX, TOKEN, temperature, chunk)
     expected = plain_logp(hidden, weight, temperature)
     torch.testing.assert_close(found.double(), expected, atol=2e-5, rtol=1e-5)
     of = (hidden, weight) if is_trained else (hidden,)
@@ -78,44 +78,44 @@ def test_gradients_by_finite_differences(is_trained: bool) -> None:
     weight.requires_grad_(is_trained)
 
     def logp(h: Tensor, w: Tensor) -> Tensor:
-        return lm_head_logp(h, LMHead(w, MASK, SIZE), PLACE, TOKEN, 0.8)
+        return lm_head_logp(h, LMHead(w, MASK, SIZE), INDEX, TOKEN, 0.8)
 
     assert torch.autograd.gradcheck(logp, (hidden, weight), fast_mode=True)
 
 
 def test_the_slices_are_cut_where_they_should_be() -> None:
-    """The tokens asked for stand on both sides of a cut, and the last slice is a short one."""
+    """The tokens lie on both sides of a cut, and the last slice is a short one."""
     assert MIN_COLUMNS == 128 and {127, 128, 255, 256} < set(TOKEN.tolist()) and SIZE % MIN_COLUMNS
 
 
-def test_what_cannot_be_said_has_no_probability_and_no_gradient() -> None:
+def test_forbidden_tokens_have_no_probability_and_no_gradient() -> None:
     hidden, weight = some(sharpness=0.0)
     weight.requires_grad_(True)
     head = LMHead(weight, MASK, SIZE)
     everything = torch.arange(VOCAB)
-    place = torch.zeros_like(everything)
-    logp = lm_head_logp(hidden, head, place, everything, 1.0, chunk=1)
-    is_barred = (everything == MASK) | (everything >= SIZE)
-    assert bool((logp[is_barred] < -1e30).all()) and bool(logp.isfinite().all())
-    assert float(logp[~is_barred].exp().sum().detach()) == pytest.approx(1, abs=1e-5)
-    (grad,) = gradients(logp[~is_barred], weight)
-    assert not grad[is_barred].any() and bool(grad[~is_barred].any(dim=1).all())
+    index = torch.zeros_like(everything)
+    logp = lm_head_logp(hidden, head, index, everything, 1.0, chunk=1)
+    is_forbidden = (everything == MASK) | (everything >= SIZE)
+    assert bool((logp[is_forbidden] < -1e30).all()) and bool(logp.isfinite().all())
+    assert float(logp[~is_forbidden].exp().sum().detach()) == pytest.approx(1, abs=1e-5)
+    (grad,) = gradients(logp[~is_forbidden], weight)
+    assert not grad[is_forbidden].any() and bool(grad[~is_forbidden].any(dim=1).all())
     (whole,) = gradients(head.logits(hidden).log_softmax(dim=-1)[0], hidden)
-    (grad,) = gradients(logp, hidden)  # of barred tokens too
+    (grad,) = gradients(logp, hidden)  # of forbidden tokens, too
     torch.testing.assert_close(grad, whole, atol=1e-3, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_few_rows_get_the_same_logits_by_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, weight = some()
-    monkeypatch.setattr(heads, "SLICE", 64)  # the last one is shorter
+    monkeypatch.setattr(heads, "VOCAB_SLICE", 64)  # the last one is shorter
     made = LMHead(weight, MASK, SIZE).logits(hidden)
-    can = [token for token in range(SIZE) if token != MASK]
-    torch.testing.assert_close(made[:, can], plain_logits(hidden, weight).float(), atol=1e-5, rtol=1e-5)
+    allowed = [token for token in range(SIZE) if token != MASK]
+    torch.testing.assert_close(made[:, allowed], plain_logits(hidden, weight).float(), atol=1e-5, rtol=1e-5)
     assert made.shape == (ROWS, VOCAB) and not made.softmax(dim=-1)[:, [MASK, SIZE, VOCAB - 1]].any()
 
 
-def test_nothing_asked_is_nothing_found() -> None:
+def test_no_tokens_give_no_log_probabilities() -> None:
     hidden, weight = some()
     none = torch.zeros(0, dtype=torch.long)
     found = lm_head_logp(hidden, LMHead(weight, MASK, SIZE), none, none, 1.0)
@@ -147,9 +147,9 @@ def test_full_kl_is_that_of_the_whole_softmax(chunk: int, is_trained: bool) -> N
 def test_bfloat16_rounds_the_models_logits_and_nothing_after(is_trained: bool) -> None:
     hidden, weight = some(dtype=torch.bfloat16)
     weight.requires_grad_(is_trained)
-    found = lm_head_logp(hidden, LMHead(weight, MASK, SIZE), PLACE, TOKEN, 1.0, chunk=1)
+    found = lm_head_logp(hidden, LMHead(weight, MASK, SIZE), INDEX, TOKEN, 1.0, chunk=1)
     logits = torch.cat([(hidden @ weight[:MASK].T), (hidden @ weight[MASK + 1 : SIZE].T)], dim=1).double()
-    expected = logits.log_softmax(dim=-1)[PLACE, TOKEN - (TOKEN > MASK).long()]
+    expected = logits.log_softmax(dim=-1)[INDEX, TOKEN - (TOKEN > MASK).long()]
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-6)
     of = (hidden, weight) if is_trained else (hidden,)
@@ -180,14 +180,14 @@ def test_bfloat16_keeps_the_gradient_of_a_token_that_is_all_but_certain() -> Non
 @computes_in_bfloat16
 @pytest.mark.parametrize("whole", [0, 10**9], ids=["states", "logits"])
 def test_a_bfloat16_models_log_probabilities_are_float32(whole: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(denoisers, "WHOLE", whole)
+    monkeypatch.setattr(denoisers, "FULL_LOGITS_MAX_VOCAB", whole)
     denoiser = large(dtype=torch.bfloat16)
-    read = read_of(denoiser)
+    scores = scored(denoiser)
     with torch.no_grad():
-        found = read.logp(IDS, 0.7)
-        logits = denoiser.model(read_canvas(), logits_at=read_at()).logits
+        found = scores.logp(IDS, 0.7)
+        logits = denoiser.model(masked_canvas(), logits_at=completion_at()).logits
     logits = logits.double().index_fill(1, torch.tensor([LARGE_MASK]), -math.inf)
-    expected = (logits / 0.7).log_softmax(-1)[read.index, IDS]
+    expected = (logits / 0.7).log_softmax(-1)[scores.index, IDS]
     assert logits.dtype == torch.float64 and found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
 
@@ -213,18 +213,18 @@ def large(family: str = "llada", dtype: torch.dtype = torch.float32, is_trained:
     return denoiser
 
 
-def read_of(denoiser: ModelDenoiser) -> Conditionals:
+def scored(denoiser: ModelDenoiser) -> Conditionals:
     """On the fully masked canvas, which the completions of a prompt share."""
     rollout = rollout_of(PROMPT, IDS, torch.zeros_like(IDS))
     views = MeanField()(rollout, torch.zeros_like(PROMPT, dtype=torch.bool), LARGE_MASK)
     return conditionals(denoiser, views, torch.ones_like(IDS, dtype=torch.bool))
 
 
-def read_canvas() -> Tensor:
+def masked_canvas() -> Tensor:
     return torch.cat([PROMPT[[0, 3]], torch.full((2, 5), LARGE_MASK)], dim=1)
 
 
-def read_at() -> Tensor:
+def completion_at() -> Tensor:
     return torch.arange(8).expand(2, 8) >= 3
 
 
@@ -232,17 +232,17 @@ def read_at() -> Tensor:
 @pytest.mark.parametrize("family", ["llada", "dream"])
 def test_through_the_whole_model(family: str, is_trained: bool) -> None:
     denoiser = large(family, is_trained=is_trained)
-    read = read_of(denoiser)
-    assert isinstance(read.output, HiddenStates) and len(read.output.hidden) == 10
+    scores = scored(denoiser)
+    assert isinstance(scores.output, HiddenStates) and len(scores.output.hidden) == 10
     upstream = torch.linspace(-1, 2, IDS.numel()).view(IDS.shape)
-    logp = read.logp(IDS, 0.7)
+    logp = scores.logp(IDS, 0.7)
     (logp * upstream).sum().backward()
     found = {name: p.grad for name, p in denoiser.model.named_parameters() if p.grad is not None}
 
     twin = large(family, is_trained=is_trained)
-    logits = twin.model(read_canvas(), logits_at=read_at()).logits.double()
+    logits = twin.model(masked_canvas(), logits_at=completion_at()).logits.double()
     logits = logits.index_fill(1, torch.tensor([LARGE_MASK]), -math.inf)
-    expected = (logits / 0.7).log_softmax(-1)[read.index, IDS]
+    expected = (logits / 0.7).log_softmax(-1)[scores.index, IDS]
     torch.testing.assert_close(logp.double(), expected, atol=2e-5, rtol=1e-5)
     (expected * upstream).sum().backward()
     grads = {name: p.grad for name, p in twin.model.named_parameters() if p.grad is not None}
@@ -267,44 +267,44 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("whole", [0, 10**9], ids=["states", "logits"])
 def test_no_logits_of_the_whole_vocabulary_exist(whole: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(denoisers, "WHOLE", whole)
+    monkeypatch.setattr(denoisers, "FULL_LOGITS_MAX_VOCAB", whole)
     monkeypatch.setitem(heads.CHUNK, "cpu", 10 * MIN_COLUMNS)
     denoiser = large(is_trained=False)
     denoiser.model.get_input_embeddings().requires_grad_(False)  # its gradient is a large one, too
     with Largest() as seen:
-        read_of(denoiser).logp(IDS, 1.0).sum().backward()
+        scored(denoiser).logp(IDS, 1.0).sum().backward()
     logits = 10 * LARGE
     assert seen.numbers >= logits if whole else seen.numbers < logits / 6
 
 
 def test_a_small_vocabulary_keeps_its_logits() -> None:
-    assert isinstance(read_of(ModelDenoiser(large().model, LARGE_MASK, ())).output, HiddenStates)
+    assert isinstance(scored(ModelDenoiser(large().model, LARGE_MASK, ())).output, HiddenStates)
     small = tiny_llada(denoisers.FULL_LOGITS_MAX_VOCAB, LARGE_MASK)
     assert small.head is None
-    at = read_at()
-    said = small.predict(read_canvas(), torch.ones_like(at), at)
-    assert isinstance(said, Logits)
-    assert torch.equal(said.logits, small(read_canvas(), torch.ones_like(at), at))
+    at = completion_at()
+    output = small.predict(masked_canvas(), torch.ones_like(at), at)
+    assert isinstance(output, Logits)
+    assert torch.equal(output.logits, small(masked_canvas(), torch.ones_like(at), at))
 
 
 def test_both_ways_of_asking_are_counted() -> None:
     denoiser = large()
-    at = read_at()
+    at = completion_at()
     ways: list[Callable[..., object]] = [denoiser, denoiser.predict, denoiser.states]
     for number, ask in enumerate(ways, start=1):
-        ask(read_canvas(), torch.ones_like(at), at)
+        ask(masked_canvas(), torch.ones_like(at), at)
         assert (denoiser.usage.canvases, denoiser.usage.tokens) == (2 * number, 16 * number)
 
 
 def test_rows_that_are_no_tokens_are_no_tokens_here_either() -> None:
     denoiser = replace(large(), vocabulary=LARGE - 100)
-    at = read_at()
-    said = denoiser.predict(read_canvas(), torch.ones_like(at), at)
-    assert isinstance(said, HiddenStates)
-    logits = denoiser(read_canvas(), torch.ones_like(at), at)
-    assert torch.equal(said.logits, logits)
-    place, token = torch.arange(10), torch.full((10,), 11)
-    torch.testing.assert_close(said.logp(place, token, 1.0), logits.log_softmax(-1)[:, 11], atol=1e-5, rtol=1e-5)
+    at = completion_at()
+    output = denoiser.predict(masked_canvas(), torch.ones_like(at), at)
+    assert isinstance(output, HiddenStates)
+    logits = denoiser(masked_canvas(), torch.ones_like(at), at)
+    assert torch.equal(output.logits, logits)
+    index, token = torch.arange(10), torch.full((10,), 11)
+    torch.testing.assert_close(output.logp(index, token, 1.0), logits.log_softmax(-1)[:, 11], atol=1e-5, rtol=1e-5)
 
 
 def test_a_head_that_is_more_than_a_matrix_keeps_its_logits() -> None:
@@ -319,12 +319,12 @@ def test_a_head_that_is_more_than_a_matrix_keeps_its_logits() -> None:
 
 def test_the_adapter_is_off_for_the_reference() -> None:
     denoiser = large()
-    reference = read_of(denoiser).logp(IDS, 1.0).detach()
+    reference = scored(denoiser).logp(IDS, 1.0).detach()
     add_adapter(denoiser, rank=2, alpha=4, seed=0)
     with torch.no_grad():
         for name, parameter in denoiser.model.named_parameters():
             if "lora_B" in name:
                 parameter.fill_(0.05)
-    off, on = (read_of(one).logp(IDS, 1.0).detach() for one in (AdapterOffDenoiser.of(denoiser), denoiser))
+    off, on = (scored(one).logp(IDS, 1.0).detach() for one in (AdapterOffDenoiser.of(denoiser), denoiser))
     torch.testing.assert_close(off, reference, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(on, reference, atol=1e-2)
