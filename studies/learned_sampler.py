@@ -11,24 +11,23 @@ import json
 import math
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.model_paths import RECIPE
 from diffpo.recipes import load_recipe
-from diffpo.recipes.parts import task_of
+from diffpo.recipes.parts import build_task
 from diffpo.recipes.tables import RlRecipe, SftRecipe
-from diffpo.runs.checkpoint import load
+from diffpo.sampling.answering import answer_problems, first_call_entropy
 from diffpo.sampling.controller import Controller, entropy_features
+from diffpo.sampling.decoding import Decoding
+from diffpo.sampling.policy import Policy, load
 from diffpo.sampling.rules import EntropyBound
 from diffpo.statistics.bootstrap import mean_interval
 from diffpo.statistics.frontier import gain_over_fixed
 from diffpo.tasks.base import Problem
 from diffpo.training.rl import run_rl
-from diffpo.training.rollouts import Decoding, answer, first_call_entropy
 from diffpo.training.sft import run_sft
 
 OUT = Path("runs/study-sampler")
@@ -36,7 +35,7 @@ RESULT = Path("results/learned_sampler.json")
 SEEDS = (0, 1, 2)
 BOUNDS = (0.0, 0.01, 0.03, 0.06, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 STRONG = load_recipe(SftRecipe, "sudoku4-strong")
-TASK = task_of(STRONG.task)
+TASK = build_task(STRONG.task)
 LENGTH = TASK.completion_length
 TEST, TRAIN = 2000, 2000
 
@@ -47,11 +46,11 @@ def main() -> None:
         out = OUT / f"seed-{seed}"
         recipe = load_recipe(RlRecipe, "tiny-diffpo-sampler-only", [f"seed={seed}", f'base="{OUT / "base"}"'])
         run_rl(recipe, out, resume=(out / RECIPE).is_file())
-    base, tokenizer, _ = load(OUT / "base")
+    base = load(OUT / "base")
 
     test = TASK.problems("test", TEST, seed=1)
     clusters = [problem.cluster for problem in test]
-    solved, nfe = table(base, tokenizer, test)
+    solved, nfe = table(base, test)
     strength = float(solved[:, 0].mean())
     print(f"base at bound 0: {strength:.3f}")
 
@@ -60,8 +59,8 @@ def main() -> None:
     gain = gain_over_fixed(solved, nfe, learned_solved, learned_nfe, clusters)
 
     train = TASK.problems("train", TRAIN, seed=2)
-    ceiling = ceiling_controller(base, tokenizer, train)
-    ceiling_solved, ceiling_nfe, _ = decoded(base, tokenizer, test, ceiling)
+    ceiling = ceiling_controller(base, train)
+    ceiling_solved, ceiling_nfe, _ = decoded(base, test, ceiling)
     ceiling_gain = gain_over_fixed(solved, nfe, ceiling_solved, ceiling_nfe, clusters)
 
     record = {
@@ -91,33 +90,31 @@ def main() -> None:
 
 
 def decoded(
-    denoiser: ModelDenoiser, tokenizer: Any, problems: list[Problem], controller: Controller | None, bound: float = 0.0
+    policy: Policy, problems: list[Problem], controller: Controller | None, bound: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Solved, calls and bound of every problem, greedily."""
     decoding = Decoding(EntropyBound(bound), LENGTH, LENGTH, controller=controller)
-    rollout, grades = answer(denoiser, tokenizer, TASK, problems, decoding)
+    rollout, grades = answer_problems(policy, TASK, problems, decoding)
     return np.array([float(g.is_solved) for g in grades]), rollout.nfe.numpy(), rollout.entropy_bound.numpy()
 
 
-def table(denoiser: ModelDenoiser, tokenizer: Any, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
+def table(policy: Policy, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
     """Solved and calls under every fixed bound, a column each."""
-    columns = [decoded(denoiser, tokenizer, problems, None, bound)[:2] for bound in BOUNDS]
+    columns = [decoded(policy, problems, None, bound)[:2] for bound in BOUNDS]
     return np.stack([c[0] for c in columns], axis=1), np.stack([c[1] for c in columns], axis=1)
 
 
 def learned(run: Path, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    denoiser, tokenizer, controller = load(run)
-    return decoded(denoiser, tokenizer, problems, controller)
+    policy = load(run)
+    return decoded(policy, problems, policy.controller)
 
 
-def ceiling_controller(
-    denoiser: ModelDenoiser, tokenizer: Any, problems: list[Problem], steps: int = 1500
-) -> Controller:
+def ceiling_controller(policy: Policy, problems: list[Problem], steps: int = 1500) -> Controller:
     """The controller's own head, fitted with full information: the exact reward of every bound, on every problem."""
-    solved, nfe = table(denoiser, tokenizer, problems)
+    solved, nfe = table(policy, problems)
     reward = torch.tensor(solved * (1 - nfe / LENGTH))[:, 1:].float()
     log_bounds = torch.tensor([math.log(bound) for bound in BOUNDS[1:]])
-    features = entropy_features(first_call_entropy(denoiser, tokenizer, problems, LENGTH))
+    features = entropy_features(first_call_entropy(policy, problems, LENGTH))
     torch.manual_seed(0)
     controller = Controller(initial_bound=0.5)
     controller.observe(features, momentum=1.0)
@@ -126,8 +123,8 @@ def ceiling_controller(
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * (1 - step / steps)
         rows = torch.randint(len(problems), (256,))
-        law = controller.log_bound(features[rows])
-        near = -((log_bounds - law.loc[:, None]) ** 2) / (2 * law.scale[:, None] ** 2)
+        distribution = controller.log_bound(features[rows])
+        near = -((log_bounds - distribution.loc[:, None]) ** 2) / (2 * distribution.scale[:, None] ** 2)
         loss = -(near.softmax(dim=1) * reward[rows]).sum(dim=1).mean()
         optimizer.zero_grad()
         loss.backward()

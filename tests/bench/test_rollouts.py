@@ -262,5 +262,5 @@ def test_the_verb(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
         main(["bench", "--rounds", "0", "--json", str(tmp_path / "b.json")])
     assert left.value.code == 1 and "refused" in capsys.readouterr().out
     with pytest.raises(SystemExit) as left:
-        main(["bench", "--rounds", "0", "--json", str(tmp_path / "no" / "b.json")])
+        main(["bench", "--rounds", "0", "--json", str(tmp_path / "b.json" / "b.json")])
     assert left.value.code == 2

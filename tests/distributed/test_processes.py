@@ -30,11 +30,11 @@ from diffpo.models.model_paths import checkpoints
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import DeviceSettings, RlRecipe, SftRecipe
 from diffpo.runs.checkpoint import read_progress
-from diffpo.runs.device import resolve_device
+from diffpo.runs.device import configure_torch_, resolve_device
 from diffpo.runs.run_dir import METRICS
 from diffpo.sampling.policy import load
 from diffpo.tasks.sudoku import Sudoku
-from diffpo.training import rl
+from diffpo.training import rl_step
 from diffpo.training.rl import run_rl
 from diffpo.training.sft import run_sft
 
@@ -140,7 +140,7 @@ def share(folder: Path, base: Path) -> None:
             found[name] = outcome(run_rl, stopped, folder / name)
     with pytest.MonkeyPatch.context() as patch:
         if here.rank == 1:
-            patch.setattr(rl, "set_learning_rate", poison)
+            patch.setattr(rl_step, "set_learning_rate", poison)
         found["nan"] = outcome(run_rl, stopped, folder / "nan")
     (folder / f"outcomes-{here.rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
@@ -167,14 +167,14 @@ def check_helpers() -> None:
 
 def ask_to_stop(patch: pytest.MonkeyPatch, at: int, rank: int) -> None:
     """Ctrl-C that only one process notices, within a step."""
-    train_step = rl.train_step
+    train_step = rl_step.train_step
 
     def spy(*arguments: Any) -> dict[str, float]:
         if arguments[-1] + 1 == at and current_process().rank == rank:
             signal.raise_signal(signal.SIGINT)
         return train_step(*arguments)
 
-    patch.setattr(rl, "train_step", spy)
+    patch.setattr("diffpo.training.rl.train_step", spy)
 
 
 def raising(error: Exception) -> Callable[..., None]:
@@ -358,9 +358,13 @@ def test_each_process_has_a_cuda_device_of_its_own(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     assert resolve_device(DeviceSettings())[1] == torch.device("cuda")
+    configure_torch_(DeviceSettings())
+    assert chosen == []
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    assert resolve_device(DeviceSettings())[1] == torch.device("cuda:1") and chosen == [1]
+    assert resolve_device(DeviceSettings())[1] == torch.device("cuda:1") and chosen == []
+    configure_torch_(DeviceSettings())
+    assert chosen == [1]
     assert resolve_device(DeviceSettings(device="cpu"))[1] == torch.device("cpu")
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UserError, match="3 processes were started, and torch sees 2 CUDA devices here; start 2"):

@@ -15,21 +15,21 @@ import torch
 from diffpo.core.errors import UserError
 from diffpo.core.randomness import derive_seed
 from diffpo.core.rollout import Rollout
-from diffpo.evaluation import loop
-from diffpo.evaluation.loop import run_eval
+from diffpo.evaluation.run import run_eval
 from diffpo.models.model_paths import model_folder
 from diffpo.recipes import load_recipe
 from diffpo.recipes.stored import stored_task
 from diffpo.recipes.tables import EvalRecipe, SftRecipe, SudokuTask
 from diffpo.report.data import read_run
-from diffpo.runs.checkpoint import load
+from diffpo.sampling import answering
+from diffpo.sampling.answering import answer_problems, first_call_entropy
 from diffpo.sampling.controller import Controller
 from diffpo.sampling.controller_files import save_controller
+from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.loop import sample
+from diffpo.sampling.policy import load
 from diffpo.tasks.base import Grade, Problem, Status
 from diffpo.tasks.sudoku import Sudoku, split_of
-from diffpo.training import rollouts
-from diffpo.training.rollouts import Decoding, answer, first_call_entropy
 from diffpo.training.sft import run_sft
 
 COUNT, LENGTH = 24, 16
@@ -61,13 +61,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def controlled(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run again, with a learned sampler beside its model whose bounds differ from prompt to prompt."""
     run = Path(shutil.copytree(trained, tmp_path_factory.mktemp("controlled") / "tiny"))
-    denoiser, tokenizer, _ = load(run)
+    policy = load(run)
     controller = Controller(initial_bound=4.0, hidden=8)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in controller.head.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    entropies = first_call_entropy(denoiser, tokenizer, Sudoku().problems("train", 50, seed=0), LENGTH)
+    entropies = first_call_entropy(policy, Sudoku().problems("train", 50, seed=0), LENGTH)
     controller.observe(controller.features(entropies), momentum=1.0)
     save_controller(controller, model_folder(run))
     return run
@@ -85,7 +85,9 @@ def evaluated(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         return read | {"path": out}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "task_of", lambda recipe: Lenient(recipe.size, recipe.min_clues, recipe.max_clues))
+        patch.setattr(
+            "diffpo.evaluation.run.build_task", lambda recipe: Lenient(recipe.size, recipe.min_clues, recipe.max_clues)
+        )
         yield record
 
 
@@ -109,12 +111,12 @@ def test_a_huge_bound_takes_one_call_per_block(evaluated: Evaluate) -> None:
 def test_slots_reach_the_sampler_and_change_nothing(evaluated: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int | None] = []
 
-    def spy(*arguments: Any, **options: Any) -> Rollout:
-        asked.append(options["max_in_flight"])
-        return sample(*arguments, **options)
+    def spy(*arguments: Any) -> Rollout:
+        asked.append(arguments[3].max_in_flight)
+        return sample(*arguments)
 
     expected = evaluated()["points"]
-    monkeypatch.setattr(rollouts, "sample", spy)
+    monkeypatch.setattr(answering, "sample", spy)
     found = evaluated("max_in_flight=3")
     assert found["points"] == expected
     assert (found["cache"], found["block_length"]) == ("none", found["completion_length"])
@@ -124,11 +126,11 @@ def test_slots_reach_the_sampler_and_change_nothing(evaluated: Evaluate, monkeyp
 def test_a_cache_reaches_the_sampler_and_must_have_blocks(evaluated: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def spy(*arguments: Any, **options: Any) -> Rollout:
-        asked.append(options["cache"])
-        return sample(*arguments, **options)
+    def spy(*arguments: Any) -> Rollout:
+        asked.append(arguments[3].cache)
+        return sample(*arguments)
 
-    monkeypatch.setattr(rollouts, "sample", spy)
+    monkeypatch.setattr(answering, "sample", spy)
     points = evaluated("cache=dual", "block_length=4")["points"]
     assert set(asked) == {"dual"}
     assert points[-2]["nfe_rows"] == [LENGTH / 4] * COUNT
@@ -144,9 +146,9 @@ def test_every_rule_meets_the_same_problems_of_the_split(
     def spy(*arguments: Any) -> Any:
         *_, problems, decoding, _ = arguments
         met.setdefault(decoding, []).extend(problems)
-        return answer(*arguments)
+        return answer_problems(*arguments)
 
-    monkeypatch.setattr(rollouts, "answer", spy)
+    monkeypatch.setattr(answering, "answer_problems", spy)
     record = evaluated("batch=7", model=controlled)
     first, *others = met.values()
     assert len(others) == 5 and all(problems == first for problems in others)
@@ -184,10 +186,11 @@ def test_the_learned_sampler_beside_a_model_chooses_its_own_bounds(evaluated: Ev
     assert without["learned"] is None and without["gain"] is None
     assert record["points"] == without["points"]
 
-    denoiser, tokenizer, controller = load(controlled)
+    policy = load(controlled)
+    controller = policy.controller
     assert controller is not None
     problems = Sudoku().problems("test", COUNT, derive_seed(0, "eval"))
-    features = controller.features(first_call_entropy(denoiser, tokenizer, problems, LENGTH))
+    features = controller.features(first_call_entropy(policy, problems, LENGTH))
     with torch.no_grad():
         mean = controller.log_bound(features).loc.exp()
     learned = record["learned"]
@@ -219,7 +222,7 @@ class Failing(Sudoku):
 def test_answers_that_were_not_read_are_counted_and_failures_are_told(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "task_of", lambda recipe: Failing(recipe.size))
+    monkeypatch.setattr("diffpo.evaluation.run.build_task", lambda recipe: Failing(recipe.size))
     model = f"model={json.dumps(str(trained))}"
     said = run_eval(load_recipe(EvalRecipe, None, ["count=40", "bounds=[1e9, 1e8]", model]), tmp_path / "mine.json")
     record = json.loads((tmp_path / "mine.json").read_text())

@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 
 from diffpo.core.rollout import Rollout
 from diffpo.models.denoiser import ModelDenoiser
+from diffpo.models.denoiser_output import Logits
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 
 FORBIDDEN_LOGIT = torch.finfo(torch.float32).min / 2
@@ -23,6 +24,8 @@ FORBIDDEN_LOGIT = torch.finfo(torch.float32).min / 2
 
 class TableDenoiser:
     """Independent random logits for every (canvas, attention mask, position): nothing is independent by accident."""
+
+    stop_ids: tuple[int, ...] = ()
 
     def __init__(self, width: int, vocab: int = 4, mask_id: int = 1, scale: float = 2.0, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -36,12 +39,12 @@ class TableDenoiser:
     def tokens(self) -> list[int]:
         return [token for token in range(self.vocab) if token != self.mask_id]
 
-    def __call__(self, canvas: Tensor, attention_mask: Tensor, at: Tensor) -> Tensor:
+    def predict(self, canvas: Tensor, attention_mask: Tensor, at: Tensor) -> Logits:
         self.asked.append((canvas, at))
         digits = canvas.masked_fill(~attention_mask, self.vocab)
         cut = self.width - canvas.shape[1]  # padding on the left may be left out
         index = (pad(digits, (cut, 0), value=self.vocab) * (self.vocab + 1) ** torch.arange(self.width)).sum(dim=1)
-        return self.table[index][:, cut:][at]
+        return Logits(self.table[index][:, cut:][at])
 
     def logp(self, canvas: Sequence[int], position: int, temperature: float = 1.0, hidden: int = 0) -> list[float]:
         """Log-probabilities of one position of one canvas whose first `hidden` tokens are padding, in float64."""
@@ -232,3 +235,8 @@ def rollout_of(
         entropy_bound_logp=torch.zeros(rows),
         prompt_features=torch.zeros(rows, 0),
     )
+
+
+def all_scored(logp: Tensor) -> Tensor:
+    """The mask that scores every token."""
+    return torch.ones_like(logp, dtype=torch.bool)

@@ -71,7 +71,7 @@ def rows_to_look_at() -> list[int]:
 
 
 def test_mean_field_is_the_distance_to_the_first_canvas() -> None:
-    found = distance(MeanField(), draws=1)
+    found = distance(MeanField(prompt_mask_rate=0.0), draws=1)
     for row in rows_to_look_at():
         for position in range(LENGTH):
             assert float(found[row, position]) == pytest.approx(expected(row, position, 0), abs=1e-4)
@@ -80,7 +80,7 @@ def test_mean_field_is_the_distance_to_the_first_canvas() -> None:
 def test_exact_has_no_distance_and_tokens_of_the_first_call_have_none() -> None:
     assert distance(Exact(), draws=1).abs().max() < 1e-5
     assert distance(TwoTimesMeanField(), draws=3)[population().unmask_step == 0].abs().max() < 1e-5
-    assert float(distance(MeanField(), draws=1)[population().unmask_step > 0].mean()) > 0.1
+    assert float(distance(MeanField(prompt_mask_rate=0.0), draws=1)[population().unmask_step > 0].mean()) > 0.1
 
 
 def test_two_times_mean_field_is_the_mean_over_all_boundaries() -> None:
@@ -113,7 +113,7 @@ def test_the_expected_log_ratio_is_the_expected_kl() -> None:
         ids = population().completion_ids[row].tolist()
         first = sum(conditional_at(row, position, 0)[ids[position]] for position in range(LENGTH))
         gap[row] = float(population().behaviour_logp[row].sum()) - first
-    found = distance(MeanField(), draws=1).sum(dim=1)
+    found = distance(MeanField(prompt_mask_rate=0.0), draws=1).sum(dim=1)
     assert float(probability() @ found) == pytest.approx(float(probability() @ gap), abs=1e-3)
 
 
@@ -152,7 +152,7 @@ def test_every_boundary_of_every_token() -> None:
             for step in range(len(found)):
                 wanted = expected(row, position, step) if step <= own else 0.0
                 assert float(found[step, row, position]) == pytest.approx(wanted, abs=1e-4)
-    torch.testing.assert_close(found[0], distance(MeanField(), draws=1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found[0], distance(MeanField(prompt_mask_rate=0.0), draws=1), atol=1e-5, rtol=1e-4)
 
 
 def test_rises_are_differences_of_neighbouring_boundaries_before_a_tokens_own_call() -> None:

@@ -8,13 +8,14 @@ from functools import cache
 import pytest
 import torch
 from tests.helpers.oracle import TableDenoiser, rollout_of, tiny_llada
+from tests.helpers.sampling import sample_with
 from torch import Tensor
 
 from diffpo.core.canvas import canvas_at, full_attention_mask
 from diffpo.core.rollout import Rollout
-from diffpo.likelihood import Conditionals, Estimator, Logits, MeanField, ScoringPlan, TwoTimesMeanField, conditionals
+from diffpo.likelihood import Conditionals, Estimator, MeanField, ScoringPlan, TwoTimesMeanField, conditionals
+from diffpo.models.denoiser_output import Logits
 from diffpo.objective.kl import kl_full, kl_k3
-from diffpo.sampling.loop import sample
 from diffpo.sampling.rules import EntropyBound, TopK
 
 PROMPT, LENGTH, GROUP = 2, 3, 4
@@ -30,7 +31,7 @@ def some_rollout(temperature: float = 1.0) -> Rollout:
     prompt_mask[:GROUP, 0] = False
     rule, seeds = EntropyBound(0.3), torch.arange(len(prompt_ids))
     options = {"length": LENGTH, "block_length": LENGTH, "temperature": temperature}
-    return sample(TABLE, prompt_ids, prompt_mask, rule=rule, seeds=seeds, **options)  # type: ignore[arg-type]
+    return sample_with(TABLE, prompt_ids, prompt_mask, rule=rule, seeds=seeds, **options)  # type: ignore[arg-type]
 
 
 def every_token() -> Tensor:
@@ -89,9 +90,11 @@ def test_mean_field_by_hand(rate: float) -> None:
 
 
 def test_boundary_zero_is_mean_field_exactly() -> None:
-    nothing = MeanField().draw(some_rollout(), torch.Generator())
+    nothing = MeanField(prompt_mask_rate=0.0).draw(some_rollout(), torch.Generator())
     zero = torch.zeros(len(some_rollout()), dtype=torch.long)
-    assert torch.equal(surrogate_logp(TwoTimesMeanField(), zero), surrogate_logp(MeanField(), nothing))
+    assert torch.equal(
+        surrogate_logp(TwoTimesMeanField(), zero), surrogate_logp(MeanField(prompt_mask_rate=0.0), nothing)
+    )
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -121,7 +124,7 @@ def test_a_view_shows_the_rows_own_prompt_and_padding() -> None:
     draw = TwoTimesMeanField().draw(some_rollout(), torch.Generator().manual_seed(0))
     for views in (
         TwoTimesMeanField()(some_rollout(), draw, MASK),
-        MeanField()(some_rollout(), some_rollout().prompt_mask & False, MASK),
+        MeanField(prompt_mask_rate=0.0)(some_rollout(), some_rollout().prompt_mask & False, MASK),
     ):
         for position in range(LENGTH):
             source = views.source[:, position]
@@ -133,7 +136,7 @@ def test_a_view_shows_the_rows_own_prompt_and_padding() -> None:
 
 
 def test_completions_of_a_prompt_share_canvases() -> None:
-    views = MeanField()(some_rollout(), some_rollout().prompt_mask & False, MASK)
+    views = MeanField(prompt_mask_rate=0.0)(some_rollout(), some_rollout().prompt_mask & False, MASK)
     assert len(views.canvas) == 3
     for boundary in (some_rollout().nfe - 1, torch.zeros_like(some_rollout().nfe)):
         views = TwoTimesMeanField()(some_rollout(), boundary, MASK)
@@ -145,7 +148,7 @@ def test_prompts_that_differ_only_in_padding_are_not_shared() -> None:
     prompt_ids = torch.tensor([[0, 2], [0, 2]])
     prompt_mask = torch.tensor([[True, True], [False, True]])
     rollout = rollout_of(prompt_ids, torch.tensor([[0, 2, 3]] * 2), torch.tensor([[0, 1, 2]] * 2), prompt_mask)
-    views = MeanField()(rollout, prompt_mask & False, MASK)
+    views = MeanField(prompt_mask_rate=0.0)(rollout, prompt_mask & False, MASK)
     assert len(views.canvas) == 2
     logp = conditionals(TABLE, views, every_token()[:2]).logp(rollout.completion_ids, 1.0)
     assert not torch.isclose(logp[0], logp[1]).any()
@@ -271,7 +274,7 @@ def test_per_token_values_are_those_of_the_tokens_own_place() -> None:
             at = torch.zeros(1, PROMPT + LENGTH, dtype=torch.bool)
             at[0, PROMPT + i] = True
             one = slice(source, source + 1)
-            assert best[row, i] == TABLE(views.canvas[one], views.attention_mask[one], at).amax()
+            assert best[row, i] == TABLE.predict(views.canvas[one], views.attention_mask[one], at).logits.amax()
 
 
 def test_low_temperatures_keep_values_and_gradients_finite() -> None:
@@ -336,7 +339,7 @@ def test_the_kls_gradient_pulls_the_policy_to_the_base() -> None:
 
 def test_top_k_rollouts_have_the_same_oracle() -> None:
     prompt = torch.tensor([[2, 3]] * 5)
-    rollout = sample(
+    rollout = sample_with(
         TABLE, prompt, prompt > 0, length=3, block_length=3, rule=TopK(1), temperature=1.0, seeds=torch.arange(5)
     )
     for step in range(3):

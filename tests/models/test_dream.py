@@ -88,7 +88,7 @@ def test_every_position_sees_every_other(model: DreamModel) -> None:
 def test_the_denoiser_hides_the_shift_and_forbids_tokens(model: DreamModel) -> None:
     ids = some_ids()
     at = torch.ones_like(ids, dtype=torch.bool)
-    logits = ModelDenoiser(model, mask_id=260, stop_ids=(), vocabulary=261)(ids, at, at)
+    logits = ModelDenoiser(model, mask_id=260, stop_ids=(), vocabulary=261).predict(ids, at, at).logits
     forbidden = [260, *range(261, 320)]
     assert not logits.softmax(dim=-1)[:, forbidden].any()
     assert bool(logits.isfinite().all())

@@ -21,9 +21,9 @@ from diffpo.core.errors import UserError
 from diffpo.models import hub
 from diffpo.models.hub import fetch, is_hub_name
 from diffpo.models.model_paths import model_folder
-from diffpo.runs.checkpoint import load
 from diffpo.sampling.controller import Controller
 from diffpo.sampling.controller_files import save_controller
+from diffpo.sampling.policy import load
 
 NAME = "GSAI-ML/LLaDA-8B-Instruct"
 
@@ -74,7 +74,9 @@ def test_what_is_a_name_and_what_a_path(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_cached_model_is_loaded_without_asking(fake: FakeHub, tmp_path: Path) -> None:
     fake.cached, fake.answer = tmp_path / "cache", unreachable
     write_folder(fake.cached, LLADA)
-    denoiser, _, controller = load(NAME)
+    policy = load(NAME)
+    denoiser = policy.denoiser
+    controller = policy.controller
     assert (denoiser.mask_id, controller) == (260, None)
 
 
@@ -99,7 +101,7 @@ def test_a_models_python_is_not_even_fetched(fake: FakeHub, tmp_path: Path) -> N
 def test_a_revision_is_asked_for_by_itself_and_stays_in_the_name(fake: FakeHub, tmp_path: Path) -> None:
     fake.cached = tmp_path / "cache"
     write_folder(fake.cached, LLADA)
-    denoiser, _, _ = load(f"{NAME}@refs/pr/3")
+    denoiser = load(f"{NAME}@refs/pr/3").denoiser
     load(NAME)
     assert [(asked["name"], asked["revision"]) for asked in fake.asked] == [(NAME, "refs/pr/3"), (NAME, None)]
     assert denoiser.model.name_or_path == f"{NAME}@refs/pr/3", "by which an adapter finds its base"

@@ -17,7 +17,7 @@ from diffpo.core.errors import UserError
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.layers import PACK_MIN_TOKENS
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
-from diffpo.models.loading import denoiser_of, load_denoiser
+from diffpo.models.loading import make_denoiser, load_denoiser
 from diffpo.models.tokenizer import char_tokenizer
 
 VOCAB = 11
@@ -142,7 +142,7 @@ def test_the_last_block_and_on_long_canvases_padding_cost_nothing_that_is_not_re
 def test_the_denoiser_rules_out_the_mask_and_nothing_else() -> None:
     model, ids = model_of(), some_ids()
     everywhere = torch.ones_like(ids, dtype=torch.bool)
-    logits = ModelDenoiser(model, mask_id=4, stop_ids=())(ids, everywhere, everywhere)
+    logits = ModelDenoiser(model, mask_id=4, stop_ids=()).predict(ids, everywhere, everywhere).logits
     assert logits.dtype == torch.float32
     assert not logits.softmax(dim=-1)[:, 4].any()
     assert bool(logits.isfinite().all())
@@ -235,7 +235,7 @@ def test_the_auto_classes_know_it(folder: Path) -> None:
 def test_wrapping_turns_evaluation_mode_on() -> None:
     model, tokenizer = model_of().train(), char_tokenizer("12345678")
     model.config.mask_token_id = tokenizer.mask_token_id
-    denoiser = denoiser_of(model, tokenizer)
+    denoiser = make_denoiser(model, tokenizer)
     assert not denoiser.model.training
     assert denoiser.vocabulary is None  # every row of the embedding is a token
 

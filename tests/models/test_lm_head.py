@@ -1,7 +1,6 @@
 """The output head by slices of the vocabulary, against the full softmax in float64."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +12,12 @@ from tests.helpers.oracle import rollout_of, tiny_llada
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffpo.likelihood import Conditionals, HiddenStates, Logits, MeanField, conditionals
+from diffpo.likelihood import Conditionals, MeanField, conditionals
 from diffpo.models import denoiser as denoisers
 from diffpo.models import lm_head as heads
 from diffpo.models.adapters import AdapterOffDenoiser, add_adapter
 from diffpo.models.denoiser import ModelDenoiser
+from diffpo.models.denoiser_output import HiddenStates, Logits
 from diffpo.models.dream import DreamConfig, DreamModel
 from diffpo.models.lm_head import MIN_COLUMNS, LMHead, lm_head_kl, lm_head_logp
 
@@ -216,7 +216,7 @@ def large(family: str = "llada", dtype: torch.dtype = torch.float32, is_trained:
 def scored(denoiser: ModelDenoiser) -> Conditionals:
     """On the fully masked canvas, which the completions of a prompt share."""
     rollout = rollout_of(PROMPT, IDS, torch.zeros_like(IDS))
-    views = MeanField()(rollout, torch.zeros_like(PROMPT, dtype=torch.bool), LARGE_MASK)
+    views = MeanField(prompt_mask_rate=0.0)(rollout, torch.zeros_like(PROMPT, dtype=torch.bool), LARGE_MASK)
     return conditionals(denoiser, views, torch.ones_like(IDS, dtype=torch.bool))
 
 
@@ -280,19 +280,19 @@ def test_no_logits_of_the_whole_vocabulary_exist(whole: int, monkeypatch: pytest
 def test_a_small_vocabulary_keeps_its_logits() -> None:
     assert isinstance(scored(ModelDenoiser(large().model, LARGE_MASK, ())).output, HiddenStates)
     small = tiny_llada(denoisers.FULL_LOGITS_MAX_VOCAB, LARGE_MASK)
-    assert small.head is None
+    assert small.lm_head is None
     at = completion_at()
     output = small.predict(masked_canvas(), torch.ones_like(at), at)
     assert isinstance(output, Logits)
-    assert torch.equal(output.logits, small(masked_canvas(), torch.ones_like(at), at))
+    own = small.model(input_ids=masked_canvas(), attention_mask=torch.ones_like(at), logits_at=at).logits
+    assert torch.equal(output.logits, heads.mask_forbidden_(own.float(), LARGE_MASK, None))
 
 
-def test_both_ways_of_asking_are_counted() -> None:
+def test_every_call_is_counted() -> None:
     denoiser = large()
     at = completion_at()
-    ways: list[Callable[..., object]] = [denoiser, denoiser.predict, denoiser.states]
-    for number, ask in enumerate(ways, start=1):
-        ask(masked_canvas(), torch.ones_like(at), at)
+    for number, vocabulary in enumerate((None, LARGE - 100), start=1):
+        replace(denoiser, vocabulary=vocabulary).predict(masked_canvas(), torch.ones_like(at), at)
         assert (denoiser.usage.canvases, denoiser.usage.tokens) == (2 * number, 16 * number)
 
 
@@ -301,20 +301,21 @@ def test_rows_that_are_no_tokens_are_no_tokens_here_either() -> None:
     at = completion_at()
     output = denoiser.predict(masked_canvas(), torch.ones_like(at), at)
     assert isinstance(output, HiddenStates)
-    logits = denoiser(masked_canvas(), torch.ones_like(at), at)
+    own = denoiser.model(input_ids=masked_canvas(), attention_mask=torch.ones_like(at), logits_at=at).logits
+    logits = heads.mask_forbidden_(own.float(), LARGE_MASK, LARGE - 100)
     assert torch.equal(output.logits, logits)
     index, token = torch.arange(10), torch.full((10,), 11)
     torch.testing.assert_close(output.logp(index, token, 1.0), logits.log_softmax(-1)[:, 11], atol=1e-5, rtol=1e-5)
 
 
 def test_a_head_that_is_more_than_a_matrix_keeps_its_logits() -> None:
-    assert large().head is not None
+    assert large().lm_head is not None
     denoiser = large()
     denoiser.model.model.transformer["ff_out"] = nn.Linear(32, LARGE, bias=True)
-    assert denoiser.head is None
+    assert denoiser.lm_head is None
     adapted = large()
     adapted.model.add_adapter(LoraConfig(r=2, target_modules=["ff_out"]), "default")  # d1's list has it, the head's too
-    assert adapted.head is None
+    assert adapted.lm_head is None
 
 
 def test_the_adapter_is_off_for_the_reference() -> None:

@@ -23,6 +23,7 @@ from tests.helpers.published import (
     write_folder,
     write_weights,
 )
+from tests.helpers.sampling import sample_with
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
@@ -33,9 +34,8 @@ from diffpo.core.errors import UserError
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.dream import DreamConfig, DreamModel
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
-from diffpo.models.loading import denoiser_of, load_denoiser, save_denoiser
+from diffpo.models.loading import make_denoiser, load_denoiser, save_denoiser
 from diffpo.models.tokenizer import decode_text, encode_text
-from diffpo.sampling.loop import sample
 from diffpo.sampling.rules import TopK
 
 FAMILIES = pytest.mark.parametrize("published", PUBLISHED.values(), ids=PUBLISHED)
@@ -183,10 +183,10 @@ def test_at_their_real_sizes_the_published_ids_are_found_without_the_configs_hel
         llada = LLaDAModelLM(LLaDAConfig(vocab_size=126464))
         dream = DreamModel(DreamConfig(vocab_size=152064))
     specials = {"<|endoftext|>": 126081, "<|mdm_mask|>": 126336, "<|eot_id|>": 126348}
-    found = denoiser_of(llada, published_tokenizer(specials))
+    found = make_denoiser(llada, published_tokenizer(specials))
     assert (found.mask_id, found.stop_ids, found.vocabulary) == (126336, (126081, 126348), 126349)
     specials = {"<|endoftext|>": 151643, "<|im_end|>": 151645, "<|mask|>": 151666}
-    found = denoiser_of(dream, published_tokenizer(specials))
+    found = make_denoiser(dream, published_tokenizer(specials))
     assert (found.mask_id, found.stop_ids, found.vocabulary) == (151666, (151643, 151645), 151667)
 
 
@@ -388,10 +388,10 @@ def test_a_prompt_fares_in_a_batch_as_it_does_alone(published: Published, tmp_pa
     def logits(ids: Tensor, mask: Tensor) -> Tensor:
         canvas = torch.nn.functional.pad(ids, (0, LENGTH), value=denoiser.mask_id)
         visible = torch.nn.functional.pad(mask, (0, LENGTH), value=True)
-        return denoiser(canvas, visible, visible).view(-1, ROWS)
+        return denoiser.predict(canvas, visible, visible).logits.view(-1, ROWS)
 
     def completion(ids: Tensor, mask: Tensor) -> Tensor:
-        return sample(denoiser, ids, mask, length=LENGTH, block_length=LENGTH, rule=TopK(1)).completion_ids
+        return sample_with(denoiser, ids, mask, length=LENGTH, block_length=LENGTH, rule=TopK(1)).completion_ids
 
     together = logits(ids, mask).split([size + LENGTH for size in PROMPTS])
     completions = completion(ids, mask)
@@ -417,7 +417,7 @@ def test_checkpointing_computes_blocks_twice_and_the_same_gradients(published: P
     def gradients() -> list[Tensor]:
         calls.clear()
         model.zero_grad()
-        denoiser(ids, visible, visible)[:, :256].logsumexp(dim=-1).sum().backward()
+        denoiser.predict(ids, visible, visible).logits[:, :256].logsumexp(dim=-1).sum().backward()
         return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
     plain = gradients()
@@ -429,7 +429,7 @@ def test_checkpointing_computes_blocks_twice_and_the_same_gradients(published: P
     assert len(calls) == 4
     with torch.no_grad():
         calls.clear()
-        denoiser(ids, visible, visible)
+        denoiser.predict(ids, visible, visible).logits
     assert len(calls) == 2
 
 
@@ -440,9 +440,9 @@ def test_the_attention_kernel_can_be_chosen(published: Published, tmp_path: Path
     denoiser, _ = load_denoiser(tmp_path)
     ids = torch.randint(256, (2, 8), generator=torch.Generator().manual_seed(0))
     visible = torch.arange(8) >= torch.tensor([[0], [3]])
-    expected = denoiser(ids, visible, visible)
+    expected = denoiser.predict(ids, visible, visible).logits
     denoiser.model.set_attn_implementation("eager")
-    assert torch.equal(denoiser(ids, visible, visible), expected)
+    assert torch.equal(denoiser.predict(ids, visible, visible).logits, expected)
 
 
 @pytest.mark.slow
@@ -455,9 +455,9 @@ def test_flex_attention_agrees_with_sdpa(published: Published, tmp_path: Path) -
     length = 64  # torch 2.13 compiles a wrong kernel for a CPU at lengths like 8
     ids = torch.randint(256, (2, length), generator=torch.Generator().manual_seed(0))
     visible = torch.arange(length) >= torch.tensor([[0], [3]])
-    expected = denoiser(ids, visible, visible)
+    expected = denoiser.predict(ids, visible, visible).logits
     denoiser.model.set_attn_implementation("flex_attention")
-    torch.testing.assert_close(denoiser(ids, visible, visible), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(denoiser.predict(ids, visible, visible).logits, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.gpu
@@ -473,7 +473,7 @@ def test_kernels_of_a_gpu_agree_in_bf16(published: Published, kernel: str, tmp_p
     denoiser.model.set_attn_implementation(kernel)
     ids = torch.randint(256, (2, 64), generator=torch.Generator().manual_seed(0))
     visible = torch.arange(64) >= torch.tensor([[0], [30]])
-    expected = exact(ids, visible, visible)[:, :256].detach()
-    found = denoiser(ids.cuda(), visible.cuda(), visible.cuda())[:, :256]
+    expected = exact.predict(ids, visible, visible).logits[:, :256].detach()
+    found = denoiser.predict(ids.cuda(), visible.cuda(), visible.cuda()).logits[:, :256]
     found.logsumexp(dim=-1).sum().backward()
     assert float((found.detach().cpu() - expected).abs().mean()) < 0.1 * float(expected.std())

@@ -19,9 +19,9 @@ from diffpo.models.model_paths import checkpoints
 from diffpo.models.quantised import BYTES_PER_WEIGHT
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import RlRecipe
-from diffpo.runs.checkpoint import load
 from diffpo.runs.merge import run_merge
 from diffpo.runs.run_dir import METRICS
+from diffpo.sampling.policy import load
 from diffpo.training.rl import run_rl
 
 POSITIVE = [0.0795803, 0.1609302, 0.2461123, 0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0]
@@ -52,7 +52,7 @@ def logits(denoiser: ModelDenoiser) -> Tensor:
     canvas = torch.arange(40).view(2, 20)
     everywhere = torch.ones(canvas.shape, dtype=torch.bool)
     with torch.no_grad():
-        return denoiser(canvas, everywhere, everywhere)
+        return denoiser.predict(canvas, everywhere, everywhere).logits
 
 
 def rounded(weight: Tensor) -> Tensor:
@@ -64,13 +64,13 @@ def rounded(weight: Tensor) -> Tensor:
 
 
 def test_only_the_blocks_matrices_are_rounded_to_the_published_numbers(folder: Path) -> None:
-    whole, small = load(folder)[0], load(folder, bits=4)[0]
+    whole, small = load(folder).denoiser, load(folder, bits=4).denoiser
     matrices = {
         name
         for name, p in whole.model.named_parameters()
         if p.dim() == 2 and (".blocks." in name or ".layers." in name)
     }
-    by_hand = load(folder)[0]
+    by_hand = load(folder).denoiser
     with torch.no_grad():
         for name, parameter in by_hand.model.named_parameters():
             if name in matrices:
@@ -88,7 +88,7 @@ def test_only_the_blocks_matrices_are_rounded_to_the_published_numbers(folder: P
 
 
 def test_the_adapter_alone_is_trained_and_off_it_is_the_model_of_4_bits(folder: Path) -> None:
-    denoiser = load(folder, bits=4)[0]
+    denoiser = load(folder, bits=4).denoiser
     before = logits(denoiser)
     add_adapter(denoiser, rank=2, alpha=4, seed=0)
     assert logits(denoiser).equal(before)
@@ -135,9 +135,9 @@ def test_a_run_goes_on_bit_for_bit_and_merges_into_the_whole_model(folder: Path,
     ]
     assert lines[0] == lines[1] and len(lines[0]) == 3
     run_merge(straight, tmp_path / "merged")
-    merged = load(tmp_path / "merged")[0].model
-    whole = load(folder)[0].model
-    for name, layer in adapter_layers(load(straight)[0].model).items():
+    merged = load(tmp_path / "merged").denoiser.model
+    whole = load(folder).denoiser.model
+    for name, layer in adapter_layers(load(straight).denoiser.model).items():
         change = cast(Any, layer).get_delta_weight("default")
         found = merged.get_submodule(name)
         assert isinstance(found, nn.Linear) and found.weight.equal(whole.get_parameter(f"{name}.weight") + change)
@@ -147,7 +147,7 @@ def test_a_run_goes_on_bit_for_bit_and_merges_into_the_whole_model(folder: Path,
 def test_evaluation_mode_computes_as_training_mode(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # on a CPU with AVX512-BF16, which this one may not be, the library would change its way in evaluation mode.
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
-    denoiser = load(folder, bits=4)[0]
+    denoiser = load(folder, bits=4).denoiser
     before = logits(denoiser)
     denoiser.model.eval()
     assert logits(denoiser).equal(before)

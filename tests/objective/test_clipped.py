@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from tests.helpers.oracle import all_scored
 from torch import Tensor
 
-from diffpo.objective import ClippedSurrogate, PolicyLoss, clipped_loss, token_weights
+from diffpo.objective.base import PolicyLoss, token_weights
+from diffpo.objective.clipped import ClippedSurrogate, clipped_loss
 
 
 def logs(*values: float) -> Tensor:
@@ -14,7 +16,7 @@ def logs(*values: float) -> Tensor:
 def surrogate(
     logp: Tensor, old: Tensor, behaviour: Tensor, advantage: float, clip: float = 0.2, cap: float | None = None
 ) -> PolicyLoss:
-    return ClippedSurrogate(clip, cap)(logp, old, behaviour, torch.tensor([advantage]))
+    return ClippedSurrogate(clip, cap)(logp, old, behaviour, torch.tensor([advantage]), all_scored(logp))
 
 
 def test_clipping_by_hand_for_both_signs() -> None:
@@ -55,7 +57,7 @@ def test_the_weight_multiplies_the_clipped_loss() -> None:
 
 def test_each_row_has_its_own_advantage() -> None:
     zero = torch.zeros(3, 2)
-    found = ClippedSurrogate()(zero, zero, zero, torch.tensor([1.0, -2.0, 0.0]))
+    found = ClippedSurrogate()(zero, zero, zero, torch.tensor([1.0, -2.0, 0.0]), all_scored(zero))
     assert found.loss.tolist() == [[-1, -1], [2, 2], [0, 0]]
 
 
@@ -70,7 +72,7 @@ def test_the_gradient_at_ratio_one_is_weighted_reinforce() -> None:
         return parameter.log_softmax(-1).gather(-1, ids[..., None]).squeeze(-1)
 
     old = logp().detach()
-    loss = ClippedSurrogate(0.2, 2.0)(logp(), old, behaviour, advantage).loss.sum()
+    loss = ClippedSurrogate(0.2, 2.0)(logp(), old, behaviour, advantage, all_scored(old)).loss.sum()
     (found,) = torch.autograd.grad(loss, parameter)
     weight = (old - behaviour).exp().clamp(max=2.0)
     (expected,) = torch.autograd.grad(-(weight * advantage[:, None] * logp()).sum(), parameter)

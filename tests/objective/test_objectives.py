@@ -8,31 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.helpers.oracle import TableDenoiser, entropy_bound, rollout_of, trajectories
+from tests.helpers.oracle import TableDenoiser, all_scored, entropy_bound, rollout_of, trajectories
 from torch import Tensor
 
 from diffpo.core.errors import UserError
 from diffpo.likelihood import Exact, conditionals
-from diffpo.objective import (
-    PUSHES_DOWN,
-    ClippedSurrogate,
-    DistributionMatching,
-    Groups,
-    Objective,
-    Reinforce,
-    Target,
-    Wddo,
-    WeightedLikelihood,
-    advantages,
-    effective_share,
-    group_weight_metrics,
-    proximal_step,
-    pushes_down,
-    token_weight_metrics,
-)
+from diffpo.objective import advantages
+from diffpo.objective.base import Groups, Objective
+from diffpo.objective.clipped import ClippedSurrogate
+from diffpo.objective.diagnostics import PUSHES_DOWN, group_weight_metrics, pushes_down, token_weight_metrics
+from diffpo.objective.dmpo import DistributionMatching, Target, Wddo, effective_share, proximal_step
 from diffpo.objective.kl import kl_full, kl_k1, kl_k2, kl_k3
+from diffpo.objective.policy_gradient import Reinforce, WeightedLikelihood
 from diffpo.recipes import dump_recipe, load_recipe
-from diffpo.recipes.parts import objective_of
+from diffpo.recipes.parts import build_objective
 from diffpo.recipes.tables import ClippedSurrogateObjective, RlRecipe
 
 LN2, LN3 = math.log(2), math.log(3)
@@ -52,7 +41,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_weights_are_truncated_from_both_sides() -> None:
     # Surrogate old over behaviour: 1/4, 1/2, 1, 4.
     old, behaviour = row(0.1, 0.2, 0.2, 0.4).log(), row(0.4, 0.4, 0.2, 0.1).log()
-    found = ClippedSurrogate(0.2, 2.0, importance_floor=0.4)(old, old, behaviour, torch.tensor([3.0]))
+    found = ClippedSurrogate(0.2, 2.0, importance_floor=0.4)(old, old, behaviour, torch.tensor([3.0]), all_scored(old))
     torch.testing.assert_close(found.importance_weight, row(0.4, 0.5, 1.0, 2.0))
     torch.testing.assert_close(found.loss, row(-1.2, -1.5, -3.0, -6.0))
     assert found.is_capped.tolist() == [[False, False, False, True]]
@@ -63,19 +52,21 @@ def test_weights_are_truncated_from_both_sides() -> None:
 def test_weights_on_positive_advantages_leave_the_others_alone() -> None:
     old, behaviour = row(0.1, 0.4).log().expand(3, 2), row(0.4, 0.1).log().expand(3, 2)
     credit = torch.tensor([2.0, 0.0, -1.0])
-    found = ClippedSurrogate(0.2, 3.0, importance_on="positive")(old, old, behaviour, credit)
+    found = ClippedSurrogate(0.2, 3.0, importance_on="positive")(old, old, behaviour, credit, all_scored(old))
     torch.testing.assert_close(found.importance_weight, torch.tensor([[0.25, 3.0], [1, 1], [1, 1]]))
     assert found.is_weighted.tolist() == [[True] * 2, [False] * 2, [False] * 2]
     assert found.is_capped.tolist() == [[False, True], [False] * 2, [False] * 2]
     torch.testing.assert_close(found.loss, torch.tensor([[-0.5, -6.0], [0, 0], [1, 1]]))
-    none = ClippedSurrogate(0.2, None)(old, old, behaviour, credit)
+    none = ClippedSurrogate(0.2, None)(old, old, behaviour, credit, all_scored(old))
     assert not none.is_weighted.any() and not none.is_capped.any() and bool((none.importance_weight == 1).all())
 
 
 def test_a_weight_at_its_cap_is_capped_and_one_at_its_floor_is_not_floored() -> None:
     # All three weights are 1: as large as the cap lets any weight be, and not raised by the floor.
     zero = torch.zeros(1, 3)
-    found = ClippedSurrogate(0.2, importance_cap=1.0, importance_floor=1.0)(zero, zero, zero, torch.tensor([1.0]))
+    found = ClippedSurrogate(0.2, importance_cap=1.0, importance_floor=1.0)(
+        zero, zero, zero, torch.tensor([1.0]), all_scored(zero)
+    )
     assert bool(found.is_capped.all()) and not found.is_floored.any()
 
 
@@ -83,7 +74,7 @@ def test_a_weight_at_its_cap_is_capped_and_one_at_its_floor_is_not_floored() -> 
 def test_the_record_of_a_loss_without_clip_and_weights(objective: Objective) -> None:
     # New over old is 2, 1/2, 1; the behaviour, which is none of them, is not asked.
     new, old = row(0.4, 0.2, 0.3).log().requires_grad_(True), row(0.2, 0.4, 0.3).log()
-    found = objective(new, old, row(0.1, 0.1, 0.9).log(), torch.tensor([-1.5]))
+    found = objective(new, old, row(0.1, 0.1, 0.9).log(), torch.tensor([-1.5]), all_scored(old))
     torch.testing.assert_close(found.policy_ratio, row(2.0, 0.5, 1.0))
     assert not found.policy_ratio.requires_grad
     assert found.importance_weight.tolist() == [[1.0] * 3]
@@ -118,12 +109,10 @@ def test_metrics_of_token_weights_by_hand() -> None:
 def test_metrics_of_group_weights_by_hand() -> None:
     groups = Groups(row(1.0, 0.0), row(LN2 / 2, -LN2 / 2))
     found = group_weight_metrics(WeightedLikelihood().credit(groups), torch.tensor([[True, False]]))
-    assert found == pytest.approx(
-        {"importance_weight_ess": 0.9, "importance_weight_right": 4 / 3, "importance_weight_wrong": 2 / 3}
-    )
+    assert found == pytest.approx({"group_weight_ess": 0.9, "group_weight_right": 4 / 3, "group_weight_wrong": 2 / 3})
     assert group_weight_metrics(Reinforce().credit(groups), torch.tensor([[True, False]])) == {}
     everything_right = group_weight_metrics(WeightedLikelihood().credit(groups), torch.tensor([[True, True]]))
-    assert set(everything_right) == {"importance_weight_ess", "importance_weight_right"}
+    assert set(everything_right) == {"group_weight_ess", "group_weight_right"}
 
 
 @pytest.mark.parametrize(
@@ -151,7 +140,7 @@ def test_wd1_by_hand() -> None:
 LIKELIHOODS = Groups(
     reward=row(0.0, 2 * LN2),
     advantage=row(0.0, 0.0),
-    base_logp=row(LN2 - 5, -7.0),
+    reference_logp=row(LN2 - 5, -7.0),
     old_logp=row(-5.0, -7.0),
     current_logp=row(LN3 - 5, -7.0),
 )
@@ -194,7 +183,7 @@ def test_wddo_by_hand() -> None:
     logp, old = torch.tensor([[LN2, 0.0, LN2], [0.0, 0.0, 0.0]]), torch.zeros(2, 3)
     credit = Wddo(Target(alpha=1.0)).credit(LIKELIHOODS).value.flatten()
     torch.testing.assert_close(credit, torch.tensor([2 / 3, 4 / 3]))
-    found = Wddo(beta=0.5, fake=3.0)(logp, old, old, credit)
+    found = Wddo(beta=0.5, fake=3.0)(logp, old, old, credit, all_scored(old))
     # g = ln 4, so sigmoid(g / 2) = 2/3; where nothing has moved it is 1/2.
     first = -2 / 3 * math.log(2 / 3) - 3 * math.log(1 / 3)
     second = (4 / 3 + 3) * LN2
@@ -235,7 +224,7 @@ def test_the_gradient_is_the_credit_at_the_start(objective: Objective) -> None:
     logp = -torch.rand(3, 4, generator=generator())
     credit = torch.tensor([1.5, 0.0, -0.5])
     new = logp.clone().requires_grad_(True)
-    (found,) = torch.autograd.grad(objective(new, logp, logp, credit).loss.sum() / 4, new)
+    (found,) = torch.autograd.grad(objective(new, logp, logp, credit, all_scored(logp)).loss.sum() / 4, new)
     expected = -credit[:, None].expand(3, 4) / 4
     if isinstance(objective, Wddo):
         expected = -(credit - 1)[:, None].expand(3, 4) / 2
@@ -246,7 +235,7 @@ def test_the_gradient_is_the_credit_at_the_start(objective: Objective) -> None:
 def test_credit_carries_no_constants(objective: Objective) -> None:
     groups = random_groups()
     shift = torch.tensor([[3.0], [-2.0], [0.5], [0.0], [1.0]])
-    moved = replace(groups, reward=groups.reward + shift, base_logp=groups.base_logp + shift)  # type: ignore[operator]
+    moved = replace(groups, reward=groups.reward + shift, reference_logp=groups.reference_logp + shift)  # type: ignore[operator]
     torch.testing.assert_close(objective.credit(moved).value, objective.credit(groups).value, atol=1e-4, rtol=1e-4)
 
 
@@ -260,7 +249,7 @@ def test_a_tied_group_has_no_credit_under_neg() -> None:
     "objective", [DistributionMatching(), DistributionMatching(baseline="unbias"), Wddo()], ids=str
 )
 def test_a_target_needs_the_base(objective: Objective) -> None:
-    with pytest.raises(ValueError, match="base"):
+    with pytest.raises(ValueError, match="reference"):
         objective.credit(Groups(row(0.0, 1.0), row(0.0, 1.0)))
 
 
@@ -313,7 +302,9 @@ def expected_gradient(
     members = torch.tensor(list(product(range(len(known)), repeat=group)))
     groups = Groups(reward[members], credit(reward[members]))
     rows = logp[members.flatten()]
-    loss = objective(rows, rows.detach(), rows.detach(), objective.credit(groups).value.flatten()).loss
+    loss = objective(
+        rows, rows.detach(), rows.detach(), objective.credit(groups).value.flatten(), all_scored(rows)
+    ).loss
     mean = loss.sum(dim=1).view(-1, group).mean(dim=1)
     (found,) = torch.autograd.grad(-(chance[members].prod(dim=1) * mean).sum(), table.table)
 
@@ -369,7 +360,7 @@ def population_gradient(objective: Objective, theta: Tensor) -> tuple[float, Ten
     values = (REWARD, REWARD - REWARD.mean(), BASE, OLD, logp.detach())
     credit = objective.credit(Groups(*(value[MEMBERS][None] for value in values))).value.flatten()
     now, old = logp[MEMBERS][:, None], OLD[MEMBERS][:, None]
-    loss = objective(now, old, old, credit).loss.mean()
+    loss = objective(now, old, old, credit, all_scored(old)).loss.mean()
     (gradient,) = torch.autograd.grad(loss, theta)
     return float(loss.detach()), gradient
 
@@ -449,8 +440,8 @@ def laws(gap: float = 2.0) -> tuple[Tensor, Tensor]:
 def mean_and_gradient(kl: Callable[[Tensor, Tensor], Tensor], gap: float = 2.0) -> tuple[float, Tensor]:
     """Of an estimate on tokens of the policy: its mean, and the mean of its gradients."""
     logits, base = laws(gap)
-    logp, base_logp = logits.log_softmax(dim=0), base.log_softmax(dim=0)
-    total = (logp.detach().exp() * kl(logp, base_logp)).sum()
+    logp, reference_logp = logits.log_softmax(dim=0), base.log_softmax(dim=0)
+    total = (logp.detach().exp() * kl(logp, reference_logp)).sum()
     (gradient,) = torch.autograd.grad(total, logits)
     return float(total.detach()), gradient
 
@@ -488,7 +479,7 @@ def test_gradients_of_the_sampled_divergences() -> None:
     torch.testing.assert_close(mean_and_gradient(kl_k2)[1], gradient)
     torch.testing.assert_close(mean_and_gradient(kl_k1)[1], gradient)
     torch.testing.assert_close(mean_and_gradient(kl_k3)[1], divergence(opposite=True)[1])
-    plain = mean_and_gradient(lambda logp, base_logp: logp - base_logp)[1]
+    plain = mean_and_gradient(lambda logp, reference_logp: logp - reference_logp)[1]
     torch.testing.assert_close(plain, torch.zeros(6).double(), atol=1e-12, rtol=0)
 
 
@@ -528,7 +519,7 @@ def recipe(tmp_path: Path, *overrides: str) -> RlRecipe:
 )
 def test_kinds_become_parts_and_recipes_read_back(settings: list[str], part: Objective, tmp_path: Path) -> None:
     found = recipe(tmp_path, *(f"objective.{setting}" for setting in settings))
-    assert objective_of(found.objective) == part
+    assert build_objective(found.objective) == part
     stored = tmp_path / "stored.toml"
     stored.write_text(dump_recipe(found), encoding="utf-8")
     assert load_recipe(RlRecipe, str(stored)) == found

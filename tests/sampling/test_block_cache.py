@@ -8,6 +8,7 @@ import torch
 from tests.helpers.oracle import TableDenoiser, keys_of
 from tests.helpers.plain import Frozen
 from tests.helpers.published import PUBLISHED, random_weights
+from tests.helpers.sampling import sample_with
 from torch import Tensor
 
 from diffpo.core.canvas import canvas_at, completion_mask
@@ -19,7 +20,6 @@ from diffpo.models import denoiser as denoiser_module
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.recipes.tables import EvalRecipe, RlRecipe
 from diffpo.sampling.controller import Controller
-from diffpo.sampling.loop import sample
 from diffpo.sampling.rules import EntropyBound, LowConfidence, Rule, TopK
 
 BLOCK, LENGTH = 3, 9
@@ -67,7 +67,7 @@ def draw(denoiser: ModelDenoiser, rows: Tensor | None = None, **options: Any) ->
         "temperature": 1.0,
         "stop_ids": denoiser.stop_ids,
     }
-    return sample(denoiser, ids[rows], visible[rows], seeds=SEEDS[rows], **settings | options)
+    return sample_with(denoiser, ids[rows], visible[rows], seeds=SEEDS[rows], **settings | options)
 
 
 # ------------------------------------------------------------------------------------------------------- by hand
@@ -165,8 +165,8 @@ def test_a_row_is_what_it_is_alone_in_any_order_and_any_slot(
 def test_padding_is_not_looked_at(denoiser: ModelDenoiser) -> None:
     ids, visible = prompts()
     options: dict[str, Any] = {"length": LENGTH, "block_length": BLOCK, "rule": TopK(1), "cache": "dual"}
-    padded = sample(denoiser, ids[1:2], visible[1:2], **options)
-    bare = sample(denoiser, ids[1:2, 2:], visible[1:2, 2:], **options)
+    padded = sample_with(denoiser, ids[1:2], visible[1:2], **options)
+    bare = sample_with(denoiser, ids[1:2, 2:], visible[1:2, 2:], **options)
     assert keys_of(padded) == keys_of(bare)
 
 
@@ -176,7 +176,7 @@ def test_hidden_states_are_cached_as_logits_are(
 ) -> None:
     expected = draw(denoiser, cache=kind)
     monkeypatch.setattr(denoiser_module, "FULL_LOGITS_MAX_VOCAB", 0)
-    assert denoiser.head is not None
+    assert denoiser.lm_head is not None
     found = draw(denoiser, cache=kind)
     assert keys_of(found) == keys_of(expected)
     torch.testing.assert_close(found.behaviour_logp, expected.behaviour_logp, atol=1e-5, rtol=1e-5)
@@ -249,7 +249,7 @@ def test_one_block_is_refused(denoiser: ModelDenoiser) -> None:
 def test_what_keeps_nothing_is_refused() -> None:
     prompt = torch.tensor([[3]])
     with pytest.raises(UserError, match="TableDenoiser keeps no keys and values; decode with cache = 'none'"):
-        sample(TableDenoiser(5), prompt, prompt > 0, length=4, block_length=2, rule=TopK(1), cache="prefix")
+        sample_with(TableDenoiser(5), prompt, prompt > 0, length=4, block_length=2, rule=TopK(1), cache="prefix")
 
 
 def test_another_kernel_is_refused(denoiser: ModelDenoiser) -> None:

@@ -19,15 +19,16 @@ from tests.helpers.oracle import (
     top_k,
     trajectories,
 )
+from tests.helpers.sampling import sample_with
 from torch import Tensor
 
 from diffpo.core.canvas import canvas_at, completion_mask, full_attention_mask
 from diffpo.core.rollout import Rollout
-from diffpo.models.denoiser_output import Denoiser, Logits
+from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser_output import Logits
 from diffpo.sampling import categorical
-from diffpo.sampling.categorical import draw_tokens, read, round_down_to_float32, row_noise
+from diffpo.sampling.categorical import draw_and_score, draw_tokens, round_down_to_float32, row_noise
 from diffpo.sampling.controller import Controller, entropy_features
-from diffpo.sampling.loop import sample
 from diffpo.sampling.rules import ConfidenceThreshold, EntropyBound, LowConfidence, Rule, TopK, entropy
 
 PROMPT = 3
@@ -50,7 +51,7 @@ def draw(rule: Rule, rows: int, denoiser: Denoiser = TABLE, *, first_seed: int =
     prompt = torch.full((rows, 1), PROMPT)
     settings: dict[str, Any] = {"length": 4, "block_length": 4, "temperature": 1.0} | options
     seeds = torch.arange(first_seed, first_seed + rows)
-    return sample(denoiser, prompt, torch.ones_like(prompt, dtype=torch.bool), rule=rule, seeds=seeds, **settings)
+    return sample_with(denoiser, prompt, torch.ones_like(prompt, dtype=torch.bool), rule=rule, seeds=seeds, **settings)
 
 
 # --------------------------------------------------------------------------------------------------- (a) enumeration
@@ -148,10 +149,12 @@ def test_reading_in_pieces_changes_nothing(
     if is_shared:
         place = torch.cat([place, place[:20], place[10:]])
     uniform = torch.rand(len(place), dtype=torch.float64, generator=generator)
-    whole = read(prediction, place, uniform, temperature, EntropyBound())
+    whole = draw_and_score(prediction, place, uniform, temperature, EntropyBound())
     monkeypatch.setattr(categorical, "HEAD_CHUNK", {"cpu": 9 * 7})
-    monkeypatch.setattr(categorical, "READ_CHUNK", {"cpu": 9 * 3})
-    for found, expected in zip(read(prediction, place, uniform, temperature, EntropyBound()), whole, strict=True):
+    monkeypatch.setattr(categorical, "DRAW_CHUNK", {"cpu": 9 * 3})
+    for found, expected in zip(
+        draw_and_score(prediction, place, uniform, temperature, EntropyBound()), whole, strict=True
+    ):
         assert torch.equal(found, expected)
     for row in range(len(place)):
         logits = prediction.logits[place[row]][None]
@@ -197,7 +200,7 @@ def test_the_mask_is_never_emitted_however_much_the_model_wants_it(rule: Rule, t
         raw = denoiser.model(canvas, full_attention_mask(prompt_mask, 8)).logits[:, -8:]
     assert (raw.argmax(dim=-1) == MASK).float().mean() > 0.3
     seeds = torch.arange(len(prompt_ids))
-    rollout = sample(
+    rollout = sample_with(
         denoiser, prompt_ids, prompt_mask, length=8, block_length=4, rule=rule, temperature=temperature, seeds=seeds
     )
     assert not (rollout.completion_ids == MASK).any()
@@ -215,7 +218,7 @@ def test_replaying_every_call_gives_the_recorded_logp(
 ) -> None:
     denoiser = tiny_llada(VOCAB, MASK, stop_ids)
     prompt_ids, prompt_mask = padded_prompts()
-    rollout = sample(
+    rollout = sample_with(
         denoiser,
         prompt_ids,
         prompt_mask,
@@ -266,11 +269,11 @@ def test_completions_that_share_canvases_are_what_each_is_alone(max_in_flight: i
     prompt_ids, prompt_mask = (prompts.repeat_interleave(6, dim=0) for prompts in padded_prompts((2, 5)))
     options: dict[str, Any] = {"length": 8, "block_length": 4, "rule": EntropyBound(1.0), "temperature": 0.5}
     seeds = torch.arange(len(prompt_ids))
-    rollout = sample(denoiser, prompt_ids, prompt_mask, seeds=seeds, max_in_flight=max_in_flight, **options)
+    rollout = sample_with(denoiser, prompt_ids, prompt_mask, seeds=seeds, max_in_flight=max_in_flight, **options)
     assert denoiser.usage.canvases < 0.8 * int(rollout.nfe.sum())
     for row in range(len(prompt_ids)):
         one = slice(row, row + 1)
-        alone = sample(denoiser, prompt_ids[one], prompt_mask[one], seeds=seeds[one], **options)
+        alone = sample_with(denoiser, prompt_ids[one], prompt_mask[one], seeds=seeds[one], **options)
         assert keys_of(alone) == keys_of(rollout.rows(one))
         torch.testing.assert_close(alone.behaviour_logp, rollout.behaviour_logp[one], atol=1e-5, rtol=1e-5)
 
@@ -279,10 +282,10 @@ def test_prompts_that_differ_by_padding_alone_share_no_call() -> None:
     denoiser = TableDenoiser(width=4)
     prompt_ids = torch.tensor([[3, 3], [3, 3], [3, 3], [2, 3]])
     prompt_mask = torch.tensor([[True, True], [False, True], [True, True], [True, True]])
-    rollout = sample(denoiser, prompt_ids, prompt_mask, length=2, block_length=2, rule=TopK(1))
+    rollout = sample_with(denoiser, prompt_ids, prompt_mask, length=2, block_length=2, rule=TopK(1))
     assert [len(canvas) for canvas, _ in denoiser.asked] == [3, 3]
     for row in range(4):
-        alone = sample(
+        alone = sample_with(
             denoiser, prompt_ids[row : row + 1], prompt_mask[row : row + 1], length=2, block_length=2, rule=TopK(1)
         )
         assert torch.equal(alone.completion_ids[0], rollout.completion_ids[row])
@@ -309,7 +312,7 @@ def test_a_row_does_not_depend_on_the_others(rule: Rule, temperature: float) -> 
     def run(row: int | None) -> Rollout:
         index = slice(None) if row is None else slice(row, row + 1)
         start = 0 if row is None else int((~prompt_mask[row]).sum())
-        return sample(
+        return sample_with(
             denoiser,
             prompt_ids[index, start:],
             prompt_mask[index, start:],
@@ -351,9 +354,9 @@ def test_slots_and_the_order_of_prompts_change_no_row(rule: Rule, temperature: f
         "temperature": temperature,
         "stop_ids": denoiser.stop_ids,
     }
-    together = sample(denoiser, prompt_ids, prompt_mask, seeds=seeds, **options)
+    together = sample_with(denoiser, prompt_ids, prompt_mask, seeds=seeds, **options)
     order = torch.randperm(len(prompt_ids), generator=torch.Generator().manual_seed(max_in_flight))
-    found = sample(
+    found = sample_with(
         denoiser, prompt_ids[order], prompt_mask[order], seeds=seeds[order], max_in_flight=max_in_flight, **options
     )
     expected = together.rows(order)
@@ -366,7 +369,7 @@ def test_free_slots_are_filled_at_once_and_long_prompts_come_first() -> None:
     denoiser = TableDenoiser(width=6)
     prompt_ids = torch.tensor([[0, 3], [2, 3], [3, 3], [0, 2], [2, 2]])
     prompt_mask = torch.tensor([[False, True], [True, True], [True, True], [False, True], [True, True]])
-    rollout = sample(
+    rollout = sample_with(
         denoiser, prompt_ids, prompt_mask, length=4, block_length=2, rule=EntropyBound(1.0), max_in_flight=2
     )
     canvases = [canvas for canvas, _ in denoiser.asked]
@@ -381,7 +384,7 @@ def test_padding_that_all_rows_in_flight_have_is_not_shown() -> None:
     denoiser = tiny_llada(VOCAB, MASK)
     prompt_ids, prompt_mask = padded_prompts((2, 5))
     before = denoiser.usage.tokens
-    rollout = sample(denoiser, prompt_ids, prompt_mask, length=4, block_length=4, rule=TopK(1), max_in_flight=1)
+    rollout = sample_with(denoiser, prompt_ids, prompt_mask, length=4, block_length=4, rule=TopK(1), max_in_flight=1)
     assert rollout.nfe.tolist() == [4, 4]
     assert denoiser.usage.tokens - before == 4 * (2 + 4) + 4 * (5 + 4)
 
@@ -392,8 +395,8 @@ def test_slots_leave_what_the_controller_does_as_it_is(explore: bool) -> None:
     prompt_ids, prompt_mask = padded_prompts()
     options: dict[str, Any] = {"length": 8, "block_length": 4, "temperature": 1.0, "rule": EntropyBound()}
     options |= {"seeds": torch.arange(len(prompt_ids)), "controller": controller, "explore": explore}
-    together = sample(denoiser, prompt_ids, prompt_mask, **options)
-    found = sample(denoiser, prompt_ids, prompt_mask, max_in_flight=3, **options)
+    together = sample_with(denoiser, prompt_ids, prompt_mask, **options)
+    found = sample_with(denoiser, prompt_ids, prompt_mask, max_in_flight=3, **options)
     assert keys_of(found) == keys_of(together)
     for name in ("entropy_bound", "entropy_bound_logp", "prompt_features"):
         torch.testing.assert_close(getattr(found, name), getattr(together, name), atol=1e-5, rtol=1e-5)
@@ -455,11 +458,11 @@ def test_block_length_must_divide_the_length() -> None:
 def test_drawing_needs_seeds(options: dict[str, Any]) -> None:
     prompt = torch.tensor([[PROMPT]])
     with pytest.raises(ValueError, match="one seed per row"):
-        sample(TABLE, prompt, prompt > 0, length=4, block_length=4, rule=EntropyBound(), **options)
+        sample_with(TABLE, prompt, prompt > 0, length=4, block_length=4, rule=EntropyBound(), **options)
 
 
 def test_there_must_be_a_slot() -> None:
-    with pytest.raises(ValueError, match="0 slots"):
+    with pytest.raises(ValueError, match="max_in_flight 0"):
         draw(TopK(1), 1, max_in_flight=0)
 
 
@@ -490,7 +493,7 @@ def test_the_controller_reads_the_first_call_and_sets_each_rows_bound(explore: b
     prompt_ids, prompt_mask = padded_prompts()
     seeds = torch.arange(len(prompt_ids))
     options: dict[str, Any] = {"length": 8, "block_length": block_length, "temperature": 1.0}
-    rollout = sample(
+    rollout = sample_with(
         denoiser,
         prompt_ids,
         prompt_mask,
@@ -515,7 +518,7 @@ def test_the_controller_reads_the_first_call_and_sets_each_rows_bound(explore: b
     for row in range(len(rollout)):
         one = slice(row, row + 1)
         rule = EntropyBound(float(rollout.entropy_bound[row]))
-        alone = sample(denoiser, prompt_ids[one], prompt_mask[one], rule=rule, seeds=seeds[one], **options)
+        alone = sample_with(denoiser, prompt_ids[one], prompt_mask[one], rule=rule, seeds=seeds[one], **options)
         assert keys_of(alone) == keys_of(rollout.rows(one))
 
 

@@ -15,10 +15,10 @@ from tests.helpers.oracle import (
     log_softmax,
     top_k,
 )
+from tests.helpers.sampling import sample_with
 from torch import Tensor
 
 from diffpo.core.canvas import completion_mask, open_block
-from diffpo.sampling.loop import sample
 from diffpo.sampling.rules import ConfidenceThreshold, EntropyBound, LowConfidence, Rule, TopK, entropy
 
 BOUNDS = [0.0, 0.01, 0.1, 0.5, 2.0, math.inf]
@@ -125,7 +125,9 @@ def test_bound_zero_takes_a_call_per_token_and_infinity_one_per_block(
     def nfe(bound: float) -> list[int]:
         rule = EntropyBound(bound, subtract_max)
         seen = torch.ones_like(prompt, dtype=torch.bool)
-        calls: list[int] = sample(denoiser, prompt, seen, length=4, block_length=block_length, rule=rule).nfe.tolist()
+        calls: list[int] = sample_with(
+            denoiser, prompt, seen, length=4, block_length=block_length, rule=rule
+        ).nfe.tolist()
         return calls
 
     assert nfe(0.0) == [4, 4, 4]

@@ -27,7 +27,7 @@ from diffpo.study.plan import Selection, StudyPaths, StudyRun, check, rl_recipe,
 from diffpo.study.report import points_text, write_study_report
 from diffpo.study.results import RUNS, append_results, read_results
 from diffpo.study.summary import differences, trajectories, verdicts
-from diffpo.training import rl
+from diffpo.training import rl, rl_step
 
 BASE = """
 batch = 16
@@ -220,7 +220,7 @@ def test_an_arm_that_diverges_does_not_take_the_others_with_it(
     undisturbed: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(undisturbed / "work" / "bases", here / "work" / "bases")
-    train_step = rl.train_step
+    train_step = rl_step.train_step
 
     def diverging(recipe: Any, *arguments: Any) -> dict[str, float]:
         if recipe.objective.importance_cap is None:

@@ -11,8 +11,8 @@ from diffpo.core.errors import UserError
 from diffpo.models.model_paths import checkpoints, is_adapter
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import SftRecipe
-from diffpo.runs.checkpoint import load
 from diffpo.runs.run_dir import METRICS
+from diffpo.sampling.policy import load
 from diffpo.training.sft import run_sft
 
 ROWS = 300
@@ -80,7 +80,9 @@ def test_from_a_published_folder_to_a_sample(
     did("sample", out / "diffpo", "--prompt", "What is 1 + 1?")
     said = capsys.readouterr().out
     assert "denoiser calls, entropy bound" in said, "by its own learned sampler"
-    denoiser, _, controller = load(out / "dmpo")
+    policy = load(out / "dmpo")
+    denoiser = policy.denoiser
+    controller = policy.controller
     assert controller is None and denoiser.model.config.model_type == published.PUBLISHED[family].config["model_type"]
     assert not (base / "canary").exists()
 

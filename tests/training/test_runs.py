@@ -29,18 +29,21 @@ from torch import Tensor
 from diffpo.core.errors import NonFiniteLossError, Stopped, UserError
 from diffpo.core.rollout import Rollout
 from diffpo.models.denoiser import ModelDenoiser
+from diffpo.models.denoiser_output import DenoiserOutput
 from diffpo.models.llada import LLaDAModelLM
 from diffpo.models.model_paths import RECIPE, checkpoints
 from diffpo.recipes import dump_recipe, load_recipe
 from diffpo.recipes.tables import RlRecipe, SftRecipe
-from diffpo.runs.checkpoint import Progress, read_progress, restore_optimizers
+from diffpo.runs.checkpoint import RunProgress, read_progress, restore_optimizers
 from diffpo.runs.optimizer import adam
 from diffpo.runs.run_dir import METRICS, Run
+from diffpo.sampling import answering as answering_module
+from diffpo.sampling.answering import answer_problems
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.loop import sample
 from diffpo.sampling.policy import load
 from diffpo.sampling.rules import EntropyBound
-from diffpo.training import rl, rollouts, sft
+from diffpo.training import rl_step, sft
 from diffpo.training.policy_update import update_policy
 from diffpo.training.rl import run_rl
 from diffpo.training.rollouts import Batch, collect_batch
@@ -123,7 +126,7 @@ def test_sft_writes_its_recipe_a_line_per_step_and_checkpoints(tmp_path: Path) -
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
     assert all(math.isfinite(line["loss"]) for line in lines)
     assert [folder.name for folder in checkpoints(out)] == ["checkpoint-4", "checkpoint-5"]
-    assert read_progress(checkpoints(out)[-1]) == Progress(5, 40, is_finished=True)
+    assert read_progress(checkpoints(out)[-1]) == RunProgress(5, 40, is_finished=True)
     assert sorted(path.name for path in out.iterdir()) == ["checkpoint-4", "checkpoint-5", METRICS, RECIPE]
 
 
@@ -158,13 +161,12 @@ def test_validation_decodes_greedily_at_its_bound(
     options: list[str], bound: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     used: list[Decoding] = []
-    answer = rollouts.answer
 
     def answering(*arguments: Any) -> Any:
-        used.append(arguments[4])
-        return answer(*arguments)
+        used.append(arguments[3])
+        return answer_problems(*arguments)
 
-    monkeypatch.setattr(sft, "answer", answering)
+    monkeypatch.setattr(sft, "answer_problems", answering)
     run_sft(
         sft_recipe("steps=1", "early_stopping.every=1", "early_stopping.problems_per_check=4", *options),
         tmp_path / "run",
@@ -248,11 +250,11 @@ def test_rl_trains_what_it_is_told_to(train: str, kl: float, estimator: str, bas
 def test_slots_and_a_cache_reach_the_sampler(base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[tuple[int | None, str]] = []
 
-    def spy(*arguments: Any, **options: Any) -> Rollout:
-        asked.append((options["max_in_flight"], options["cache"]))
-        return sample(*arguments, **options)
+    def spy(*arguments: Any) -> Rollout:
+        asked.append((arguments[3].max_in_flight, arguments[3].cache))
+        return sample(*arguments)
 
-    monkeypatch.setattr(rollouts, "sample", spy)
+    monkeypatch.setattr(answering_module, "sample", spy)
     options = ("rollout.max_in_flight=5", "rollout.block_length=4", "rollout.cache=prefix")
     run_rl(rl_recipe(base, "budget.steps=1", *options), tmp_path / "run")
     assert asked == [(5, "prefix")]
@@ -263,11 +265,11 @@ def test_a_joint_run_ends_with_the_policy_at_rest_and_greedy_rollouts(
 ) -> None:
     asked: list[tuple[float, float]] = []
 
-    def spy(*arguments: Any, **options: Any) -> Batch:
-        asked.append((arguments[4].temperature, options["bound_nfe_penalty"]))
-        return collect_batch(*arguments, **options)
+    def spy(*arguments: Any) -> Batch:
+        asked.append((arguments[3].temperature, arguments[6].nfe_penalty))
+        return collect_batch(*arguments)
 
-    monkeypatch.setattr(rl, "collect", spy)
+    monkeypatch.setattr(rl_step, "collect_batch", spy)
     keep = ["checkpoint.every=1", "checkpoint.keep=9", "budget.steps=6", "controller.nfe_penalty=0.4"]
     greedy_stage = [
         "controller.greedy_stage.share=0.5",
@@ -292,19 +294,19 @@ def test_denoiser_calls_are_all_canvases_that_the_denoiser_was_shown(
     estimator: str, base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Those of rollouts, of both policies in the update, and of the controller's calibration."""
-    usage = 0
-    call = ModelDenoiser.__call__
+    canvases = 0
+    predict = ModelDenoiser.predict
 
-    def spy(self: ModelDenoiser, canvas: Tensor, *arguments: Any) -> Tensor:
-        nonlocal usage
-        usage += len(canvas)
-        return call(self, canvas, *arguments)
+    def spy(self: ModelDenoiser, canvas: Tensor, *arguments: Any) -> DenoiserOutput:
+        nonlocal canvases
+        canvases += len(canvas)
+        return predict(self, canvas, *arguments)
 
-    monkeypatch.setattr(ModelDenoiser, "__call__", spy)
+    monkeypatch.setattr(ModelDenoiser, "predict", spy)
     settings = ["objective.kl_coef=0.1", "objective.num_iterations=3", f"estimator.kind={estimator}", "budget.steps=2"]
     run_rl(rl_recipe(base, *settings), tmp_path / "run")
-    assert lines_of(tmp_path / "run")[-1]["denoiser_calls"] == usage
-    assert read_progress(checkpoints(tmp_path / "run")[-1]).denoiser_calls == usage
+    assert lines_of(tmp_path / "run")[-1]["denoiser_calls"] == canvases
+    assert read_progress(checkpoints(tmp_path / "run")[-1]).denoiser_calls == canvases
 
 
 def test_a_budget_of_calls_ends_a_run_at_the_first_step_beyond_it(base: Path, tmp_path: Path) -> None:
@@ -337,7 +339,7 @@ def test_a_run_that_will_collapse_is_warned_of_once(
     def collapsing(*arguments: Any) -> dict[str, float]:
         return update_policy(*arguments) | {"importance_weight_right": 0.2, "importance_weight_wrong": wrong}
 
-    monkeypatch.setattr(rl, "update_policy", collapsing)
+    monkeypatch.setattr(rl_step, "update_policy", collapsing)
     run_rl(rl_recipe(base, "train=policy", "budget.steps=3"), tmp_path / "run")
     assert capsys.readouterr().out.count("near 1 on wrong answers (1.00) and far below on right ones (0.20)") == count
 
@@ -566,7 +568,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(
         def spoilt(optimizer: torch.optim.Optimizer, *_: Any) -> None:
             optimizer.param_groups[0]["params"][0].data.fill_(math.nan)
 
-        monkeypatch.setattr(sft if loop == "sft" else rl, "set_learning_rate", spoilt)
+        monkeypatch.setattr(sft if loop == "sft" else rl_step, "set_learning_rate", spoilt)
 
     after_step(monkeypatch, 2, poison)
     with pytest.raises(NonFiniteLossError):

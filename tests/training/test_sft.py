@@ -18,7 +18,6 @@ from torch import Tensor
 
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
-from diffpo.evaluation import loop
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import EvalRecipe, RlRecipe, S1kTask, SftRecipe
@@ -359,7 +358,7 @@ def test_a_run_on_s1k_counts_what_it_cuts_and_is_not_evaluated_on_it(
     assert [line["skipped"] for line in lines] == [0, 0, 0]
     assert 0 < sum(line["cut"] for line in lines) < 12, "rows have 72 to 77 tokens"
 
-    monkeypatch.setattr(loop, "load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("diffpo.evaluation.run.load", lambda *_: pytest.fail("a model was loaded"))
     capsys.readouterr()
     with pytest.raises(SystemExit, check=lambda error: error.code == 2):
         main(["eval", str(tmp_path / "run")])

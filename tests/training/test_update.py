@@ -29,25 +29,21 @@ from diffpo.likelihood import (
     conditionals,
 )
 from diffpo.models.denoiser import ModelDenoiser
+from diffpo.models.encoding import encode_prompts
 from diffpo.models.tokenizer import char_tokenizer, encode_text
-from diffpo.objective import (
-    ClippedSurrogate,
-    Credit,
-    DistributionMatching,
-    Groups,
-    Objective,
-    PolicyLoss,
-    Reinforce,
-    Target,
-    Wddo,
-    WeightedLikelihood,
-    token_weights,
-)
+from diffpo.objective.base import Credit, Groups, Objective, PolicyLoss, token_weights
+from diffpo.objective.clipped import ClippedSurrogate
+from diffpo.objective.dmpo import DistributionMatching, Target, Wddo
+from diffpo.objective.policy_gradient import Reinforce, WeightedLikelihood
 from diffpo.sampling.controller import Controller, entropy_features
+from diffpo.sampling.decoding import Decoding
+from diffpo.sampling.policy import Policy
 from diffpo.sampling.rules import EntropyBound
 from diffpo.tasks.base import Grade, Problem, Split
-from diffpo.training.rollouts import Batch, Decoding, collect, encode
-from diffpo.training.update import ControllerUpdate, PolicyUpdate, update_controller, update_policy
+from diffpo.training.controller_update import update_controller
+from diffpo.training.policy_update import update_policy
+from diffpo.training.rollouts import Batch, Incentive, collect_batch
+from diffpo.training.update_settings import ControllerUpdate, PolicyUpdate
 
 
 @dataclass(frozen=True)
@@ -86,20 +82,23 @@ def noise(reward: Tensor) -> Tensor:
 def new_batch(temperature: float = 1.0, **options: Any) -> Batch:
     """Rollouts of a random model, three prompts by four completions; unless told, the credit is noise."""
     settings: dict[str, Any] = {
-        "group": GROUP,
+        "group_size": GROUP,
         "nfe_penalty": 0.5,
         "bound_nfe_penalty": 0.5,
         "advantage": noise,
         "bound_advantage": noise,
+        "seed": 2,
+        "decoding": Decoding(EntropyBound(2.0), LENGTH, 8, temperature),
     } | options
-    return collect(
-        new_denoiser(),
-        TOKENIZER,
+    return collect_batch(
+        Policy(new_denoiser(), TOKENIZER),
         TASK,
         TASK.problems("train", PROMPTS, seed=0),
-        settings.pop("decoding", Decoding(EntropyBound(2.0), LENGTH, 8, temperature)),
-        generator=torch.Generator().manual_seed(settings.pop("seed", 2)),
-        **settings,
+        settings["decoding"],
+        settings["group_size"],
+        Incentive(settings["nfe_penalty"], settings["advantage"]),
+        Incentive(settings["bound_nfe_penalty"], settings["bound_advantage"]),
+        torch.Generator().manual_seed(settings["seed"]),
     )
 
 
@@ -172,8 +171,10 @@ class Spy(ClippedSurrogate):
 
     seen: list[tuple[Tensor, Tensor, PolicyLoss]] = field(default_factory=list)
 
-    def __call__(self, logp: Tensor, old_logp: Tensor, behaviour_logp: Tensor, advantage: Tensor) -> PolicyLoss:
-        found = super().__call__(logp, old_logp, behaviour_logp, advantage)
+    def __call__(
+        self, logp: Tensor, old_logp: Tensor, behaviour_logp: Tensor, advantage: Tensor, is_scored: Tensor
+    ) -> PolicyLoss:
+        found = super().__call__(logp, old_logp, behaviour_logp, advantage, is_scored)
         self.seen.append((logp.detach(), old_logp, found))
         return found
 
@@ -362,10 +363,14 @@ def test_the_kl_to_itself_pulls_nowhere() -> None:
 def test_k3_is_read_on_the_drawn_tokens() -> None:
     base, temperature = new_denoiser(seed=7), 0.7
     update = settings_of(
-        MeanField(), kl_coef=1.0, kl_estimator="k3", temperature=temperature, loss_aggregation="token-mean"
+        MeanField(prompt_mask_rate=0.0),
+        kl_coef=1.0,
+        kl_estimator="k3",
+        temperature=temperature,
+        loss_aggregation="token-mean",
     )
     _, metrics = step(cool_batch(), update, base)
-    views = MeanField()(cool_batch().rollout, cool_batch().rollout.prompt_mask & False, MASK)
+    views = MeanField(prompt_mask_rate=0.0)(cool_batch().rollout, cool_batch().rollout.prompt_mask & False, MASK)
     with torch.no_grad():
         logp, base_logp = (
             conditionals(d, views, cool_batch().is_scored).logp(cool_batch().rollout.completion_ids, temperature)[
@@ -382,7 +387,7 @@ def test_unscored_tokens_change_nothing() -> None:
     ids = torch.where(is_tail, 0, warm_batch().rollout.completion_ids)
     logp = torch.where(is_tail, -3.0, warm_batch().rollout.behaviour_logp)
     other = replace(warm_batch(), rollout=replace(warm_batch().rollout, completion_ids=ids, behaviour_logp=logp))
-    found, expected = (step(batch, settings_of(MeanField()))[0] for batch in (other, warm_batch()))
+    found, expected = (step(batch, settings_of(MeanField(prompt_mask_rate=0.0)))[0] for batch in (other, warm_batch()))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -402,22 +407,22 @@ def test_unscored_tokens_cannot_poison_the_loss() -> None:
     batch = as_one_group(rows)
     denoiser, base = shifted(new_denoiser(), -200.0), new_denoiser(seed=7)
     optimizer = torch.optim.SGD(denoiser.model.parameters(), lr=0.01)
-    update = settings_of(MeanField(), kl_coef=0.1, kl_estimator="k3")
+    update = settings_of(MeanField(prompt_mask_rate=0.0), kl_coef=0.1, kl_estimator="k3")
     assert math.isfinite(update_policy(denoiser, base, batch, update, optimizer, torch.Generator())["loss"])
 
 
 def test_every_inner_step_has_its_own_gradient() -> None:
-    _, once = step(warm_batch(), settings_of(MeanField()), lr=1e-9)
+    _, once = step(warm_batch(), settings_of(MeanField(prompt_mask_rate=0.0)), lr=1e-9)
     _, often = step(
-        warm_batch(), settings_of(MeanField(), num_iterations=3), lr=1e-9
+        warm_batch(), settings_of(MeanField(prompt_mask_rate=0.0), num_iterations=3), lr=1e-9
     )  # the weights stay where they are
     assert often["grad_norm"] == pytest.approx(once["grad_norm"], rel=1e-3)
 
 
 def test_the_gradients_norm_is_clipped() -> None:
-    free, metrics = step(warm_batch(), settings_of(MeanField()))
+    free, metrics = step(warm_batch(), settings_of(MeanField(prompt_mask_rate=0.0)))
     assert float(free.norm()) == pytest.approx(metrics["grad_norm"], rel=1e-3)
-    held, metrics = step(warm_batch(), settings_of(MeanField(), grad_clip=0.25))
+    held, metrics = step(warm_batch(), settings_of(MeanField(prompt_mask_rate=0.0), grad_clip=0.25))
     assert float(held.norm()) == pytest.approx(0.25, rel=1e-3)
     assert metrics["grad_norm"] == pytest.approx(float(free.norm()), rel=1e-3)  # said before clipping
     torch.testing.assert_close(held / held.norm(), free / free.norm(), atol=1e-3, rtol=1e-2)
@@ -479,7 +484,9 @@ def test_tied_prompts_are_left_out_when_they_are_skipped(micro_batch_size: int |
 def test_where_all_prompts_are_tied_nothing_is_done() -> None:
     batch = replace(warm_batch(), reward=torch.ones(PROMPTS, GROUP))
     change, metrics = step(
-        batch, settings_of(MeanField(), drop_zero_std_groups=True, kl_coef=0.1), new_denoiser(seed=7)
+        batch,
+        settings_of(MeanField(prompt_mask_rate=0.0), drop_zero_std_groups=True, kl_coef=0.1),
+        new_denoiser(seed=7),
     )
     assert (change == 0).all() and metrics == {}
 
@@ -557,13 +564,13 @@ def test_a_bfloat16_policys_loss_is_summed_in_float32(whole: int, monkeypatch: p
     temperature = 0.7
     denoiser, spy = new_denoiser(), Spy(0.2, 2.0)
     denoiser.model.to(torch.bfloat16)
-    update = settings_of(MeanField(), objective=spy, temperature=temperature)
+    update = settings_of(MeanField(prompt_mask_rate=0.0), objective=spy, temperature=temperature)
     optimizer = torch.optim.SGD(denoiser.model.parameters(), lr=0.0)
     metrics = update_policy(denoiser, None, cool_batch(), update, optimizer, torch.Generator())
     ((logp, old, found),) = spy.seen
     assert {logp.dtype, old.dtype, found.loss.dtype, found.importance_weight.dtype} == {torch.float32}
     rollout = cool_batch().rollout
-    views = MeanField()(rollout, rollout.prompt_mask & False, MASK)
+    views = MeanField(prompt_mask_rate=0.0)(rollout, rollout.prompt_mask & False, MASK)
     with torch.no_grad():
         logits = conditionals(denoiser, views, cool_batch().is_scored).output.logits.double()
     read = conditionals(denoiser, views, cool_batch().is_scored)
@@ -577,7 +584,7 @@ def test_a_bfloat16_policys_loss_is_summed_in_float32(whole: int, monkeypatch: p
 
 
 @pytest.mark.parametrize("micro_batch_size", [3, 5, 8])
-@pytest.mark.parametrize("estimator", [MeanField(), Elbo(2)], ids=str)
+@pytest.mark.parametrize("estimator", [MeanField(prompt_mask_rate=0.0), Elbo(2)], ids=str)
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
 def test_a_group_may_be_split_over_micro_batches(
     objective: Objective, estimator: Estimator, micro_batch_size: int
@@ -598,7 +605,7 @@ def test_neither_the_order_of_prompts_nor_that_of_completions_matters(objective:
     rows = torch.arange(ROWS).view(PROMPTS, GROUP)[prompts][:, members].flatten()
     per_prompt = {name: getattr(batch, name)[prompts][:, members] for name in ("reward", "bound_reward", "is_solved")}
     shuffled = replace(batch.rows(rows), **per_prompt)
-    update = settings_of(MeanField(), objective=objective, num_iterations=2)
+    update = settings_of(MeanField(prompt_mask_rate=0.0), objective=objective, num_iterations=2)
     found, shuffled_metrics = step(shuffled, replace(update, micro_batch_size=5), base)
     expected, metrics = step(batch, update, base)
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-3)
@@ -614,7 +621,9 @@ def test_ties_are_skipped_by_whole_groups(objective: Objective) -> None:
     rows = torch.arange(ROWS).view(PROMPTS, GROUP)[left].flatten()
     per_prompt = {name: getattr(tied, name)[left] for name in ("reward", "bound_reward", "is_solved")}
     alone = replace(tied.rows(rows), **per_prompt)
-    update = settings_of(MeanField(), objective=objective, micro_batch_size=3, drop_zero_std_groups=True)
+    update = settings_of(
+        MeanField(prompt_mask_rate=0.0), objective=objective, micro_batch_size=3, drop_zero_std_groups=True
+    )
     found, expected = step(tied, update, base)[0], step(alone, update, base)[0]
     torch.testing.assert_close(1.5 * found, expected, atol=2e-4, rtol=2e-3)
 
@@ -663,7 +672,7 @@ def test_the_first_step_of_dmpo_is_its_weighted_likelihood_token_by_token(temper
     assert float(expected.abs().max()) > 0.05
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-3)
     assert metrics["proximal"] == pytest.approx(coef)
-    assert 0 < metrics["importance_weight_ess"] < 1
+    assert 0 < metrics["group_weight_ess"] < 1
 
 
 @pytest.mark.parametrize("micro_batch_size", [None, 4])
@@ -672,7 +681,12 @@ def test_a_target_costs_one_more_pass_only_where_the_batch_is_cut(micro_batch_si
     for baseline, passes in (("neg", inner + 1), ("unbias", 2 * inner)):
         denoiser, base = new_denoiser(), new_denoiser(seed=7)
         objective = DistributionMatching(Target(0.5), baseline)  # type: ignore[arg-type]
-        update = settings_of(MeanField(), objective=objective, num_iterations=inner, micro_batch_size=micro_batch_size)
+        update = settings_of(
+            MeanField(prompt_mask_rate=0.0),
+            objective=objective,
+            num_iterations=inner,
+            micro_batch_size=micro_batch_size,
+        )
         optimizer = torch.optim.SGD(denoiser.model.parameters(), lr=0.01)
         update_policy(denoiser, base, batch, update, optimizer, torch.Generator())
         assert denoiser.usage.canvases == PROMPTS * (passes if micro_batch_size else inner)
@@ -693,7 +707,10 @@ def test_credit_sees_the_old_policy_and_where_it_asks_the_one_that_stands(
             return super().credit(groups)
 
     update = settings_of(
-        MeanField(), objective=SeenMatching(baseline=baseline), num_iterations=3, micro_batch_size=micro_batch_size
+        MeanField(prompt_mask_rate=0.0),
+        objective=SeenMatching(baseline=baseline),
+        num_iterations=3,
+        micro_batch_size=micro_batch_size,
     )
     step(graded(warm_batch()), update, new_denoiser(seed=7), lr=0.1)
     assert len(seen) == times
@@ -709,8 +726,8 @@ def test_credit_sees_the_old_policy_and_where_it_asks_the_one_that_stands(
 
 
 def test_a_target_without_its_base_is_refused() -> None:
-    with pytest.raises(ValueError, match="give the update its base"):
-        step(graded(warm_batch()), settings_of(MeanField(), objective=DistributionMatching()))
+    with pytest.raises(ValueError, match="give the update its reference"):
+        step(graded(warm_batch()), settings_of(MeanField(prompt_mask_rate=0.0), objective=DistributionMatching()))
 
 
 # --------------------------------------------------------------------------------------------------------- bookkeeping
@@ -742,7 +759,9 @@ def test_a_denoiser_tallies_the_canvases_that_it_was_shown(
 
 def test_metrics_of_the_importance_weight() -> None:
     spy = Spy(0.2, 1.2)
-    _, metrics = step(warm_batch(), settings_of(MeanField(), objective=spy, loss_aggregation="token-mean"))
+    _, metrics = step(
+        warm_batch(), settings_of(MeanField(prompt_mask_rate=0.0), objective=spy, loss_aggregation="token-mean")
+    )
     ((_, _, found),) = spy.seen
     weights = found.importance_weight[warm_batch().is_scored].double()
     assert metrics["importance_weight_mean"] == pytest.approx(float(weights.mean()), rel=1e-5)
@@ -755,7 +774,7 @@ def test_metrics_of_the_importance_weight() -> None:
 def test_metrics_of_the_weight_by_answer_and_by_quarter() -> None:
     batch = graded(warm_batch())
     spy = Spy(0.2, 1.2)
-    _, metrics = step(batch, settings_of(MeanField(), objective=spy))
+    _, metrics = step(batch, settings_of(MeanField(prompt_mask_rate=0.0), objective=spy))
     ((_, _, found),) = spy.seen
     weight, is_right = found.importance_weight, batch.is_solved.flatten()
     right = weight[is_right][batch.is_scored[is_right]]
@@ -837,7 +856,7 @@ def test_one_call_rollouts_follow_the_gradient_of_the_expected_reward() -> None:
     )
     before = weights_of(denoiser)
     optimizer = torch.optim.SGD(denoiser.model.parameters(), lr=0.1)
-    update_policy(denoiser, None, batch, settings_of(MeanField()), optimizer, torch.Generator())
+    update_policy(denoiser, None, batch, settings_of(MeanField(prompt_mask_rate=0.0)), optimizer, torch.Generator())
     moved = (weights_of(denoiser) - before) / 0.1 * length  # the loss is per token
     whole = torch.cat([gradient.flatten() for gradient in expected])
     assert float(whole.abs().max()) > 0.1
@@ -863,7 +882,7 @@ def test_reading_every_call_gives_the_gradient_of_the_enumerated_expected_reward
             boundary, is_scored = boundary_of_token(call)
             read = conditionals(denoiser, TwoTimesMeanField()(rollout, boundary, denoiser.mask_id), is_scored)
             logp = read.logp(ids, temperature)
-            terms = ClippedSurrogate(0.2, 2.0)(logp, logp.detach(), logp.detach(), advantage)
+            terms = ClippedSurrogate(0.2, 2.0)(logp, logp.detach(), logp.detach(), advantage, is_scored)
             total = total - (terms.loss * is_scored).sum() / rows
         (found,) = torch.autograd.grad(total, denoiser.table)
         return found
@@ -987,7 +1006,7 @@ def test_a_controller_loss_that_is_no_number_leaves_it_untouched(value: float) -
 
 def test_a_batch_is_graded_and_credited_by_prompt() -> None:
     batch = new_batch(
-        group=64,
+        group_size=64,
         advantage=lambda reward: reward - reward.mean(dim=1, keepdim=True),
         bound_advantage=lambda reward: 2 * reward,
     )
@@ -1010,7 +1029,7 @@ def test_a_batch_is_graded_and_credited_by_prompt() -> None:
 
 
 def test_prompts_are_padded_on_the_left() -> None:
-    ids, visible = encode(TOKENIZER, ["12=", "1234=", "="])
+    ids, visible = encode_prompts(TOKENIZER, ["12=", "1234=", "="])
     pad, one, two, three, four, equals = TOKENIZER.pad_token_id, *encode_text(TOKENIZER, "1234=")
     assert ids.tolist() == [[pad, pad, one, two, equals], [one, two, three, four, equals], [pad] * 4 + [equals]]
     assert visible.tolist() == [[False, False, True, True, True], [True] * 5, [False] * 4 + [True]]

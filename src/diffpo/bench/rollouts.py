@@ -17,6 +17,7 @@ from diffpo.core.options import CacheKind
 from diffpo.core.rollout import Rollout
 from diffpo.likelihood.mismatch import distance, uncached_logp
 from diffpo.models.denoiser import ModelDenoiser
+from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.loop import sample
 from diffpo.sampling.rules import ConfidenceThreshold, EntropyBound, LowConfidence, Rule, TopK
 
@@ -41,17 +42,7 @@ def rollout_case(
     seeds = torch.arange(len(prompts[0]))
 
     def own(temperature: float = temperature) -> Rollout:
-        return sample(
-            denoiser,
-            *prompts,
-            length=length,
-            block_length=BLOCK,
-            rule=rule,
-            temperature=temperature,
-            seeds=seeds,
-            stop_ids=denoiser.stop_ids,
-            **options,
-        )
+        return sample(denoiser, *prompts, Decoding(rule, length, BLOCK, temperature, **options), seeds)
 
     def difference(expected: Tensor, found: Rollout) -> str:
         if temperature == 0:
@@ -85,16 +76,9 @@ def masked_rows(unmask_step: Tensor) -> int:
 def difference_of_draws(denoiser: ModelDenoiser, prompts: tuple[Tensor, Tensor], temperature: float) -> str:
     """Draw a whole block in one call, in many rows, against the plain reference's logits."""
     ids, visible = (part[:1] for part in prompts)
-    rollout = sample(
-        denoiser,
-        ids.expand(DRAWS, -1),
-        visible.expand(DRAWS, -1),
-        length=BLOCK,
-        block_length=BLOCK,
-        rule=LowConfidence(BLOCK),
-        temperature=temperature,
-        seeds=torch.arange(DRAWS) + 1000,
-    )
+    decoding = Decoding(LowConfidence(BLOCK), BLOCK, BLOCK, temperature)
+    seeds = torch.arange(DRAWS) + 1000
+    rollout = sample(denoiser, ids.expand(DRAWS, -1), visible.expand(DRAWS, -1), decoding, seeds)
     canvas = torch.nn.functional.pad(ids, (0, BLOCK), value=denoiser.mask_id)
     logits = plain.logits_of(denoiser.model, canvas, full_attention_mask(visible, BLOCK))[0, -BLOCK:]
     logits[:, denoiser.mask_id] = -torch.inf
@@ -175,13 +159,15 @@ def _continuous() -> Bench:
             useful = int((rollout.nfe * (prompts[1].sum(dim=1) + COMPLETION)).sum())
             return {
                 "over_useful": counts["tokens"] / useful,
-                "slots": max_in_flight * counts["calls"] / int(rollout.nfe.sum()),
+                "in_flight": max_in_flight * counts["calls"] / int(rollout.nfe.sum()),
             }
 
         return replace(case, plain=batches, counted=counted)
 
-    what = "256 answers of mixed length, 16 slots, d 64 x 2 layers, 16 tokens a call; plain: batches of 16 to the end"
-    return Bench("continuous", what, prepare, {"over_useful": Goal(1.1, "at most"), "slots": Goal(1.1, "at most")})
+    what = (
+        "256 answers of mixed length, 16 in flight, d 64 x 2 layers, 16 tokens a call; plain: batches of 16 to the end"
+    )
+    return Bench("continuous", what, prepare, {"over_useful": Goal(1.1, "at most"), "in_flight": Goal(1.1, "at most")})
 
 
 def cache_case(
@@ -192,8 +178,7 @@ def cache_case(
 
     def drawn(per_call: int, kind: CacheKind, temperature: float = 0.0) -> Rollout:
         seeds = torch.arange(len(prompts[0]))
-        settings: Any = {"length": length, "block_length": BLOCK, "seeds": seeds, "temperature": temperature}
-        return sample(denoiser, *prompts, rule=TopK(per_call), cache=kind, **settings)
+        return sample(denoiser, *prompts, Decoding(TopK(per_call), length, BLOCK, temperature, cache=kind), seeds)
 
     def difference(_expected: Rollout, _found: Rollout) -> str:
         return token_difference(drawn(BLOCK, "none").completion_ids, drawn(BLOCK, kind).completion_ids)

@@ -13,9 +13,10 @@ from diffpo.bench.shapes import BLOCK, COMPLETION, PROMPT, random_prompts
 from diffpo.core.rollout import Rollout
 from diffpo.likelihood import Estimator, MeanField, ScoringPlan, conditionals
 from diffpo.models.denoiser import ModelDenoiser
-from diffpo.objective import Reinforce
+from diffpo.objective.policy_gradient import Reinforce
+from diffpo.training.policy_update import update_policy
 from diffpo.training.rollouts import Batch
-from diffpo.training.update import PolicyUpdate, update_policy
+from diffpo.training.update_settings import PolicyUpdate
 
 LOSS_SHAPE = (126464, 8, 1, PROMPT, COMPLETION, BLOCK)
 """Vocabulary, prompts, completions of each, and lengths of the loss benchmark."""
@@ -105,12 +106,12 @@ def plain_side(denoiser: ModelDenoiser, batch: Batch, boundary_step: Int[Tensor,
 
 def own_loss(denoiser: ModelDenoiser, batch: Batch) -> Trained:
     """The likelihood that an update reads, and nothing else of it."""
-    estimator, rollout = MeanField(), batch.rollout
-    views = estimator(rollout, torch.zeros_like(rollout.prompt_mask), denoiser.mask_id)
+    estimator, rollout = MeanField(prompt_mask_rate=0.0), batch.rollout
+    plan = estimator(rollout, torch.zeros_like(rollout.prompt_mask), denoiser.mask_id)
     return trained_by(
         denoiser,
         batch,
-        lambda: conditionals(denoiser, views, batch.is_scored).logp(rollout.completion_ids, TEMPERATURE),
+        lambda: conditionals(denoiser, plan, batch.is_scored).logp(rollout.completion_ids, TEMPERATURE),
     )
 
 
@@ -135,9 +136,9 @@ def own_update(denoiser: ModelDenoiser, batch: Batch, estimator: FixedDraw) -> T
 def body_side(denoiser: ModelDenoiser, batch: Batch) -> None:
     """What neither way can do without: forwards and backwards through the blocks, no head."""
     rollout = batch.rollout
-    views = MeanField()(rollout, torch.zeros_like(rollout.prompt_mask), denoiser.mask_id)
-    at = torch.arange(views.canvas.shape[1]) >= rollout.prompt_ids.shape[1]
-    denoiser.states(views.canvas, views.attention_mask, at.expand(views.canvas.shape)).sum().backward()
+    plan = MeanField(prompt_mask_rate=0.0)(rollout, torch.zeros_like(rollout.prompt_mask), denoiser.mask_id)
+    at = torch.arange(plan.canvas.shape[1]) >= rollout.prompt_ids.shape[1]
+    denoiser.model.states(plan.canvas, plan.attention_mask, at.expand(plan.canvas.shape)).sum().backward()
 
 
 def difference(expected: Trained, found: Trained) -> str:

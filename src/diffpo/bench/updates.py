@@ -58,7 +58,7 @@ def update_case(
         estimator = FixedDraw(TwoTimesMeanField(), boundary)
         plain = lambda: plain_side(denoiser, batch, boundary)  # noqa: E731
     else:
-        estimator = FixedDraw(MeanField(), torch.zeros_like(batch.rollout.prompt_mask))
+        estimator = FixedDraw(MeanField(prompt_mask_rate=0.0), torch.zeros_like(batch.rollout.prompt_mask))
         plain = lambda: plain_side(denoiser, batch)  # noqa: E731
     return Case(denoiser.model, plain, lambda: own_update(denoiser, batch, estimator), difference)
 

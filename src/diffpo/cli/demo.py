@@ -10,7 +10,7 @@ from typing import Any
 
 from diffpo.core.errors import Stopped, UserError
 from diffpo.core.files import explain_write_errors, write_json, write_whole
-from diffpo.evaluation.loop import aup_of
+from diffpo.evaluation.record import aup_of
 from diffpo.models.model_paths import RECIPE, checkpoints
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import RlRecipe, SftRecipe
@@ -18,14 +18,14 @@ from diffpo.report import summary_table, write_report
 from diffpo.report.charts import frontier_svg
 from diffpo.report.data import read_run
 from diffpo.runs.checkpoint import read_progress
-from diffpo.runs.progress import Progress
+from diffpo.runs.progress import ProgressBar
 from diffpo.runs.run_dir import METRICS, Interrupt, interruptible
 from diffpo.training.sft import run_sft
 
 RL_ARMS = ("d1", "diffpo")
 ARMS = ("base", *RL_ARMS)
 DIFFPO = (sys.executable, "-m", "diffpo")
-SHOWN = ("solved", "nfe")
+SHOWN = ("accuracy", "nfe")
 SUMMARY = "summary.json"
 CLOCK = "clock.json"
 
@@ -140,19 +140,19 @@ def train_and_evaluate(out: Path, seed: int) -> dict[str, dict[str, Any]]:
     lanes = [JobQueue(out / f"{arm}.log", commands, spare) for arm, commands in own.items()]
     budget = sum(load_recipe(RlRecipe, f"tiny-{arm}").budget.denoiser_calls or 0 for arm in RL_ARMS)
 
-    def show_training(bar: Progress) -> None:
+    def show_training(bar: ProgressBar) -> None:
         latest = {arm: last_line(out / arm / METRICS) for arm in RL_ARMS}
         shown = {f"{arm} {name}": line[name] for arm, line in latest.items() for name in SHOWN if name in line}
         bar.update(sum(int(line.get("denoiser_calls", 0)) for line in latest.values()), **shown)
 
     try:
         with interruptible() as interrupt:
-            with Progress("rl d1 + diffpo", budget) as bar:
+            with ProgressBar("rl d1 + diffpo", budget) as bar:
                 while not all(lane.num_done for lane in lanes):
                     attend(lanes, interrupt)
                     show_training(bar)
             print("3/4  all three meet puzzles whose solutions nobody has trained on", flush=True)
-            with Progress("eval", len(ARMS)) as bar:
+            with ProgressBar("eval", len(ARMS)) as bar:
                 while not all(lane.is_over for lane in lanes):
                     attend(lanes, interrupt)
                     bar.update(sum(lane.num_done - 1 for lane in lanes))

@@ -142,7 +142,7 @@ def evaluate(
 
     loaded = load_recipe(EvalRecipe, recipe, [*(overrides or ()), f"model={json.dumps(model)}"])
     evaluated_task(loaded)
-    from diffpo.evaluation.loop import run_eval
+    from diffpo.evaluation.run import run_eval
 
     beside = Path(model) / "eval.json" if Path(model).is_dir() else Path(f"eval-{short_name(model)}.json")
     typer.echo(run_eval(loaded, out or beside))

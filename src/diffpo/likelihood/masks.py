@@ -24,7 +24,7 @@ class Coupled:
     Each token is masked on exactly one canvas of the pair, and scored there. The share of masked tokens is uniform over
     [`min_rate`, `max_rate`] (stratified over the batch; theirs is one for the batch) and rounded to whole tokens.
 
-    `plain` takes that reading as the token's log-probability. `published` is their code's
+    `plain` takes that log-probability as the token's own. `published` is their code's
     (log p on the fully masked canvas + log p on its own / its share of masked tokens) / 2: one canvas more, which the
     completions of a prompt share, and no log-probability any more, since the weights add up to 3/2 on average.
     """
@@ -56,7 +56,7 @@ class Coupled:
 class Elbo:
     """Monte Carlo ELBO of the completion's log-likelihood (LLaDA, arXiv 2502.09992) from K = `draws` masks.
 
-    log p(o) >= E[L / m sum over masked i of log p(o_i | the rest)], with m uniform over 1..L and the m masked places
+    log p(o) >= E[L / m sum over masked i of log p(o_i | the rest)], with m uniform over 1..L and the m masked positions
     uniform. A token's share is the mean over the draws of L / m log p where it is masked, 0 where it is not, so the sum
     over the tokens is an unbiased estimate of the bound. m is stratified over the draws and over the batch.
 
@@ -76,10 +76,10 @@ class Elbo:
         return with_complements(uniform_masks(batch, self.draws // 2, length, generator))
 
     def __call__(self, rollout: Rollout, draw: Bool[Tensor, "B K L"], mask_id: int) -> ScoringPlan:
-        views = masked_plan(rollout, draw, mask_id)
-        is_masked = draw.to(views.source.device).transpose(0, 1)
+        plan = masked_plan(rollout, draw, mask_id)
+        is_masked = draw.to(plan.source.device).transpose(0, 1)
         share = is_masked.float().mean(dim=2, keepdim=True)
-        return replace(views, weight=is_masked / share / len(is_masked)).shared()
+        return replace(plan, weight=is_masked / share / len(is_masked)).shared()
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ class Eubo:
         return Elbo(self.draws, self.antithetic).draw(rollout, generator)
 
     def __call__(self, rollout: Rollout, draw: Bool[Tensor, "B K L"], mask_id: int) -> ScoringPlan:
-        views = Elbo(self.draws, self.antithetic)(rollout, draw, mask_id)
-        return replace(views, upper=UpperBound(self.beta, self.mix))
+        plan = Elbo(self.draws, self.antithetic)(rollout, draw, mask_id)
+        return replace(plan, upper=UpperBound(self.beta, self.mix))
 
 
 def uniform_masks(batch: int, draws: int, length: int, generator: torch.Generator) -> Bool[Tensor, "B K L"]:
@@ -117,7 +117,7 @@ def uniform_masks(batch: int, draws: int, length: int, generator: torch.Generato
 
 
 def random_masks(count: Int[Tensor, "B K"], length: int, generator: torch.Generator) -> Bool[Tensor, "B K L"]:
-    """`count` of `length` places masked, all sets of that many equally likely."""
+    """Return masks of `count` of `length` positions, all sets of that many equally likely."""
     rank = torch.rand((*count.shape, length), generator=generator).argsort(dim=2).argsort(dim=2)
     return rank < count[:, :, None]
 

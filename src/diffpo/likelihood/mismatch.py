@@ -1,6 +1,6 @@
 """How far a surrogate's conditionals are from those that drew the tokens: full-vocabulary KL, token by token.
 
-DiFFPO (arXiv 2510.02212) shows this KL growing with the step of the rollout, and assumes that reading a token on a
+DiFFPO (arXiv 2510.02212) shows this KL growing with the step of the rollout, and assumes that scoring a token on a
 later canvas of its rollout cannot make it larger (its Assumption 2). Both can be measured on finished rollouts at
 temperature 1: the completion and its unmask steps are all the canvases there were.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from diffpo.core.canvas import canvas_at, full_attention_mask
 from diffpo.core.rollout import Rollout
 from diffpo.likelihood import Estimator, Exact, ScoringPlan, conditionals
-from diffpo.models.denoiser_output import Denoiser
+from diffpo.models.denoiser import Denoiser
 
 
 @torch.no_grad()
@@ -35,11 +35,11 @@ def committed_kl(
     true = conditionals(denoiser, exact(rollout, exact.draw(rollout, generator), denoiser.mask_id), is_scored)
     total = torch.zeros(is_scored.shape, device=is_scored.device)
     for _ in range(draws):
-        views = estimator(rollout, estimator.draw(rollout, generator), denoiser.mask_id)
-        if views.weight is not None:
+        plan = estimator(rollout, estimator.draw(rollout, generator), denoiser.mask_id)
+        if plan.weight is not None:
             raise ValueError(f"{estimator} has no one conditional for each token")
-        read = conditionals(denoiser, views, is_scored)
-        total[is_scored] += true.at(is_scored).kl(read.at(is_scored))
+        found = conditionals(denoiser, plan, is_scored)
+        total[is_scored] += true.at(is_scored).kl(found.at(is_scored))
     return total / draws
 
 
@@ -47,7 +47,7 @@ def committed_kl(
 def boundary_kl(denoiser: Denoiser, rollout: Rollout, is_scored: Bool[Tensor, "B L"]) -> Float[Tensor, "S B L"]:
     """KL(conditional that drew the token || its conditional on the rollout's canvas of call s), nats, for every s.
 
-    0 at the token's own call, and where there is nothing to read: after that call, or where a token is not scored.
+    0 at the token's own call, and where nothing is scored: after that call, or where a token is not scored.
     """
     batch, length = rollout.completion_ids.shape
     steps = int(rollout.nfe.max())
@@ -56,11 +56,11 @@ def boundary_kl(denoiser: Denoiser, rollout: Rollout, is_scored: Bool[Tensor, "B
     step = torch.arange(steps, device=canvas.device)[:, None, None]
     row = torch.arange(batch, device=canvas.device)[:, None]
     is_seen = (step <= rollout.unmask_step).float()
-    views = ScoringPlan(canvas, attention_mask, (step * batch + row).expand(steps, batch, length), is_seen).shared()
-    read = conditionals(denoiser, views, is_scored)
-    true_slot = read.index.gather(0, rollout.unmask_step[None]).expand(steps, batch, length)
-    kl = torch.zeros(read.is_read.shape, device=canvas.device)
-    kl[read.is_read] = read.output.rows(true_slot[read.is_read]).kl(read.at(read.is_read))
+    plan = ScoringPlan(canvas, attention_mask, (step * batch + row).expand(steps, batch, length), is_seen).shared()
+    found = conditionals(denoiser, plan, is_scored)
+    true_index = found.index.gather(0, rollout.unmask_step[None]).expand(steps, batch, length)
+    kl = torch.zeros(found.is_needed.shape, device=canvas.device)
+    kl[found.is_needed] = found.output.rows(true_index[found.is_needed]).kl(found.at(found.is_needed))
     return kl
 
 
@@ -79,7 +79,7 @@ def by_step(
 def rises(
     boundary: Float[Tensor, "S B L"], rollout: Rollout, is_scored: Bool[Tensor, "B L"]
 ) -> tuple[Float[Tensor, "B L L"], Float[Tensor, "B L L"]]:
-    """Of each rollout, at [t, s]: by how much the KL of its tokens of call t grows in sum when they are read on canvas
+    """Return for each rollout, at [t, s], by how much the summed KL of the tokens of call t grows when they are scored on canvas
     s instead of s - 1, and how many tokens those are; 0 < s < t. Assumption 2 says that no mean is above 0.
 
     s = t is left out: there the KL ends at 0, which no surrogate could miss.
@@ -126,5 +126,5 @@ def uncached_logp(denoiser: Denoiser, rollout: Rollout, temperature: float) -> F
     above temperature 0, without a cache, and before the answer ended."""
     exact = Exact()
     every = torch.ones_like(rollout.completion_ids, dtype=torch.bool)
-    views = exact(rollout, exact.draw(rollout, torch.Generator()), denoiser.mask_id)
-    return conditionals(denoiser, views, every).logp(rollout.completion_ids, temperature)
+    plan = exact(rollout, exact.draw(rollout, torch.Generator()), denoiser.mask_id)
+    return conditionals(denoiser, plan, every).logp(rollout.completion_ids, temperature)

@@ -20,7 +20,7 @@ class MeanField:
     regulariser, which also gives each completion its own canvas and its own denoiser call.
     """
 
-    prompt_mask_rate: float = 0.0
+    prompt_mask_rate: float = 0.15
 
     def draw(self, rollout: Rollout, generator: torch.Generator) -> Bool[Tensor, "B P"]:
         noise = torch.rand(rollout.prompt_ids.shape, generator=generator)
@@ -79,7 +79,7 @@ class ManyTimesMeanField:
 
 @dataclass(frozen=True)
 class Exact:
-    """Every recorded call shown again: each token on the canvas from which it was drawn, so surrogate == behaviour.
+    """Every recorded call computed again: each token is scored on the canvas from which it was drawn, so surrogate == behaviour.
 
     CJ-GRPO (arXiv 2509.23924) and the reference that the cheaper estimators are measured against. It costs as many
     canvases as the rollout cost calls, less the shared first one. Nothing is drawn.

@@ -1,7 +1,7 @@
-"""LoRA (arXiv 2106.09685) by PEFT, through transformers' own hooks: the model keeps its class, folders are PEFT's.
+"""LoRA adapters (arXiv 2106.09685) by PEFT through transformers' hooks: the model keeps its class, files are PEFT's.
 
-There is no dropout: rollouts, the old policy and the new one must be the same function, or the policy ratio is not 1
-at the first step of an update.
+There is no dropout: rollouts, the old policy and the new one must be the same function, or the policy ratio would not
+be 1 at the first step of an update.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from diffpo.core.errors import UserError
 from diffpo.models.denoiser import ModelDenoiser
+from diffpo.models.denoiser_output import DenoiserOutput
 from diffpo.models.kv_cache import Window
 from diffpo.models.model_paths import base_of
 
@@ -25,44 +26,34 @@ if TYPE_CHECKING:
 
 NAME = "default"
 TARGETS: Mapping[str, str] = {
-    # Llama's names, which d1's list has, miss half of LLaDA's matrices; and a bare ff_out is the output head, too.
+    # Llama's names, which d1's list has, miss half of LLaDA's matrices, and a bare ff_out is also the output head's.
     "llada": r".*\.blocks\.\d+\.(q_proj|k_proj|v_proj|attn_out|ff_proj|up_proj|ff_out)",
     "Dream": r".*\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)",
 }
-"""Every matrix of the blocks and nothing else, as a pattern for whole module names, by `model_type`."""
+"""For each `model_type` a pattern that matches the full module names of all matrices of the blocks, and no others."""
 
 
 @dataclass(frozen=True)
 class AdapterOffDenoiser(ModelDenoiser):
-    """The model under a denoiser's adapter: the reference policy, for no memory of its own."""
+    """The model under a denoiser's adapter: a reference policy that needs no memory of its own."""
 
     @classmethod
     def of(cls, denoiser: ModelDenoiser) -> "AdapterOffDenoiser":
         return cls(denoiser.model, denoiser.mask_id, denoiser.stop_ids, denoiser.vocabulary)
 
-    def __call__(
+    def predict(
         self,
         canvas: Int[Tensor, "R N"],
         attention_mask: Bool[Tensor, "R N"],
         at: Bool[Tensor, "R N"],
         window: Window | None = None,
-    ) -> Float[Tensor, "M V"]:
-        with _off(self.model):
-            return super().__call__(canvas, attention_mask, at, window)
-
-    def states(
-        self,
-        canvas: Int[Tensor, "R N"],
-        attention_mask: Bool[Tensor, "R N"],
-        at: Bool[Tensor, "R N"],
-        window: Window | None = None,
-    ) -> Float[Tensor, "M D"]:
-        with _off(self.model):
-            return super().states(canvas, attention_mask, at, window)
+    ) -> DenoiserOutput:
+        with _adapter_off(self.model):
+            return super().predict(canvas, attention_mask, at, window)
 
 
 @contextmanager
-def _off(model: PreTrainedModel) -> Iterator[None]:
+def _adapter_off(model: PreTrainedModel) -> Iterator[None]:
     model.disable_adapters()
     try:
         yield
@@ -73,7 +64,8 @@ def _off(model: PreTrainedModel) -> Iterator[None]:
 def add_adapter(denoiser: ModelDenoiser, rank: int, alpha: int, seed: int) -> None:
     """Freeze the model and put a trainable adapter, scaled by `alpha` / `rank`, on all matrices of its blocks.
 
-    It starts as the model: one factor is random, the other zero. Raises UserError where peft is not installed.
+    The adapted model starts equal to the model: one factor is random (by `seed`), the other zero. Raises UserError
+    where peft is not installed.
     """
     try:
         from peft import LoraConfig
@@ -86,7 +78,10 @@ def add_adapter(denoiser: ModelDenoiser, rank: int, alpha: int, seed: int) -> No
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Put a stored adapter on its model, trainable. Raises UserError naming a weight that fits no place."""
+    """Put a stored adapter on its model, trainable.
+
+    Raises UserError where peft is not installed, or naming a weight that does not fit.
+    """
     try:
         found = model.load_adapter(str(folder), NAME, is_trainable=True, ignore_mismatched_sizes=True)
     except ImportError as error:
@@ -103,13 +98,14 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
 
 @torch.no_grad()
 def merge_adapter(adapted: PreTrainedModel, model: PreTrainedModel) -> None:
-    """Add what `adapted` has learnt to `model`, a copy of the model under its adapter: W += alpha / rank B A."""
+    """Add the adapter of `adapted` to the weights of `model`, a copy of the model under it: W += alpha / rank B A."""
     for name, layer in adapter_layers(adapted).items():
         weight = cast(Tensor, model.get_submodule(name).weight)
         weight += cast(Any, layer).get_delta_weight(NAME).to(weight.dtype)
 
 
 def adapter_layers(model: nn.Module) -> "dict[str, LoraLayer]":
+    """Return the modules that have an adapter, by name."""
     from peft.tuners.lora import LoraLayer
 
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}

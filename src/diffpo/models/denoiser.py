@@ -1,8 +1,9 @@
-"""The border: a transformers model becomes the denoiser that samplers and likelihoods ask."""
+"""The denoiser: the protocol that samplers and likelihoods use, and a transformers model behind it."""
 
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -13,13 +14,52 @@ from diffpo.models.layers import is_sdpa
 from diffpo.models.lm_head import LMHead, mask_forbidden_
 
 FULL_LOGITS_MAX_VOCAB = 4096
-"""Vocabularies up to this one keep their logits: there is nothing to gain (docs/performance.md)."""
+"""Vocabularies up to this size keep their logits: nothing is gained by avoiding them (docs/performance.md)."""
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A network that gives the distribution of every masked token of a canvas at once.
+
+    It is asked only for the positions whose distribution is needed, and gives the mask token no probability.
+    """
+
+    @property
+    def mask_id(self) -> int: ...
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end a completion."""
+        ...
+
+    def predict(
+        self, canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"], at: Bool[Tensor, "R N"]
+    ) -> DenoiserOutput:
+        """Return the output at the M positions where `at` is True, in row-major order."""
+        ...
+
+
+@runtime_checkable
+class CacheableDenoiser(Denoiser, Protocol):
+    """A denoiser that can keep keys and values, and then compute some positions of a canvas only."""
+
+    def new_cache(self, rows: int, width: int) -> Cache: ...
+
+    def predict(
+        self,
+        canvas: Int[Tensor, "R N"],
+        attention_mask: Bool[Tensor, "R N"],
+        at: Bool[Tensor, "R N"],
+        window: Window | None = None,
+    ) -> DenoiserOutput: ...
 
 
 @dataclass
 class CallCounter:
-    """What a denoiser has been shown: canvases, which budgets are counted in, and their tokens, padding included and
-    what a cache spared left out."""
+    """How much a denoiser has computed: canvases, which budgets count, and their tokens.
+
+    Tokens include padding; what a cache saved is left out.
+    """
 
     canvases: int = 0
     tokens: int = 0
@@ -27,25 +67,14 @@ class CallCounter:
 
 @dataclass(frozen=True)
 class ModelDenoiser:
-    """A model with the ids that decoding needs. Calling it gives float32 logits at chosen positions only."""
+    """A transformers model as a denoiser, with the ids that decoding needs."""
 
     model: PreTrainedModel
     mask_id: int
     stop_ids: tuple[int, ...]
     vocabulary: int | None = None
-    """How many tokens the tokenizer has, where that is fewer than the embedding's rows: the rest cannot be said."""
+    """Number of the tokenizer's tokens, where the embedding has more rows: the others are forbidden."""
     usage: CallCounter = field(default_factory=CallCounter, compare=False)
-
-    def __call__(
-        self,
-        canvas: Int[Tensor, "R N"],
-        attention_mask: Bool[Tensor, "R N"],
-        at: Bool[Tensor, "R N"],
-        window: Window | None = None,
-    ) -> Float[Tensor, "M V"]:
-        self._count(canvas, window)
-        logits = self.model(input_ids=canvas, attention_mask=attention_mask, logits_at=at, window=window).logits
-        return mask_forbidden_(logits.float(), self.mask_id, self.vocabulary)
 
     def predict(
         self,
@@ -54,26 +83,20 @@ class ModelDenoiser:
         at: Bool[Tensor, "R N"],
         window: Window | None = None,
     ) -> DenoiserOutput:
-        """The same, without logits in memory where the vocabulary is large."""
-        head = self.head
-        if head is None:
-            return Logits(self(canvas, attention_mask, at, window))
-        return HiddenStates(self.states(canvas, attention_mask, at, window), head)
-
-    def states(
-        self,
-        canvas: Int[Tensor, "R N"],
-        attention_mask: Bool[Tensor, "R N"],
-        at: Bool[Tensor, "R N"],
-        window: Window | None = None,
-    ) -> Float[Tensor, "M D"]:
-        """The hidden states that the output head reads, in the model's dtype."""
-        self._count(canvas, window)
-        states: Tensor = self.model.states(canvas, attention_mask, at, window)
-        return states
+        """Return float32 logits at the positions `at`, or their hidden states where the vocabulary is large."""
+        self.usage.canvases += len(canvas)
+        self.usage.tokens += canvas.numel() if window is None else window.index.numel()
+        head = self.lm_head
+        if head is not None:
+            return HiddenStates(self.model.states(canvas, attention_mask, at, window), head)
+        logits = self.model(input_ids=canvas, attention_mask=attention_mask, logits_at=at, window=window).logits
+        return Logits(mask_forbidden_(logits.float(), self.mask_id, self.vocabulary))
 
     def new_cache(self, rows: int, width: int) -> Cache:
-        """Room for the keys and values of canvases of one width. Raises UserError where the model cannot keep them."""
+        """Return an empty cache for `rows` canvases of one width.
+
+        Raises UserError where the model's attention kernel cannot use one.
+        """
         kernel = self.model.config._attn_implementation
         if not is_sdpa(kernel):
             raise UserError(
@@ -83,13 +106,10 @@ class ModelDenoiser:
         return Cache(rows, width, self.model.shift)
 
     @property
-    def head(self) -> LMHead | None:
-        """None where logits are as good, or the head is more than a matrix (an adapter on it)."""
+    def lm_head(self) -> LMHead | None:
+        """The output head; None where full logits are as good, or the head is more than a matrix (an adapter on it)."""
         head = self.model.get_output_embeddings()
-        if type(head) is not nn.Linear or len(list(head.parameters())) > 1 or len(head.weight) <= FULL_LOGITS_MAX_VOCAB:
+        is_matrix = type(head) is nn.Linear and len(list(head.parameters())) == 1
+        if not is_matrix or len(head.weight) <= FULL_LOGITS_MAX_VOCAB:
             return None
         return LMHead(head.weight, self.mask_id, self.vocabulary or len(head.weight))
-
-    def _count(self, canvas: Int[Tensor, "R N"], window: Window | None) -> None:
-        self.usage.canvases += len(canvas)
-        self.usage.tokens += canvas.numel() if window is None else window.index.numel()

@@ -1,9 +1,8 @@
-"""What a denoiser says at M places, asked for no more than is needed."""
+"""A denoiser's output at M positions: logits, or the hidden states from which the output head makes them."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffpo.models.lm_head import LMHead, lm_head_kl, lm_head_logp
@@ -12,77 +11,66 @@ from diffpo.objective.kl import kl_full
 
 @dataclass(frozen=True)
 class Logits:
-    """A prediction as it stands: what small vocabularies take."""
+    """Full logits, which small vocabularies keep."""
 
     logits: Float[Tensor, "M V"]
 
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @property
+    def num_tokens(self) -> int:
+        """V, the size of the vocabulary."""
+        return self.logits.shape[1]
+
     def rows(self, index: Int[Tensor, " m"]) -> "Logits":
-        """What is said at some of the places."""
+        """Return the output at some of the M positions."""
         return Logits(self.logits[index])
 
-    def logp(self, place: Int[Tensor, " T"], token: Int[Tensor, " T"], temperature: float) -> Float[Tensor, " T"]:
-        """Log-probability of each token at its place under softmax(logits / temperature), nats, float32."""
-        return (self.logits / temperature).log_softmax(dim=-1)[place, token]
+    def logp(self, index: Int[Tensor, " T"], token: Int[Tensor, " T"], temperature: float) -> Float[Tensor, " T"]:
+        """Return the log-probability of each token at position `index` of the M, under softmax(logits / temperature).
 
-    def kl(self, base: "DenoiserOutput") -> Float[Tensor, " M"]:
-        """KL(this || base) at each place at temperature 1, nats."""
-        return kl_full(self.logits, base.logits)
+        In nats, float32.
+        """
+        return (self.logits / temperature).log_softmax(dim=-1)[index, token]
+
+    def kl(self, reference: "DenoiserOutput") -> Float[Tensor, " M"]:
+        """Return KL(this || reference) at each position at temperature 1, in nats."""
+        return kl_full(self.logits, reference.logits)
 
 
 @dataclass(frozen=True)
 class HiddenStates:
-    """Hidden states and the head that reads them: log-probabilities and KL come without logits in memory."""
+    """Hidden states and the output head: log-probabilities and KL are computed without full logits in memory."""
 
     hidden: Float[Tensor, "M D"]
     head: LMHead
+
+    def __len__(self) -> int:
+        return len(self.hidden)
+
+    @property
+    def num_tokens(self) -> int:
+        """V, the size of the vocabulary."""
+        return self.head.size
 
     @property
     def logits(self) -> Float[Tensor, "M V"]:
         return self.head.logits(self.hidden)
 
     def rows(self, index: Int[Tensor, " m"]) -> "HiddenStates":
+        """Return the output at some of the M positions."""
         return HiddenStates(self.hidden[index], self.head)
 
-    def logp(self, place: Int[Tensor, " T"], token: Int[Tensor, " T"], temperature: float) -> Float[Tensor, " T"]:
-        return lm_head_logp(self.hidden, self.head, place, token, temperature)
+    def logp(self, index: Int[Tensor, " T"], token: Int[Tensor, " T"], temperature: float) -> Float[Tensor, " T"]:
+        """As `Logits.logp`."""
+        return lm_head_logp(self.hidden, self.head, index, token, temperature)
 
-    def kl(self, base: "DenoiserOutput") -> Float[Tensor, " M"]:
-        if not isinstance(base, HiddenStates):
-            return kl_full(self.logits, base.logits)
-        return lm_head_kl(self.hidden, self.head, base.hidden, base.head)
+    def kl(self, reference: "DenoiserOutput") -> Float[Tensor, " M"]:
+        """As `Logits.kl`."""
+        if not isinstance(reference, HiddenStates):
+            return kl_full(self.logits, reference.logits)
+        return lm_head_kl(self.hidden, self.head, reference.hidden, reference.head)
 
 
 DenoiserOutput = Logits | HiddenStates
-
-
-@runtime_checkable
-class Denoiser(Protocol):
-    """The network, asked only for what is needed: logits at the canvas positions where `at` is True, row by row.
-
-    The mask token's logit is so low that no sampler can draw it and no likelihood gives it weight.
-    """
-
-    @property
-    def mask_id(self) -> int: ...
-
-    def __call__(
-        self, canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"], at: Bool[Tensor, "R N"]
-    ) -> Float[Tensor, "M V"]: ...
-
-
-@runtime_checkable
-class PredictFn(Denoiser, Protocol):
-    """A denoiser that need not make the logits it is not asked for."""
-
-    def predict(
-        self, canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"], at: Bool[Tensor, "R N"]
-    ) -> DenoiserOutput: ...
-
-
-def predict(
-    denoiser: Denoiser, canvas: Int[Tensor, "R N"], attention_mask: Bool[Tensor, "R N"], at: Bool[Tensor, "R N"]
-) -> DenoiserOutput:
-    """Ask any denoiser, in the way that it takes least for."""
-    if isinstance(denoiser, PredictFn):
-        return denoiser.predict(canvas, attention_mask, at)
-    return Logits(denoiser(canvas, attention_mask, at))

@@ -36,7 +36,12 @@ class ClippedSurrogate:
         return Credit(groups.advantage)
 
     def __call__(
-        self, logp: TokenLogp, old_logp: TokenLogp, behaviour_logp: TokenLogp, advantage: Float[Tensor, " B"]
+        self,
+        logp: TokenLogp,
+        old_logp: TokenLogp,
+        behaviour_logp: TokenLogp,
+        advantage: Float[Tensor, " B"],
+        is_scored: Bool[Tensor, "B L"],
     ) -> PolicyLoss:
         ratio = (logp - old_logp).exp()
         free = (old_logp - behaviour_logp).exp()

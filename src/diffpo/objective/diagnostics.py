@@ -1,4 +1,4 @@
-"""What weights do to a batch, in numbers that a log can hold; a number that would be one of nothing is left out."""
+"""What weights do to a batch, as metrics; a mean over no token is left out."""
 
 from collections.abc import Mapping
 
@@ -25,29 +25,30 @@ def token_weight_metrics(
     is_right: Bool[Tensor, " n"],
     progress: Float[Tensor, " n"],
 ) -> dict[str, float]:
-    """Of the importance weights of a batch's tokens: effective share, means on right and on wrong answers, and by the
-    quarter of its rollout's calls in which each token was committed (`progress`, from 0 to below 1) effective share
-    and shares at the cap."""
-    metrics = {
-        "importance_weight_ess": _effective(weight),
-        "importance_weight_floored": float(is_floored.float().mean()),
-    }
-    metrics |= _means(weight, is_right)
+    """Summarise the importance weights of a batch's n tokens.
+
+    Gives their effective share and their means on right and on wrong answers. For each quarter of the rollout's calls,
+    by the call that committed the token (`progress`, from 0 to below 1), it gives the effective share and the share of
+    tokens at the cap.
+    """
+    name = "importance_weight"
+    metrics = {f"{name}_ess": _effective(weight), f"{name}_floored": float(is_floored.float().mean())}
+    metrics |= _means(name, weight, is_right)
     quarter = (QUARTERS * progress).long()
     for index in range(QUARTERS):
         is_in = quarter == index
         if is_in.any():
-            metrics[f"importance_weight_ess_{index + 1}"] = _effective(weight[is_in])
-            metrics[f"importance_weight_capped_{index + 1}"] = float(is_capped[is_in].float().mean())
+            metrics[f"{name}_ess_{index + 1}"] = _effective(weight[is_in])
+            metrics[f"{name}_capped_{index + 1}"] = float(is_capped[is_in].float().mean())
     return metrics
 
 
 def group_weight_metrics(credit: Credit, is_right: Bool[Tensor, "Q G"]) -> dict[str, float]:
-    """Of the weights within groups, G of which have mean 1 here: effective share, means on right and wrong answers."""
+    """Summarise the weights within groups, scaled to mean 1: effective share, means on right and on wrong answers."""
     if credit.weight is None:
         return {}
-    metrics = {"importance_weight_ess": float(effective_share(credit.weight).mean())}
-    metrics |= _means((credit.weight.shape[1] * credit.weight).flatten(), is_right.flatten())
+    metrics = {"group_weight_ess": float(effective_share(credit.weight).mean())}
+    metrics |= _means("group_weight", (credit.weight.shape[1] * credit.weight).flatten(), is_right.flatten())
     if credit.proximal is not None:
         metrics["proximal"] = float(credit.proximal.mean())
     return metrics
@@ -65,6 +66,6 @@ def _effective(weight: Float[Tensor, " n"]) -> float:
     return effective_sample_size(weight.cpu().numpy()) / len(weight)
 
 
-def _means(weight: Float[Tensor, " n"], is_right: Bool[Tensor, " n"]) -> dict[str, float]:
-    sides = {"importance_weight_right": weight[is_right], "importance_weight_wrong": weight[~is_right]}
-    return {name: float(side.mean()) for name, side in sides.items() if len(side)}
+def _means(name: str, weight: Float[Tensor, " n"], is_right: Bool[Tensor, " n"]) -> dict[str, float]:
+    sides = {f"{name}_right": weight[is_right], f"{name}_wrong": weight[~is_right]}
+    return {side: float(values.mean()) for side, values in sides.items() if len(values)}

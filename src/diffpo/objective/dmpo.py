@@ -1,4 +1,4 @@
-"""DMPO (arXiv 2510.08233): match a target, the base tilted by the reward, from samples of the old policy."""
+"""DMPO (arXiv 2510.08233): match a target, the reference tilted by the reward, from samples of the old policy."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,15 +8,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from diffpo.objective.base import Credit, Groups, PolicyLoss, Requires, TokenLogp, unweighted, weighed_likelihood
+from diffpo.objective.base import Credit, Groups, PolicyLoss, Requires, TokenLogp, credited_likelihood, token_loss
 
 
 @dataclass(frozen=True)
 class Target:
-    """p*(o) ~ p_old(o)^(1 - c) (p_base(o) exp(reward / alpha))^c, of which the old policy's samples stand for
-    w = softmax(c (log p_base - log p_old + reward / alpha)) over the completions of the prompt.
+    """p*(o) ~ p_old(o)^(1 - c) (p_reference(o) exp(reward / alpha))^c, of which the old policy's samples stand for
+    w = softmax(c (log p_reference - log p_old + reward / alpha)) over the completions of the prompt.
 
-    c is `proximal`, a step from the old policy (0) to the tilted base (1). With `min_ess` it is for each prompt the
+    c is `proximal`, a step from the old policy (0) to the tilted reference (1). With `min_ess` it is for each prompt the
     largest one up to `proximal` that keeps the weights' effective sample size at this share of G.
     """
 
@@ -26,10 +26,10 @@ class Target:
 
     def weights(self, groups: Groups) -> tuple[Float[Tensor, "Q G"], Float[Tensor, "Q G"], Float[Tensor, " Q"]]:
         """Weights towards the target; towards its mirror image, in which the reward counts negatively; and c."""
-        base, old = likelihoods(groups)
-        score = base - old + groups.reward / self.alpha
+        reference, old = likelihoods(groups)
+        score = reference - old + groups.reward / self.alpha
         step = proximal_step(score, self.proximal, self.min_ess)
-        mirrored = base - old - groups.reward / self.alpha
+        mirrored = reference - old - groups.reward / self.alpha
         return (step * score).softmax(dim=1), (step * mirrored).softmax(dim=1), step[:, 0]
 
 
@@ -48,7 +48,7 @@ class DistributionMatching:
 
     @property
     def requires(self) -> Requires:
-        return "now" if self.baseline == "unbias" else "old"
+        return "current" if self.baseline == "unbias" else "old"
 
     def credit(self, groups: Groups) -> Credit:
         weight, mirrored, step = self.target.weights(groups)
@@ -67,9 +67,14 @@ class DistributionMatching:
         return Credit(size * (weight - baseline), weight, step)
 
     def __call__(
-        self, logp: TokenLogp, old_logp: TokenLogp, behaviour_logp: TokenLogp, credit: Float[Tensor, " B"]
+        self,
+        logp: TokenLogp,
+        old_logp: TokenLogp,
+        behaviour_logp: TokenLogp,
+        credit: Float[Tensor, " B"],
+        is_scored: Bool[Tensor, "B L"],
     ) -> PolicyLoss:
-        return weighed_likelihood(credit, logp, old_logp)
+        return credited_likelihood(credit, logp, old_logp)
 
 
 @dataclass(frozen=True)
@@ -94,18 +99,23 @@ class Wddo:
         return Credit(weight.shape[1] * weight, weight, step)
 
     def __call__(
-        self, logp: TokenLogp, old_logp: TokenLogp, behaviour_logp: TokenLogp, credit: Float[Tensor, " B"]
+        self,
+        logp: TokenLogp,
+        old_logp: TokenLogp,
+        behaviour_logp: TokenLogp,
+        credit: Float[Tensor, " B"],
+        is_scored: Bool[Tensor, "B L"],
     ) -> PolicyLoss:
         gap = self.beta * (logp - old_logp).sum(dim=1)
         loss = -credit * logsigmoid(gap) - self.fake * logsigmoid(-gap)
-        return unweighted(loss[:, None].expand_as(logp), logp, old_logp)
+        return token_loss(loss[:, None].expand_as(logp), (logp - old_logp).detach().exp())
 
 
 def likelihoods(groups: Groups) -> tuple[Float[Tensor, "Q G"], Float[Tensor, "Q G"]]:
-    """The base's and the old policy's log-likelihoods. Raises ValueError where they were not read."""
-    if groups.base_logp is None or groups.old_logp is None:
-        raise ValueError("a target distribution is made of the base's likelihoods: give the update its base")
-    return groups.base_logp, groups.old_logp
+    """Return the log-likelihoods of the reference and the old policy. Raises ValueError where they are not there."""
+    if groups.reference_logp is None or groups.old_logp is None:
+        raise ValueError("a target distribution is made of the reference's likelihoods: give the update its reference")
+    return groups.reference_logp, groups.old_logp
 
 
 def effective_share(weight: Float[Tensor, "Q G"]) -> Float[Tensor, " Q"]:

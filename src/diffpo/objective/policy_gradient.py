@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from diffpo.objective.base import Credit, Groups, PolicyLoss, Requires, TokenLogp, weighed_likelihood
+from diffpo.objective.base import Credit, Groups, PolicyLoss, Requires, TokenLogp, credited_likelihood
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,14 @@ class Reinforce:
         return Credit(groups.advantage)
 
     def __call__(
-        self, logp: TokenLogp, old_logp: TokenLogp, behaviour_logp: TokenLogp, credit: Float[Tensor, " B"]
+        self,
+        logp: TokenLogp,
+        old_logp: TokenLogp,
+        behaviour_logp: TokenLogp,
+        credit: Float[Tensor, " B"],
+        is_scored: Bool[Tensor, "B L"],
     ) -> PolicyLoss:
-        return weighed_likelihood(credit, logp, old_logp)
+        return credited_likelihood(credit, logp, old_logp)
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,11 @@ class WeightedLikelihood:
         return Credit(size * (weight - penalty), weight)
 
     def __call__(
-        self, logp: TokenLogp, old_logp: TokenLogp, behaviour_logp: TokenLogp, credit: Float[Tensor, " B"]
+        self,
+        logp: TokenLogp,
+        old_logp: TokenLogp,
+        behaviour_logp: TokenLogp,
+        credit: Float[Tensor, " B"],
+        is_scored: Bool[Tensor, "B L"],
     ) -> PolicyLoss:
-        return weighed_likelihood(credit, logp, old_logp)
+        return credited_likelihood(credit, logp, old_logp)

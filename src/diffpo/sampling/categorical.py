@@ -1,115 +1,113 @@
-"""From a prediction to drawn tokens, their log-probabilities and a rule's scores, a few rows of logits at a time."""
+"""Draw tokens from a denoiser's output, with their log-probabilities and a rule's scores, a few rows at a time."""
 
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from diffpo.models.denoiser_output import DenoiserOutput, HiddenStates, Logits
+from diffpo.models.denoiser_output import DenoiserOutput
 from diffpo.sampling.rules import Rule
 
-STRETCH = 256
-"""Tokens among which the last step of a draw looks; the step before looks among stretches."""
+SEGMENT = 256
+"""Tokens of a segment: a draw first finds its segment of the vocabulary, then its token within the segment."""
 HEAD_CHUNK = {"cpu": 2**22, "cuda": 2**28}
-"""Logits that the output head makes at a time: enough rows for a product at full speed, and few megabytes."""
-READ_CHUNK = {"cpu": 2**19, "cuda": 2**26}
-"""Logits that are looked at together, several times over: what a CPU's cache holds (docs/performance.md)."""
+"""Logits that the output head computes at a time: enough rows for a product at full speed, in a few megabytes."""
+DRAW_CHUNK = {"cpu": 2**19, "cuda": 2**26}
+"""Logits that are drawn from at a time, in several passes over them: as many as a CPU's cache holds
+(docs/performance.md)."""
 
 
 def row_noise(seeds: Int[Tensor, " B"], count: int) -> Float64[Tensor, "B count"]:
-    """`count` uniform numbers below 1 per row, a function of the row's own seed, to 48 bits.
+    """Return `count` uniform numbers in [0, 1) per row, with 48 bits, that depend on the row's own seed alone.
 
-    One number per position serves all steps: a position is drawn for good once, and under an exact rule nothing
-    before that has looked at its number. A float32 has 24 bits, which is too coarse for 126464 tokens.
+    One number per position serves all calls: a position is drawn for good once, and no exact rule has used its number
+    before. A float32 has 24 bits, which is too coarse for 126464 tokens.
     """
     generator = torch.Generator()
 
     def row(seed: int) -> Tensor:
         generator.manual_seed(seed)
-        round_down_to_float32, fine = (torch.rand(count, generator=generator).double() for _ in range(2))
-        return round_down_to_float32 + fine * 2**-24
+        high, low = (torch.rand(count, generator=generator).double() for _ in range(2))
+        return high + low * 2**-24
 
     return torch.stack([row(seed) for seed in seeds.tolist()])
 
 
 def round_down_to_float32(uniform: Float64[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """The float32 below a number of `row_noise`: not the nearest, which may be 1."""
+    """Return the largest float32 that is not above each number; the nearest one could be 1."""
     return (uniform * 2**24).floor().float() * 2**-24
 
 
 def draw_tokens(
     logits: Float[Tensor, "M V"], uniform: Float[Tensor, " M"], temperature: float
 ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
-    """One token for each row of logits by inverse CDF, and its log-probability; at temperature 0 the best, 0.
+    """Draw one token for each row of logits by inverse CDF, and return it with its log-probability in nats.
 
-    Sums are in float64, which is what Gumbel noise is made in float64 for, and there is one number per row.
+    At temperature 0 the token is the likeliest one and the log-probability is 0. Sums are taken in float64, for the
+    reason for which other samplers make Gumbel noise in float64; one uniform number per row is enough.
     """
     if temperature == 0:
         return logits.argmax(dim=-1), torch.zeros(len(logits), device=logits.device)
     logp = (logits if temperature == 1 else logits / temperature).log_softmax(dim=-1)
-    near, start, uniform = _stretch(logp, uniform.double())
+    near, start, uniform = _segment(logp, uniform.double())
     cdf = near.double().exp().cumsum(dim=-1)
     token = start + torch.searchsorted(cdf, uniform[:, None] * cdf[:, -1:], right=True).squeeze(-1)
     return token, logp.gather(-1, token[:, None]).squeeze(-1)
 
 
-def _stretch(
+def _segment(
     logp: Float[Tensor, "M V"], uniform: Float64[Tensor, " M"]
 ) -> tuple[Float[Tensor, "M s"], Int[Tensor, " M"], Float64[Tensor, " M"]]:
-    """The part of each row that its number falls into: log-probabilities, where it begins, the number within it."""
+    """Find the segment of each row that its uniform number falls into.
+
+    Returns the segment's log-probabilities, its first token, and the number rescaled to the segment.
+    """
     size = logp.shape[-1]
-    if size <= STRETCH:
+    if size <= SEGMENT:
         return logp, torch.zeros(len(logp), dtype=torch.long, device=logp.device), uniform
-    if size % STRETCH:
-        logp = torch.nn.functional.pad(logp, (0, -size % STRETCH), value=-torch.inf)
-    stretches = logp.unflatten(-1, (-1, STRETCH))
-    mass = logp.exp().view_as(stretches).sum(dim=-1, dtype=torch.float64)
+    if size % SEGMENT:
+        logp = torch.nn.functional.pad(logp, (0, -size % SEGMENT), value=-torch.inf)
+    segments = logp.unflatten(-1, (-1, SEGMENT))
+    mass = logp.exp().view_as(segments).sum(dim=-1, dtype=torch.float64)
     above = mass.cumsum(dim=-1)
     target = uniform[:, None] * above[:, -1:]
     index = torch.searchsorted(above, target, right=True)
     own = mass.gather(-1, index)
     within = ((target - above.gather(-1, index) + own) / own).clamp(min=0, max=1 - 2**-48)
-    return stretches[torch.arange(len(logp)), index[:, 0]], index[:, 0] * STRETCH, within[:, 0]
+    return segments[torch.arange(len(logp)), index[:, 0]], index[:, 0] * SEGMENT, within[:, 0]
 
 
-def read(
-    prediction: DenoiserOutput,
-    place: Int[Tensor, " M"],
-    uniform: Float64[Tensor, " M"],
+def draw_and_score(
+    output: DenoiserOutput,
+    index: Int[Tensor, " T"],
+    uniform: Float64[Tensor, " T"],
     temperature: float,
     rule: Rule,
-) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"], Float[Tensor, " M"]]:
-    """Token, log-probability and the rule's score for M readings of a prediction's places, each with its number.
+) -> tuple[Int[Tensor, " T"], Float[Tensor, " T"], Float[Tensor, " T"]]:
+    """Draw T tokens from the rows `index` of an output; return tokens, log-probabilities and the rule's scores.
 
-    Every place is read. Several readings of one, which the first call of a group has, cost the output head one row.
+    Every row of the output must occur in `index`. Rows that occur several times, as at the first call of a group, cost
+    the output head one product.
     """
-    width, size = _shape(prediction)
-    at_head, at_once = (max(1, chunk[_kind(place)] // width) for chunk in (HEAD_CHUNK, READ_CHUNK))
-    is_shared = len(place) != size
-    order = place.argsort(stable=True)
-    sizes = torch.bincount(place // at_head, minlength=-(-size // at_head)).tolist()
+    device, size = _device_kind(index), len(output)
+    rows_per_product = max(1, HEAD_CHUNK[device] // output.num_tokens)
+    rows_per_draw = max(1, DRAW_CHUNK[device] // output.num_tokens)
+    is_shared = len(index) != size
+    order = index.argsort(stable=True)
+    sizes = torch.bincount(index // rows_per_product, minlength=-(-size // rows_per_product)).tolist()
     found = []
-    for first, readings in zip(range(0, size, at_head), order.split(sizes), strict=True):
-        some = (
-            prediction
-            if at_head >= size
-            else prediction.rows(torch.arange(first, min(first + at_head, size), device=place.device))
-        )
+    for first, draws in zip(range(0, size, rows_per_product), order.split(sizes), strict=True):
+        some = output
+        if rows_per_product < size:
+            some = output.rows(torch.arange(first, min(first + rows_per_product, size), device=index.device))
         logits = some.logits
-        for index in readings.split(at_once):
-            own = logits[place[index] - first] if is_shared else logits[int(place[index[0]]) - first :][: len(index)]
-            token, logp = draw_tokens(own, uniform[index], temperature)
+        for draw in draws.split(rows_per_draw):
+            row = index[draw]
+            own = logits[row - first] if is_shared else logits[int(row[0]) - first :][: len(draw)]
+            token, logp = draw_tokens(own, uniform[draw], temperature)
             found.append((token, logp, rule.score(own, token)))
     token, logp, score = (torch.cat(parts)[order.argsort()] for parts in zip(*found, strict=True))
     return token, logp, score
 
 
-def _shape(prediction: DenoiserOutput) -> tuple[int, int]:
-    """Vocabulary and number of places."""
-    if isinstance(prediction, HiddenStates):
-        return prediction.head.size, len(prediction.hidden)
-    assert isinstance(prediction, Logits)
-    return prediction.logits.shape[1], len(prediction.logits)
-
-
-def _kind(tensor: Tensor) -> str:
+def _device_kind(tensor: Tensor) -> str:
     return "cpu" if tensor.device.type == "cpu" else "cuda"

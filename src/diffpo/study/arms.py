@@ -5,29 +5,26 @@ from dataclasses import replace
 from math import ceil
 from typing import Any
 
-import numpy as np
 import torch
-from transformers import PreTrainedTokenizerFast
 
 from diffpo.core.errors import UserError
 from diffpo.core.files import write_json
 from diffpo.core.randomness import generator_for
-from diffpo.evaluation.loop import problems_of
-from diffpo.models.denoiser import CallCounter, ModelDenoiser
+from diffpo.evaluation.loop import evaluate, evaluation_problems
 from diffpo.models.model_paths import RECIPE
-from diffpo.recipes.parts import task_of
+from diffpo.recipes.parts import build_task
 from diffpo.recipes.tables import StudyEvaluation, StudyRecipe, TaskRecipe
-from diffpo.runs.checkpoint import load
 from diffpo.runs.prompt_filter import filter_long_prompts
 from diffpo.runs.run_dir import METRICS
-from diffpo.sampling.controller import Controller
+from diffpo.sampling.decoding import Decoding
+from diffpo.sampling.policy import Policy, load
 from diffpo.sampling.rules import EntropyBound
 from diffpo.statistics.bootstrap import mean_interval
 from diffpo.study.plan import StudyPaths, StudyRun, rl_recipe, settings_of, sft_recipe, task_named
 from diffpo.study.results import Result
 from diffpo.tasks.base import Task
-from diffpo.training.rl import Learner, run_rl
-from diffpo.training.rollouts import Decoding, answer_in_batches
+from diffpo.training.rl import run_rl
+from diffpo.training.rl_setup import RlState
 
 
 def run_arm(recipe: StudyRecipe, unit: StudyRun, paths: StudyPaths) -> Result:
@@ -41,20 +38,19 @@ def run_arm(recipe: StudyRecipe, unit: StudyRun, paths: StudyPaths) -> Result:
         if file.is_file() and json.loads(file.read_text())["measured"] != settings:
             raise UserError(f"{file} was measured with other settings; choose another --work, or delete {out}")
 
-    def measure(learner: Learner, step: int, calls: int, spent: float) -> None:
+    def measure(state: RlState, step: int, calls: int, spent: float) -> None:
         due = [i for i, share in enumerate(shares) if spent >= share and not files[i].exists()]
         if not due:
             return
-        # Not counted: what a run spends on being looked at is no part of its budget.
-        denoiser = replace(learner.denoiser, usage=CallCounter())
-        rules = measured(denoiser, learner.tokenizer, learner.controller, learner.task, evaluation)
+        # Evaluation calls are counted apart: they are no part of the run's budget.
+        rules = measured(state.policy.with_new_counter(), state.task, evaluation)
         for i in due:
             point = {"share": shares[i], "step": step, "calls": calls, "rules": rules}
             write_json(files[i], {"measured": settings, "point": point})
 
     trained = rl_recipe(recipe, unit, paths)
-    run_rl(trained, out, resume=(out / RECIPE).is_file(), watch=measure)
-    task = _fitted(trained.task, *load(paths.base(unit.task))[:2])
+    run_rl(trained, out, resume=(out / RECIPE).is_file(), on_step=measure)
+    task = filtered_task(trained.task, load(paths.base(unit.task)))
     log = [json.loads(line) for line in (out / METRICS).read_text().splitlines()]
     return {
         "study": recipe.name,
@@ -64,7 +60,7 @@ def run_arm(recipe: StudyRecipe, unit: StudyRun, paths: StudyPaths) -> Result:
         "seed": unit.seed,
         "settings": settings_of(recipe, unit, paths),
         "completion_length": task.completion_length,
-        "clusters": [problem.cluster for problem in problems_of(task, evaluation)[0]],
+        "clusters": [problem.cluster for problem in evaluation_problems(task, evaluation)[0]],
         "points": [base_point(recipe, unit.task, paths), *(json.loads(file.read_text())["point"] for file in files)],
         "training": [{name: value for name, value in step.items() if name != "seconds"} for step in log],
         "seconds": sum(step["seconds"] for step in log),
@@ -83,53 +79,44 @@ def base_point(recipe: StudyRecipe, task_name: str, paths: StudyPaths) -> dict[s
     settings = recipe.evaluation.model_dump(mode="json")
     if kept.is_file() and (record := json.loads(kept.read_text()))["measured"] == settings:
         return dict(record["point"])
-    denoiser, tokenizer, _ = load(paths.base(task_name))
-    task = _fitted(sft_recipe(task_named(recipe, task_name)).task, denoiser, tokenizer)
-    rules = measured(denoiser, tokenizer, None, task, recipe.evaluation)
+    policy = replace(load(paths.base(task_name)), controller=None)
+    task = filtered_task(sft_recipe(task_named(recipe, task_name)).task, policy)
+    rules = measured(policy, task, recipe.evaluation)
     point = {"share": 0.0, "step": 0, "calls": 0, "rules": rules}
     write_json(kept, {"measured": settings, "point": point})
     return point
 
 
-def _fitted(recipe: TaskRecipe, denoiser: ModelDenoiser, tokenizer: PreTrainedTokenizerFast) -> Task:
-    return filter_long_prompts(task_of(recipe), recipe, denoiser.model.config, tokenizer)
+def filtered_task(recipe: TaskRecipe, policy: Policy) -> Task:
+    """Return the task without prompts that are too long for the model."""
+    return filter_long_prompts(build_task(recipe), recipe, policy.denoiser.model.config, policy.tokenizer)
 
 
-def measured(
-    denoiser: ModelDenoiser,
-    tokenizer: PreTrainedTokenizerFast,
-    controller: Controller | None,
-    task: Task,
-    evaluation: StudyEvaluation,
-) -> list[dict[str, Any]]:
-    """Every fixed bound, decoded greedily, the learned bounds if there are any, then temperature 1: accuracy and calls.
+def measured(policy: Policy, task: Task, evaluation: StudyEvaluation) -> list[dict[str, Any]]:
+    """Measure accuracy and denoiser calls under every fixed bound, decoded greedily, the controller's bounds if there is
+    one, and temperature 1.
 
-    The rows are kept, so that intervals over problems and seeds can be made from the lines.
+    The rows are kept, so that intervals over problems and seeds can be computed from the results.
     """
-    problems, _ = problems_of(task, evaluation)
+    problems, _ = evaluation_problems(task, evaluation)
     seeds = torch.randint(2**62, (len(problems),), generator=generator_for(evaluation.seed, "temperature 1"))
     length = task.completion_length
-    kinds: list[tuple[str, Decoding]] = [
-        (f"entropy bound {bound:g}", Decoding(EntropyBound(bound), length, length)) for bound in evaluation.bounds
-    ]
-    if controller is not None:
-        kinds.append(("learned", Decoding(EntropyBound(), length, length, controller=controller)))
+    decodings = {
+        f"entropy bound {bound:g}": Decoding(EntropyBound(bound), length, length) for bound in evaluation.bounds
+    }
+    if policy.controller is not None:
+        decodings["learned"] = Decoding(EntropyBound(), length, length, controller=policy.controller)
     sampled = EntropyBound(evaluation.sampled_bound)
-    kinds.append(("temperature 1", Decoding(sampled, length, length, temperature=1.0)))
+    decodings["temperature 1"] = Decoding(sampled, length, length, temperature=1.0)
     clusters = [problem.cluster for problem in problems]
-    found = []
-    for name, decoding in kinds:
-        rollouts, grades = answer_in_batches(denoiser, tokenizer, task, problems, decoding, evaluation.batch, seeds)
-        solved = [int(grade.is_solved) for grade in grades]
-        calls = [nfe for rollout in rollouts for nfe in rollout.nfe.tolist()]
-        found.append(
-            {
-                "rule": name,
-                "accuracy": float(np.mean(solved)),
-                "ci95": mean_interval(np.array(solved, dtype=float), clusters),
-                "nfe": float(np.mean(calls)),
-                "solved": solved,
-                "nfe_rows": calls,
-            }
-        )
-    return found
+    return [
+        {
+            "rule": outcome.name,
+            "accuracy": float(outcome.is_solved.mean()),
+            "ci95": mean_interval(outcome.is_solved, clusters),
+            "nfe": float(outcome.nfe.mean()),
+            "solved": outcome.is_solved.astype(int).tolist(),
+            "nfe_rows": outcome.nfe.tolist(),
+        }
+        for outcome in evaluate(policy, task, problems, decodings, evaluation.batch, seeds)
+    ]

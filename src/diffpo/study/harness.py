@@ -16,7 +16,7 @@ from diffpo.core.files import explain_write_errors, write_json, write_whole
 from diffpo.models.model_paths import RECIPE
 from diffpo.recipes import dump_recipe, load_recipe
 from diffpo.recipes.tables import StudyRecipe, estimator_name
-from diffpo.runs.progress import Progress
+from diffpo.runs.progress import ProgressBar
 from diffpo.runs.run_dir import interruptible
 from diffpo.study.arms import run_arm
 from diffpo.study.likelihood import run_likelihood
@@ -96,7 +96,7 @@ def _is_done(recipe: StudyRecipe, unit: StudyRun, paths: StudyPaths, done: dict[
     settings = settings_of(recipe, unit, paths)
     keys = keys_of(recipe, unit)
     for key in keys:
-        if key in done and (changes := differing(today(recipe, done[key]["settings"]), settings)):
+        if key in done and (changes := differing(today(recipe, done[key]["settings"], settings), settings)):
             raise UserError(f"the result of {unit} has other settings ({'; '.join(changes)}); choose another --out")
     return all(key in done for key in keys)
 
@@ -186,7 +186,7 @@ def _in_processes(
     running: dict[Job, subprocess.Popen[bytes]] = {}
     told = False
     try:
-        with Progress(f"{recipe.name}, {count} at a time", len(jobs)) as bar, interruptible() as interrupt:
+        with ProgressBar(f"{recipe.name}, {count} at a time", len(jobs)) as bar, interruptible() as interrupt:
             while running or (waiting and not told):
                 while waiting and len(running) < count and not told:
                     job = waiting.pop(0)

@@ -11,16 +11,17 @@ from diffpo.core.canvas import completion_mask
 from diffpo.core.randomness import derive_seed, generator_for
 from diffpo.likelihood.mismatch import boundary_kl, by_step, committed_kl, rises
 from diffpo.models.model_paths import RECIPE
-from diffpo.recipes.parts import estimator_of, task_of
+from diffpo.recipes.parts import build_estimator, build_task
 from diffpo.recipes.tables import BASE, StudyRecipe, estimator_name
-from diffpo.runs.checkpoint import load
 from diffpo.runs.prompt_filter import filter_long_prompts
+from diffpo.sampling.answering import answer_problems
+from diffpo.sampling.decoding import Decoding
+from diffpo.sampling.policy import load
 from diffpo.sampling.rules import EntropyBound
 from diffpo.statistics.bootstrap import percentile_interval, resampled_means
 from diffpo.study.plan import StudyPaths, StudyRun, rl_recipe, settings_of, sft_recipe, task_named
 from diffpo.study.results import BOUNDARIES, Result
 from diffpo.training.rl import run_rl
-from diffpo.training.rollouts import Decoding, answer
 
 FEWEST_ROLLOUTS = 20
 """Of a call and a boundary, below which no interval is made: a bootstrap of so few is too narrow."""
@@ -40,15 +41,16 @@ def run_likelihood(recipe: StudyRecipe, unit: StudyRun, paths: StudyPaths) -> li
 def measured(recipe: StudyRecipe, unit: StudyRun, model: Path) -> list[Result]:
     """The KL of each estimator by call, and its rise by boundary, as sums and counts for each rollout."""
     settings = recipe.mismatch
-    denoiser, tokenizer, _ = load(model)
+    policy = load(model)
+    denoiser = policy.denoiser
     trained = sft_recipe(task_named(recipe, unit.task)).task
-    task = filter_long_prompts(task_of(trained), trained, denoiser.model.config, tokenizer)
+    task = filter_long_prompts(build_task(trained), trained, denoiser.model.config, policy.tokenizer)
     problems = task.problems(settings.split, settings.count, derive_seed(settings.seed, "mismatch"))
     # The seed and not the model: before and after training the same noise draws the tokens.
     seeds = torch.randint(2**62, (len(problems),), generator=generator_for(unit.seed, "mismatch rollouts"))
     length = task.completion_length
     decoding = Decoding(EntropyBound(settings.bound), length, length, temperature=1.0)
-    rollout, grades = answer(denoiser, tokenizer, task, problems, decoding, seeds)
+    rollout, grades = answer_problems(policy, task, problems, decoding, seeds)
     is_scored = completion_mask(rollout.completion_ids, denoiser.stop_ids)
     clusters = [problem.cluster for problem in problems]
     about = {
@@ -61,7 +63,7 @@ def measured(recipe: StudyRecipe, unit: StudyRun, model: Path) -> list[Result]:
     for estimator in settings.estimators:
         name = estimator_name(estimator)
         draw = generator_for(unit.seed, "mismatch", name)
-        kl = committed_kl(denoiser, rollout, is_scored, estimator_of(estimator), settings.draws, draw)
+        kl = committed_kl(denoiser, rollout, is_scored, build_estimator(estimator), settings.draws, draw)
         sums, counts = by_step(kl, rollout, is_scored)
         found.append({"estimator": name} | about | _rows(sums, counts))
     sums, counts = rises(boundary_kl(denoiser, rollout, is_scored), rollout, is_scored)

@@ -9,7 +9,8 @@ from typing import Any
 
 from diffpo.core.errors import UserError
 from diffpo.recipes import Strict, load_recipe, recipe_of
-from diffpo.recipes.parts import task_of
+from diffpo.recipes.dump import plain_table, user_code_in
+from diffpo.recipes.parts import build_task
 from diffpo.recipes.tables import (
     BASE,
     RlRecipe,
@@ -121,7 +122,7 @@ def _mistakes(recipe: StudyRecipe, units: Iterable[StudyRun], paths: StudyPaths)
     broken: set[str] = set()
     for name in dict.fromkeys(unit.task for unit in combinations):
         try:
-            task_of(sft_recipe(task_named(recipe, name)).task)
+            build_task(sft_recipe(task_named(recipe, name)).task)
         except UserError as error:
             broken.add(name)
             yield f"task {name}: {_on_one_line(error)}"
@@ -129,7 +130,7 @@ def _mistakes(recipe: StudyRecipe, units: Iterable[StudyRun], paths: StudyPaths)
         if unit.task in broken or unit.arm == BASE:
             continue
         try:
-            task_of(rl_recipe(recipe, unit, paths).task)
+            build_task(rl_recipe(recipe, unit, paths).task)
         except UserError as error:
             yield f"arm {unit.arm} on task {unit.task}: {_on_one_line(error)}"
 
@@ -140,28 +141,28 @@ def _on_one_line(error: UserError) -> str:
 
 def settings_of(recipe: StudyRecipe, unit: StudyRun, paths: StudyPaths) -> dict[str, Any]:
     """Everything that a run's result depends on, but for the names of folders: it stands in the result line."""
-    settings: dict[str, Any] = {"base": _plain(sft_recipe(task_named(recipe, unit.task)))}
-    settings["measured"] = _plain(_measured(recipe))
+    settings: dict[str, Any] = {"base": plain_table(sft_recipe(task_named(recipe, unit.task)))}
+    settings["measured"] = plain_table(_measured(recipe))
     if unit.arm != BASE:
-        settings["rl"] = _plain(rl_recipe(recipe, unit, paths)) | {"base": unit.task}
+        settings["rl"] = plain_table(rl_recipe(recipe, unit, paths)) | {"base": unit.task}
     return settings
 
 
-def today(recipe: StudyRecipe, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a result line with today's defaults where they are silent: an option that was added since then
-    did what its default does. Settings that no recipe of today can have stay as they are."""
+def today(recipe: StudyRecipe, settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a result line with today's defaults where they have none.
+
+    An option that was added since then did what its default does. Settings that no recipe of today can have stay as
+    they are, and so do those that name code of the user's own which `given`, today's settings, does not: it is not run.
+    """
     kinds: dict[str, type[Strict]] = {"base": SftRecipe, "rl": RlRecipe, "measured": type(_measured(recipe))}
     found = dict(settings)
     for name in kinds.keys() & settings.keys():
+        if not user_code_in(settings[name]) <= user_code_in(given.get(name, {})):
+            continue
         with suppress(UserError):
-            found[name] = _plain(recipe_of(kinds[name], settings[name], name))
+            found[name] = plain_table(recipe_of(kinds[name], settings[name], name))
     return found
 
 
 def _measured(recipe: StudyRecipe) -> StudyEvaluation | StudyMismatch:
     return recipe.evaluation if recipe.kind == "arms" else recipe.mismatch
-
-
-def _plain(recipe: Any) -> dict[str, Any]:
-    table: dict[str, Any] = recipe.model_dump(mode="json", exclude_none=True)
-    return table

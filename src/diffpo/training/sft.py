@@ -24,19 +24,21 @@ from diffpo.distributed.process import rank_slice, require_divisible
 from diffpo.models.adapters import add_adapter
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
-from diffpo.models.loading import denoiser_of, load_denoiser
+from diffpo.models.loading import make_denoiser
 from diffpo.models.tokenizer import char_tokenizer
 from diffpo.recipes.tables import EarlyStopping, SftRecipe, TinyModel, base_bits
 from diffpo.recipes.tasks import checked_task
-from diffpo.runs.checkpoint import Progress, load_base, restore_optimizers, save_checkpoint
-from diffpo.runs.device import configure_model_, resolve_device
+from diffpo.runs.checkpoint import RunProgress, restore_optimizers, save_checkpoint
+from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
 from diffpo.runs.optimizer import Optimizer, policy_optimizer, set_learning_rate
-from diffpo.runs.progress import Progress as Bar
+from diffpo.runs.progress import ProgressBar
 from diffpo.runs.prompt_filter import PROMPTS_TOO_LONG, draw_problems, filter_long_prompts, prompt_capacity
 from diffpo.runs.run_dir import interruptible, open_run
+from diffpo.sampling.answering import answer_problems
+from diffpo.sampling.decoding import Decoding
+from diffpo.sampling.policy import Policy, load, load_base
 from diffpo.sampling.rules import EntropyBound
 from diffpo.tasks.base import Task
-from diffpo.training.rollouts import Decoding, answer
 from diffpo.training.sft_data import Targets, draw_sequences, on_canvas
 
 
@@ -44,81 +46,79 @@ from diffpo.training.sft_data import Targets, draw_sequences, on_canvas
 def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
     """Train from the recipe into `out`: a JSON line per step, checkpoints, the finished model as the last of them.
 
-    Raises NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
+    Raises UserError, before anything is written, for what is wrong with the task, its prompts or the base, and
+    NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
-    # What is wrong with the task, its prompts or the base is said before the run's folder is made.
     require_divisible("batch", recipe.batch)
     with raise_on_all_ranks():
         task = checked_task(recipe.task, "train")
-        start = None if resume else start_of(recipe, task)
+        configure_torch_(recipe)
+        start = None if resume else starting_policy(recipe, task)
     run = on_rank_zero(open_run, out, recipe, resume)
     if run.checkpoint:
-        denoiser, tokenizer = load_denoiser(run.checkpoint, *resolve_device(recipe), base_bits(recipe))
+        policy = load(run.checkpoint, *resolve_device(recipe), base_bits(recipe))
     else:
-        denoiser, tokenizer = start or start_of(recipe, task)
-    task = fitted_task(recipe, task, denoiser, tokenizer)
-    configure_model_(denoiser, recipe)
-    optimizer = policy_optimizer(denoiser.model, recipe.optimizer)
-    optimizers: dict[str, Optimizer] = {"policy": optimizer}
+        policy = start or starting_policy(recipe, task)
+    task = filtered_task(recipe, task, policy)
+    denoiser = configure_model_(policy.denoiser, recipe)
+    optimizers: dict[str, Optimizer] = {"policy": policy_optimizer(denoiser.model, recipe.optimizer)}
     if run.checkpoint:
         restore_optimizers(run.checkpoint, optimizers)
 
     step, is_finished = run.progress.step, run.progress.is_finished
-    with Bar(f"sft {out.name}", recipe.steps) as bar, interruptible() as interrupt:
+    with ProgressBar(f"sft {out.name}", recipe.steps) as bar, interruptible() as interrupt:
         while not is_finished:
-            targets, counts = targets_of(recipe, task, tokenizer, step)
+            targets, counts = targets_of(recipe, task, policy.tokenizer, step)
             noise = draw_noise(targets, recipe.weighting, generator_for(recipe.seed, "mask", step))
-            set_learning_rate(optimizer, recipe.optimizer, step, step / recipe.steps)
-            optimizer.zero_grad()
-            loss = backward(denoiser, targets, noise, recipe.micro_batch_size or recipe.batch)
-            all_reduce_gradients(denoiser.model.parameters())
-            norm = torch.nn.utils.clip_grad_norm_(denoiser.model.parameters(), recipe.optimizer.grad_clip)
-            if not bool(norm.isfinite()):
-                raise NonFiniteLossError(f"the gradient's norm is {float(norm)}")
-            optimizer.step()
+            set_learning_rate(optimizers["policy"], recipe.optimizer, step, step / recipe.steps)
+            loss = train_step(denoiser, targets, noise, recipe, optimizers["policy"])
             step += 1
             metrics: dict[str, float] = {**all_reduce_metrics({"loss": loss}), **counts}
             if recipe.early_stopping and is_due(recipe.early_stopping, step):
-                metrics["accuracy"] = on_rank_zero(validate, denoiser, tokenizer, task, recipe.early_stopping)
+                metrics["accuracy"] = on_rank_zero(validate, policy, task, recipe.early_stopping)
             is_good_enough = recipe.early_stopping and metrics.get("accuracy", 0.0) >= recipe.early_stopping.accuracy
             is_finished = step == recipe.steps or bool(is_good_enough)
             on_rank_zero(run.log, step, metrics)
             bar.update(step, **metrics)
             if "prompts_too_long" in metrics:
                 bar.warn(PROMPTS_TOO_LONG, **metrics)
+
             is_stopped = any(all_gather_object(interrupt.requested))
             if is_finished or is_stopped or step % recipe.checkpoint.every == 0:
-                progress = Progress(step, step * recipe.batch, is_finished)
-                keep = recipe.checkpoint.keep
-                on_rank_zero(save_checkpoint, out, progress, denoiser, tokenizer, None, optimizers, keep)
+                progress = RunProgress(step, step * recipe.batch, is_finished)
+                on_rank_zero(save_checkpoint, out, progress, policy, optimizers, recipe.checkpoint.keep)
             if is_stopped and not is_finished:
                 raise Stopped(f"stopped at step {step}; go on with the same command and --resume")
 
 
-def start_of(recipe: SftRecipe, task: Task) -> tuple[ModelDenoiser, PreTrainedTokenizerFast]:
-    """The base, with an adapter if the recipe has one, or a fresh model; looks whether there is a prompt for it."""
+def starting_policy(recipe: SftRecipe, task: Task) -> Policy:
+    """Return the base, with an adapter if the recipe has one, or a fresh model.
+
+    Raises UserError where the model has no room for any prompt.
+    """
     dtype, device = resolve_device(recipe)
     if recipe.base is not None:
-        denoiser, tokenizer, _ = load_base(recipe.base, dtype, device, base_bits(recipe))
+        policy = replace(load_base(recipe.base, dtype, device, base_bits(recipe)), controller=None)
         if recipe.lora is not None:
-            add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, derive_seed(recipe.seed, "adapter"))
+            add_adapter(policy.denoiser, recipe.lora.rank, recipe.lora.alpha, derive_seed(recipe.seed, "adapter"))
     else:
         tokenizer = char_tokenizer(task.alphabet)
         model = tiny_llada(recipe.model, tokenizer, derive_seed(recipe.seed, "init")).to(device, dtype)
-        denoiser = denoiser_of(model, tokenizer)
-    fitted_task(recipe, task, denoiser, tokenizer).problems("train", 1, seed=0)
-    return denoiser, tokenizer
+        policy = Policy(make_denoiser(model, tokenizer), tokenizer)
+    filtered_task(recipe, task, policy).problems("train", 1, seed=0)
+    return policy
 
 
-def fitted_task(recipe: SftRecipe, task: Task, denoiser: ModelDenoiser, tokenizer: PreTrainedTokenizerFast) -> Task:
-    """The task without prompts that are too long for a canvas; rows of `sequence_length` tokens see to it themselves.
+def filtered_task(recipe: SftRecipe, task: Task, policy: Policy) -> Task:
+    """Return the task without prompts that are too long for a canvas.
 
-    Raises UserError where these have more tokens than the model has positions.
+    Rows of `sequence_length` tokens need no such filter. Raises UserError where these have more tokens than the model
+    has positions.
     """
-    config = denoiser.model.config
+    config = policy.denoiser.model.config
     if recipe.sequence_length is None:
-        return filter_long_prompts(task, recipe.task, config, tokenizer)
-    positions = prompt_capacity(config, tokenizer, 0)
+        return filter_long_prompts(task, recipe.task, config, policy.tokenizer)
+    positions = prompt_capacity(config, policy.tokenizer, 0)
     if positions is not None and positions < recipe.sequence_length:
         raise UserError(
             f"sequence_length {recipe.sequence_length} is more than the model's {positions} positions; lower it"
@@ -190,20 +190,37 @@ def draw_noise(targets: Targets, weighting: Literal["elbo", "uniform"], generato
 
 
 def denoising_loss(denoiser: ModelDenoiser, targets: Targets, noise: Noise) -> Float[Tensor, ""]:
-    """Weighted cross-entropy of the masked tokens, in nats per completion token: the share of these rows in it."""
+    """Return these rows' part of the weighted cross-entropy of the masked tokens, in nats per completion token."""
     device = denoiser.model.device
     canvas = targets.ids.masked_fill(noise.is_masked, denoiser.mask_id)
-    said = denoiser.predict(canvas.to(device), targets.visible.to(device), noise.is_masked.to(device))
+    output = denoiser.predict(canvas.to(device), targets.visible.to(device), noise.is_masked.to(device))
     token = targets.ids[noise.is_masked].to(device)
-    losses = -said.logp(torch.arange(len(token), device=device), token, temperature=1.0)
+    losses = -output.logp(torch.arange(len(token), device=device), token, temperature=1.0)
     weight = noise.weight[:, None].expand(canvas.shape)[noise.is_masked]
     return (losses * weight.to(device)).sum() / noise.total
 
 
-def backward(denoiser: ModelDenoiser, targets: Targets, noise: Noise, micro_batch_size: int) -> float:
-    """Add the gradient of the batch's loss, `micro_batch_size` rows at a time, to the model's; returns the loss.
+def train_step(
+    denoiser: ModelDenoiser, targets: Targets, noise: Noise, recipe: SftRecipe, optimizer: Optimizer
+) -> float:
+    """Take one optimiser step; return this process's part of the loss.
 
-    Of several processes each does its share of the rows.
+    Raises NonFiniteLossError before the optimiser is touched.
+    """
+    optimizer.zero_grad()
+    loss = backward(denoiser, targets, noise, recipe.micro_batch_size or recipe.batch)
+    all_reduce_gradients(denoiser.model.parameters())
+    norm = torch.nn.utils.clip_grad_norm_(denoiser.model.parameters(), recipe.optimizer.grad_clip)
+    if not bool(norm.isfinite()):
+        raise NonFiniteLossError(f"the gradient's norm is {float(norm)}")
+    optimizer.step()
+    return loss
+
+
+def backward(denoiser: ModelDenoiser, targets: Targets, noise: Noise, micro_batch_size: int) -> float:
+    """Add the gradient of the batch's loss to the model's, `micro_batch_size` rows at a time; return the loss.
+
+    Of several processes each computes its slice of the rows.
     """
     loss = 0.0
     for rows in torch.arange(len(targets.ids))[rank_slice(len(targets.ids))].split(micro_batch_size):
@@ -217,11 +234,9 @@ def is_due(early_stopping: EarlyStopping, step: int) -> bool:
     return step >= early_stopping.start and (step - early_stopping.start) % early_stopping.every == 0
 
 
-def validate(
-    denoiser: ModelDenoiser, tokenizer: PreTrainedTokenizerFast, task: Task, early_stopping: EarlyStopping
-) -> float:
-    """Share of validation problems solved greedily. The problems are the same at every check."""
+def validate(policy: Policy, task: Task, early_stopping: EarlyStopping) -> float:
+    """Return the share of validation problems solved greedily. The problems are the same at every check."""
     problems = task.problems("validation", early_stopping.problems_per_check, seed=0)
     decoding = Decoding(EntropyBound(early_stopping.bound), task.completion_length, task.completion_length)
-    _, grades = answer(denoiser, tokenizer, task, problems, decoding)
+    _, grades = answer_problems(policy, task, problems, decoding)
     return sum(grade.is_solved for grade in grades) / len(grades)

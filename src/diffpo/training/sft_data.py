@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerFast
 from diffpo.core.canvas import full_attention_mask
 from diffpo.core.errors import UserError
 from diffpo.models.chat import encode_prompt, turn_end_ids
+from diffpo.models.encoding import encode_answers, encode_prompts
 from diffpo.models.tokenizer import encode_text
 from diffpo.tasks.base import Problem, Task
-from diffpo.training.rollouts import encode, encode_answers
 
 MOST_LOOKED_AT = 4096
 """Problems, before none is said to fit."""
@@ -38,7 +38,7 @@ def on_canvas(tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem], l
 
     Raises UserError for an answer that is longer.
     """
-    prompt_ids, prompt_mask = encode(tokenizer, [problem.prompt for problem in problems])
+    prompt_ids, prompt_mask = encode_prompts(tokenizer, [problem.prompt for problem in problems])
     answer_ids = encode_answers(tokenizer, [problem.answer for problem in problems], length)
     return Targets(
         torch.cat([prompt_ids, answer_ids], dim=1),

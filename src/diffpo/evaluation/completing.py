@@ -1,0 +1,82 @@
+"""Plain prompts become completions, with the denoiser calls that they took."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from diffpo.core.errors import UserError
+from diffpo.core.rollout import Rollout
+from diffpo.models.encoding import encode_prompts
+from diffpo.models.tokenizer import decode_text
+from diffpo.recipes.stored import sampled_length
+from diffpo.runs.prompt_filter import prompt_capacity
+from diffpo.sampling.decoding import Decoding
+from diffpo.sampling.loop import sample
+from diffpo.sampling.policy import Policy, load
+from diffpo.sampling.rules import EntropyBound, Rule
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One completion and how it was drawn."""
+
+    text: str
+    """Up to the end of text."""
+    nfe: int
+    """Denoiser calls that it took."""
+    unmask_step: tuple[int, ...]
+    """The call, counted from 0, that fixed each of its tokens."""
+    entropy_bound: float
+    """The tolerance it was decoded with; nan where the rule has none."""
+
+
+def complete(
+    model: Policy | str | Path,
+    prompts: Sequence[str],
+    length: int | None = None,
+    rule: Rule | None = None,
+    temperature: float = 0.0,
+    block_length: int | None = None,
+    seed: int = 0,
+) -> list[Completion]:
+    """Complete plain strings, as the one message of a user where the model has a chat template.
+
+    `model` is a policy, a model's folder, a run's, or a hub name. Without a `length` completions have as many tokens as
+    those of the task that the model was trained on; without a `rule` the controller chooses each prompt's entropy bound
+    and, where the model has none, one token is committed per call. `temperature` 0 takes the likeliest tokens.
+    `block_length`: the semi-autoregressive window; None: the whole completion.
+
+    Raises UserError where there is no such model, no length is known, or a prompt is empty or too long for the model.
+    """
+    if not prompts:
+        return []
+    source = model.denoiser.model.name_or_path if isinstance(model, Policy) else model
+    length = length or sampled_length(source, None)
+    policy = model if isinstance(model, Policy) else load(model)
+    controller = policy.controller if rule is None else None
+    decoding = Decoding(rule or EntropyBound(0.0), length, block_length or length, temperature, controller)
+    rollout = draw_completions(policy, prompts, decoding, seed)
+    texts = [decode_text(policy.tokenizer, row, policy.denoiser.stop_ids) for row in rollout.completion_ids.tolist()]
+    rows = zip(texts, rollout.nfe.tolist(), rollout.unmask_step.tolist(), rollout.entropy_bound.tolist(), strict=True)
+    return [Completion(text, nfe, tuple(steps), bound) for text, nfe, steps, bound in rows]
+
+
+def draw_completions(policy: Policy, prompts: Sequence[str], decoding: Decoding, seed: int) -> Rollout:
+    """Draw one completion for each prompt; the seeds of the rows are `seed`, `seed` + 1, ...
+
+    Raises UserError for a prompt that is empty, or that the model has no positions for.
+    """
+    if not all(prompts):
+        raise UserError("the prompt is empty; give at least one character")
+    prompt_ids, prompt_mask = encode_prompts(policy.tokenizer, prompts)
+    capacity = prompt_capacity(policy.denoiser.model.config, policy.tokenizer, decoding.length)
+    num_tokens = prompt_ids.shape[1]
+    if capacity is not None and num_tokens > capacity:
+        raise UserError(
+            f"the prompt has {num_tokens} tokens, and beside a completion of {decoding.length} the model has positions "
+            f"for {max(0, capacity)}; shorten it, or lower --length"
+        )
+    seeds = seed + torch.arange(len(prompts))
+    return sample(policy.denoiser, prompt_ids.to(policy.device), prompt_mask.to(policy.device), decoding, seeds)

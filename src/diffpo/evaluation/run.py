@@ -1,0 +1,107 @@
+"""Evaluate a model by a recipe, and write the record that reports are made from."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from diffpo.core.files import explain_write_errors, write_json
+from diffpo.evaluation.loop import Outcome, evaluate, evaluation_problems
+from diffpo.evaluation.record import Evaluation, as_record, table
+from diffpo.models.chat import encode_prompt
+from diffpo.models.hub import short_name
+from diffpo.recipes.parts import build_rule, build_task
+from diffpo.recipes.stored import evaluated_task
+from diffpo.recipes.tables import EntropyBoundRule, EvalRecipe, RuleRecipe
+from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
+from diffpo.runs.memory_check import check_memory
+from diffpo.runs.progress import ProgressBar
+from diffpo.runs.prompt_filter import filter_long_prompts
+from diffpo.sampling.controller import Controller
+from diffpo.sampling.decoding import Decoding
+from diffpo.sampling.policy import Policy, load
+from diffpo.sampling.rules import EntropyBound, Rule
+from diffpo.tasks.base import Task
+
+LEARNED = "learned"
+GRADER_FAILED = "the grader failed on {failed} of {num_answers} answers, which count as wrong: look at their problems"
+
+
+def run_eval(recipe: EvalRecipe, out: Path) -> str:
+    """Evaluate a model by the recipe; write the record that `diffpo report` reads, and return it as a table.
+
+    Raises UserError for what is wrong with the recipe, the model or its task, and where the record cannot be written.
+    """
+    arm, task_recipe = short_name(recipe.model), evaluated_task(recipe)
+    configure_torch_(recipe)
+    policy = load(recipe.model, *resolve_device(recipe))
+    configure_model_(policy.denoiser, recipe)
+    task = filter_long_prompts(build_task(task_recipe), task_recipe, policy.denoiser.model.config, policy.tokenizer)
+    evaluation = evaluate_recipe(recipe, policy, task, f"eval {arm}")
+    record = {"arm": arm, "task": task.name, "split": recipe.split, "seed": recipe.seed}
+    record |= {"block_length": recipe.block_length or task.completion_length, "cache": recipe.cache}
+    record |= as_record(evaluation, policy)
+    with explain_write_errors(out):
+        write_json(out, record)
+    return f"{table(record)}\nwrote {out}"
+
+
+def evaluate_recipe(recipe: EvalRecipe, policy: Policy, task: Task, label: str) -> Evaluation:
+    """Answer the recipe's problems under each of its rules, and by the controller if the policy has one."""
+    problems, too_long = evaluation_problems(task, recipe)
+    block_length = recipe.block_length or task.completion_length
+    check_memory(
+        policy.denoiser,
+        min(recipe.max_in_flight or recipe.batch, recipe.batch, len(problems)),
+        prompt_tokens=max(len(encode_prompt(policy.tokenizer, problem.prompt)) for problem in problems),
+        length=task.completion_length,
+        block_length=block_length,
+        has_cache=recipe.cache != "none",
+        option="max_in_flight",
+    )
+    rules = {rule_name(rule): rule for rule in rules_of(recipe)}
+    decodings = decodings_of(recipe, rules, policy, task.completion_length, block_length)
+    with ProgressBar(label, len(decodings)) as bar:
+        done = []
+
+        def show(outcome: Outcome) -> None:
+            done.append(outcome)
+            if failed := outcome.count("grader_failed"):
+                bar.warn(GRADER_FAILED, failed=failed, num_answers=len(outcome.grades))
+            bar.update(len(done), rule=outcome.name, accuracy=float(outcome.is_solved.mean()))
+
+        outcomes = evaluate(policy, task, problems, decodings, recipe.batch, on_outcome=show)
+    fixed = {outcome.name: outcome for outcome in outcomes}
+    learned = fixed.pop(LEARNED, None)
+    return Evaluation(problems, rules, list(fixed.values()), learned, task.completion_length, too_long)
+
+
+def rules_of(recipe: EvalRecipe) -> list[RuleRecipe]:
+    return [*(EntropyBoundRule(bound=bound) for bound in recipe.bounds), *recipe.rules]
+
+
+def decodings_of(
+    recipe: EvalRecipe, rules: Mapping[str, RuleRecipe], policy: Policy, length: int, block_length: int
+) -> dict[str, Decoding]:
+    """Greedy decodings by name: one for each rule, then the controller's."""
+
+    def decoding(rule: Rule, controller: Controller | None = None) -> Decoding:
+        return Decoding(
+            rule,
+            length,
+            block_length,
+            controller=controller,
+            max_in_flight=recipe.max_in_flight,
+            cache=recipe.cache,
+        )
+
+    found = {name: decoding(build_rule(rule)) for name, rule in rules.items()}
+    if policy.controller is not None:
+        found[LEARNED] = decoding(EntropyBound(), policy.controller)
+    return found
+
+
+def rule_name(rule: RuleRecipe) -> str:
+    """What a rule is called in tables and records: `entropy bound 0.1`, `top-k 4`."""
+    if isinstance(rule, EntropyBoundRule):
+        return f"entropy bound {rule.bound:g}" + ("" if rule.subtract_max else " (plain sum)")
+    values = [value for name, value in rule.model_dump().items() if name != "kind"]
+    return " ".join([rule.kind, *(f"{value:g}" if isinstance(value, int | float) else str(value) for value in values)])

@@ -1,0 +1,37 @@
+"""Prompts and answers as padded ids."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from diffpo.core.errors import UserError
+from diffpo.models.chat import encode_prompt, turn_end_ids
+from diffpo.models.tokenizer import encode_text
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]
+) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
+    """Return the ids of prompts in the model's chat template, padded on the left, and the mask of what is not padding."""
+    ids_of = {prompt: encode_prompt(tokenizer, prompt) for prompt in set(prompts)}
+    rows = [ids_of[prompt] for prompt in prompts]
+    width = max(map(len, rows))
+    pad = tokenizer.pad_token_id
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+    visible = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
+    return ids, visible
+
+
+def encode_answers(tokenizer: PreTrainedTokenizerFast, answers: Sequence[str], length: int) -> Int[Tensor, "B L"]:
+    """Return answers as canvases of `length` ids: the answer, the end of the turn where there is one, end-of-text tokens.
+
+    The end-of-text tokens are tokens like the others, to be predicted and scored: a model learns by them to end (LLaDA,
+    arXiv 2502.09992). Raises UserError for an answer that the canvas cannot hold.
+    """
+    rows = [encode_text(tokenizer, answer) + turn_end_ids(tokenizer) for answer in answers]
+    if (longest := max(map(len, rows))) > length:
+        raise UserError(f"an answer has {longest} tokens, and the canvas {length}; raise task.completion_length")
+    return torch.tensor([row + [tokenizer.eos_token_id] * (length - len(row)) for row in rows])

@@ -1,0 +1,83 @@
+"""Problems become completions with grades."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from diffpo.core.canvas import full_attention_mask
+from diffpo.core.rollout import Rollout
+from diffpo.models.encoding import encode_prompts
+from diffpo.models.tokenizer import decode_text
+from diffpo.sampling.decoding import Decoding
+from diffpo.sampling.loop import sample
+from diffpo.sampling.policy import Policy
+from diffpo.sampling.rules import entropy
+from diffpo.tasks.base import Grade, Problem, Task
+
+ALL = slice(None)
+
+
+def answer_problems(
+    policy: Policy,
+    task: Task,
+    problems: Sequence[Problem],
+    decoding: Decoding,
+    seeds: Int[Tensor, " B"] | None = None,
+    rows: slice = ALL,
+) -> tuple[Rollout, list[Grade]]:
+    """Draw one completion for each problem, and grade it.
+
+    `rows` chooses some of the problems; their canvases are as wide as those of all.
+    """
+    prompt_ids, prompt_mask = encode_prompts(policy.tokenizer, [problem.prompt for problem in problems])
+    rollout = sample(
+        policy.denoiser,
+        prompt_ids[rows].to(policy.device),
+        prompt_mask[rows].to(policy.device),
+        decoding,
+        None if seeds is None else seeds[rows],
+    )
+    completions = [tuple(row) for row in rollout.completion_ids.tolist()]
+    text_of = {row: decode_text(policy.tokenizer, row, policy.denoiser.stop_ids) for row in set(completions)}
+    texts = (text_of[row] for row in completions)
+    return rollout, [task.grade(problem, text) for problem, text in zip(problems[rows], texts, strict=True)]
+
+
+def answer_in_batches(
+    policy: Policy,
+    task: Task,
+    problems: Sequence[Problem],
+    decoding: Decoding,
+    batch_size: int,
+    seeds: Int[Tensor, " B"] | None = None,
+) -> tuple[list[Rollout], list[Grade]]:
+    """Call `answer_problems` for at most `batch_size` problems at a time.
+
+    Returns a rollout for each batch, and a grade for each problem.
+    """
+    rollouts: list[Rollout] = []
+    grades: list[Grade] = []
+    for start in range(0, len(problems), batch_size):
+        rows = slice(start, start + batch_size)
+        found = answer_problems(policy, task, problems[rows], decoding, None if seeds is None else seeds[rows])
+        rollouts.append(found[0])
+        grades += found[1]
+    return rollouts, grades
+
+
+@torch.no_grad()
+def first_call_entropy(
+    policy: Policy, problems: Sequence[Problem], length: int, rows: slice = ALL
+) -> Float[Tensor, "B L"]:
+    """Return the entropies, in nats, of a fully masked completion after each prompt: what a controller looks at.
+
+    `rows` as in `answer_problems`.
+    """
+    encoded = encode_prompts(policy.tokenizer, [problem.prompt for problem in problems])
+    prompt_ids, prompt_mask = (x[rows].to(policy.device) for x in encoded)
+    canvas = torch.nn.functional.pad(prompt_ids, (0, length), value=policy.denoiser.mask_id)
+    at = torch.nn.functional.pad(torch.zeros_like(prompt_mask), (0, length), value=True)
+    output = policy.denoiser.predict(canvas, full_attention_mask(prompt_mask, length), at)
+    return entropy(output.logits).view(len(canvas), length)

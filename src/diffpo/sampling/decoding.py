@@ -1,0 +1,69 @@
+"""How completions are drawn: all settings of the sampler, without the model and the prompts."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from diffpo.core.options import CacheKind
+from diffpo.sampling.rules import EntropyBound, Rule
+
+
+@runtime_checkable
+class BoundController(Protocol):
+    """The part of a controller that the sampler uses."""
+
+    def features(self, entropy: Float[Tensor, "B L"]) -> Float[Tensor, "B F"]: ...
+
+    def choose(
+        self, features: Float[Tensor, "B F"], uniform: Float[Tensor, " B"] | None
+    ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """Return entropy bounds and the log-densities of their logs.
+
+        Bounds are drawn with the given uniform numbers, or are the mean of each distribution without them.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """The sampler's settings.
+
+    Raises ValueError where `block_length` does not divide `length` or leaves a cache a single block, where a controller
+    meets a rule without an entropy bound, and for fewer than one row in flight.
+    """
+
+    rule: Rule
+    length: int
+    """L, the tokens of a completion."""
+    block_length: int
+    """Length of the semi-autoregressive window: blocks are completed from left to right."""
+    temperature: float = 0.0
+    """0 takes the likeliest token."""
+    controller: BoundController | None = None
+    """Chooses each row's entropy bound from the first call's entropies, in place of the rule's own bound."""
+    explore: bool = False
+    """Whether the controller's bounds are drawn; else they are the mean of its distribution."""
+    max_in_flight: int | None = None
+    """Rows that are decoded at a time; a row that is done makes room for the next. None: all at once."""
+    cache: CacheKind = "none"
+    """Keys and values that are kept within a block (sampling/block_cache.py)."""
+
+    def __post_init__(self) -> None:
+        if self.length % self.block_length:
+            raise ValueError(f"block_length {self.block_length} does not divide the completion length {self.length}")
+        if self.cache != "none" and self.block_length >= self.length:
+            raise ValueError(
+                f"cache '{self.cache}' is renewed at the beginning of each block, and block_length {self.block_length} "
+                "makes the completion one block; use a smaller one, or cache = 'none'"
+            )
+        if self.controller is not None and not isinstance(self.rule, EntropyBound):
+            raise ValueError(f"a controller chooses entropy bounds, which {self.rule} does not have")
+        if self.max_in_flight is not None and self.max_in_flight < 1:
+            raise ValueError(f"max_in_flight {self.max_in_flight} leaves no row to decode")
+
+    @property
+    def needs_seeds(self) -> bool:
+        """Whether anything is drawn at random."""
+        return self.temperature > 0 or self.explore

@@ -1,0 +1,69 @@
+"""The policy: a denoiser with its tokenizer and, where one was trained, its controller. Loading and saving it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from diffpo.models.denoiser import CallCounter, ModelDenoiser
+from diffpo.models.loading import load_denoiser, save_denoiser
+from diffpo.models.model_paths import base_folder, model_folder
+from diffpo.sampling.controller import Controller
+from diffpo.sampling.controller_files import load_controller, save_controller
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What travels together wherever completions are drawn or trained."""
+
+    denoiser: ModelDenoiser
+    tokenizer: PreTrainedTokenizerFast
+    controller: Controller | None = None
+    """The learned sampler; None where none was trained."""
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.denoiser.model.device
+        return device
+
+    def with_new_counter(self) -> "Policy":
+        """Return the same policy whose denoiser calls are counted apart, as those of an evaluation should be."""
+        return replace(self, denoiser=replace(self.denoiser, usage=CallCounter()))
+
+
+def load(
+    path: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    bits: Literal[4] | None = None,
+) -> Policy:
+    """Load a policy from a model's folder, a run's folder, or a hub name ORG/NAME[@REVISION].
+
+    Weights are converted to `dtype` on `device`; with `bits` the matrices of the blocks are frozen and quantised.
+    Raises UserError where there is no such model, or its files do not belong together.
+    """
+    folder = model_folder(Path(path))
+    denoiser, tokenizer = load_denoiser(folder, dtype, device, bits)
+    if not Path(path).exists():  # an adapter trained on it names its base by the hub's name, not by a cache's folder
+        denoiser.model.name_or_path = str(path)
+    return Policy(denoiser, tokenizer, load_controller(folder))
+
+
+def load_base(
+    path: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    bits: Literal[4] | None = None,
+) -> Policy:
+    """Load a model to train from. Raises UserError for an adapter, on which no other can be put."""
+    base_folder(Path(path))
+    return load(path, dtype, device, bits)
+
+
+def save(policy: Policy, folder: Path) -> None:
+    """Write a folder that `load` gives back bit for bit: weights, config, tokenizer, controller."""
+    save_denoiser(policy.denoiser, policy.tokenizer, folder)
+    if policy.controller is not None:
+        save_controller(policy.controller, folder)

@@ -1,0 +1,125 @@
+"""The canvases of a batch while it is decoded, and how each token came about. Its methods change it in place."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from diffpo.core.canvas import completion_mask
+from diffpo.core.rollout import Rollout
+from diffpo.sampling.decoding import Decoding
+from diffpo.sampling.rules import EntropyBound
+
+
+@dataclass
+class SamplerState:
+    """Everything that `sample` records, for all B rows; `rows` arguments choose the rows that are in flight."""
+
+    prompt_ids: Int[Tensor, "B P"]
+    prompt_mask: Bool[Tensor, "B P"]
+    mask_id: int
+    stop_ids: tuple[int, ...]
+    completion_ids: Int[Tensor, "B L"]
+    unmask_step: Int[Tensor, "B L"]
+    behaviour_logp: Float[Tensor, "B L"]
+    entropy_bound: Float[Tensor, " B"]
+    entropy_bound_logp: Float[Tensor, " B"]
+    prompt_features: Float[Tensor, "B F"]
+    step: Int[Tensor, " B"]
+    """Denoiser calls of each row so far."""
+
+    def is_masked(self, rows: Int[Tensor, " b"]) -> Bool[Tensor, "b L"]:
+        return self.completion_ids[rows] == self.mask_id
+
+    def canvas(self, rows: Int[Tensor, " b"]) -> Int[Tensor, "b N"]:
+        return torch.cat([self.prompt_ids[rows], self.completion_ids[rows]], dim=1)
+
+    def choose_bounds_(
+        self, rows: Int[Tensor, " n"], entropy: Float[Tensor, "n L"], decoding: Decoding, uniform: Float[Tensor, " B"]
+    ) -> None:
+        """Give new rows the entropy bounds that the controller chooses from their first call's entropies."""
+        controller = decoding.controller
+        if controller is None or len(rows) == 0:
+            return
+        features = controller.features(entropy)
+        if self.prompt_features.shape[1] == 0:
+            self.prompt_features = features.new_zeros(len(self.step), features.shape[1])
+        self.prompt_features[rows] = features
+        chosen = controller.choose(features, uniform[rows] if decoding.explore else None)
+        self.entropy_bound[rows], self.entropy_bound_logp[rows] = chosen
+
+    def commit_(
+        self,
+        rows: Int[Tensor, " b"],
+        is_commit: Bool[Tensor, "b L"],
+        token: Int[Tensor, "b L"],
+        logp: Float[Tensor, "b L"],
+    ) -> None:
+        """Fix the tokens that the rule has chosen."""
+        row, position = is_commit.nonzero(as_tuple=True)
+        row = rows[row]
+        self.completion_ids[row, position] = token[is_commit]
+        self.behaviour_logp[row, position] = logp[is_commit]
+        self.unmask_step[row, position] = self.step[row]
+
+    def finish_call_(self, rows: Int[Tensor, " b"]) -> Int[Tensor, " a"]:
+        """Count the call, close the rows that are done, and return those that are not.
+
+        A row is done when no mask is left before its first stop token.
+        """
+        completion_ids = self.completion_ids[rows]
+        is_open = (completion_ids == self.mask_id) & completion_mask(completion_ids, self.stop_ids)
+        is_done = ~is_open.any(dim=1)
+        self._fill_tail_(rows[is_done])
+        self.step[rows] += 1
+        return rows[~is_done]
+
+    def _fill_tail_(self, rows: Int[Tensor, " d"]) -> None:
+        """Replace the masks behind the first stop token by that token, as part of the last call."""
+        if not self.stop_ids or len(rows) == 0:
+            return
+        ids = self.completion_ids[rows]
+        first_stop = completion_mask(ids, self.stop_ids).sum(dim=1, keepdim=True) - 1
+        is_left = ids == self.mask_id
+        self.completion_ids[rows] = torch.where(is_left, ids.gather(1, first_stop), ids)
+        self.unmask_step[rows] = torch.where(is_left, self.step[rows, None], self.unmask_step[rows])
+
+    def rollout(self) -> Rollout:
+        return Rollout(
+            prompt_ids=self.prompt_ids,
+            prompt_mask=self.prompt_mask,
+            completion_ids=self.completion_ids,
+            unmask_step=self.unmask_step,
+            behaviour_logp=self.behaviour_logp,
+            nfe=self.unmask_step.amax(dim=1) + 1,
+            entropy_bound=self.entropy_bound,
+            entropy_bound_logp=self.entropy_bound_logp,
+            prompt_features=self.prompt_features,
+        )
+
+
+def fully_masked(
+    prompt_ids: Int[Tensor, "B P"],
+    prompt_mask: Bool[Tensor, "B P"],
+    mask_id: int,
+    stop_ids: tuple[int, ...],
+    decoding: Decoding,
+) -> SamplerState:
+    """Return the state before the first call: every completion position is masked."""
+    batch, device = len(prompt_ids), prompt_ids.device
+    fixed_bound = decoding.rule.bound if isinstance(decoding.rule, EntropyBound) else float("nan")
+    completion_ids = torch.full((batch, decoding.length), mask_id, device=device)
+    return SamplerState(
+        prompt_ids=prompt_ids,
+        prompt_mask=prompt_mask,
+        mask_id=mask_id,
+        stop_ids=stop_ids,
+        completion_ids=completion_ids,
+        unmask_step=torch.zeros_like(completion_ids),
+        behaviour_logp=torch.zeros(batch, decoding.length, device=device),
+        entropy_bound=torch.full((batch,), fixed_bound, device=device),
+        entropy_bound_logp=torch.zeros(batch, device=device),
+        prompt_features=torch.zeros(batch, 0, device=device),
+        step=torch.zeros(batch, dtype=torch.long, device=device),
+    )

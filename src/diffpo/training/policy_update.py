@@ -1,0 +1,142 @@
+"""A batch becomes optimiser steps of the policy. `update_policy` is read from top to bottom."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from diffpo.core.errors import NonFiniteLossError
+from diffpo.distributed.collectives import all_gather_rows, all_reduce_gradients
+from diffpo.distributed.process import rank_slice
+from diffpo.models.denoiser import ModelDenoiser
+from diffpo.objective.base import Credit, Groups, Objective
+from diffpo.runs.optimizer import Optimizer
+from diffpo.training.micro_batch import (
+    MicroBatch,
+    PolicyScores,
+    kl_to_reference,
+    score_policy,
+    split_into_micro_batches,
+)
+from diffpo.training.rollouts import Batch
+from diffpo.training.update_metrics import UpdateMetrics
+from diffpo.training.update_settings import PolicyUpdate
+
+
+def update_policy(
+    denoiser: ModelDenoiser,
+    reference: ModelDenoiser | None,
+    batch: Batch,
+    update: PolicyUpdate,
+    optimizer: Optimizer,
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """Take `num_iterations` optimiser steps on one batch; return metrics, averaged over tokens and iterations.
+
+    There is no step, and no metric, where groups of equal rewards are dropped and all groups are such. Of several
+    processes, all of which have the whole batch, each scores its slice of the groups.
+
+    An objective whose credit needs likelihoods gets those of whole groups first: with several micro-batches that is one
+    more forward pass of the policy, at the first iteration or, where it needs the current policy's, at each.
+
+    Raises NonFiniteLossError before the optimiser is touched.
+    """
+    rows = rows_in_update(batch, update.drop_zero_std_groups)
+    if not len(rows):
+        return {}
+    own = rank_slice(len(rows), unit=batch.reward.shape[1])
+    micro_batches = split_into_micro_batches(denoiser, reference, batch, update, generator, rows[own])
+    metrics = UpdateMetrics(batch, rows)
+    old_logp: list[Tensor] = []  # [b, L] of each micro-batch
+    credit: Credit | None = None
+    for iteration in range(update.num_iterations):
+        optimizer.zero_grad()
+        # A single micro-batch is scored once, for its credit and for its gradient.
+        single = score_policy(denoiser, micro_batches[0], update) if len(micro_batches) == 1 else None
+        if credit is None or update.objective.requires == "current":
+            current_logp = logp_for_credit(denoiser, micro_batches, update, single)
+            old_logp = old_logp or current_logp  # before the first step the current policy is the old one
+            has_reference = reference is not None
+            credit = credit_of_groups(
+                batch, rows, micro_batches, update.objective, has_reference, old_logp, current_logp
+            )
+        credits = credit.value.flatten()[own].split([len(micro_batch.index) for micro_batch in micro_batches])
+        for number, micro_batch in enumerate(micro_batches):
+            scores = single or score_policy(denoiser, micro_batch, update)
+            if len(old_logp) == number:
+                old_logp.append(scores.logp.detach())
+            part = micro_batch.batch
+            behaviour_logp = part.rollout.behaviour_logp
+            terms = update.objective(scores.logp, old_logp[number], behaviour_logp, credits[number], part.is_scored)
+            kl = kl_to_reference(scores, micro_batch, update)
+            token_loss = terms.loss if kl is None else terms.loss + update.kl_coef * kl
+            loss = (micro_batch.weight * token_loss).sum()
+            loss.backward()
+            metrics.add(micro_batch.weight, loss, terms, kl, is_first_iteration=iteration == 0)
+        metrics.add_grad_norm(step_optimizer(denoiser, optimizer, update.grad_clip))
+        if iteration == 0:
+            metrics.add_weights(credit)
+    return metrics.averages(update.num_iterations)
+
+
+def rows_in_update(batch: Batch, drop_zero_std_groups: bool) -> Int[Tensor, " m"]:
+    """Return the rows that are in the update: whole groups, without those of equal rewards if they are dropped."""
+    rows = torch.arange(len(batch.rollout), device=batch.advantage.device)
+    return rows[batch.has_spread] if drop_zero_std_groups else rows
+
+
+def logp_for_credit(
+    denoiser: ModelDenoiser, micro_batches: list[MicroBatch], update: PolicyUpdate, single: PolicyScores | None
+) -> list[Tensor]:
+    """Return the current policy's surrogate log-probabilities [b, L] of each micro-batch, without a gradient.
+
+    Empty where the objective's credit needs none.
+    """
+    if update.objective.requires == "none":
+        return []
+    if single is not None:
+        return [single.logp.detach()]
+    with torch.no_grad():
+        return [score_policy(denoiser, micro_batch, update).logp for micro_batch in micro_batches]
+
+
+def credit_of_groups(
+    batch: Batch,
+    rows: Int[Tensor, " m"],
+    micro_batches: list[MicroBatch],
+    objective: Objective,
+    has_reference: bool,
+    old_logp: list[Tensor],
+    current_logp: list[Tensor],
+) -> Credit:
+    """Return the objective's credit of the completions of whole groups, however they are split over micro-batches and
+    processes."""
+    reward = batch.reward.flatten()[rows].view(-1, batch.reward.shape[1])
+    advantage = batch.advantage[rows].view(reward.shape)
+    if objective.requires == "none":
+        return objective.credit(Groups(reward, advantage))
+
+    def completion_logp(tokens: list[Tensor]) -> Float[Tensor, "Q G"]:
+        own = torch.cat([part.sum(dim=1) for part in tokens]) if tokens else batch.advantage[:0]
+        return all_gather_rows(own).view(reward.shape)
+
+    reference_logp = None
+    if has_reference:  # also in a process without rows of its own, which the others wait for
+        scored = [micro_batch.reference for micro_batch in micro_batches if micro_batch.reference is not None]
+        reference_logp = completion_logp([scores.logp for scores in scored if scores.logp is not None])
+    old, current = completion_logp(old_logp), completion_logp(current_logp)
+    return objective.credit(Groups(reward, advantage, reference_logp, old, current))
+
+
+def step_optimizer(denoiser: ModelDenoiser, optimizer: Optimizer, grad_clip: float) -> float:
+    """Add up the gradients of all processes, clip them, and take one step; return the norm before clipping.
+
+    Raises NonFiniteLossError, without a step, where the norm is not finite.
+    """
+    all_reduce_gradients(denoiser.model.parameters())
+    norm = float(torch.nn.utils.clip_grad_norm_(denoiser.model.parameters(), grad_clip))
+    if not math.isfinite(norm):
+        raise NonFiniteLossError(f"the gradient's norm is {norm}")
+    optimizer.step()
+    return norm

@@ -1,0 +1,172 @@
+"""What an RL run needs before its first step: checks, models, optimisers, parts."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from diffpo.core.randomness import derive_seed
+from diffpo.distributed.collectives import all_gather_rows, all_reduce_metrics, on_rank_zero, raise_on_all_ranks
+from diffpo.distributed.process import current_process, rank_slice, require_divisible
+from diffpo.likelihood import Estimator
+from diffpo.models.adapters import AdapterOffDenoiser, add_adapter
+from diffpo.models.chat import encode_prompt
+from diffpo.models.denoiser import CallCounter, ModelDenoiser
+from diffpo.objective.base import Objective
+from diffpo.recipes.parts import build_advantage, build_estimator, build_objective, build_rule, build_task
+from diffpo.recipes.tables import RlRecipe, base_bits
+from diffpo.recipes.tasks import checked_task
+from diffpo.runs.checkpoint import restore_optimizers
+from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
+from diffpo.runs.memory_check import check_memory
+from diffpo.runs.optimizer import Optimizer, adam, policy_optimizer
+from diffpo.runs.prompt_filter import filter_long_prompts
+from diffpo.runs.run_dir import Run, open_run
+from diffpo.sampling.answering import first_call_entropy
+from diffpo.sampling.controller import Controller
+from diffpo.sampling.decoding import Decoding
+from diffpo.sampling.policy import Policy, load, load_base
+from diffpo.tasks.base import Task
+from diffpo.training.rollouts import Incentive
+
+CALIBRATION_PROBLEMS = 256
+
+
+@dataclass(frozen=True)
+class RlState:
+    """What a run trains, and what it needs beside it. Parts are built once."""
+
+    policy: Policy
+    reference: ModelDenoiser | None
+    """The frozen start, where a KL term or the objective's target needs it."""
+    optimizers: dict[str, Optimizer]
+    """`policy` and `controller`, where they are trained."""
+    task: Task
+    decoding: Decoding
+    estimator: Estimator
+    objective: Objective
+    token_incentive: Incentive
+    bound_incentive: Incentive
+
+    def total_usage(self) -> CallCounter:
+        """Add up the forward passes of the policy and the reference in all processes; each of them must call this."""
+        denoisers = [denoiser for denoiser in (self.policy.denoiser, self.reference) if denoiser is not None]
+        canvases = sum(denoiser.usage.canvases for denoiser in denoisers)
+        tokens = sum(denoiser.usage.tokens for denoiser in denoisers)
+        return CallCounter(**all_reduce_metrics({"canvases": canvases, "tokens": tokens}))
+
+
+def open_rl_run(recipe: RlRecipe, out: Path, resume: bool) -> tuple[Run, RlState]:
+    """Check the task, the base and the memory, make or reopen the run's folder, and load what it trains.
+
+    Raises UserError, before the folder is made, for what is wrong with any of them.
+    """
+    require_divisible("rollout.prompts_per_step", recipe.rollout.prompts_per_step)
+    with raise_on_all_ranks():
+        task = checked_task(recipe.task, "train")
+        configure_torch_(recipe)
+        start = load_base(recipe.base, *resolve_device(recipe), base_bits(recipe))
+        check_rollouts(recipe, task, start)
+    run = on_rank_zero(open_run, out, recipe, resume)
+    with raise_on_all_ranks():
+        state = prepare(recipe, run, start)
+    if run.progress.step == 0 and state.policy.controller is not None:
+        calibrate_(recipe, state, state.policy.controller)
+    return run, state
+
+
+def check_rollouts(recipe: RlRecipe, task: Task, start: Policy) -> None:
+    """Raise UserError where no prompt fits the model, or the completions in flight do not fit into memory."""
+    filtered = filter_long_prompts(task, recipe.task, start.denoiser.model.config, start.tokenizer)
+    (problem,) = filtered.problems("train", 1, seed=0)
+    settings = recipe.rollout
+    rows = settings.prompts_per_step * settings.group_size // current_process().world_size
+    check_memory(
+        start.denoiser,
+        min(rows, settings.max_in_flight or rows),
+        prompt_tokens=len(encode_prompt(start.tokenizer, problem.prompt)),
+        length=task.completion_length,
+        block_length=settings.block_length or task.completion_length,
+        has_cache=settings.cache != "none",
+        option="rollout.max_in_flight",
+    )
+
+
+def prepare(recipe: RlRecipe, run: Run, start: Policy) -> RlState:
+    """Return models, controller and optimisers as they stood at the run's checkpoint, or as `start` has them."""
+    policy = load(run.checkpoint, *resolve_device(recipe), base_bits(recipe)) if run.checkpoint else start
+    denoiser, tokenizer = policy.denoiser, policy.tokenizer
+    task = filter_long_prompts(build_task(recipe.task), recipe.task, denoiser.model.config, tokenizer)
+    configure_model_(denoiser, recipe)
+    if recipe.lora is not None and run.checkpoint is None:
+        add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, derive_seed(recipe.seed, "adapter"))
+    objective = build_objective(recipe.objective)
+    reference = make_reference(recipe, objective, denoiser, start.denoiser)
+    controller = policy.controller
+    if recipe.train == "policy":
+        controller = None
+    elif run.checkpoint is None:
+        controller = new_controller(recipe)
+    optimizers = make_optimizers(recipe, denoiser, controller)
+    if run.checkpoint:
+        restore_optimizers(run.checkpoint, optimizers)
+    settings = recipe.rollout
+    return RlState(
+        policy=replace(policy, controller=controller),
+        reference=reference,
+        optimizers=optimizers,
+        task=task,
+        decoding=Decoding(
+            rule=build_rule(settings.rule),
+            length=task.completion_length,
+            block_length=settings.block_length or task.completion_length,
+            controller=controller,
+            explore=controller is not None,
+            max_in_flight=settings.max_in_flight,
+            cache=settings.cache,
+        ),
+        estimator=build_estimator(recipe.estimator),
+        objective=objective,
+        token_incentive=Incentive(recipe.objective.nfe_penalty, build_advantage(recipe.objective.advantage)),
+        bound_incentive=Incentive(recipe.controller.nfe_penalty, build_advantage(recipe.controller.advantage)),
+    )
+
+
+def make_reference(
+    recipe: RlRecipe, objective: Objective, denoiser: ModelDenoiser, start: ModelDenoiser
+) -> ModelDenoiser | None:
+    """Return the reference of a KL term or of the objective's target.
+
+    None where nothing needs it. With an adapter it is the model under it, else one more model.
+    """
+    if recipe.train == "controller" or (recipe.objective.kl_coef == 0 and objective.requires == "none"):
+        return None
+    if recipe.lora is not None:
+        return AdapterOffDenoiser.of(denoiser)
+    is_start = denoiser is start
+    own = load_base(recipe.base, *resolve_device(recipe)).denoiser if is_start else start
+    return configure_model_(own, recipe)
+
+
+def make_optimizers(recipe: RlRecipe, denoiser: ModelDenoiser, controller: Controller | None) -> dict[str, Optimizer]:
+    optimizers: dict[str, Optimizer] = {}
+    if recipe.train != "controller":
+        optimizers["policy"] = policy_optimizer(denoiser.model, recipe.optimizer)
+    if controller is not None:
+        optimizers["controller"] = adam(controller.parameters(), recipe.controller.optimizer)
+    return optimizers
+
+
+def new_controller(recipe: RlRecipe) -> Controller:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(recipe.seed, "controller"))
+        settings = recipe.controller
+        return Controller(settings.initial_bound, settings.initial_spread, settings.hidden)
+
+
+def calibrate_(recipe: RlRecipe, state: RlState, controller: Controller) -> None:
+    """Give the controller's standardisation its first statistics: one denoiser call for each of some train problems."""
+    problems = state.task.problems("train", CALIBRATION_PROBLEMS, derive_seed(recipe.seed, "calibration"))
+    own = rank_slice(len(problems))
+    entropies = all_gather_rows(first_call_entropy(state.policy, problems, state.decoding.length, own))
+    controller.observe(controller.features(entropies), momentum=1.0)

@@ -1,0 +1,122 @@
+"""The pieces of one RL step, in the order in which `run_rl` calls them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from diffpo.core.randomness import derive_seed, generator_for
+from diffpo.objective.diagnostics import PUSHES_DOWN, pushes_down
+from diffpo.recipes.tables import AdamRecipe, BudgetRecipe, RlRecipe
+from diffpo.runs.optimizer import set_learning_rate
+from diffpo.runs.progress import ProgressBar
+from diffpo.runs.prompt_filter import PROMPTS_TOO_LONG, draw_problems
+from diffpo.training.controller_update import update_controller
+from diffpo.training.policy_update import update_policy
+from diffpo.training.rl_setup import RlState
+from diffpo.training.rollouts import Batch, collect_batch
+from diffpo.training.update_settings import ControllerUpdate, PolicyUpdate
+
+GRADER_FAILED = "the grader failed on {grader_failed:g} completions of a step, which earned 0: look at their problems"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a step trains, and how. A joint run may end with a stage that trains the controller alone."""
+
+    trains_policy: bool
+    temperature: float
+    """Of its rollouts."""
+    bound_nfe_penalty: float
+    bound_optimizer: AdamRecipe
+    spent: float
+    """Share of the stage's part of the budget that is gone."""
+
+
+def spent(budget: BudgetRecipe, step: int, calls: int) -> float:
+    """Return the share of the budget that is gone, from 0 to 1, by the limit that is nearest."""
+    limits = ((step, budget.steps), (calls, budget.denoiser_calls))
+    return min(1.0, max(done / limit for done, limit in limits if limit is not None))
+
+
+def stage_at(recipe: RlRecipe, share: float) -> Stage:
+    """Return the stage of a run when `share` of its budget is gone.
+
+    Rollouts of the last stage are greedy, as at evaluation. A sampled rollout fails by its noise whatever the bound, so
+    it teaches bounds that are too large for greedy decoding (docs/log.md).
+    """
+    bound, last = recipe.controller, recipe.controller.greedy_stage
+    start = 1 - last.share if last is not None else 1.0
+    if last is not None and share >= start:
+        optimizer = bound.optimizer.model_copy(update={"lr": last.lr})
+        return Stage(False, 0.0, last.nfe_penalty, optimizer, spent=(share - start) / last.share)
+    trains_policy = recipe.train != "controller"
+    return Stage(trains_policy, recipe.rollout.temperature, bound.nfe_penalty, bound.optimizer, spent=share / start)
+
+
+def collect_rollouts(recipe: RlRecipe, state: RlState, stage: Stage, step: int) -> Batch:
+    """Draw the step's batch. Its problems and its random numbers depend on the seed and the step alone."""
+    seed = derive_seed(recipe.seed, "problems", step)
+    problems, too_long = draw_problems(state.task, "train", recipe.rollout.prompts_per_step, seed)
+    batch = collect_batch(
+        state.policy,
+        state.task,
+        problems,
+        replace(state.decoding, temperature=stage.temperature),
+        recipe.rollout.group_size,
+        state.token_incentive,
+        replace(state.bound_incentive, nfe_penalty=stage.bound_nfe_penalty),
+        generator_for(recipe.seed, "rollout", step),
+    )
+    return replace(batch, prompts_too_long=too_long)
+
+
+def train_step(recipe: RlRecipe, state: RlState, stage: Stage, batch: Batch, step: int) -> dict[str, float]:
+    """Update what the stage trains on this batch; return the metrics of both updates."""
+    metrics: dict[str, float] = {}
+    if stage.trains_policy:
+        optimizer, settings = state.optimizers["policy"], recipe.objective
+        update = PolicyUpdate(
+            estimator=state.estimator,
+            objective=state.objective,
+            loss_aggregation=settings.loss_aggregation,
+            kl_coef=settings.kl_coef,
+            kl_estimator=settings.kl_estimator,
+            temperature=stage.temperature,
+            num_iterations=settings.num_iterations,
+            micro_batch_size=settings.micro_batch_size,
+            drop_zero_std_groups=settings.drop_zero_std_groups,
+            grad_clip=recipe.optimizer.grad_clip,
+        )
+        set_learning_rate(optimizer, recipe.optimizer, step * settings.num_iterations, stage.spent)
+        generator = generator_for(recipe.seed, "estimator", step)
+        metrics |= update_policy(state.policy.denoiser, state.reference, batch, update, optimizer, generator)
+    controller = state.policy.controller
+    if controller is not None:
+        bound, optimizer = recipe.controller, state.optimizers["controller"]
+        set_learning_rate(optimizer, stage.bound_optimizer, step, stage.spent)
+        bound_update = ControllerUpdate(bound.coef, bound.clip, bound.optimizer.grad_clip)
+        metrics |= update_controller(controller, batch, bound_update, optimizer)
+        controller.observe(batch.rollout.prompt_features, bound.momentum)
+    return metrics
+
+
+def summary(batch: Batch) -> dict[str, float]:
+    """Return metrics of the rollouts; failures and what was left out only where there are any."""
+    counts = {"grader_failed": float(batch.grader_failed), "prompts_too_long": float(batch.prompts_too_long)}
+    return {
+        "reward": float(batch.reward.mean()),
+        "reward_std": float(batch.reward.std(dim=1).mean()),
+        "frac_reward_zero_std": float((batch.reward.std(dim=1) == 0).float().mean()),
+        "accuracy": float(batch.is_solved.float().mean()),
+        "nfe": float(batch.rollout.nfe.float().mean()),
+    } | {name: count for name, count in counts.items() if count}
+
+
+def show_step(bar: ProgressBar, done: int, metrics: Mapping[str, float]) -> None:
+    """Show the metrics, without those by quarters of a rollout, and warn of what goes wrong."""
+    bar.update(done, **{name: value for name, value in metrics.items() if not name[-1].isdigit()})
+    if "grader_failed" in metrics:
+        bar.warn(GRADER_FAILED, **metrics)
+    if "prompts_too_long" in metrics:
+        bar.warn(PROMPTS_TOO_LONG, **metrics)
+    if pushes_down(metrics):
+        bar.warn(PUSHES_DOWN, **metrics)

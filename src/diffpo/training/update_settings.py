@@ -1,0 +1,34 @@
+"""The settings of the two updates."""
+
+from dataclasses import dataclass
+
+from diffpo.core.options import KlEstimator, LossAggregation
+from diffpo.likelihood import Estimator
+from diffpo.objective.base import Objective
+
+
+@dataclass(frozen=True)
+class PolicyUpdate:
+    """What is minimised, and how often for each batch."""
+
+    estimator: Estimator
+    objective: Objective
+    loss_aggregation: LossAggregation
+    kl_coef: float
+    kl_estimator: KlEstimator
+    temperature: float
+    """Of the rollouts: tokens are scored under the distribution that they were drawn from."""
+    num_iterations: int
+    micro_batch_size: int | None
+    """Completions of one forward and backward pass in each process; None: all that it has."""
+    grad_clip: float
+    drop_zero_std_groups: bool = False
+
+
+@dataclass(frozen=True)
+class ControllerUpdate:
+    """The step of a controller: the coefficient of its loss, its clip, and the limit of its gradient's norm."""
+
+    coef: float
+    clip: float
+    grad_clip: float
