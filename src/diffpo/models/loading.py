@@ -1,4 +1,4 @@
-"""Models to and from folders; what does not fit is refused by name."""
+"""Load models from folders and save them; what does not fit together is refused by name."""
 
 import json
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ from diffpo.models.model_paths import (
 from diffpo.models.quantised import quantise
 from diffpo.models.weights import check_weights, read_weights
 
-disable_progress_bar()  # a tiny model is saved at once, and a bar per checkpoint would break the run's own
+disable_progress_bar()  # a bar per checkpoint would break the run's own
 FAMILIES = {family.config.model_type: family for family in (LLADA, DREAM)}
 for _type, _family in FAMILIES.items():
     AutoConfig.register(_type, _family.config, exist_ok=True)
@@ -46,7 +46,7 @@ AutoTokenizer.register(DreamConfig, fast_tokenizer_class=DreamTokenizer, exist_o
 GENERATION_CONFIG = "generation_config.json"
 
 PADDED_TO, MOST_PADDING = 64, 512
-"""Published embeddings have rows for no token, up to a round number: LLaDA 115 of them, Dream 397."""
+"""Published embeddings are padded with rows that are no tokens, up to a round number: LLaDA has 115, Dream 397."""
 
 
 # -------------------------------------------------------------------------------------------------------------- models
@@ -58,12 +58,13 @@ def load_denoiser(
     device: str | torch.device = "cpu",
     bits: Literal[4] | None = None,
 ) -> tuple[ModelDenoiser, PreTrainedTokenizerFast]:
-    """The model in a local folder, strictly, with its weights as `dtype` on `device`; none of its Python is run.
+    """Return the model in a local folder with its weights as `dtype` on `device`, and its tokenizer.
 
-    Everything is checked before a weight is read, and weights go to their place one file at a time. Raises UserError
-    for a family that is not known, for a config that says what is not computed here, for a missing, extra or misshapen
-    weight, and for a tokenizer that does not fit, each by name. An adapter's folder gives its base with it, trainable.
-    `bits`: keep the blocks' matrices in so many, frozen (`models/quantised.py`).
+    None of the folder's Python is run. Everything is checked before a weight is read, and weights are loaded one file
+    at a time. Raises UserError for a family that is not known, for a config that diffpo does not compute, for a
+    missing, extra or misshapen weight, and for a tokenizer that does not fit, each by name. An adapter's folder gives
+    its base model with the adapter on it, trainable. `bits`: store the blocks' matrices in so many bits, frozen
+    (`models/quantised.py`).
     """
     if is_adapter(folder):
         base = Path(base_of(folder))
@@ -73,11 +74,11 @@ def load_denoiser(
         return denoiser, tokenizer
     family, config = read_config(folder)
     with torch.device("meta"):
-        model = _build(family, config, folder)
+        model = _build_model(family, config, folder)
     files = weight_files(folder)
     check_weights(model, files, folder)
     tokenizer = load_tokenizer(folder)
-    denoiser = denoiser_of(model, tokenizer, _read_stop_ids(folder), source=str(folder))
+    denoiser = make_denoiser(model, tokenizer, _read_stop_ids(folder), source=str(folder))
     model.name_or_path = str(folder)
     read_weights(model, files, dtype, device)
     if bits == 4:
@@ -86,23 +87,24 @@ def load_denoiser(
 
 
 def save_denoiser(denoiser: ModelDenoiser, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """A folder that `load_denoiser` reads back bit for bit, with the published names in config and weights."""
+    """Write a folder that `load_denoiser` reads back bit for bit, with the published names in config and weights."""
     denoiser.model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / GENERATION_CONFIG).write_text(json.dumps({"eos_token_id": list(denoiser.stop_ids)}) + "\n")
 
 
-def denoiser_of(
+def make_denoiser(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     stop_ids: Sequence[int] = (),
     source: str = "this model",
 ) -> ModelDenoiser:
-    """Wrap a model for decoding, in evaluation mode (there is no dropout to train with).
+    """Wrap a model for decoding; it is set to evaluation mode, for training, too: there is no dropout.
 
-    The mask token is the config's, else the tokenizer's, else the family's published one. A completion ends at any of
-    `stop_ids`, at the end of text of tokenizer and config, or at the token that ends a turn of the family's chat.
-    Raises UserError where tokenizer and embedding, or either and the mask token, do not belong together.
+    The mask token is the config's, else the tokenizer's, else the family's published one; the tokenizer is made to
+    treat it as special, and gets a padding token where it has none. A completion ends at any of `stop_ids`, at the end
+    of text of tokenizer or config, or at the token that ends a turn of the family's chat. Raises UserError where
+    tokenizer and embedding do not belong together, or where one of them lacks the mask token.
     """
     family = FAMILIES[model.config.model_type]
     vocabulary = tokenizer.get_vocab()
@@ -122,13 +124,13 @@ def denoiser_of(
             f"{source} has no mask token: id {mask_id} is no special token of its tokenizer; "
             f"set mask_token_id in its config.json, or bring the tokenizer files that belong to it"
         )
-    if not mask_token.special:  # or a user's text could spell it
+    if not mask_token.special:  # else a user's text could be encoded as it
         tokenizer.add_special_tokens({"mask_token": AddedToken(mask_token.content, normalized=False, special=True)})
     if tokenizer.eos_token_id is None:
         raise UserError(f"{source} has a tokenizer without an end of text; set eos_token in its tokenizer_config.json")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    ends = {tokenizer.eos_token_id, *stop_ids, *_ids(getattr(model.config, "eos_token_id", None))}
+    ends = {tokenizer.eos_token_id, *stop_ids, *_as_ids(getattr(model.config, "eos_token_id", None))}
     ends |= {vocabulary[token] for token in (family.turn_end,) if token in vocabulary}
     return ModelDenoiser(
         model.eval(), mask_id=mask_id, stop_ids=tuple(sorted(ends)), vocabulary=size if is_padded else None
@@ -139,7 +141,10 @@ def denoiser_of(
 
 
 def read_config(folder: Path) -> tuple[Family, PretrainedConfig]:
-    """Which family's model it is, and its config. A field of another meaning than is computed here is refused."""
+    """Return the family of a folder's model, and its config.
+
+    Raises UserError for an unknown family, a missing field, or a field whose value diffpo does not compute.
+    """
     raw = read_json(folder / CONFIG)
     family = FAMILIES.get(str(raw.get("model_type")))
     if family is None:
@@ -168,19 +173,22 @@ def read_config(folder: Path) -> tuple[Family, PretrainedConfig]:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The folder's tokenizer, by AutoTokenizer and without its Python."""
+    """Return the folder's tokenizer, by AutoTokenizer and without running the folder's Python.
+
+    Raises UserError where there is none, or none with a fast form.
+    """
     if not has_tokenizer(folder):
         raise UserError(f"{folder} has no tokenizer.json; bring the tokenizer files that belong to the model")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # tokenizers raises no narrower one, of a file that is none
+    except Exception as error:  # tokenizers raises a bare Exception for a broken file
         raise UserError(f"the tokenizer in {folder} cannot be loaded: {first_line(error)}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"{folder} holds a tokenizer of type {type(tokenizer).__name__}, which has no fast form")
     return tokenizer
 
 
-def _build(family: Family, config: PretrainedConfig, folder: Path) -> PreTrainedModel:
+def _build_model(family: Family, config: PretrainedConfig, folder: Path) -> PreTrainedModel:
     try:
         return family.model(config)
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
@@ -189,8 +197,8 @@ def _build(family: Family, config: PretrainedConfig, folder: Path) -> PreTrained
 
 def _read_stop_ids(folder: Path) -> list[int]:
     file = folder / GENERATION_CONFIG
-    return _ids(read_json(file).get("eos_token_id")) if file.is_file() else []
+    return _as_ids(read_json(file).get("eos_token_id")) if file.is_file() else []
 
 
-def _ids(value: Any) -> list[int]:
+def _as_ids(value: Any) -> list[int]:
     return [] if value is None else [value] if isinstance(value, int) else list(value)
