@@ -28,7 +28,7 @@ coverage: .venv/.ready ## Run the tests, slower, and print the share of lines th
 lint: .venv/.ready ## Check style and types
 	@$(BEAT) linting $(BIN)/ruff check
 	@$(BEAT) linting $(BIN)/ruff format --check
-	@$(BEAT) 'checking types' $(BIN)/mypy src tests tools studies
+	@$(BEAT) 'checking types' $(BIN)/mypy src tests tools studies examples
 
 mutants: .venv/.ready ## Slow: plant bugs in the ground floor; the tests must catch each (JOBS=2)
 	@$(BEAT) 'planting bugs' $(BIN)/python tools/mutants.py --jobs $(JOBS)
