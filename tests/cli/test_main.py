@@ -27,7 +27,7 @@ class TinyEvalRecipe(TinyRecipe):
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Stands in for the loops and their schema; what they are called with."""
     made: list[tuple[Any, ...]] = []
-    schema = ModuleType("diffpo.recipes.schema")
+    schema = ModuleType("diffpo.recipes.tables")
     vars(schema).update(SftRecipe=TinyRecipe, RlRecipe=TinyRecipe, EvalRecipe=TinyEvalRecipe)
     monkeypatch.setitem(sys.modules, schema.__name__, schema)
     tasks, stored = ModuleType("diffpo.recipes.tasks"), ModuleType("diffpo.recipes.stored")

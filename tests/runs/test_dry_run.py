@@ -13,8 +13,8 @@ from diffpo.models.adapters import add_adapter
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.recipes import load_recipe
-from diffpo.recipes.parts import task_of
-from diffpo.recipes.tables import RlRecipe, SftRecipe
+from diffpo.recipes.parts import build_task
+from diffpo.recipes.tables import CustomEstimator, RlRecipe, SftRecipe
 from diffpo.runs.device import configure_model_
 from diffpo.runs.dry_run.memory import activations
 from diffpo.runs.dry_run.size import Size, size_of
@@ -169,7 +169,7 @@ def test_counted_tokens_are_those_of_a_step(settings: list[str], tmp_path: Path)
     recipe = load_recipe(RlRecipe, None, overrides)
     run_rl(recipe, tmp_path / "run")
     line = json.loads((tmp_path / "run" / METRICS).read_text())
-    (problem,) = task_of(recipe.task).problems("train", 1, 0)
+    (problem,) = build_task(recipe.task).problems("train", 1, 0)
     work = rl_work(recipe, len(problem.prompt))
     update = work.pass_tokens * work.passes
     assert 0.9 * update <= line["update_tokens"] <= update

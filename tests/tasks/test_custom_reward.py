@@ -9,14 +9,15 @@ import pytest
 
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
-from diffpo.evaluation.loop import run_eval
+from diffpo.core.user_code import is_user_code
+from diffpo.evaluation.run import run_eval
 from diffpo.recipes import load_recipe
 from diffpo.recipes.stored import stored_task
 from diffpo.recipes.tables import EvalRecipe, RlRecipe, SftRecipe
-from diffpo.recipes.tasks import task_of
+from diffpo.recipes.tasks import build_task
 from diffpo.runs.run_dir import METRICS
 from diffpo.tasks.base import Problem
-from diffpo.tasks.custom_reward import WithReward, is_reward_name, load_reward
+from diffpo.tasks.custom_reward import WithReward, load_reward
 from diffpo.training.rl import run_rl
 from diffpo.training.sft import run_sft
 
@@ -51,21 +52,23 @@ def own(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["a.py:f", "../a b/c.py:f_1", "C:/a.py:f", "package.module:function", "m:f"])
 def test_names_of_functions(name: str) -> None:
-    assert is_reward_name(name)
+    assert is_user_code(name)
 
 
 @pytest.mark.parametrize("name", ["correct", "d1", "a.py", "a.py:", ":f", "a.py:f()", "a b:f", "a.py:1f", "None"])
 def test_what_is_no_name_of_a_function(name: str) -> None:
-    assert not is_reward_name(name)
+    assert not is_user_code(name)
 
 
 @pytest.mark.parametrize("kind", ["sudoku", "countdown", "walk", "gsm8k"])
 def test_a_recipe_names_a_function_of_a_file(kind: str, own: Path) -> None:
     recipe = load_recipe(SftRecipe, None, [f"task={{kind='{kind}', reward='{own}:brevity'}}"]).task
-    task = task_of(recipe)
-    assert isinstance(task, WithReward) and task.task.name == task_of(recipe.model_copy(update={"reward": None})).name
+    task = build_task(recipe)
+    assert (
+        isinstance(task, WithReward) and task.task.name == build_task(recipe.model_copy(update={"reward": None})).name
+    )
     assert task.grade(Problem("hand", "?", "", "hand", {"clues": 3}), "1234567").reward == pytest.approx(0.43)
-    assert task_of(recipe) == task
+    assert build_task(recipe) == task
     assert Path(f"{own}.log").read_text() == "run", "a file is run once"
 
 

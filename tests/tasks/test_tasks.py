@@ -14,13 +14,14 @@ from torch.nn import functional as F
 from diffpo.cli.show_completion import run_sample
 from diffpo.core.errors import UserError
 from diffpo.core.randomness import derive_seed
-from diffpo.evaluation.loop import run_eval
+from diffpo.evaluation.run import run_eval
 from diffpo.models.denoiser import ModelDenoiser
+from diffpo.models.encoding import encode_answers
 from diffpo.models.kv_cache import Window
 from diffpo.models.model_paths import RECIPE
 from diffpo.models.tokenizer import EOS_TOKEN, char_tokenizer, decode_text
 from diffpo.recipes import dump_recipe, load_recipe
-from diffpo.recipes.parts import task_of
+from diffpo.recipes.parts import build_task
 from diffpo.recipes.stored import stored_task
 from diffpo.recipes.tables import (
     CountdownTask,
@@ -39,7 +40,6 @@ from diffpo.tasks.splits import split_by_hash
 from diffpo.tasks.sudoku import Sudoku
 from diffpo.tasks.walk import Walk
 from diffpo.training.rl import run_rl
-from diffpo.training.rollouts import encode_answers
 from diffpo.training.sft import denoising_loss, draw_noise, run_sft, tiny_llada
 from diffpo.training.sft_data import on_canvas
 
@@ -66,8 +66,8 @@ def test_a_recipe_chooses_its_task(overrides: list[str], recipe: TaskRecipe, tas
     assert load_recipe(RlRecipe, None, ["base=x", "budget.steps=1", *overrides]).task == recipe
     if overrides:
         assert load_recipe(EvalRecipe, None, ["model=x", *overrides]).task == recipe
-    assert task is None or task_of(recipe) == task
-    assert task_of(recipe).completion_length == recipe.completion_length
+    assert task is None or build_task(recipe) == task
+    assert build_task(recipe).completion_length == recipe.completion_length
 
 
 def test_every_mistake_in_a_task_is_listed_at_once() -> None:
@@ -186,8 +186,8 @@ def test_every_verb_runs_on_the_task(kind: str, tmp_path: Path, capsys: pytest.C
     run_eval(load_recipe(EvalRecipe, None, [f"model={json.dumps(str(run))}", "count=9", "batch=4"]), record)
     found = json.loads(record.read_text())
     assert found["clues"] == found["learned"]["by_clues"] == []
-    assert found["task"] == task_of(stored_task(run)).name
-    problems = task_of(stored_task(run)).problems("test", 9, derive_seed(0, "eval"))
+    assert found["task"] == build_task(stored_task(run)).name
+    problems = build_task(stored_task(run)).problems("test", 9, derive_seed(0, "eval"))
     assert found["clusters"] == [problem.cluster for problem in problems]
     for usage in found["playback"]:
         assert "<" not in usage["completion"] and len(usage["completion"]) <= len(usage["unmask_step"])
@@ -196,7 +196,7 @@ def test_every_verb_runs_on_the_task(kind: str, tmp_path: Path, capsys: pytest.C
     run_sample(run, problems[0].prompt, temperature=1.0, seed=0)
     lines = capsys.readouterr().out.splitlines()
     canvases = [line[6:] for line in lines if line[:4].strip().isdecimal() and line[4:6] == "  "]
-    assert canvases and {len(canvas) for canvas in canvases} == {task_of(stored_task(run)).completion_length}
+    assert canvases and {len(canvas) for canvas in canvases} == {build_task(stored_task(run)).completion_length}
 
 
 def test_failures_of_the_grader_are_logged_and_said(

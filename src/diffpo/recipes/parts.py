@@ -1,76 +1,69 @@
-"""The one place where a recipe's `kind` becomes a part; `task_of` is in `recipes/tasks.py`, which needs no torch."""
+"""The one file in which a `kind` becomes a part; tasks do in `recipes/tasks.py`, which needs no torch.
+
+A run builds each part once.
+"""
 
 from collections.abc import Callable, Mapping
 
-from jaxtyping import Float
-from torch import Tensor
-
 from diffpo.likelihood import Coupled, Elbo, Estimator, Eubo, Exact, ManyTimesMeanField, MeanField, TwoTimesMeanField
-from diffpo.objective import (
-    ClippedSurrogate,
-    DistributionMatching,
-    Objective,
-    Reinforce,
-    Target,
-    Wddo,
-    WeightedLikelihood,
-    advantages,
+from diffpo.objective.advantages import ADVANTAGES, Advantage
+from diffpo.objective.base import Objective
+from diffpo.objective.clipped import ClippedSurrogate
+from diffpo.objective.dmpo import DistributionMatching, Wddo
+from diffpo.objective.policy_gradient import Reinforce, WeightedLikelihood
+from diffpo.recipes.build import build_part
+from diffpo.recipes.custom import load_function
+from diffpo.recipes.tables import (
+    AdvantageRecipe,
+    CustomAdvantage,
+    EstimatorRecipe,
+    ObjectiveRecipe,
+    RuleRecipe,
 )
-from diffpo.recipes import tables
-from diffpo.recipes.tasks import task_of as task_of
+from diffpo.recipes.tasks import build_task as build_task
 from diffpo.sampling.rules import ConfidenceThreshold, EntropyBound, LowConfidence, Rule, TopK
 
-ADVANTAGES: Mapping[tables.AdvantageKind, Callable[[Float[Tensor, "Q G"]], Float[Tensor, "Q G"]]] = {
-    "group-centered": advantages.group_centered,
-    "group-std": advantages.group_standardized,
-    "batch-std": advantages.batch_standardized,
-    "leave-one-out": advantages.leave_one_out,
+RULES: Mapping[str, Callable[..., Rule]] = {
+    "entropy-bound": EntropyBound,
+    "confidence": ConfidenceThreshold,
+    "top-k": TopK,
+    "low-confidence": LowConfidence,
+}
+ESTIMATORS: Mapping[str, Callable[..., Estimator]] = {
+    "mean-field": MeanField,
+    "two-times-mean-field": TwoTimesMeanField,
+    "many-times-mean-field": ManyTimesMeanField,
+    "exact": Exact,
+    "coupled": Coupled,
+    "elbo": Elbo,
+    "eubo": Eubo,
+}
+OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
+    "clipped-surrogate": ClippedSurrogate,
+    "reinforce": Reinforce,
+    "weighted-likelihood": WeightedLikelihood,
+    "distribution-matching": DistributionMatching,
+    "wddo": Wddo,
 }
 
 
-def rule_of(recipe: tables.RuleRecipe) -> Rule:
-    match recipe:
-        case tables.EntropyBoundRule():
-            return EntropyBound(recipe.bound, recipe.subtract_max)
-        case tables.ConfidenceRule():
-            return ConfidenceThreshold(recipe.threshold)
-        case tables.TopKRule():
-            return TopK(recipe.k)
-        case tables.LowConfidenceRule():
-            return LowConfidence(recipe.k)
+def build_rule(recipe: RuleRecipe) -> Rule:
+    rule: Rule = build_part(RULES, recipe)
+    return rule
 
 
-def estimator_of(recipe: tables.EstimatorRecipe) -> Estimator:
-    match recipe:
-        case tables.MeanFieldEstimator():
-            return MeanField(recipe.prompt_mask_rate)
-        case tables.TwoTimesMeanFieldEstimator():
-            return TwoTimesMeanField()
-        case tables.ManyTimesMeanFieldEstimator():
-            return ManyTimesMeanField(recipe.boundaries)
-        case tables.ExactEstimator():
-            return Exact()
-        case tables.CoupledEstimator():
-            return Coupled(recipe.min_rate, recipe.max_rate, recipe.weighting)
-        case tables.EuboEstimator():
-            return Eubo(recipe.draws, recipe.antithetic, recipe.beta, recipe.mix)
-        case tables.ElboEstimator():
-            return Elbo(recipe.draws, recipe.antithetic)
+def build_estimator(recipe: EstimatorRecipe) -> Estimator:
+    estimator: Estimator = build_part(ESTIMATORS, recipe)
+    return estimator
 
 
-def objective_of(recipe: tables.ObjectiveRecipe) -> Objective:
-    match recipe:
-        case tables.ClippedSurrogateObjective():
-            return ClippedSurrogate(recipe.clip, recipe.importance_cap, recipe.importance_floor, recipe.importance_on)
-        case tables.ReinforceObjective():
-            return Reinforce()
-        case tables.WeightedLikelihoodObjective():
-            return WeightedLikelihood(recipe.psi)
-        case tables.DistributionMatchingObjective():
-            return DistributionMatching(_target_of(recipe), recipe.baseline)
-        case tables.WddoObjective():
-            return Wddo(_target_of(recipe), recipe.beta, recipe.fake)
+def build_objective(recipe: ObjectiveRecipe) -> Objective:
+    objective: Objective = build_part(OBJECTIVES, recipe)
+    return objective
 
 
-def _target_of(recipe: tables.TargetSettings) -> Target:
-    return Target(recipe.alpha, recipe.proximal, recipe.min_ess)
+def build_advantage(recipe: AdvantageRecipe) -> Advantage:
+    if isinstance(recipe, str):
+        return ADVANTAGES[recipe] if recipe in ADVANTAGES else load_function(recipe, CustomAdvantage)
+    advantage: Advantage = build_part({}, recipe)
+    return advantage

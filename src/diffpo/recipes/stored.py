@@ -3,25 +3,29 @@
 import tomllib
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from diffpo.core.errors import UserError
+from diffpo.core.user_code import is_user_code
 from diffpo.models.hub import check_model_path
 from diffpo.models.model_paths import RECIPE, model_folder
-from diffpo.recipes.tables import EvalRecipe, TaskRecipe, block_problems, cache_problems, grading_problems
+from diffpo.recipes.strict import Strict, recipe_of
+from diffpo.recipes.tables import EvalRecipe, SudokuTask, TaskRecipe, block_problems, cache_problems, grading_problems
 from diffpo.recipes.tasks import checked_task
-from diffpo.tasks.custom_reward import is_reward_name
 
 TASK_HINT = "task.size=4 or 6, or task.kind=countdown, walk or another"
-_STORED_TASK: TypeAdapter[TaskRecipe] = TypeAdapter(TaskRecipe)
+
+
+class _Stored(Strict):
+    """What is read of a stored recipe."""
+
+    task: TaskRecipe = SudokuTask()
 
 
 def evaluated_task(recipe: EvalRecipe) -> TaskRecipe:
-    """The task to evaluate on. Raises UserError for what is wrong with it, its data, or the model's place.
+    """Return the task to evaluate on. Raises UserError for what is wrong with it, its data, or the model's path.
 
-    What needs no model is said first, then a model of the hub is fetched.
+    What needs no model is checked first, then a model of the hub is fetched.
     """
-    path = _known_place(recipe.model)
+    path = _existing_path(recipe.model)
     task = recipe.task or stored_task(path)
     blocks = block_problems("block_length", recipe.block_length, task)
     caches = cache_problems("", recipe.cache, recipe.block_length, task)
@@ -33,36 +37,42 @@ def evaluated_task(recipe: EvalRecipe) -> TaskRecipe:
 
 
 def sampled_length(model: str | Path, length: int | None) -> int:
-    """Tokens of a completion: as asked for, or as in training. Raises UserError as `evaluated_task` does."""
-    path = _known_place(model)
+    """Return the tokens of a completion: as asked for, or as in training. Raises UserError as `evaluated_task` does."""
+    path = _existing_path(model)
     if length is None:
         length = stored_task(path, "--length, the tokens of the completion").completion_length
     model_folder(path)
     return length
 
 
-def stored_task(path: Path, hint: str = TASK_HINT) -> TaskRecipe:
-    """The task in the recipe of the run that `path` is or belongs to. Raises UserError saying what to give instead.
+def stored_task(path: Path, hint: str | None = None) -> TaskRecipe:
+    """Return the task in the recipe of the run that `path` is or belongs to.
 
-    A reward of the user's own is left out: what is solved does not depend on it, and to measure a model runs no code
-    that a folder names.
+    No code that a folder names is run. A reward of the user's own is left out, as what is solved does not depend on it.
+    Raises UserError where there is no task or one of the user's own; the message ends in `hint`, what to give instead.
     """
     for folder in (path.resolve(), path.resolve().parent):
-        if (folder / RECIPE).is_file():
+        if (file := folder / RECIPE).is_file():
             try:
-                table = tomllib.loads((folder / RECIPE).read_text())
-                task = {"kind": "sudoku"} | table.get("task", {})
-                if is_reward_name(str(task.get("reward"))):
-                    del task["reward"]
-                return _STORED_TASK.validate_python(task)
-            except (ValueError, TypeError) as error:
-                line = str(error).splitlines()[0]
-                raise UserError(f"{folder / RECIPE} does not say which task: {line}; give {hint}") from error
-    raise UserError(f"no {RECIPE} says which task {path} was trained on; give {hint}")
+                task = tomllib.loads(file.read_text()).get("task", {})
+            except ValueError as error:
+                raise UserError(f"{file} does not say which task: {error}; give {hint or TASK_HINT}") from error
+            kind = task.get("kind") if isinstance(task, dict) else None
+            if is_user_code(kind):
+                own = hint or f"task.kind={kind} with the task's options"
+                raise UserError(f"{file} names a task of your own, {kind}, whose code only you can start; give {own}")
+            if isinstance(task, dict) and is_user_code(task.get("reward")):
+                del task["reward"]
+            try:
+                return recipe_of(_Stored, {"task": task}, str(file)).task
+            except UserError as error:
+                told = "; ".join(line.strip() for line in str(error).splitlines()[1:])
+                raise UserError(f"{file} does not say which task: {told}; give {hint or TASK_HINT}") from error
+    raise UserError(f"no {RECIPE} says which task {path} was trained on; give {hint or TASK_HINT}")
 
 
-def _known_place(model: str | Path) -> Path:
-    """A folder that holds a model, or a hub name, which is not asked for yet."""
+def _existing_path(model: str | Path) -> Path:
+    """Return a folder that holds a model, or a hub name, which is not asked for yet."""
     check_model_path(str(model))
     path = Path(model)
     if path.exists():

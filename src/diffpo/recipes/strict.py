@@ -5,10 +5,12 @@ the checks which join several fields still run on those that are right.
 """
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from functools import reduce
+from operator import or_
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -16,9 +18,10 @@ from pydantic_core import PydanticUndefined
 
 from diffpo.core.errors import UserError
 from diffpo.recipes.files import apply_override, read_table
-from diffpo.recipes.words import closest, suggestion
+from diffpo.recipes.words import at, closest, join_key, show_value, suggestion
 
 _CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+OWN_CLASS = "a class of your own (FILE.py:CLASS or PACKAGE.MODULE:CLASS)"
 
 
 class Strict(BaseModel):
@@ -37,6 +40,11 @@ class Strict(BaseModel):
         Called also when some fields were refused: those are absent, and touching one ends this table's list.
         """
         return ()
+
+    @classmethod
+    def class_for(cls, kind: str) -> "type[Strict] | None":
+        """Return the table of a `kind` that no class declares, or None. Raises UserError for a wrong one."""
+        return None
 
     @model_validator(mode="after")
     def _has_no_problems(self) -> "Strict":
@@ -76,24 +84,6 @@ def _complete(kind: type[M], table: dict[str, Any], source: str, mistakes: list[
     return recipe
 
 
-def dump_recipe(recipe: Strict) -> str:
-    """The recipe as TOML that `load_recipe` reads back to an equal recipe.
-
-    TOML has no null: a field that is None is left out, so a field that may be None must have None as its default.
-    """
-    return "\n".join(_table_lines(_plain(recipe), ())).lstrip("\n") + "\n"
-
-
-def diff_recipes(old: Strict, new: Strict) -> list[str]:
-    """What changed, as `key: old -> new` lines; empty if the recipes say the same."""
-    before, after = dict(_leaves(_plain(old))), dict(_leaves(_plain(new)))
-    return [
-        f"{key}: {before.get(key, '(not set)')} -> {after.get(key, '(not set)')}"
-        for key in {**before, **after}
-        if before.get(key) != after.get(key)
-    ]
-
-
 # Reading
 
 
@@ -114,17 +104,17 @@ def _read_table(
     for key in table:
         if key not in fields:
             known = f"(known: {', '.join(fields)})"
-            mistakes.append(f"{_join(where, key)}: unknown option{suggestion(key, fields)} {known}")
+            mistakes.append(f"{join_key(where, key)}: unknown option{suggestion(key, fields)} {known}")
             meant.update(closest(key, fields))
     for name, field in fields.items():
         fallback = getattr(default, name) if is_completed else field.get_default(call_default_factory=True)
         if name in table:
-            value = _read_value(field, fallback, table[name], _join(where, name), mistakes)
+            value = _read_value(field, fallback, table[name], join_key(where, name), mistakes)
             if value is not None:
                 values[name] = value
         elif name not in meant:
             if fallback is PydanticUndefined:
-                mistakes.append(f"{_join(where, name)}: required, but missing")
+                mistakes.append(f"{join_key(where, name)}: required, but missing")
             else:
                 values[name] = fallback
 
@@ -140,35 +130,42 @@ def _read_table(
     # A check that needs a refused field is made once that field is right.
     with suppress(AttributeError):
         for line in partial.problems():
-            mistakes.append(_at(where, line))
+            mistakes.append(at(where, line))
     return partial
 
 
 def _choose(
     classes: Sequence[type[Strict]], table: dict[str, Any], where: str, mistakes: list[str]
 ) -> type[Strict] | None:
-    kinds = {
-        kind: c for c in classes if "kind" in c.model_fields for kind in get_args(c.model_fields["kind"].annotation)
-    }
-    if not kinds or ("kind" not in table and len(classes) == 1):
+    """Return the class that the table's `kind` tells, if it tells one."""
+    with_kind = [c for c in classes if "kind" in c.model_fields]
+    declared = {c: get_args(c.model_fields["kind"].annotation) for c in with_kind}
+    kinds = {kind: c for c, names in declared.items() for kind in names}
+    if not with_kind or (len(classes) == 1 and kinds and "kind" not in table):
         return classes[0]
     assumed = [kind for kind, c in kinds.items() if not c.model_fields["kind"].is_required()]
     kind = table.get("kind", assumed[0] if len(assumed) == 1 else None)
-    if isinstance(kind, str) and kind in kinds:
-        return kinds[kind]
-    choices = " or ".join(map(repr, kinds))
+    if isinstance(kind, str):
+        try:
+            if found := kinds.get(kind) or next(filter(None, (c.class_for(kind) for c in with_kind)), None):
+                return found
+        except UserError as error:
+            mistakes.append(f"{join_key(where, 'kind')}: {error}")
+            return None
+    choices = " or ".join([*map(repr, kinds), *(OWN_CLASS for names in declared.values() if not names)])
     told = f"got {kind!r}{suggestion(str(kind), kinds)}" if "kind" in table else "but missing"
-    mistakes.append(f"{_join(where, 'kind')}: should be {choices}, {told}")
+    mistakes.append(f"{join_key(where, 'kind')}: should be {choices}, {told}")
     return None
 
 
 def _read_value(field: FieldInfo, default: Any, value: Any, where: str, mistakes: list[str]) -> Any:
-    """`value` as `field` asks for it; None, which TOML cannot say, if it was refused."""
+    """Return `value` as `field` asks for it; None, which TOML cannot say, if it was refused."""
     classes = list(_table_classes(field.annotation))
-    if not classes:
+    plain = _plain_annotation(field.annotation)
+    if not classes or (plain is not None and not isinstance(value, dict)):
         # TOML has the types of JSON and is read as JSON: strict then takes an array for a tuple, a string for a Path.
         # The empty Field is there because Annotated wants at least one annotation.
-        annotated: Any = Annotated[field.annotation, *field.metadata, Field()]
+        annotated: Any = Annotated[plain, *field.metadata, Field()]
         leaf: TypeAdapter[Any] = TypeAdapter(annotated, config=_CONFIG)
         try:
             return leaf.validate_json(json.dumps(value, default=str))
@@ -178,7 +175,7 @@ def _read_value(field: FieldInfo, default: Any, value: Any, where: str, mistakes
     if get_origin(field.annotation) is not tuple:
         return _read_item(classes, default, value, where, mistakes)
     if not isinstance(value, list):
-        mistakes.append(f"{where}: should be an array of tables, got {_show(value)}")
+        mistakes.append(f"{where}: should be an array of tables, got {show_value(value)}")
         return None
     items = [_read_item(classes, None, item, f"{where}[{index}]", mistakes) for index, item in enumerate(value)]
     return None if any(item is None for item in items) else tuple(items)
@@ -189,7 +186,7 @@ def _read_item(
 ) -> Strict | None:
     if isinstance(value, dict):
         return _read_table(classes, default, value, where, mistakes)
-    mistakes.append(f"{where}: should be a table, got {_show(value)}")
+    mistakes.append(f"{where}: should be a table, got {show_value(value)}")
     return None
 
 
@@ -201,6 +198,16 @@ def _table_classes(annotation: Any) -> Iterator[type[Strict]]:
         yield from _table_classes(part)
 
 
+def _plain_annotation(annotation: Any) -> Any:
+    """Return what an annotation takes that is no table: of `Name | Rule | None` it is `Name`; None: nothing else."""
+    if not any(_table_classes(annotation)):
+        return annotation
+    if get_origin(annotation) not in (Union, UnionType):
+        return None
+    others = [part for part in get_args(annotation) if part is not NoneType and not any(_table_classes(part))]
+    return reduce(or_, others) if others else None
+
+
 # Words
 
 
@@ -208,63 +215,8 @@ def _explain(error: ValidationError, where: str) -> Iterator[str]:
     for mistake in error.errors(include_url=False):
         place = where
         for part in mistake["loc"]:
-            place = f"{place}[{part}]" if isinstance(part, int) else _join(place, part)
+            place = f"{place}[{part}]" if isinstance(part, int) else join_key(place, part)
         if mistake["type"] == "value_error":
-            yield from (_at(place, line) for line in str(mistake["ctx"]["error"]).splitlines())
+            yield from (at(place, line) for line in str(mistake["ctx"]["error"]).splitlines())
         else:
-            yield f"{place}: {mistake['msg'].removeprefix('Input ')}, got {_show(mistake['input'])}"
-
-
-def _join(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name
-
-
-def _at(where: str, line: str) -> str:
-    return f"{where}: {line}" if where else line
-
-
-def _show(value: Any) -> str:
-    return ("true" if value else "false") if isinstance(value, bool) else repr(value)
-
-
-# Writing
-
-
-def _plain(recipe: Strict) -> dict[str, Any]:
-    return recipe.model_dump(mode="json", exclude_none=True)
-
-
-def _leaves(table: dict[str, Any], where: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, _join(where, key))
-        else:
-            yield _join(where, key), _toml(value)
-
-
-def _table_lines(table: dict[str, Any], path: tuple[str, ...]) -> Iterator[str]:
-    """Values first: in TOML, what follows a `[header]` belongs to it."""
-    yield from (f"{_toml_key(key)} = {_toml(value)}" for key, value in table.items() if not isinstance(value, dict))
-    for key, value in table.items():
-        if isinstance(value, dict):
-            inner = (*path, _toml_key(key))
-            yield f"\n[{'.'.join(inner)}]"
-            yield from _table_lines(value, inner)
-
-
-def _toml(value: Any) -> str:
-    match value:
-        case bool():
-            return _show(value)
-        case str():
-            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-        case list():
-            return f"[{', '.join(map(_toml, value))}]"
-        case dict():
-            return f"{{{', '.join(f'{_toml_key(key)} = {_toml(item)}' for key, item in value.items())}}}"
-        case _:
-            return repr(value)
-
-
-def _toml_key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml(key)
+            yield f"{place}: {mistake['msg'].removeprefix('Input ')}, got {show_value(mistake['input'])}"

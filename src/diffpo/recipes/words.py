@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 def closest(word: str, known: Iterable[str]) -> list[str]:
@@ -10,3 +11,18 @@ def closest(word: str, known: Iterable[str]) -> list[str]:
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     return "".join(f"; did you mean {guess!r}?" for guess in closest(word, known))
+
+
+def join_key(where: str, name: str) -> str:
+    """Return the dotted name of a key in the table `where`; that of the whole recipe is empty."""
+    return f"{where}.{name}" if where else name
+
+
+def at(where: str, line: str) -> str:
+    """Return a mistake with the table or key that it is in."""
+    return f"{where}: {line}" if where else line
+
+
+def show_value(value: Any) -> str:
+    """Return a value as TOML writes it, as far as a message needs that."""
+    return ("true" if value else "false") if isinstance(value, bool) else repr(value)

@@ -11,7 +11,8 @@ from types import FrameType
 from diffpo.core.errors import UserError
 from diffpo.core.files import explain_write_errors, write_whole
 from diffpo.models.model_paths import RECIPE, checkpoints
-from diffpo.recipes.strict import Strict, diff_recipes, dump_recipe, load_recipe
+from diffpo.recipes.dump import dump_recipe, stored_changes
+from diffpo.recipes.strict import Strict
 from diffpo.runs.checkpoint import Progress, read_progress
 
 METRICS = "metrics.jsonl"
@@ -44,7 +45,7 @@ def open_run(out: Path, recipe: Strict, resume: bool) -> Run:
     if resume:
         if not stored.is_file():
             raise UserError(f"nothing to resume: {out} holds no run (no {RECIPE}); leave out --resume to start one")
-        changes = diff_recipes(load_recipe(type(recipe), str(stored), ()), recipe)
+        changes = stored_changes(stored, recipe)
         if changes:
             raise UserError(
                 f"{out} was started with another recipe ({'; '.join(changes)}); resume with the old one, "

@@ -1,21 +1,12 @@
-"""Rewards of one's own, as TRL's trainers take them: `reward(prompts, completions, **columns) -> list[float]`.
+"""Rewards of the user's own, as TRL's trainers take them: `reward(prompts, completions, **columns) -> list[float]`."""
 
-They are the user's own code, and nothing fences them.
-"""
-
-import importlib
-import importlib.util
 import inspect
-import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from diffpo.core.errors import UserError
+from diffpo.core.user_code import load_user_code
 from diffpo.tasks.base import Grade, Problem, Split, Task
 
 TrlReward = Callable[..., Sequence[float | None]]
@@ -24,52 +15,18 @@ _GIVEN = ("prompts", "completions")
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def is_reward_name(text: str) -> bool:
-    """Whether it is written as a function's place: `path/to/file.py:function` or `package.module:function`."""
-    return re.fullmatch(r"(.+\.py|[^\W\d][\w.]*):[^\W\d]\w*", text) is not None
-
-
 def load_reward(name: str) -> TrlReward:
-    """The function that `file.py:function` or `package.module:function` names; a file is run once.
+    """Return the function that `file.py:function` or `package.module:function` names; a file is run once.
 
     Raises UserError where there is no such file, module or function, and where its code raises.
     """
-    place, _, function = name.rpartition(":")
-    try:
-        module = _module_of(Path(place).resolve()) if place.endswith(".py") else importlib.import_module(place)
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # it is the user's code, and may raise anything
-        words = " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]])
-        raise UserError(f"the reward {name} cannot be imported ({words}); mend {place}, or name another") from error
-    found: TrlReward | None = getattr(module, function, None)
-    if not callable(found):
-        own = (value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__)
-        there = ", ".join(value.__name__ for value in own if inspect.isfunction(value)) or "none"
-        raise UserError(f"task.reward names a function that {place} does not have, {function}; it has {there}")
-    return found
-
-
-@lru_cache
-def _module_of(file: Path) -> ModuleType:
-    if not file.is_file():
-        raise UserError(f"the reward's file {file} is not there; give FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION")
-    name = f"diffpo_reward_{file.stem}_{abs(hash(file)):x}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None, "the name ends in .py"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    function: TrlReward = load_user_code(name, "reward", "function")
+    return function
 
 
 @dataclass(frozen=True)
 class WithReward:
-    """A task whose reward is a function's; whether a problem is solved is still the task's to say.
+    """A task whose reward comes from a function; whether a problem is solved is still the task's to say.
 
     The function gets lists: `prompts`, `completions`, and of each problem's `facts` (the columns of its row) those that
     it names, or all where it takes `**kwargs`. None, which in TRL means "not for me", pays 0. A function that raises or
@@ -92,20 +49,20 @@ class WithReward:
         return self.task.completion_length
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
-        """The task's. Raises UserError for a column that the function needs and the data lack."""
+        """Return the task's problems. Raises UserError for a column that the function needs and the data lack."""
         problems = self.task.problems(split, count, seed)
         for problem in problems:
             for column in self._needed:
                 if column not in problem.facts:
                     there = ", ".join(problem.facts) or "none"
                     raise UserError(
-                        f"{self.name}: the reward {self._shown} needs column {column!r}, which the data lack; "
+                        f"{self.name}: the reward {self._function_name} needs column {column!r}, which the data lack; "
                         f"there are {there}"
                     )
         return problems
 
     def grade(self, problem: Problem, completion: str) -> Grade:
-        """Never raises."""
+        """Return the function's reward with the task's parts. Never raises."""
         grade = self.task.grade(problem, completion)
         offered: dict[str, list[Any]] = {"prompts": [problem.prompt], "completions": [completion]}
         offered |= {name: [value] for name, value in problem.facts.items()}
@@ -132,5 +89,5 @@ class WithReward:
         return [p.name for p in named if p.name not in _GIVEN]
 
     @property
-    def _shown(self) -> str:
+    def _function_name(self) -> str:
         return getattr(self.function, "__name__", repr(self.function))

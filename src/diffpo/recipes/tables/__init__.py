@@ -1,10 +1,12 @@
 """The tables of recipes, a file for each: complete, closed descriptions of what can be run. None imports torch."""
 
+from diffpo.recipes.tables.advantages import AdvantageRecipe, CustomAdvantage
 from diffpo.recipes.tables.budget import BudgetRecipe, CheckpointRecipe
 from diffpo.recipes.tables.controller import ControllerRecipe, GreedyStageRecipe
 from diffpo.recipes.tables.device import Attention, DeviceSettings
 from diffpo.recipes.tables.estimators import (
     CoupledEstimator,
+    CustomEstimator,
     ElboEstimator,
     EstimatorRecipe,
     EuboEstimator,
@@ -18,9 +20,9 @@ from diffpo.recipes.tables.estimators import (
 from diffpo.recipes.tables.evaluation import EvalRecipe
 from diffpo.recipes.tables.fields import Count, NonNegative, Positive, Share
 from diffpo.recipes.tables.objectives import (
-    AdvantageKind,
     AdvantageSettings,
     ClippedSurrogateObjective,
+    CustomObjective,
     DistributionMatchingObjective,
     ObjectiveRecipe,
     ReinforceObjective,
@@ -33,7 +35,14 @@ from diffpo.recipes.tables.objectives import (
 from diffpo.recipes.tables.optimizer import AdamRecipe, HasLora, LoraRecipe, PolicyOptimizerRecipe, base_bits
 from diffpo.recipes.tables.rl import RlRecipe
 from diffpo.recipes.tables.rollout import RolloutRecipe, block_problems, cache_problems, kernel_problems
-from diffpo.recipes.tables.rules import ConfidenceRule, EntropyBoundRule, LowConfidenceRule, RuleRecipe, TopKRule
+from diffpo.recipes.tables.rules import (
+    ConfidenceRule,
+    CustomRule,
+    EntropyBoundRule,
+    LowConfidenceRule,
+    RuleRecipe,
+    TopKRule,
+)
 from diffpo.recipes.tables.sft import EarlyStopping, SftRecipe, TinyModel
 from diffpo.recipes.tables.study import (
     BASE,
@@ -48,6 +57,7 @@ from diffpo.recipes.tables.study import (
 from diffpo.recipes.tables.tasks import (
     CountdownD1Task,
     CountdownTask,
+    CustomTask,
     GameSettings,
     Gsm8kTask,
     Math500Task,
@@ -65,7 +75,7 @@ from diffpo.recipes.tables.tasks import (
 __all__ = [
     "BASE",
     "AdamRecipe",
-    "AdvantageKind",
+    "AdvantageRecipe",
     "AdvantageSettings",
     "Attention",
     "BudgetRecipe",
@@ -77,6 +87,11 @@ __all__ = [
     "CountdownD1Task",
     "CountdownTask",
     "CoupledEstimator",
+    "CustomAdvantage",
+    "CustomEstimator",
+    "CustomObjective",
+    "CustomRule",
+    "CustomTask",
     "DeviceSettings",
     "DistributionMatchingObjective",
     "EarlyStopping",

@@ -5,8 +5,8 @@ from typing import Annotated
 from pydantic import Field
 
 from diffpo.recipes.strict import Strict
+from diffpo.recipes.tables.advantages import AdvantageRecipe
 from diffpo.recipes.tables.fields import Count, Positive, Share
-from diffpo.recipes.tables.objectives import AdvantageKind
 from diffpo.recipes.tables.optimizer import AdamRecipe
 
 
@@ -29,7 +29,7 @@ class ControllerRecipe(Strict):
     """As `objective.nfe_penalty`, for the credit of the drawn entropy bounds."""
     coef: Positive = 1.0
     clip: Positive = 0.2
-    advantage: AdvantageKind = "batch-std"
+    advantage: AdvantageRecipe = "batch-std"
     momentum: Share = 0.05
     """How fast the running statistics that standardise the controller's features follow the model."""
     optimizer: AdamRecipe = AdamRecipe(lr=3e-3)

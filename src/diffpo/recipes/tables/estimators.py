@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 
+from diffpo.recipes.custom import Contract, CustomPart
 from diffpo.recipes.strict import Strict
 from diffpo.recipes.tables.fields import Count, Share
 
@@ -64,16 +65,24 @@ class EuboEstimator(MaskDraws):
     mix: Share = 0.5
 
 
-EstimatorRecipe = Annotated[
+class CustomEstimator(CustomPart):
+    """A class of your own."""
+
+    _contract = Contract(
+        "estimator", {"draw": ("rollout", "generator"), "__call__": ("rollout", "draw", "mask_id")}, {}
+    )
+
+
+EstimatorRecipe = (
     MeanFieldEstimator
     | TwoTimesMeanFieldEstimator
     | ManyTimesMeanFieldEstimator
     | ExactEstimator
     | CoupledEstimator
     | ElboEstimator
-    | EuboEstimator,
-    Field(discriminator="kind"),
-]
+    | EuboEstimator
+    | SerializeAsAny[CustomEstimator]
+)
 
 
 def gives_token_probabilities(estimator: EstimatorRecipe) -> bool:

@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 
 from diffpo.core.options import KlEstimator, LossAggregation
+from diffpo.recipes.custom import Contract, CustomPart
 from diffpo.recipes.strict import Strict
+from diffpo.recipes.tables.advantages import AdvantageRecipe
 from diffpo.recipes.tables.estimators import CoupledEstimator, EstimatorRecipe, EuboEstimator, gives_token_probabilities
 from diffpo.recipes.tables.fields import Count, NonNegative, Positive, Share
-
-AdvantageKind = Literal["group-centered", "group-std", "batch-std", "leave-one-out"]
 
 
 class UpdateSettings(Strict):
@@ -29,7 +29,7 @@ class AdvantageSettings(UpdateSettings):
     """Options that objectives share which credit completions by their advantage."""
 
     loss_aggregation: LossAggregation = "token-mean"
-    advantage: AdvantageKind = "group-centered"
+    advantage: AdvantageRecipe = "group-centered"
     kl_coef: NonNegative = 0.0
     kl_estimator: KlEstimator = "full"
 
@@ -40,7 +40,7 @@ class ClippedSurrogateObjective(AdvantageSettings):
     kind: Literal["clipped-surrogate"] = "clipped-surrogate"
     """The one objective whose kind may be left out."""
     loss_aggregation: LossAggregation = "sequence-mean"
-    advantage: AdvantageKind = "group-std"
+    advantage: AdvantageRecipe = "group-std"
     kl_coef: NonNegative = 0.05
     clip: Positive = 0.2
     importance_cap: Positive | None = None
@@ -64,7 +64,7 @@ class ReinforceObjective(AdvantageSettings):
     """REINFORCE leave-one-out; on the `eubo` estimator SPG."""
 
     kind: Literal["reinforce"]
-    advantage: AdvantageKind = "leave-one-out"
+    advantage: AdvantageRecipe = "leave-one-out"
     num_iterations: Count = 1
 
 
@@ -86,7 +86,7 @@ class TargetSettings(UpdateSettings):
     """Shorten each prompt's step until its weights' effective sample size is this share of the group."""
 
     @property
-    def advantage(self) -> AdvantageKind:
+    def advantage(self) -> AdvantageRecipe:
         return "group-centered"
 
     @property
@@ -123,14 +123,24 @@ class WddoObjective(TargetSettings):
         return "sequence-mean"
 
 
-ObjectiveRecipe = Annotated[
+class CustomObjective(AdvantageSettings, CustomPart):
+    """A class of your own, with the options that built-in objectives have besides their own."""
+
+    _contract = Contract(
+        "objective",
+        {"credit": ("groups",), "__call__": ("logp", "old_logp", "behaviour_logp", "credit", "is_scored")},
+        {"requires": Literal["none", "old", "current"]},
+    )
+
+
+ObjectiveRecipe = (
     ClippedSurrogateObjective
     | ReinforceObjective
     | WeightedLikelihoodObjective
     | DistributionMatchingObjective
-    | WddoObjective,
-    Field(discriminator="kind"),
-]
+    | WddoObjective
+    | SerializeAsAny[CustomObjective]
+)
 
 
 def pairing_problems(objective: ObjectiveRecipe, estimator: EstimatorRecipe) -> Iterable[str]:

@@ -6,10 +6,11 @@ from typing import Annotated
 from pydantic import Field
 
 from diffpo.core.options import CacheKind
+from diffpo.recipes.custom import attribute_or_none
 from diffpo.recipes.strict import Strict
 from diffpo.recipes.tables.device import Attention
 from diffpo.recipes.tables.fields import Count, NonNegative
-from diffpo.recipes.tables.rules import EntropyBoundRule, LowConfidenceRule, RuleRecipe
+from diffpo.recipes.tables.rules import CustomRule, EntropyBoundRule, LowConfidenceRule, RuleRecipe
 from diffpo.recipes.tables.tasks import TaskRecipe
 
 
@@ -26,6 +27,11 @@ class RolloutRecipe(Strict):
     rule: RuleRecipe = EntropyBoundRule()
 
     def problems(self) -> Iterable[str]:
+        if isinstance(self.rule, CustomRule) and attribute_or_none(self.rule, "is_exact") is False:
+            yield (
+                f"rule.kind: {self.rule.kind} is not exact, so its log-probabilities are not those of the rollout; "
+                "train with a rule that is, and keep it for evaluation"
+            )
         if isinstance(self.rule, LowConfidenceRule):
             yield (
                 "rule.kind: 'low-confidence' looks at the drawn token, so its log-probabilities are not those of the "

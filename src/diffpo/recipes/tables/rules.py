@@ -1,9 +1,10 @@
 """The tables of rules: `rollout.rule`, and `rules` of an evaluation."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
+from pydantic import SerializeAsAny
 
+from diffpo.recipes.custom import Contract, CustomPart
 from diffpo.recipes.strict import Strict
 from diffpo.recipes.tables.fields import Count, NonNegative, Share
 
@@ -29,4 +30,14 @@ class LowConfidenceRule(Strict):
     k: Count = 1
 
 
-RuleRecipe = Annotated[EntropyBoundRule | ConfidenceRule | TopKRule | LowConfidenceRule, Field(discriminator="kind")]
+class CustomRule(CustomPart):
+    """A class of your own. One that draws rollouts of RL must be exact."""
+
+    _contract = Contract(
+        "rule",
+        {"score": ("logits", "drawn"), "select": ("score", "is_candidate", "row_bound")},
+        {"is_exact": bool},
+    )
+
+
+RuleRecipe = EntropyBoundRule | ConfidenceRule | TopKRule | LowConfidenceRule | SerializeAsAny[CustomRule]

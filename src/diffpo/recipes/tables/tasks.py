@@ -3,22 +3,23 @@
 from collections.abc import Iterable
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SerializeAsAny
 
+from diffpo.core.user_code import is_user_code
+from diffpo.recipes.custom import Contract, CustomPart, attribute_or_none
 from diffpo.recipes.strict import Strict
 from diffpo.recipes.tables.fields import Count, Share
 from diffpo.tasks import countdown, text, walk
-from diffpo.tasks.custom_reward import is_reward_name
 
 
 def _own_reward(name: str) -> str:
-    if not is_reward_name(name):
+    if not is_user_code(name):
         raise ValueError(f"should be a function of your own, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, got {name!r}")
     return name
 
 
 def _text_reward(name: str) -> str:
-    if name not in get_args(text.Reward) and not is_reward_name(name):
+    if name not in get_args(text.Reward) and not is_user_code(name):
         known = " or ".join(map(repr, get_args(text.Reward)))
         raise ValueError(
             f"should be {known}, or a function of your own, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, got {name!r}"
@@ -134,7 +135,24 @@ class S1kTask(SourceSettings):
     kind: Literal["s1k"]
 
 
-TaskRecipe = Annotated[
+class CustomTask(CustomPart):
+    """A class of your own."""
+
+    _contract = Contract(
+        "task",
+        {"problems": ("split", "count", "seed"), "grade": ("problem", "completion")},
+        {"name": str, "alphabet": str, "completion_length": Count},
+    )
+
+    @property
+    def completion_length(self) -> int:
+        length = attribute_or_none(self, "completion_length")
+        if not isinstance(length, int):
+            raise AttributeError(f"{self.kind} has no completion_length")  # noqa: TRY004  checks that need it are left out
+        return length
+
+
+TaskRecipe = (
     SudokuTask
     | CountdownTask
     | WalkTask
@@ -143,9 +161,9 @@ TaskRecipe = Annotated[
     | CountdownD1Task
     | SudokuD1Task
     | SudokuSpgTask
-    | S1kTask,
-    Field(discriminator="kind"),
-]
+    | S1kTask
+    | SerializeAsAny[CustomTask]
+)
 
 
 def grading_problems(name: str, task: TaskRecipe) -> Iterable[str]:

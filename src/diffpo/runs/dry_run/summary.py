@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from diffpo.core.errors import UserError
 from diffpo.recipes import dump_recipe
-from diffpo.recipes.tables import RlRecipe, SftRecipe
+from diffpo.recipes.tables import CustomEstimator, RlRecipe, SftRecipe
 from diffpo.recipes.tasks import downloads
 from diffpo.runs.dry_run import memory
 from diffpo.runs.dry_run.size import Size, is_elsewhere, size_of
@@ -74,6 +74,8 @@ def _step(recipe: RlRecipe | SftRecipe, size: Size, work: Work) -> Iterator[tupl
     if work.calls:
         yield f"denoiser calls of each{at_most}", f"{work.calls:,}"
         yield f"denoiser tokens of rollouts{at_most}", f"{work.rollout_tokens:,.0f}"
+    if isinstance(recipe, RlRecipe) and isinstance(recipe.estimator, CustomEstimator):
+        yield "canvases of a completion", f"not known of {recipe.estimator.kind}, counted as 1"
     yield "denoiser tokens of the update", f"{work.pass_tokens * work.passes:,.0f}"
     yield f"arithmetic{at_most}", f"{arithmetic(size, work, recipe.lora is not None) / 1e12:,.1f} TFLOP"
 

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from diffpo.objective import Objective
-from diffpo.recipes.parts import objective_of
+from diffpo.objective.base import Objective
+from diffpo.recipes.parts import build_objective
 from diffpo.recipes.tables import (
     CoupledEstimator,
+    CustomEstimator,
     EstimatorRecipe,
     ExactEstimator,
     ManyTimesMeanFieldEstimator,
@@ -54,7 +55,7 @@ def rl_work(recipe: RlRecipe, prompt_tokens: int) -> Work:
     length = recipe.task.completion_length
     rule = recipe.rollout.rule
     calls = -(-length // rule.k) if isinstance(rule, TopKRule) else length
-    objective: Objective = objective_of(recipe.objective)
+    objective: Objective = build_objective(recipe.objective)
     is_cut = recipe.objective.micro_batch_size is not None and objective.requires != "none"
     steps = 0 if recipe.train == "controller" else recipe.objective.num_iterations
     return Work(
@@ -76,7 +77,7 @@ def sft_work(recipe: SftRecipe, prompt_tokens: int) -> Work:
 
 
 def needs_reference(recipe: RlRecipe) -> bool:
-    return recipe.objective.kl_coef > 0 or objective_of(recipe.objective).requires != "none"
+    return recipe.objective.kl_coef > 0 or build_objective(recipe.objective).requires != "none"
 
 
 def canvases_of(estimator: EstimatorRecipe, group: int, calls: int) -> float:
@@ -94,6 +95,8 @@ def canvases_of(estimator: EstimatorRecipe, group: int, calls: int) -> float:
             return 2.0 if estimator.weighting == "plain" else 2 + 1 / group
         case MaskDraws():
             return float(estimator.draws)
+        case CustomEstimator():
+            return 1.0  # what its class does is not known
 
 
 def arithmetic(size: Size, work: Work, is_adapter: bool) -> float:
