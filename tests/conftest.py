@@ -18,4 +18,6 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def base(shared_folder: Path) -> Path:
     """An SFT run whose model solves half of its Sudokus; no test may write into it."""
+    from tests.helpers.tiny_runs import SFT, trained_once  # torch with it, which pytest-xdist's controller never needs
+
     return trained_once(shared_folder / "bases" / "sudoku", [*SFT, "steps=100", "checkpoint.every=1000"])

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.helpers.doomed import run_doomed
 from tests.helpers.tiny_runs import (
     GREEDY_STAGE,
     SFT,
@@ -583,38 +584,6 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(
 # ---------------------------------------------------------------------------------------------------- real processes
 
 
-DOOMED = """
-import os, signal, sys
-from diffpo.runs import run_dir
-from diffpo.cli.main import main
-
-where, name = {"fsync": (os, "fsync"), "log": (run_dir.Run, "log")}[sys.argv[1]]
-number, left = signal.Signals[sys.argv[2]], int(sys.argv[3])
-call = getattr(where, name)
-
-
-def doomed(*arguments):
-    global left
-    call(*arguments)
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), number)
-
-
-setattr(where, name, doomed)
-main(sys.argv[4:])
-"""
-"""`diffpo` that gets a signal after the n-th file of a checkpoint is flushed, or the n-th step is logged."""
-
-
-def start_doomed(at: str, number: str, count: int, *arguments: str) -> tuple[int, str]:
-    """Run the command until the signal; the exit code, and what stood on stderr."""
-    command = [sys.executable, "-c", DOOMED, at, number, str(count), *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    return done.returncode, done.stderr
-
-
 @pytest.mark.parametrize("flushed", [11, 18, 25])
 def test_rl_killed_twice_ends_where_an_undisturbed_run_does(
     flushed: int, killed_recipe: Path, undisturbed: dict[str, Any], tmp_path: Path
@@ -622,11 +591,11 @@ def test_rl_killed_twice_ends_where_an_undisturbed_run_does(
     """Once within a checkpoint, after so many files (two of them the recipe's), and once between two."""
     out = tmp_path / "run"
     arguments = ["rl", str(killed_recipe), "--out", str(out)]
-    code, _ = start_doomed("fsync", "SIGKILL", flushed, *arguments)
+    code, _ = run_doomed("fsync", signal.SIGKILL, flushed, arguments, tmp_path)
     assert code == -signal.SIGKILL
     assert any(out.glob(".checkpoint-*")), "killed while a checkpoint was being written"
     assert_whole(out)
-    code, _ = start_doomed("log", "SIGKILL", 2, *arguments, "--resume")
+    code, _ = run_doomed("log", signal.SIGKILL, 2, [*arguments, "--resume"], tmp_path)
     assert code == -signal.SIGKILL
     assert_whole(out)
     run_rl(load_recipe(RlRecipe, str(killed_recipe)), out, resume=True)
@@ -636,7 +605,7 @@ def test_rl_killed_twice_ends_where_an_undisturbed_run_does(
 def test_sft_killed_ends_where_an_undisturbed_run_does(tmp_path: Path) -> None:
     file, out = tmp_path / "sft.toml", tmp_path / "run"
     file.write_text(toml_of([*SFT, "steps=12", "checkpoint.every=2"]), encoding="utf-8")
-    code, _ = start_doomed("fsync", "SIGKILL", 17, "sft", str(file), "--out", str(out))
+    code, _ = run_doomed("fsync", signal.SIGKILL, 17, ["sft", str(file), "--out", str(out)], tmp_path)
     assert code == -signal.SIGKILL
     assert any(out.glob(".checkpoint-*"))
     assert_whole(out)
@@ -650,9 +619,8 @@ def test_one_ctrl_c_ends_the_command_with_a_checkpoint_and_a_word_on_how_to_go_o
     killed_recipe: Path, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    code, errors = start_doomed(
-        "log", "SIGINT", 2, "rl", str(killed_recipe), "checkpoint.every=1000", "--out", str(out)
-    )
+    arguments = ["rl", str(killed_recipe), "checkpoint.every=1000", "--out", str(out)]
+    code, errors = run_doomed("log", signal.SIGINT, 2, arguments, tmp_path)
     assert code == 130
     (folder,) = checkpoints(out)
     assert read_progress(folder).step == len(lines_of(out)) == 2
