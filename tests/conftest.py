@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.tiny_runs import SFT, trained_once
-
 
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
