@@ -1,4 +1,4 @@
-"""LoRA adapters: on the right matrices, off for the reference, stored as PEFT's, refused elsewhere, merged."""
+"""LoRA adapters: which matrices have them, the reference without them, PEFT's files, refusals, merging."""
 
 import json
 from pathlib import Path
@@ -169,7 +169,7 @@ def altered(weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def test_what_cannot_be_merged_or_adapted_is_said(base: Path, adapted: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_merged_or_adapted_is_refused(base: Path, adapted: Path, tmp_path: Path) -> None:
     from diffpo.runs.merge import run_merge
 
     with pytest.raises(UserError, match="holds a whole model and no adapter"):

@@ -1,4 +1,4 @@
-"""Dream's shift, its size, and that its border asks and answers like LLaDA's."""
+"""Dream's shift, its size, and that its denoiser behaves like LLaDA's."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def test_logits_at_selects_the_same_rows_in_order(is_padded: bool, model: DreamM
 @pytest.mark.parametrize("length", [50, PACK_MIN_TOKENS + 5])
 @pytest.mark.parametrize("amounts", [[0, 0, 0], [40, 0, 3]])
 @torch.no_grad()
-def test_what_is_left_out_changes_no_logit(amounts: list[int], length: int, model: DreamModel) -> None:
+def test_what_is_not_computed_changes_no_logit(amounts: list[int], length: int, model: DreamModel) -> None:
     ids, mask = padded(some_ids(length=length), amounts)
     at = (torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) < 0.3) & mask
     at[[0, 2], [amounts[0], amounts[2]]] = True  # first visible tokens, which are predicted from themselves
@@ -114,5 +114,5 @@ def test_the_published_7b_config_gives_the_published_size() -> None:
     assert len(model.state_dict()) == 28 * 12 + 3
 
 
-def test_the_base_of_the_rotation_may_stand_in_a_table() -> None:
+def test_rope_theta_may_stand_in_a_table() -> None:
     assert DreamConfig(rope_parameters={"rope_type": "default", "rope_theta": 5e5}).rope_theta == 5e5

@@ -1,4 +1,4 @@
-"""Names on the hub: what is cached is taken, else fetched without its Python, and no answer is one sentence."""
+"""Models of the hub: the cached copy is used, else a download without its Python; errors are one sentence."""
 
 import json
 import time
@@ -29,7 +29,7 @@ NAME = "GSAI-ML/LLaDA-8B-Instruct"
 
 
 class FakeHub:
-    """Stands in for the hub: what was asked of it, what it answers."""
+    """A stand-in for the hub: it records what it is asked and answers as it is told."""
 
     def __init__(self) -> None:
         self.cached: Path | None = None

@@ -1,4 +1,4 @@
-"""The LLaDA model against a second forward written from its description, and loading that refuses what does not fit."""
+"""LLaDA against a second forward pass written from its description, and refusals of folders that do not fit."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from diffpo.core.errors import UserError
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.layers import PACK_MIN_TOKENS
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
-from diffpo.models.loading import make_denoiser, load_denoiser
+from diffpo.models.loading import load_denoiser, make_denoiser
 from diffpo.models.tokenizer import char_tokenizer
 
 VOCAB = 11
@@ -94,13 +94,13 @@ def test_logits_at_selects_the_same_rows_in_order() -> None:
 @pytest.mark.parametrize("length", [50, PACK_MIN_TOKENS + 7])
 @pytest.mark.parametrize("padding", [[0, 0, 0], [40, 0, 3], [5, 5, 5]])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_what_is_left_out_changes_no_logit_and_no_gradient(
+def test_what_is_not_computed_changes_no_logit_and_no_gradient(
     shape: dict[str, float], padding: list[int], length: int
 ) -> None:
     model, ids = model_of(**shape), some_ids(3, length)
     visible = torch.arange(ids.shape[1]) >= torch.tensor(padding)[:, None]
     at = (torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) < 0.2) & visible
-    at[1] = False  # a row of which nothing is read
+    at[1] = False  # a row without outputs
     found = model(ids, attention_mask=visible, logits_at=at).logits
     expected = [
         llada_logits(model.state_dict(), model.config.to_dict(), row[seen].tolist())[wanted[seen]]
@@ -117,14 +117,14 @@ def test_what_is_left_out_changes_no_logit_and_no_gradient(
 
 
 @torch.no_grad()
-def test_reading_nothing_gives_no_rows() -> None:
+def test_no_positions_give_no_rows() -> None:
     ids = some_ids(2, 10)
     assert model_of()(ids, logits_at=torch.zeros_like(ids, dtype=torch.bool)).logits.shape == (0, VOCAB)
 
 
 @pytest.mark.parametrize(("length", "packed"), [(PACK_MIN_TOKENS, 2 * PACK_MIN_TOKENS - 28), (60, 2 * 60)])
 @torch.no_grad()
-def test_the_last_block_and_on_long_canvases_padding_cost_nothing_that_is_not_read(length: int, packed: int) -> None:
+def test_the_last_block_computes_only_outputs_and_long_canvases_no_padding(length: int, packed: int) -> None:
     model, ids = model_of(), some_ids(2, length)
     visible = torch.arange(length) >= torch.tensor([28, 0])[:, None]
     at = torch.zeros_like(visible)

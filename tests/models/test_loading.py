@@ -1,4 +1,4 @@
-"""Published formats, written by hand: they load key for key, save back the same, and what does not fit is refused."""
+"""Folders in the published formats: they load key for key, save unchanged, and are refused where they do not fit."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ from diffpo.core.errors import UserError
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.dream import DreamConfig, DreamModel
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
-from diffpo.models.loading import make_denoiser, load_denoiser, save_denoiser
+from diffpo.models.loading import load_denoiser, make_denoiser, save_denoiser
 from diffpo.models.tokenizer import decode_text, encode_text
 from diffpo.sampling.rules import TopK
 
@@ -80,7 +80,7 @@ def test_ids_are_those_of_config_tokenizer_and_family(published: Published, tmp_
 
 
 @FAMILIES
-def test_text_goes_there_and_back_and_never_becomes_a_control_token(published: Published, tmp_path: Path) -> None:
+def test_text_is_decoded_as_it_was_and_never_becomes_a_control_token(published: Published, tmp_path: Path) -> None:
     write_folder(tmp_path, published)
     denoiser, tokenizer = load_denoiser(tmp_path)
     text = "Grüße, 7 \n" + "".join(published.specials)
@@ -220,7 +220,7 @@ def refusal(folder: Path) -> str:
     return message
 
 
-def test_a_missing_an_extra_and_a_misshapen_weight_are_told_at_once_by_name(folder: Path, published: Published) -> None:
+def test_a_missing_an_extra_and_a_misshapen_weight_are_all_named_at_once(folder: Path, published: Published) -> None:
     weights = random_weights(published)
     missing, misshapen = next(iter(weights)), list(weights)[-1]
     shape = list(weights[misshapen].shape)
@@ -241,7 +241,7 @@ def test_any_one_weight_that_is_missing_is_refused(folder: Path, published: Publ
         assert f"missing keys: {name})" in refusal(folder)
 
 
-def test_a_config_of_another_depth_is_told_in_few_words(folder: Path, published: Published) -> None:
+def test_a_config_of_another_depth_gives_a_short_error(folder: Path, published: Published) -> None:
     depth = "n_layers" if published is LLADA else "num_hidden_layers"
     write_config(folder, published.config | {depth: 5})
     message = refusal(folder)
@@ -284,7 +284,7 @@ def test_an_index_may_not_name_files_elsewhere(folder: Path) -> None:
         ({"mask_token_id": 9999}, "has no mask token: id 9999"),
     ],
 )
-def test_a_config_that_says_something_else_is_refused(
+def test_a_config_that_diffpo_does_not_compute_is_refused(
     change: dict[str, Any], complaint: str, folder: Path, published: Published
 ) -> None:
     write_config(folder, published.config | change)
@@ -322,7 +322,7 @@ def with_another_tokenizer(folder: Path) -> None:
 
 
 def without_a_mask(folder: Path) -> None:
-    """The mask's id is plain text, and no field says otherwise."""
+    """Make the mask's id plain text, with no field that names another."""
     without_tokenizer(folder)
     specials = tuple(token for token in LLADA.specials if token != LLADA.mask)
     write_fast_tokenizer(folder, Published(**(vars(LLADA) | {"specials": specials})))
@@ -357,7 +357,7 @@ def wrong_family(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [wrong_family, without_a_mask, with_another_tokenizer])
-def test_the_command_says_it_in_one_sentence(
+def test_the_command_prints_the_error_as_one_sentence(
     spoil: Callable[[Path], None], folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     spoil(folder)
@@ -377,7 +377,7 @@ LENGTH = 6
 
 @FAMILIES
 @torch.no_grad()
-def test_a_prompt_fares_in_a_batch_as_it_does_alone(published: Published, tmp_path: Path) -> None:
+def test_a_prompt_has_the_same_completion_in_a_batch_as_alone(published: Published, tmp_path: Path) -> None:
     write_folder(tmp_path, published)
     denoiser, _ = load_denoiser(tmp_path)
     generator = torch.Generator().manual_seed(0)
@@ -429,7 +429,7 @@ def test_checkpointing_computes_blocks_twice_and_the_same_gradients(published: P
     assert len(calls) == 4
     with torch.no_grad():
         calls.clear()
-        denoiser.predict(ids, visible, visible).logits
+        denoiser.predict(ids, visible, visible)
     assert len(calls) == 2
 
 

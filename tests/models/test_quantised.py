@@ -56,7 +56,7 @@ def logits(denoiser: ModelDenoiser) -> Tensor:
 
 
 def rounded(weight: Tensor) -> Tensor:
-    """NF4 by its definition: the nearest of the 16 numbers, for each block of 64 times its greatest."""
+    """Return NF4 by its definition: in each block of 64 the nearest of the 16 numbers times the block's greatest."""
     blocks = weight.detach().reshape(-1, 64)
     scale = blocks.abs().amax(dim=1, keepdim=True)
     nearest = (blocks[..., None] / scale[..., None] - NF4).abs().argmin(dim=-1)
@@ -145,7 +145,7 @@ def test_a_run_goes_on_bit_for_bit_and_merges_into_the_whole_model(folder: Path,
 
 
 def test_evaluation_mode_computes_as_training_mode(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # on a CPU with AVX512-BF16, which this one may not be, the library would change its way in evaluation mode.
+    # On a CPU with AVX512-BF16, which this one may lack, the library computes in another way in evaluation mode.
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
     denoiser = load(folder, bits=4).denoiser
     before = logits(denoiser)
@@ -153,13 +153,13 @@ def test_evaluation_mode_computes_as_training_mode(folder: Path, monkeypatch: py
     assert logits(denoiser).equal(before)
 
 
-def test_a_matrix_that_a_cpu_would_read_wrongly_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_matrix_that_a_cpu_would_dequantise_wrongly_is_refused_by_name(tmp_path: Path) -> None:
     published.write_folder(tmp_path, published.LLADA)
     with pytest.raises(UserError, match=r"multiple of 64, and model\.transformer\.blocks\.0\.q_proj takes 32; leave"):
         load(tmp_path, bits=4)
 
 
-def test_without_the_library_it_is_said_how_to_get_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_the_error_tells_how_to_get_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes.nn", None)
     with pytest.raises(UserError, match=r"base_bits = 4 needs bitsandbytes, .*pip install 'diffpo\[quantised\]'"):
         load(folder, bits=4)

@@ -1,6 +1,6 @@
 """Encode prompts in a model's chat template so that users' text never becomes a control token.
 
-A template is rendered with place-holders for the turns' texts and cut at them. Its own markers become control tokens;
+A template is rendered with placeholders for the turns' texts and cut at them. Its own markers become control tokens;
 the texts are encoded separately, so that no user can write an end of turn or a mask token. A tokenizer without a
 template (the tiny models', a base model's) gets the bare text.
 """
@@ -14,7 +14,7 @@ from diffpo.core.errors import UserError
 from diffpo.models.tokenizer import encode_text
 
 OPEN, CLOSE = "\ue000", "\ue001"
-"""They enclose a place-holder: characters of Unicode's private use area, which no template contains."""
+"""They enclose a placeholder: characters of Unicode's private use area, which no template contains."""
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
@@ -60,6 +60,6 @@ def encode_turns(
 
 
 def render_template(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Mapping[str, str]], is_answered: bool) -> str:
-    """Return the template's text with a numbered place-holder for each turn's text."""
+    """Return the template's text with a numbered placeholder for each turn's text."""
     numbered = [{"role": turn["role"], "content": f"{OPEN}{number}{CLOSE}"} for number, turn in enumerate(turns)]
     return str(tokenizer.apply_chat_template(numbered, tokenize=False, add_generation_prompt=not is_answered))

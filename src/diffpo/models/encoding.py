@@ -1,4 +1,4 @@
-"""Prompts and answers as padded ids."""
+"""Encode prompts and answers as padded ids."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from diffpo.models.tokenizer import encode_text
 def encode_prompts(
     tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]
 ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
-    """Return the ids of prompts in the model's chat template, padded on the left, and the mask of what is not padding."""
+    """Return the ids of prompts in the model's chat template, padded on the left, and which of them are not padding."""
     ids_of = {prompt: encode_prompt(tokenizer, prompt) for prompt in set(prompts)}
     rows = [ids_of[prompt] for prompt in prompts]
     width = max(map(len, rows))
@@ -26,10 +26,10 @@ def encode_prompts(
 
 
 def encode_answers(tokenizer: PreTrainedTokenizerFast, answers: Sequence[str], length: int) -> Int[Tensor, "B L"]:
-    """Return answers as canvases of `length` ids: the answer, the end of the turn where there is one, end-of-text tokens.
+    """Return answers as completions of `length` ids: the answer, the turn's end if there is one, end-of-text tokens.
 
-    The end-of-text tokens are tokens like the others, to be predicted and scored: a model learns by them to end (LLaDA,
-    arXiv 2502.09992). Raises UserError for an answer that the canvas cannot hold.
+    The end-of-text tokens are predicted and scored like all others: from them a model learns to end (LLaDA, arXiv
+    2502.09992). Raises UserError for an answer that is longer than `length`.
     """
     rows = [encode_text(tokenizer, answer) + turn_end_ids(tokenizer) for answer in answers]
     if (longest := max(map(len, rows))) > length:
