@@ -1,6 +1,7 @@
 # The public names of diffpo. `__init__.py` loads each from here when it is first used; editors and mypy read it too.
 
 __version__: str
+__all__: list[str]
 
 # recipes and the loops that take them
 from .recipes import dump_recipe as dump_recipe, load_recipe as load_recipe
