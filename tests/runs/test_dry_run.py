@@ -14,7 +14,7 @@ from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.recipes import load_recipe
 from diffpo.recipes.parts import build_task
-from diffpo.recipes.tables import CustomEstimator, RlRecipe, SftRecipe
+from diffpo.recipes.tables import RlRecipe, SftRecipe
 from diffpo.runs.device import configure_model_
 from diffpo.runs.dry_run.memory import activations
 from diffpo.runs.dry_run.size import Size, size_of
@@ -38,7 +38,8 @@ LLADA = "base=GSAI-ML/LLaDA-8B-Instruct"
 def test_published_sizes(base: str, rank: int | None, parameters: int, trained: int) -> None:
     size = size_of(base, rank, is_trained=True)
     assert (size.parameters, size.trained) == (parameters, trained)
-    assert size.body < size.parameters - 2 * size.vocabulary * size.width < 1.001 * size.body
+    ends = 2 * size.vocabulary * size.width
+    assert size.block_weights < size.parameters - ends < 1.001 * size.block_weights
 
 
 def test_a_dry_run_needs_nothing_and_says_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,7 +137,7 @@ def test_the_estimate_of_activations_is_near_what_torch_keeps(rank: int | None, 
         return value
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        denoiser(canvas, is_visible, at).sum()
+        denoiser.predict(canvas, is_visible, at).logits.sum()
     counted = sum(value.untyped_storage().nbytes() for value in kept.values()) / 4
     size = Size(0, 1, 0, layers=6, width=96, hidden=288, vocabulary=64)
     if is_checkpointed:  # one block's insides come with the backward pass

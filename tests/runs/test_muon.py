@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffpo.runs.muon import MOMENTUM, RMS, Muon, orthogonalised
+from diffpo.runs.muon import MOMENTUM, RMS, Muon, orthogonalise
 
 
 def drawn(*shape: int) -> Tensor:
@@ -17,7 +17,7 @@ def drawn(*shape: int) -> Tensor:
 def test_singular_vectors_stay_and_singular_values_come_near_one(shape: tuple[int, int, int]) -> None:
     matrices = drawn(*shape)
     u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
-    rotated = u.mT @ orthogonalised(matrices) @ vh.mT  # diagonal, if the vectors are the same
+    rotated = u.mT @ orthogonalise(matrices) @ vh.mT  # diagonal, if the vectors are the same
     values = rotated.diagonal(dim1=1, dim2=2)
     torch.testing.assert_close(rotated, torch.diag_embed(values), atol=1e-4, rtol=0)
     assert ((values > 0.6) & (values < 1.3)).all()
@@ -25,8 +25,8 @@ def test_singular_vectors_stay_and_singular_values_come_near_one(shape: tuple[in
 
 def test_each_matrix_is_treated_alone_and_its_scale_does_not_matter() -> None:
     matrices = drawn(2, 5, 7)
-    torch.testing.assert_close(orthogonalised(matrices)[1], orthogonalised(1000 * matrices[1:])[0])
-    assert (orthogonalised(torch.zeros(1, 3, 3)) == 0).all()
+    torch.testing.assert_close(orthogonalise(matrices)[1], orthogonalise(1000 * matrices[1:])[0])
+    assert (orthogonalise(torch.zeros(1, 3, 3)) == 0).all()
 
 
 def test_a_step_is_nesterov_momentum_of_fixed_length() -> None:
@@ -40,7 +40,7 @@ def test_a_step_is_nesterov_momentum_of_fixed_length() -> None:
         optimizer.step()
         momentum = MOMENTUM * momentum + (1 - MOMENTUM) * gradient
         direction = (1 - MOMENTUM) * gradient + MOMENTUM * momentum
-        expected = (1 - 0.1 * 0.5) * expected - 0.1 * RMS * math.sqrt(6) * orthogonalised(direction[None])[0]
+        expected = (1 - 0.1 * 0.5) * expected - 0.1 * RMS * math.sqrt(6) * orthogonalise(direction[None])[0]
     torch.testing.assert_close(weight.detach(), expected)
 
 

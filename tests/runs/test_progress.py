@@ -7,7 +7,7 @@ from contextlib import redirect_stdout
 
 import pytest
 
-from diffpo.runs.progress import Progress
+from diffpo.runs.progress import ProgressBar
 
 
 class Terminal(io.StringIO):
@@ -16,7 +16,7 @@ class Terminal(io.StringIO):
 
 
 def test_lines_are_thinned_and_the_last_state_is_always_said() -> None:
-    with redirect_stdout(io.StringIO()) as stdout, Progress("sft", 100, min_gap=60.0) as progress:
+    with redirect_stdout(io.StringIO()) as stdout, ProgressBar("sft", 100, min_gap=60.0) as progress:
         for step in range(1, 101):
             progress.update(step, loss=1 / step, nfe=3)
     first, last = stdout.getvalue().splitlines()
@@ -25,7 +25,7 @@ def test_lines_are_thinned_and_the_last_state_is_always_said() -> None:
 
 
 def test_every_update_is_said_when_they_are_slow() -> None:
-    with redirect_stdout(io.StringIO()) as stdout, Progress("rl", 2, min_gap=0.0) as progress:
+    with redirect_stdout(io.StringIO()) as stdout, ProgressBar("rl", 2, min_gap=0.0) as progress:
         progress.update(1, note="warm")
         progress.update(2)
     assert stdout.getvalue().splitlines() == [
@@ -36,7 +36,7 @@ def test_every_update_is_said_when_they_are_slow() -> None:
 
 
 def test_silence_is_broken_while_a_step_takes_long() -> None:
-    with redirect_stdout(io.StringIO()) as stdout, Progress("rl", 9, min_gap=0.0, max_gap=0.05) as progress:
+    with redirect_stdout(io.StringIO()) as stdout, ProgressBar("rl", 9, min_gap=0.0, max_gap=0.05) as progress:
         progress.update(1)
         time.sleep(0.3)
     lines = stdout.getvalue().splitlines()
@@ -46,7 +46,7 @@ def test_silence_is_broken_while_a_step_takes_long() -> None:
 
 @pytest.mark.parametrize("stdout", [io.StringIO(), Terminal()])
 def test_an_error_passes_through_and_no_thread_is_left(stdout: io.StringIO) -> None:
-    with redirect_stdout(stdout), pytest.raises(ZeroDivisionError), Progress("rl", 3) as progress:
+    with redirect_stdout(stdout), pytest.raises(ZeroDivisionError), ProgressBar("rl", 3) as progress:
         progress.update(1, loss=float("nan"))
         raise ZeroDivisionError
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("progress")]
@@ -60,12 +60,12 @@ def test_a_reader_that_went_away_does_not_crash_the_thread() -> None:
                 raise BrokenPipeError
             return super().write(text)
 
-    with redirect_stdout(Closed()), Progress("rl", 1, max_gap=0.02):
+    with redirect_stdout(Closed()), ProgressBar("rl", 1, max_gap=0.02):
         time.sleep(0.1)
 
 
 def test_a_terminal_gets_a_bar_with_the_metrics() -> None:
-    with redirect_stdout(Terminal()) as stdout, Progress("rl", 4) as progress:
+    with redirect_stdout(Terminal()) as stdout, ProgressBar("rl", 4) as progress:
         progress.update(3, reward=0.25)
     assert "3/4" in stdout.getvalue()
     assert "reward 0.25" in stdout.getvalue()
@@ -73,7 +73,7 @@ def test_a_terminal_gets_a_bar_with_the_metrics() -> None:
 
 @pytest.mark.parametrize("kind", [io.StringIO, Terminal])
 def test_a_warning_is_said_once(kind: type[io.StringIO]) -> None:
-    with redirect_stdout(kind()) as stdout, Progress("rl", 4) as progress:
+    with redirect_stdout(kind()) as stdout, ProgressBar("rl", 4) as progress:
         for step in range(4):
             progress.update(step)
             progress.warn("look [here]")

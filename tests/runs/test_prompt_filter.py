@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from diffpo.evaluation.run import run_eval
-from diffpo.sampling.policy import load
 from tests.helpers import published
 from tests.helpers.chat_templates import LLADA as TEMPLATE
 from tests.helpers.chat_templates import tokenizer_with
 
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
-
+from diffpo.evaluation.run import run_eval
 from diffpo.models.chat import encode_prompt
 from diffpo.models.dream import DreamConfig
 from diffpo.models.llada import LLaDAConfig
@@ -21,11 +19,11 @@ from diffpo.models.loading import load_tokenizer
 from diffpo.models.tokenizer import char_tokenizer
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import EvalRecipe, Gsm8kTask, RlRecipe, SftRecipe, SudokuTask
-
 from diffpo.runs.prompt_filter import PromptFilter, draw_problems, filter_long_prompts
 from diffpo.runs.run_dir import METRICS
+from diffpo.sampling.policy import load
 from diffpo.tasks.base import Problem, Task
-from diffpo.tasks.families import FAMILIES
+from diffpo.tasks.families import TASK_FAMILIES
 from diffpo.tasks.sudoku import Sudoku
 from diffpo.tasks.text import TextTask
 from diffpo.training.rl import run_rl
@@ -47,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def task(data: str) -> TextTask:
-    return TextTask(FAMILIES["gsm8k"], data, completion_length=16, instructions="")
+    return TextTask(TASK_FAMILIES["gsm8k"], data, completion_length=16, instructions="")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Where a run computes, and how it keeps its numbers."""
+"""The device, the data type and the kernels that a run computes with."""
 
 import os
 from importlib.util import find_spec
@@ -16,13 +16,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def resolve_device(settings: DeviceSettings) -> tuple[torch.dtype, torch.device]:
-    """What a model's weights are kept as, and where: of several processes each has a CUDA device of its own.
+    """Return the data type of a model's weights and the device they are on.
 
-    Sets torch's threads where the recipe gives a number. Raises UserError for a device that is not there, for
-    attention kernels that are not, or not for it, and where there is nothing to compile with.
+    Where a run has several processes, each gets a CUDA device of its own. Raises UserError for a device that is not
+    there, for attention kernels that are not installed or do not suit the device, and where the compiler that
+    `compile` needs is missing.
     """
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
     has_cuda = torch.cuda.is_available()
     if settings.device == "cuda" and not has_cuda:
         raise UserError("device is 'cuda', and torch sees no CUDA device here; use device = 'auto' or 'cpu'")
@@ -31,7 +30,19 @@ def resolve_device(settings: DeviceSettings) -> tuple[torch.dtype, torch.device]
         _check_attention(settings, is_cuda)
     if settings.compile:
         _check_compiler(is_cuda)
-    return DTYPES[settings.dtype], _cuda() if is_cuda else torch.device("cpu")
+    return DTYPES[settings.dtype], _cuda_device() if is_cuda else torch.device("cpu")
+
+
+def configure_torch_(settings: DeviceSettings) -> None:
+    """Set torch's number of threads, if the recipe gives one, and make this process's CUDA device the current one.
+
+    Call it where a run starts. Raises UserError as `resolve_device` does.
+    """
+    device = resolve_device(settings)[1]
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    if device.index is not None:
+        torch.cuda.set_device(device.index)  # or each process would also take memory on the first device
 
 
 def _check_attention(settings: DeviceSettings, is_cuda: bool) -> None:
@@ -47,28 +58,29 @@ def _check_attention(settings: DeviceSettings, is_cuda: bool) -> None:
 
 
 def _check_compiler(is_cuda: bool) -> None:
-    """Of what torch.compile writes: Triton for CUDA, C++ for a CPU."""
+    """Raise UserError unless what torch.compile generates can be compiled: Triton for CUDA, C++ for a CPU."""
     if is_cuda and find_spec("triton") is None:
         raise UserError("compile = true needs triton, which is not installed: pip install triton, or leave it out")
     if not is_cuda and not any(which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
         raise UserError("compile = true needs a C++ compiler, and there is none (g++, clang++); leave it out")
 
 
-def _cuda() -> torch.device:
-    here, count = current_process(), torch.cuda.device_count()
-    if here.world_size == 1:
+def _cuda_device() -> torch.device:
+    process, count = current_process(), torch.cuda.device_count()
+    if process.world_size == 1:
         return torch.device("cuda")
-    if here.world_size > count:
+    if process.world_size > count:
         raise UserError(
-            f"{here.world_size} processes were started, and torch sees {count} CUDA devices here; start {count}"
+            f"{process.world_size} processes were started, and torch sees {count} CUDA devices here; start {count}"
         )
-    torch.cuda.set_device(here.local_rank)  # or each would also take memory on the first
-    return torch.device("cuda", here.local_rank)
+    return torch.device("cuda", process.local_rank)
 
 
 def configure_model_(denoiser: ModelDenoiser, settings: DeviceSettings) -> ModelDenoiser:
-    """The same denoiser with the recipe's kernels; if it says so, told to keep little for its backward passes, and its
-    blocks compiled, at their first call, for any number of rows and tokens."""
+    """Set the attention kernels, gradient checkpointing and compilation that the recipe asks for; return the denoiser.
+
+    Blocks are compiled one by one, at their first call, for any number of rows and tokens.
+    """
     model = denoiser.model
     if settings.attention != "sdpa":
         model.set_attn_implementation(settings.attention)

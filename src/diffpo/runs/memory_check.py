@@ -1,24 +1,34 @@
-"""Whether completions have room in memory beside the model, said before the first is drawn."""
+"""Check, before the first completion is drawn, that completions fit into memory beside the model."""
 
 import os
 
 import torch
 
-from diffpo.runs.dry_run.summary import GIB
-from diffpo.runs.dry_run.memory import call
-from diffpo.runs.dry_run.size import measured
 from diffpo.core.errors import UserError
 from diffpo.models.denoiser import ModelDenoiser
+from diffpo.runs.dry_run.memory import call_bytes
+from diffpo.runs.dry_run.size import measure_model
+from diffpo.runs.dry_run.summary import GIB
 
 
 def check_memory(
-    denoiser: ModelDenoiser, rows: int, *, prompt_tokens: int, length: int, block_length: int, has_cache: bool, option: str
+    denoiser: ModelDenoiser,
+    rows: int,
+    *,
+    prompt_tokens: int,
+    length: int,
+    block_length: int,
+    has_cache: bool,
+    option: str,
 ) -> None:
-    """Raises UserError where `rows` completions in flight take more than the model leaves of its device: it says how
-    many fit, and names `option`, which limits them. An estimate (dryrun/memory.py)."""
+    """Raise UserError where `rows` completions in flight need more memory than the model leaves of its device.
+
+    The message says how many fit, and names `option`, which limits them. Lengths are in tokens; the memory is an
+    estimate (runs/dry_run/memory.py).
+    """
     with torch.device("meta"):
-        size = measured(type(denoiser.model)(denoiser.model.config))
-    parts = call(size, 1, prompt_tokens + length, block_length, denoiser.model.dtype.itemsize, has_cache)
+        size = measure_model(type(denoiser.model)(denoiser.model.config))
+    parts = call_bytes(size, 1, prompt_tokens + length, block_length, denoiser.model.dtype.itemsize, has_cache)
     each, free = sum(parts.values()), free_bytes(denoiser)
     if rows * each > free:
         fit = free // each
@@ -30,7 +40,10 @@ def check_memory(
 
 
 def free_bytes(denoiser: ModelDenoiser) -> int:
-    """Free memory of a GPU; of a CPU's all that the model does not take, since others may give theirs back."""
+    """Return the bytes that are free beside the model on its device.
+
+    On a CPU that is all memory which the model does not take, since other programs may give theirs back.
+    """
     device = denoiser.model.device
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])

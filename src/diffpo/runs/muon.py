@@ -1,4 +1,4 @@
-"""Muon in float32: momentum whose matrix is replaced by its nearest orthogonal one, roughly.
+"""Muon in float32: each momentum matrix is replaced, roughly, by the orthogonal matrix nearest to it.
 
 `torch.optim.Muon` does the same in bfloat16 whatever the weights are. On CPUs without bfloat16 that is slow, and on
 virtual machines that announce AMX and then forbid it the process dies of an illegal instruction (docs/log.md).
@@ -15,15 +15,15 @@ from torch import Tensor
 
 MOMENTUM = 0.95
 QUINTIC = (3.4445, -4.7750, 2.0315)
-"""Coefficients of the iteration that is steepest at zero (Jordan et al. 2024): after five steps all singular values
-lie near 1, between about 0.7 and 1.2, but do not converge to it."""
+"""Coefficients of the iteration that is steepest at zero (Jordan et al. 2024): after five steps all singular values are
+near 1, between about 0.7 and 1.2, but do not converge to it."""
 ITERATIONS = 5
 RMS = 0.2
-"""Root mean square of an update, times the learning rate: as of a usual AdamW's (arXiv 2502.16982)."""
+"""Root mean square of an update before the learning rate, about that of a usual AdamW (arXiv 2502.16982)."""
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised. For matrices only; matrices of one shape are done together."""
+    """Nesterov momentum, orthogonalised. It takes matrices only; matrices of one shape are updated together."""
 
     def __init__(self, params: Iterable[Any], lr: float, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
@@ -37,12 +37,12 @@ class Muon(torch.optim.Optimizer):
                     by_shape[parameter.shape].append(parameter)
             for shape, parameters in by_shape.items():
                 step = group["lr"] * RMS * math.sqrt(max(shape))
-                updates = orthogonalised(torch.stack([self._direction(parameter) for parameter in parameters]).float())
+                updates = orthogonalise(torch.stack([self._direction(parameter) for parameter in parameters]).float())
                 for parameter, update in zip(parameters, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=step)
 
     def _direction(self, parameter: Tensor) -> Tensor:
-        """The gradient, smoothed, and once more looked at from where the momentum will lead."""
+        """Update the parameter's momentum; return Nesterov's direction, the gradient mixed with the new momentum."""
         gradient = parameter.grad
         assert gradient is not None
         momentum: Tensor = self.state[parameter].setdefault("momentum", torch.zeros_like(gradient))
@@ -50,10 +50,13 @@ class Muon(torch.optim.Optimizer):
         return gradient.lerp(momentum, MOMENTUM)
 
 
-def orthogonalised(matrices: Float[Tensor, "K M N"]) -> Float[Tensor, "K M N"]:
-    """U S' V^T for each U S V^T, with every s' near 1, by Newton and Schulz's iteration; a zero matrix stays zero."""
+def orthogonalise(matrices: Float[Tensor, "K M N"]) -> Float[Tensor, "K M N"]:
+    """Return U S' V^T for each matrix U S V^T, with every singular value s' near 1; a zero matrix stays zero.
+
+    By the Newton-Schulz iteration with the coefficients `QUINTIC`.
+    """
     if matrices.shape[1] > matrices.shape[2]:
-        return orthogonalised(matrices.mT).mT
+        return orthogonalise(matrices.mT).mT
     a, b, c = QUINTIC
     x: Tensor = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     if 4 * x.shape[1] > 3 * x.shape[2]:
@@ -61,8 +64,8 @@ def orthogonalised(matrices: Float[Tensor, "K M N"]) -> Float[Tensor, "K M N"]:
             gram = x @ x.mT
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
         return x
-    # Each iteration multiplies x from the left by p, a polynomial of its gram, with which it commutes. So the gram can
-    # be followed without x, which is the wider of the two, and x be multiplied once by all of them.
+    # Each iteration multiplies x from the left by p, a polynomial of its Gram matrix, with which it commutes. So the
+    # Gram matrices can be computed without x, which is the wider of the two, and x be multiplied once by their product.
     gram, product = x @ x.mT, None
     for left in reversed(range(ITERATIONS)):
         p = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)

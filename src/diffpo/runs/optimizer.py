@@ -1,4 +1,4 @@
-"""The optimisers that recipes name, with a linear warm-up and, where they ask for it, a linear decay."""
+"""The optimisers that recipes name, with a linear warm-up and, if the recipe asks for it, a linear decay."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
@@ -9,12 +9,12 @@ from diffpo.recipes.tables import AdamRecipe, PolicyOptimizerRecipe
 from diffpo.runs.muon import Muon
 
 MUON_SCALE = 10.0
-"""Muon's learning rate over AdamW's: its update is scaled to a root mean square of 0.2, where AdamW's is about 1."""
+"""Muon's learning rate divided by AdamW's: its update is scaled to a root mean square of 0.2, AdamW's has about 1."""
 
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """What the loops need of one: torch's own, or two that act together."""
+    """The methods of an optimiser that the loops use; `torch.optim` has them, and `MuonAndAdam`."""
 
     @property
     def param_groups(self) -> list[dict[str, Any]]: ...
@@ -29,7 +29,7 @@ class Optimizer(Protocol):
 
 
 class MuonAndAdam:
-    """Muon on the blocks' matrices, AdamW on embeddings, norms and the output head."""
+    """Muon for the matrices of the blocks, AdamW for embeddings, norms and the output head."""
 
     def __init__(self, muon: Muon, adam: torch.optim.AdamW) -> None:
         self._parts = {"muon": muon, "adam": adam}
@@ -55,7 +55,7 @@ class MuonAndAdam:
 
 
 def policy_optimizer(model: torch.nn.Module, recipe: PolicyOptimizerRecipe) -> Optimizer:
-    """The optimiser of a denoiser's weights, or of its adapter's, which leaves nothing else to train."""
+    """Return the optimiser of the weights that are trained: a denoiser's, or its adapter's if it has one."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if recipe.kind == "adamw":
         return adam(trained.values(), recipe)
@@ -66,13 +66,17 @@ def policy_optimizer(model: torch.nn.Module, recipe: PolicyOptimizerRecipe) -> O
 
 
 def adam(parameters: Iterable[torch.nn.Parameter], recipe: AdamRecipe) -> torch.optim.AdamW:
+    """Return AdamW with the recipe's learning rate, second beta and weight decay."""
     return torch.optim.AdamW(
         parameters, lr=recipe.lr, betas=(0.9, recipe.beta2), weight_decay=recipe.weight_decay, fused=True
     )
 
 
 def set_learning_rate(optimizer: Optimizer, recipe: AdamRecipe, update: int, spent: float) -> None:
-    """The rate of the update-th (0-based) optimiser step, when the share `spent` of the run's budget is gone."""
+    """Set the learning rate of optimiser step number `update` (0-based).
+
+    `spent` is the share of the run's budget that is used up, from 0 to 1, by which a linear decay goes.
+    """
     rate = recipe.lr * min(1.0, (update + 1) / max(1, recipe.warmup))
     if recipe.decay == "linear":
         rate *= 1 - spent

@@ -1,4 +1,4 @@
-"""What a loop says while it runs: a live bar on a terminal, otherwise plain lines, never silence."""
+"""Report how far a loop is: a live bar on a terminal, plain lines elsewhere, never silence."""
 
 import sys
 import threading
@@ -21,40 +21,41 @@ class _Display(Protocol):
     def close(self) -> None: ...
 
 
-class Progress:
-    """Shows how far a loop of `total` steps is.
+class ProgressBar:
+    """Show how far a loop of `total` steps is.
 
-        with Progress("rl", recipe.num_steps) as progress:
-            for step in range(recipe.num_steps):
+        with ProgressBar("rl", num_steps) as bar:
+            for step in range(num_steps):
                 ...
-                progress.update(step + 1, reward=reward, nfe=nfe)
+                bar.update(step + 1, reward=reward, nfe=nfe)
 
-    On a terminal, one live bar. Elsewhere, lines at least `min_gap` and at most `max_gap` seconds apart: when no update
-    comes, a thread says which step is still being worked on. Of several processes the first one speaks.
+    On a terminal it is one live bar. Elsewhere it prints lines at least `min_gap` and at most `max_gap` seconds apart:
+    when no update comes, a thread prints which step is still being worked on. Of several processes only the first
+    prints.
     """
 
     def __init__(self, label: str, total: int, *, min_gap: float = 2.0, max_gap: float = 8.0) -> None:
         self._label, self._total, self._min_gap, self._max_gap = label, total, min_gap, max_gap
         self._warned: set[str] = set()
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "ProgressBar":
         self._display: _Display
         if not current_process().is_main:
             self._display = _Silence()
         elif sys.stdout.isatty():
-            self._display = _Bar(self._label, self._total)
+            self._display = _LiveBar(self._label, self._total)
         else:
             self._display = _Lines(self._label, self._total, self._min_gap, self._max_gap)
         return self
 
     def update(self, step: int, **metrics: Metric) -> None:
-        """`step` steps are done; `metrics` are the latest numbers."""
+        """Show that `step` steps are done, and the latest numbers."""
         self._display.show(step, metrics)
 
     def warn(self, message: str, **values: Metric) -> None:
-        """Say a line that stays, with `values` in its place-holders.
+        """Print a warning that stays, `message` formatted with `values`.
 
-        The first time only, whatever they are: what is wrong with one step is wrong with the next, too.
+        A message is printed once, whatever its values: what is wrong with one step is wrong with the next, too.
         """
         if message not in self._warned:
             self._display.warn(f"{self._label}: warning: {message.format(**values)}")
@@ -74,7 +75,7 @@ class _Silence:
     def close(self) -> None: ...
 
 
-class _Bar:
+class _LiveBar:
     def __init__(self, label: str, total: int) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
@@ -103,24 +104,24 @@ class _Bar:
 class _Lines:
     def __init__(self, label: str, total: int, min_gap: float, max_gap: float) -> None:
         self._label, self._total, self._min_gap, self._max_gap = label, total, min_gap, max_gap
-        self._start = self._reached = time.monotonic()
+        self._start = self._updated = time.monotonic()
         self._printed = float("-inf")
-        self._step, self._unsaid = 0, ""
+        self._step, self._pending = 0, ""
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name=f"progress of {label}", daemon=True)
-        self._say(f"{label}: step 0/{total}")
-        self._heart.start()
+        self._thread = threading.Thread(target=self._print_when_quiet, name=f"progress of {label}", daemon=True)
+        self._print(f"{label}: step 0/{total}")
+        self._thread.start()
 
     def show(self, step: int, metrics: Mapping[str, Metric]) -> None:
         with self._lock:
             now = time.monotonic()
-            self._step, self._reached = step, now
+            self._step, self._updated = step, now
             parts = (f"{self._label}: step {step}/{self._total}", _format(metrics), f"({now - self._start:.0f} s)")
-            self._unsaid = "  ".join(filter(None, parts))
+            self._pending = "  ".join(filter(None, parts))
             if now - self._printed >= self._min_gap:
-                self._say(self._unsaid)
-                self._unsaid = ""
+                self._print(self._pending)
+                self._pending = ""
 
     def warn(self, line: str) -> None:
         with self._lock:
@@ -128,21 +129,21 @@ class _Lines:
 
     def close(self) -> None:
         self._closed.set()
-        self._heart.join()
-        if self._unsaid:
-            self._say(self._unsaid)
+        self._thread.join()
+        if self._pending:
+            self._print(self._pending)
 
-    def _beat(self) -> None:
+    def _print_when_quiet(self) -> None:
         while not self._closed.wait(max(0.0, self._printed + self._max_gap - time.monotonic())):
             with self._lock:
                 now = time.monotonic()
                 if now - self._printed >= self._max_gap:
                     try:
-                        self._say(f"{self._label}: still at step {self._step} ({now - self._reached:.0f} s)")
+                        self._print(f"{self._label}: still at step {self._step} ({now - self._updated:.0f} s)")
                     except OSError:  # the reader is gone; the loop itself will notice
                         return
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         self._printed = time.monotonic()
         print(line, flush=True)
 

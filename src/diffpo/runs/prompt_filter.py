@@ -1,4 +1,4 @@
-"""Prompts that a model has no room for: they are left out and counted, never cut."""
+"""Leave out, and count, the prompts that are too long for a model; no prompt is cut."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from diffpo.recipes.tables import SourceSettings, TaskRecipe
 from diffpo.tasks.base import Grade, Problem, Split, Task
 
 ENOUGH = 2**14
-"""Problems without one that fits before it is given up: train problems repeat for ever."""
+"""Problems to look through for one that fits before giving up: train problems repeat for ever."""
 PROMPTS_TOO_LONG = (
     "{prompts_too_long:g} prompts were longer than the model or task.max_prompt_tokens allows and were left out"
 )
@@ -21,8 +21,8 @@ PROMPTS_TOO_LONG = (
 class PromptFilter:
     """A task without the prompts of more than `limit` tokens, chat template included; the others keep their order.
 
-    With it a problem is the task's as it stands, so where nothing is too long nothing changes. The task must give the
-    beginning of the same list for a smaller count, as text tasks do.
+    Problems and grades are those of `task` itself, so that nothing changes where no prompt is too long. For a smaller
+    count `task.problems` must return the beginning of the same list, as text tasks do.
     """
 
     task: Task
@@ -48,9 +48,9 @@ class PromptFilter:
         return self.task.grade(problem, completion)
 
     def draw(self, split: Split, count: int, seed: int) -> tuple[list[Problem], int]:
-        """The first `count` problems that fit, fewer where the split ends, and how many were left out before the last.
+        """Return the first `count` problems that fit, and how many were left out before the last of them.
 
-        Raises UserError where none fits.
+        There are fewer where the split ends. Raises UserError where none fits.
         """
         lengths: dict[str, int] = {}
         asked = count
@@ -59,25 +59,25 @@ class PromptFilter:
             for problem in found:
                 if problem.prompt not in lengths:
                     lengths[problem.prompt] = len(encode_prompt(self.tokenizer, problem.prompt))
-            places = [place for place, problem in enumerate(found) if lengths[problem.prompt] <= self.limit]
-            if len(places) >= count or len(found) < asked or (not places and asked >= ENOUGH):
+            fitting = [i for i, problem in enumerate(found) if lengths[problem.prompt] <= self.limit]
+            if len(fitting) >= count or len(found) < asked or (not fitting and asked >= ENOUGH):
                 break
             asked *= 2
-        if not places:
+        if not fitting:
             raise UserError(
                 f"{self.name}: no {split} prompt fits into {max(0, self.limit)} tokens, the shortest has "
                 f"{min(lengths.values())}; raise task.max_prompt_tokens, or lower task.completion_length where the "
                 "model has no more positions"
             )
-        chosen = places[:count]
-        num_seen = chosen[-1] + 1 if len(places) >= count else len(found)
-        return [found[place] for place in chosen], num_seen - len(chosen)
+        chosen = fitting[:count]
+        num_seen = chosen[-1] + 1 if len(fitting) >= count else len(found)
+        return [found[i] for i in chosen], num_seen - len(chosen)
 
 
 def filter_long_prompts(
     task: Task, recipe: TaskRecipe, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast
 ) -> Task:
-    """The task, without what is too long by its recipe or, where that says nothing, for the model of this config."""
+    """Return the task without prompts longer than its recipe allows or, without such a limit, than the model does."""
     if not isinstance(recipe, SourceSettings):
         return task
     limit = recipe.max_prompt_tokens
@@ -87,16 +87,16 @@ def filter_long_prompts(
 
 
 def draw_problems(task: Task, split: Split, count: int, seed: int) -> tuple[list[Problem], int]:
-    """A task's problems, and how many were left out because they are too long."""
+    """Return a task's problems, and how many were left out because their prompts are too long."""
     if isinstance(task, PromptFilter):
         return task.draw(split, count, seed)
     return task.problems(split, count, seed), 0
 
 
 def prompt_capacity(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, length: int) -> int | None:
-    """Positions of the model that are left beside a completion of `length` tokens.
+    """Return how many positions the model has left beside a completion of `length` tokens.
 
-    None for the tiny models: what their configs say is a default, and no length that they were trained for.
+    None for the tiny models: the number in their configs is a default, not a length that they were trained for.
     """
     if is_char_tokenizer(tokenizer):
         return None

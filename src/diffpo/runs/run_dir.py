@@ -1,4 +1,4 @@
-"""A run's directory: its recipe, a JSON line per step, its checkpoints. What is there is never overwritten."""
+"""A run's directory: its recipe, a JSON line per step, its checkpoints. A run never overwrites another."""
 
 import json
 import signal
@@ -13,33 +13,34 @@ from diffpo.core.files import explain_write_errors, write_whole
 from diffpo.models.model_paths import RECIPE, checkpoints
 from diffpo.recipes.dump import dump_recipe, stored_changes
 from diffpo.recipes.strict import Strict
-from diffpo.runs.checkpoint import Progress, read_progress
+from diffpo.runs.checkpoint import RunProgress, read_progress
 
 METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
 class Run:
-    """An open run: where it is, and the checkpoint it goes on from (None: from the start)."""
+    """An open run: its folder, and the checkpoint that it goes on from (None: from the start)."""
 
     path: Path
     checkpoint: Path | None
 
     @property
-    def progress(self) -> Progress:
-        return read_progress(self.checkpoint) if self.checkpoint else Progress()
+    def progress(self) -> RunProgress:
+        """How far the run was at that checkpoint."""
+        return read_progress(self.checkpoint) if self.checkpoint else RunProgress()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one line. Lines after the last checkpoint are dropped when the run is resumed."""
+        """Append a line of metrics. Lines after the last checkpoint are dropped when the run is resumed."""
         with (self.path / METRICS).open("a") as file:
             file.write(json.dumps({"step": step} | dict(metrics)) + "\n")
 
 
 def open_run(out: Path, recipe: Strict, resume: bool) -> Run:
-    """Start a run in an empty place, or go on with the one that is there under the same recipe.
+    """Start a run in a folder that holds none or, with `resume`, go on with the run that it holds.
 
-    Raises UserError where a fresh run would land on an old one, where there is nothing to resume, where the recipe
-    has changed, and where the folder cannot be written.
+    Raises UserError where a new run would overwrite an old one, where there is nothing to resume, where the recipe is
+    not the one that the run was started with, and where the folder cannot be written.
     """
     stored = out / RECIPE
     if resume:
@@ -64,9 +65,10 @@ def open_run(out: Path, recipe: Strict, resume: bool) -> Run:
 
 
 class Interrupt:
-    """Turns Ctrl-C into a request that a loop meets between two steps; a second one interrupts at once."""
+    """A signal handler that notes Ctrl-C, for a loop to stop between two steps; a second Ctrl-C interrupts at once."""
 
     requested = False
+    """Whether Ctrl-C was pressed."""
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
@@ -76,6 +78,7 @@ class Interrupt:
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
+    """Handle Ctrl-C by an `Interrupt` inside the block."""
     interrupt = Interrupt()
     before = signal.signal(signal.SIGINT, interrupt)
     try:
@@ -85,7 +88,7 @@ def interruptible() -> Iterator[Interrupt]:
 
 
 def _truncate_metrics(path: Path, step: int) -> None:
-    """Keep the lines up to `step`; a last line that was cut short by a crash goes too."""
+    """Drop the lines after `step`, and a last line that a crash has cut short."""
     if not path.exists():
         return
     kept = []

@@ -1,1 +1,1 @@
-"""What a run would take, told from its recipe alone."""
+"""Estimate what a run needs, from its recipe alone."""

@@ -1,6 +1,6 @@
-"""What a device must hold: estimates by part, from formulas beside them.
+"""Estimate the memory that a device needs, part by part.
 
-They leave out what the framework itself takes, and kernels that need no memory for attention are assumed.
+What the framework itself takes is left out, and attention kernels are assumed to need no memory.
 """
 
 from collections.abc import Mapping
@@ -14,16 +14,16 @@ from diffpo.runs.dry_run.work import Work
 
 FLOAT32 = 4
 Parts = Mapping[str, int]
-"""Bytes by name."""
+"""Bytes of each part, by its name."""
 
 
-def resident(recipe: RlRecipe | SftRecipe, size: Size, has_reference: bool) -> Parts:
-    """Bytes that are held throughout: parameters in the run's dtype, of what is trained gradients and two moments."""
-    width = width_of(recipe)
+def resident_bytes(recipe: RlRecipe | SftRecipe, size: Size, has_reference: bool) -> Parts:
+    """Return the bytes that are held all the time: parameters and, for the trained ones, gradients and two moments."""
+    width = bytes_per_number(recipe)
     trained_width = FLOAT32 if recipe.lora is not None else width  # PEFT keeps adapters in float32
     weights = size.parameters * width
     if base_bits(recipe):
-        weights -= round(size.body * (width - BYTES_PER_WEIGHT))
+        weights -= round(size.block_weights * (width - BYTES_PER_WEIGHT))
     return {
         "weights": weights,
         "adapter": size.trained * trained_width if recipe.lora is not None else 0,
@@ -33,53 +33,68 @@ def resident(recipe: RlRecipe | SftRecipe, size: Size, has_reference: bool) -> P
     }
 
 
-def update(recipe: RlRecipe | SftRecipe, size: Size, work: Work, rows: int) -> Parts:
-    """Bytes that a backward pass of `rows` completions needs besides: activations of all blocks, or of one at a time
-    and the inputs of all; of the output head, see `head_bytes`."""
+def update_bytes(recipe: RlRecipe | SftRecipe, size: Size, work: Work, rows: int) -> Parts:
+    """Return the bytes that a backward pass of `rows` completions needs besides the resident ones.
+
+    They hold activations of all blocks or, with gradient checkpointing, of one block and the inputs of all; and what
+    the output head needs (`head_bytes`).
+    """
     if not size.trained:
         return {}
     tokens = round(rows * work.canvases * work.tokens)
     return {
-        "update: activations": activations(size, tokens, recipe.gradient_checkpointing) * width_of(recipe),
+        "update: activations": activations(size, tokens, recipe.gradient_checkpointing) * bytes_per_number(recipe),
         "update: output head": head_bytes(size, rows * work.length),
     }
 
 
-def rollout(recipe: RlRecipe, size: Size, work: Work, rows: int) -> Parts:
-    """Bytes that a denoiser call of `rows` completions needs besides, as many as are in flight at a time: those of
-    `call`, with logits of the whole completion at the first call of a learned sampler, which a group shares."""
+def rollout_bytes(recipe: RlRecipe, size: Size, work: Work, rows: int) -> Parts:
+    """Return the bytes that a denoiser call of a rollout of `rows` completions needs besides the resident ones.
+
+    No more rows count than are in flight at a time. Where a controller is trained, its first call gives logits of the
+    whole completion, once for all completions of a group.
+    """
     rows = min(rows, recipe.rollout.max_in_flight or rows)
-    read = rows * (recipe.rollout.block_length or work.length)
+    num_outputs = rows * (recipe.rollout.block_length or work.length)
     if recipe.train != "policy":
-        read = max(read, rows // work.group * work.length)
-    return call(size, rows, work.tokens, read, width_of(recipe), recipe.rollout.cache != "none")
+        num_outputs = max(num_outputs, rows // work.group_size * work.length)
+    has_cache = recipe.rollout.cache != "none"
+    return call_bytes(size, rows, work.tokens, num_outputs, bytes_per_number(recipe), has_cache)
 
 
-def call(size: Size, rows: int, tokens: int, read: int, width: int, has_cache: bool) -> Parts:
-    """Bytes that a denoiser call of `rows` canvases of so many tokens needs besides the model: activations of one
-    block, logits where they are read, and what a block cache keeps. `width`: bytes of a number."""
+def call_bytes(size: Size, rows: int, tokens: int, num_outputs: int, width: int, has_cache: bool) -> Parts:
+    """Return the bytes that a denoiser call of `rows` canvases of `tokens` tokens each needs besides the model.
+
+    They hold the activations of one block, float32 logits and their softmax at `num_outputs` positions, and the block
+    cache's keys and values. `width` is the bytes of a number.
+    """
     inside = 4 * size.width + 2 * size.hidden
     return {
         "rollout: activations": rows * tokens * inside * width,
-        "rollout: logits": 2 * FLOAT32 * read * size.vocabulary,
-        "rollout: keys and values": rows * tokens * size.kept * width if has_cache else 0,
+        "rollout: logits": 2 * FLOAT32 * num_outputs * size.vocabulary,
+        "rollout: keys and values": rows * tokens * size.cached * width if has_cache else 0,
     }
 
 
 def head_bytes(size: Size, scored: int) -> int:
-    """Logits, log-probabilities and their gradients of small vocabularies, in float32; else what is kept for each
-    scored state, and the logits that exist at a time."""
+    """Return the bytes that scoring `scored` positions takes in the output head, in float32.
+
+    With a small vocabulary they are logits, log-probabilities and gradients of all positions; else three vectors of the
+    model's width for each position, and one chunk of logits.
+    """
     if size.vocabulary <= FULL_LOGITS_MAX_VOCAB:
         return 3 * FLOAT32 * scored * size.vocabulary
     return 3 * FLOAT32 * scored * size.width + FLOAT32 * CHUNK["cuda"]
 
 
 def activations(size: Size, tokens: int, is_checkpointed: bool) -> int:
-    """Numbers that are kept for the backward pass: of a block ten in the model's width and four in that of its
-    feed-forward part for each token."""
+    """Return how many numbers are kept for the backward pass of `tokens` tokens.
+
+    In a block that is, for each token, ten vectors of the model's width and four of the feed-forward part's.
+    """
     inside = 10 * size.width + 4 * size.hidden
     return tokens * (size.layers * size.width + inside if is_checkpointed else size.layers * inside)
 
 
-def width_of(recipe: RlRecipe | SftRecipe) -> int:
+def bytes_per_number(recipe: RlRecipe | SftRecipe) -> int:
     return 2 if recipe.dtype == "bfloat16" else FLOAT32

@@ -1,4 +1,4 @@
-"""How large a model is, and what is trained of it: counted on the meta device, where weights have shapes alone."""
+"""Count a model's parameters, and those that are trained, on the meta device, where weights have only shapes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,15 +8,15 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from diffpo.core.errors import UserError
-from diffpo.models.model_paths import model_folder
-from diffpo.models.hub import is_hub_name
 from diffpo.models.adapters import add_adapter
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.dream import DREAM
 from diffpo.models.family import Family
+from diffpo.models.hub import is_hub_name
 from diffpo.models.layers import blocks_of
 from diffpo.models.llada import LLADA
 from diffpo.models.loading import read_config
+from diffpo.models.model_paths import model_folder
 
 LLADA_8B = {"d_model": 4096, "n_layers": 32, "n_heads": 32, "mlp_hidden_size": 12288, "vocab_size": 126464}
 DREAM_7B = {
@@ -37,24 +37,27 @@ PUBLISHED: Mapping[str, tuple[Family, Mapping[str, int]]] = {
     "apple/DiffuCoder-7B-Instruct": (DREAM, DREAM_7B),
     "apple/DiffuCoder-7B-cpGRPO": (DREAM, DREAM_7B),
 }
-"""Sizes of models that need not be here to be told of."""
+"""Published models, whose sizes are known without downloading them."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of a model with what is trained of it."""
+    """The size of a model; every number counts parameters unless it says otherwise."""
 
     parameters: int
     trained: int
-    body: int
-    """Parameters of the blocks' matrices, which each token passes through once."""
+    block_weights: int
+    """In the matrices of the blocks, through which each token passes once."""
     layers: int
+    """Blocks."""
     width: int
+    """Numbers of a token's state between blocks."""
     hidden: int
-    """Of the feed-forward part."""
+    """Numbers of a token inside the feed-forward part."""
     vocabulary: int
-    kept: int = 0
-    """Keys and values of a token in all layers: what a block cache keeps."""
+    """Rows of the embedding."""
+    cached: int = 0
+    """Numbers of a token's keys and values in all layers, which a block cache keeps."""
 
 
 def is_elsewhere(base: str) -> bool:
@@ -63,37 +66,37 @@ def is_elsewhere(base: str) -> bool:
 
 
 def size_of(base: str, rank: int | None, is_trained: bool) -> Size:
-    """Of the model `base`, with an adapter of this rank if there is one.
+    """Return the size of the model `base`, with an adapter of this rank unless `rank` is None.
 
-    Raises UserError for a base that is neither here nor known.
+    Raises UserError for a base that is neither in a folder here nor one of `PUBLISHED`.
     """
-    family, config = _described(base)
+    family, config = _read_config(base)
     with torch.device("meta"):
         model = family.model(config)
-        size = measured(model)
+        size = measure_model(model)
         if rank is not None:
             add_adapter(ModelDenoiser(model, 0, ()), rank, alpha=1, seed=0)
     return replace(size, trained=sum(p.numel() for p in model.parameters() if p.requires_grad) if is_trained else 0)
 
 
-def measured(model: PreTrainedModel) -> Size:
-    """Of a model without an adapter, with nothing trained."""
+def measure_model(model: PreTrainedModel) -> Size:
+    """Return the size of a model that has no adapter, counting nothing as trained."""
     blocks = blocks_of(model)
     matrices = {name: p.shape for name, p in blocks.named_parameters() if p.dim() == 2}
     rows, width = model.get_input_embeddings().weight.shape
     return Size(
         parameters=sum(p.numel() for p in model.parameters()),
         trained=0,
-        body=sum(shape.numel() for shape in matrices.values()),
+        block_weights=sum(shape.numel() for shape in matrices.values()),
         layers=len(blocks),
         width=width,
         hidden=max(shape[0] for shape in matrices.values() if shape[1] == width),
         vocabulary=rows,
-        kept=sum(shape[0] for name, shape in matrices.items() if name.endswith(("k_proj.weight", "v_proj.weight"))),
+        cached=sum(shape[0] for name, shape in matrices.items() if name.endswith(("k_proj.weight", "v_proj.weight"))),
     )
 
 
-def _described(base: str) -> tuple[Family, PretrainedConfig]:
+def _read_config(base: str) -> tuple[Family, PretrainedConfig]:
     if (name := base.partition("@")[0]) in PUBLISHED:
         family, fields = PUBLISHED[name]
         return family, family.config(**fields)

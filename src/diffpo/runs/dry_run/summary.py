@@ -1,4 +1,4 @@
-"""What a run would take, told from its recipe alone: no weights, no data, no accelerator.
+"""The report of a dry run: what a run needs, from its recipe alone, without weights, data or accelerator.
 
 Parameters and denoiser tokens are counted. Memory and arithmetic are estimates.
 """
@@ -17,16 +17,17 @@ GIB = 2**30
 
 
 def dry_run_report(recipe: RlRecipe | SftRecipe, prompt_tokens: int, devices: int = 1) -> str:
-    """The resolved recipe, then what it takes. `prompt_tokens`: of a framed prompt, which only the data know.
+    """Return the resolved recipe, followed by what it needs on each of `devices` devices.
 
-    Raises UserError for a base that is neither here nor known, and for devices among which prompts cannot be divided.
+    `prompt_tokens` is the assumed length of a prompt in its chat template, which only the data would tell. Raises
+    UserError for a base whose size is not known, and where a step's prompts cannot be divided among the devices.
     """
     if recipe.base is None:
         raise UserError("a dry run tells of published models, and this recipe has no base; set it")
     is_trained = isinstance(recipe, SftRecipe) or recipe.train != "controller"
     size = size_of(recipe.base, recipe.lora.rank if recipe.lora is not None else None, is_trained)
     work = sft_work(recipe, prompt_tokens) if isinstance(recipe, SftRecipe) else rl_work(recipe, prompt_tokens)
-    prompts = work.completions // work.group
+    prompts = work.completions // work.group_size
     if prompts % devices:
         raise UserError(f"{prompts} prompts of a step cannot be divided among {devices} devices; change one of them")
     titles = {
@@ -53,19 +54,19 @@ def _model(recipe: RlRecipe | SftRecipe, size: Size) -> Iterator[tuple[str, str]
 
 
 def _memory(recipe: RlRecipe | SftRecipe, size: Size, work: Work, devices: int) -> Iterator[tuple[str, str]]:
-    """Parts that stay, then those of updates and of rollouts, of which one is there at a time."""
+    """Yield the parts that stay, then those of updates and of rollouts, which are not there at the same time."""
     rows = work.completions // devices
     rollout: memory.Parts = {}
     if isinstance(recipe, SftRecipe):
         has_reference, micro_batch_size = False, recipe.micro_batch_size
     else:
         has_reference, micro_batch_size = needs_reference(recipe), recipe.objective.micro_batch_size
-        rollout = memory.rollout(recipe, size, work, rows)
-    stays = memory.resident(recipe, size, has_reference)
-    update = memory.update(recipe, size, work, min(rows, micro_batch_size or rows))
-    for name, amount in {**stays, **update, **rollout}.items():
+        rollout = memory.rollout_bytes(recipe, size, work, rows)
+    resident = memory.resident_bytes(recipe, size, has_reference)
+    update = memory.update_bytes(recipe, size, work, min(rows, micro_batch_size or rows))
+    for name, amount in {**resident, **update, **rollout}.items():
         yield name, f"{amount / GIB:9.2f}"
-    yield "at most at a time", f"{(_sum(stays) + max(_sum(update), _sum(rollout))) / GIB:9.2f}"
+    yield "at most at a time", f"{(_sum(resident) + max(_sum(update), _sum(rollout))) / GIB:9.2f}"
 
 
 def _step(recipe: RlRecipe | SftRecipe, size: Size, work: Work) -> Iterator[tuple[str, str]]:
