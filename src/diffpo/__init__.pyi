@@ -4,89 +4,145 @@ __version__: str
 __all__: list[str]
 
 # recipes and the loops that take them
-from .recipes import dump_recipe as dump_recipe, load_recipe as load_recipe
-from .recipes.tables import (
-    EvalRecipe as EvalRecipe,
-    RlRecipe as RlRecipe,
-    SftRecipe as SftRecipe,
-    StudyRecipe as StudyRecipe,
-)
-from .recipes.tasks import build_task as build_task
-from .training.rl import run_rl as run_rl
-from .training.sft import run_sft as run_sft
-from .evaluation.run import run_eval as run_eval
-from .study.harness import run_study as run_study
-from .report.page import write_report as write_report
-
-# a trained model and what it draws
-from .sampling.policy import (
-    Policy as Policy,
-    load as load,
-    save as save,
-)
-from .sampling.controller import Controller as Controller
-from .models.denoiser import Denoiser as Denoiser, ModelDenoiser as ModelDenoiser
-from .evaluation.completing import Completion as Completion, complete as complete
-from .evaluation.loop import Outcome as Outcome, evaluate as evaluate
-from .sampling.decoding import Decoding as Decoding
-from .sampling.loop import sample as sample
+# errors
+from .core.errors import NonFiniteLossError as NonFiniteLossError
+from .core.errors import UserError as UserError
 from .core.rollout import Rollout as Rollout
-
-# rules: which positions does a denoiser call commit?
-from .sampling.rules import (
-    ConfidenceThreshold as ConfidenceThreshold,
-    EntropyBound as EntropyBound,
-    LowConfidence as LowConfidence,
-    Rule as Rule,
-    TopK as TopK,
-)
+from .evaluation.completing import Completion as Completion
+from .evaluation.completing import complete as complete
+from .evaluation.loop import Outcome as Outcome
+from .evaluation.loop import evaluate as evaluate
+from .evaluation.run import run_eval as run_eval
 
 # estimators: on which canvases is each token scored?
 from .likelihood.masks import (
     Coupled as Coupled,
+)
+from .likelihood.masks import (
     Elbo as Elbo,
+)
+from .likelihood.masks import (
     Eubo as Eubo,
 )
-from .likelihood.scoring_plan import Estimator as Estimator, ScoringPlan as ScoringPlan
+from .likelihood.scoring_plan import Estimator as Estimator
+from .likelihood.scoring_plan import ScoringPlan as ScoringPlan
 from .likelihood.trajectory import (
     Exact as Exact,
+)
+from .likelihood.trajectory import (
     ManyTimesMeanField as ManyTimesMeanField,
+)
+from .likelihood.trajectory import (
     MeanField as MeanField,
+)
+from .likelihood.trajectory import (
     TwoTimesMeanField as TwoTimesMeanField,
 )
+from .models.denoiser import Denoiser as Denoiser
+from .models.denoiser import ModelDenoiser as ModelDenoiser
 
 # advantages and objectives: what is each completion worth, and what is the loss?
 from .objective.advantages import (
     batch_standardized as batch_standardized,
+)
+from .objective.advantages import (
     group_centered as group_centered,
+)
+from .objective.advantages import (
     group_standardized as group_standardized,
+)
+from .objective.advantages import (
     leave_one_out as leave_one_out,
 )
 from .objective.base import (
     Credit as Credit,
+)
+from .objective.base import (
     Groups as Groups,
+)
+from .objective.base import (
     Objective as Objective,
+)
+from .objective.base import (
     PolicyLoss as PolicyLoss,
+)
+from .objective.base import (
     token_loss as token_loss,
 )
 from .objective.clipped import ClippedSurrogate as ClippedSurrogate
 from .objective.dmpo import (
     DistributionMatching as DistributionMatching,
+)
+from .objective.dmpo import (
     Target as Target,
+)
+from .objective.dmpo import (
     Wddo as Wddo,
 )
-from .objective.policy_gradient import Reinforce as Reinforce, WeightedLikelihood as WeightedLikelihood
+from .objective.policy_gradient import Reinforce as Reinforce
+from .objective.policy_gradient import WeightedLikelihood as WeightedLikelihood
+from .recipes import dump_recipe as dump_recipe
+from .recipes import load_recipe as load_recipe
+from .recipes.tables import (
+    EvalRecipe as EvalRecipe,
+)
+from .recipes.tables import (
+    RlRecipe as RlRecipe,
+)
+from .recipes.tables import (
+    SftRecipe as SftRecipe,
+)
+from .recipes.tables import (
+    StudyRecipe as StudyRecipe,
+)
+from .recipes.tasks import build_task as build_task
+from .report.page import write_report as write_report
+from .sampling.controller import Controller as Controller
+from .sampling.decoding import Decoding as Decoding
+from .sampling.loop import sample as sample
+
+# a trained model and what it draws
+from .sampling.policy import (
+    Policy as Policy,
+)
+from .sampling.policy import (
+    load as load,
+)
+from .sampling.policy import (
+    save as save,
+)
+
+# rules: which positions does a denoiser call commit?
+from .sampling.rules import (
+    ConfidenceThreshold as ConfidenceThreshold,
+)
+from .sampling.rules import (
+    EntropyBound as EntropyBound,
+)
+from .sampling.rules import (
+    LowConfidence as LowConfidence,
+)
+from .sampling.rules import (
+    Rule as Rule,
+)
+from .sampling.rules import (
+    TopK as TopK,
+)
+from .study.harness import run_study as run_study
 
 # tasks: problems and their graders
 from .tasks.base import (
     Grade as Grade,
+)
+from .tasks.base import (
     Problem as Problem,
+)
+from .tasks.base import (
     Task as Task,
 )
 from .tasks.countdown import Countdown as Countdown
 from .tasks.sudoku import Sudoku as Sudoku
 from .tasks.text import TextTask as TextTask
 from .tasks.walk import Walk as Walk
-
-# errors
-from .core.errors import NonFiniteLossError as NonFiniteLossError, UserError as UserError
+from .training.rl import run_rl as run_rl
+from .training.sft import run_sft as run_sft

@@ -592,7 +592,8 @@ def test_canvases_of_an_update(prompts: int, group: int) -> None:
     cost = {
         estimator: shown_canvases(estimator, prompts, group) / naive
         for estimator in (
-            MeanField(prompt_mask_rate=0.0), TwoTimesMeanField(), ManyTimesMeanField(4), Exact(), Coupled(), Elbo(2), Eubo(2),
+            MeanField(prompt_mask_rate=0.0), TwoTimesMeanField(), ManyTimesMeanField(4), Exact(), Coupled(),
+            Elbo(2), Eubo(2),
             Coupled(weighting="published"),
         )
     }  # fmt: skip

@@ -529,7 +529,8 @@ def test_a_recipe_stored_before_objectives_had_kinds_reads_the_same(tmp_path: Pa
     stored = tmp_path / "recipe.toml"
     stored.write_text(
         'seed = 0\nbase = "base"\n[objective]\nclip = 0.2\nimportance_cap = 2.0\nloss_aggregation = "sequence-mean"\n'
-        'advantage = "group-std"\nnfe_penalty = 0.0\nkl_coef = 0.01\nkl_estimator = "full"\nnum_iterations = 2\ndrop_zero_std_groups = true\n'
+        'advantage = "group-std"\nnfe_penalty = 0.0\nkl_coef = 0.01\nkl_estimator = "full"\nnum_iterations = 2\n'
+        "drop_zero_std_groups = true\n"
         "[budget]\nsteps = 3\n",
         encoding="utf-8",
     )

@@ -240,7 +240,7 @@ def test_data_of_which_nothing_fits(length: int, too_long: Literal["cut", "skip"
 
 
 def test_endless_data_are_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sft_data, "MOST_LOOKED_AT", 10)
+    monkeypatch.setattr(sft_data, "MAX_PROBLEMS_TRIED", 10)
     many = Listed(("abcd",) * 99, ("a",) * 99)
     with pytest.raises(UserError, match="none of 12 train problems fits"):
         draw_sequences(tokenizer_with(None), many, 3, 0, 4, "cut")

@@ -39,7 +39,7 @@ class Evaluation:
 
 
 def table(record: dict[str, Any]) -> str:
-    """A line for each rule, then the figures of the whole frontier."""
+    """Return a text with a line for each rule, then the figures of the whole frontier."""
     points = [*record["points"], *([record["learned"]] if record["learned"] else [])]
     lines = []
     for point in points:
@@ -54,7 +54,8 @@ def table(record: dict[str, Any]) -> str:
     ]
     if gain := record["gain"]:
         lines.append(
-            f"{'learned - best fixed':24s} accuracy {_with_interval(gain['accuracy'], gain['accuracy_ci95'])} at equal NFE, "
+            f"{'learned - best fixed':24s} "
+            f"accuracy {_with_interval(gain['accuracy'], gain['accuracy_ci95'])} at equal NFE, "
             f"calls saved {_with_interval(gain['nfe'], gain['nfe_ci95'])} at equal accuracy"
         )
     if left_out := record["prompts_too_long"]:
@@ -68,7 +69,7 @@ def _with_interval(value: float, interval: Sequence[float]) -> str:
 
 
 def as_record(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
-    """Figures with intervals, and the rows they come from."""
+    """Return figures with intervals, and the rows that they are computed from."""
     fixed, learned, clusters, length = evaluation.fixed, evaluation.learned, evaluation.clusters, evaluation.length
     solved = np.stack([outcome.is_solved for outcome in fixed], axis=1)
     nfe = np.stack([outcome.nfe for outcome in fixed], axis=1)
@@ -77,7 +78,7 @@ def as_record(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
         found = gain_over_fixed(solved, nfe, learned.is_solved, learned.nfe, clusters)
         gain = dict(vars(found))
     points = [_point(outcome, evaluation.rules[outcome.name], clusters) for outcome in fixed]
-    shown = learned or fixed[int(np.argmin(np.abs(nfe.mean(axis=0) - length / 3)))]
+    replayed = learned or fixed[int(np.argmin(np.abs(nfe.mean(axis=0) - length / 3)))]
     return {
         "completion_length": length,
         "prompts_too_long": evaluation.prompts_too_long,
@@ -89,7 +90,7 @@ def as_record(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
         "aup": aup_of(points, clusters, length, best_accuracy=max(point["accuracy"] for point in points)),
         "gain": gain,
         "playback": [
-            _played_back(evaluation.problems[row], shown, row, policy)
+            _played_back(evaluation.problems[row], replayed, row, policy)
             for row in range(min(PLAYED_BACK, len(evaluation.problems)))
         ],
     }
@@ -98,13 +99,13 @@ def as_record(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
 def aup_of(
     points: Sequence[Mapping[str, Any]], clusters: Sequence[str], length: int, best_accuracy: float
 ) -> dict[str, Any]:
-    """AUP of a record's points; `best_accuracy`, of all methods that are compared, scales it."""
+    """Return the AUP of a record's points, scaled by the best accuracy of all methods that are compared."""
     solved, nfe = (np.array([point[rows] for point in points], dtype=float).T for rows in ("solved", "nfe_rows"))
     return _estimate(aup_estimate(solved, nfe, clusters, length, 100 * best_accuracy))
 
 
 def clues_of(problems: Sequence[Problem]) -> list[int]:
-    """The clues of each problem, which tables of the learned sampler group by; empty for a task that has none."""
+    """Return the number of clues of each problem, by which tables group; empty for a task without clues."""
     return [int(problem.facts["clues"]) for problem in problems if "clues" in problem.facts]
 
 

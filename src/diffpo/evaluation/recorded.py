@@ -1,4 +1,4 @@
-"""Recorded generations scored twice: as d1's script does, to the digit, and by the tasks' own graders."""
+"""Score recorded generations twice: exactly as d1's script does, and by the tasks' own graders."""
 
 import json
 import re
@@ -14,27 +14,32 @@ from diffpo.grading import d1
 from diffpo.grading.answer import final_answer
 from diffpo.tasks.base import Grade, Problem
 from diffpo.tasks.datasets import Row, read_rows
-from diffpo.tasks.families import FAMILIES
+from diffpo.tasks.families import TASK_FAMILIES
 
 Kind = Literal["gsm8k", "math500", "countdown-d1", "sudoku-d1"]
 
-_SHOWN = 70  # characters of an answer
+_MOST_CHARACTERS = 70  # of an answer in a listing
 
 
 @dataclass(frozen=True)
-class Scored:
-    """One row: d1's points of its possible ones (cells of a Sudoku, otherwise 1), and our grade."""
+class ScoredRow:
+    """One row with both scores."""
 
     index: int
+    """Counted from 0."""
     answer: str | None
+    """The final answer that our graders find."""
     gold: str
     points: int
+    """Points that d1 gives, of the `possible` ones."""
     possible: int
+    """The empty cells of a Sudoku, otherwise 1."""
     grade: Grade
+    """Our grade."""
 
     @property
     def verdict(self) -> str:
-        """Ours, in words."""
+        """Our grade in words."""
         if self.grade.is_solved:
             return "right"
         if self.grade.status != "ok":
@@ -43,25 +48,25 @@ class Scored:
 
     @property
     def difference(self) -> str | None:
-        """How the two scorers differ on this row; None if they do not. A Sudoku is either solved or not for us."""
+        """How the two scorers differ on this row; None if they agree. For us a Sudoku is solved or not."""
         if self.grade.is_solved == (self.points == self.possible) and (self.points == 0 or self.grade.is_solved):
             return None
         theirs = "right" if self.points == self.possible else "wrong" if self.points == 0 else "some cells"
         return f"d1: {theirs}, ours: {self.verdict}"
 
 
-def score_file(path: Path, kind: str) -> list[Scored]:
-    """Score every row: of JSONL with `question`, `generation`, `ground_truth`, or of the JSON that d1's eval writes.
+def score_file(path: Path, kind: str) -> list[ScoredRow]:
+    """Score every row of a file: JSONL with `question`, `generation` and `ground_truth`, or the JSON of d1's eval.
 
     Raises UserError for an unknown kind, and for a row that lacks a field or is not of this kind.
     """
     if kind not in get_args(Kind):
         raise UserError(f"--task {kind}: unknown; give one of {', '.join(get_args(Kind))}")
-    return [_score(kind, index, row) for index, row in enumerate(_recorded(path))]
+    return [_score(kind, index, row) for index, row in enumerate(_read_recorded(path))]
 
 
-def summary(rows: Sequence[Scored]) -> str:
-    """Both scores, and the rows on which they differ by how they do."""
+def summary(rows: Sequence[ScoredRow]) -> str:
+    """Return both scores as text, and how many rows they differ on, for each way in which they differ."""
     points, possible = sum(row.points for row in rows), sum(row.possible for row in rows)
     unit = "rows" if possible == len(rows) else "empty cells"
     solved = sum(row.grade.is_solved for row in rows)
@@ -78,16 +83,16 @@ def summary(rows: Sequence[Scored]) -> str:
     )
 
 
-def differences(rows: Sequence[Scored]) -> str:
-    """A line for each row on which the scorers differ; rows are counted from 0."""
+def differences(rows: Sequence[ScoredRow]) -> str:
+    """Return a line for each row on which the scorers differ; rows are counted from 0."""
     return "\n".join(
-        f"row {row.index}: {row.difference}; gold {row.gold!r}, final answer {row.answer!r:.{_SHOWN}}"
+        f"row {row.index}: {row.difference}; gold {row.gold!r}, final answer {row.answer!r:.{_MOST_CHARACTERS}}"
         for row in rows
         if row.difference
     )
 
 
-def _recorded(path: Path) -> list[Row]:
+def _read_recorded(path: Path) -> list[Row]:
     if path.suffix != ".json":
         return read_rows(str(path), "test")
     try:
@@ -102,17 +107,17 @@ def _recorded(path: Path) -> list[Row]:
     return [Row(f"{path} row {number}", columns) for number, columns in enumerate(found, start=1)]
 
 
-def _score(kind: str, index: int, row: Row) -> Scored:
+def _score(kind: str, index: int, row: Row) -> ScoredRow:
     generation = row.value("generation" if row.has("generation") else "generations")
     if not isinstance(generation, str):
-        raise UserError(f"{row.where}: field 'generation' should be text, got {type(generation).__name__}")
+        raise UserError(f"{row.location}: field 'generation' should be text, got {type(generation).__name__}")
     truth = row.value("ground_truth")
     points, possible = 0, 1
     facts: dict[str, int | float | str] = {}
-    wrong = UserError(f"{row.where}: field 'ground_truth' is none of {kind}: {truth!r:.60}")
+    wrong = UserError(f"{row.location}: field 'ground_truth' is none of {kind}: {truth!r:.60}")
     match kind, truth:
         case "gsm8k", int() | float() | None:
-            # d1 wrote null where it could not read a negative number; neither of us can grade that.
+            # d1 wrote null where it could not parse a negative number; neither scorer can grade that.
             facts = {} if truth is None else {"gold": str(Fraction(truth))}
             points = d1.gsm8k_is_right(generation, None if truth is None else float(truth))
         case "math500", str():
@@ -124,11 +129,11 @@ def _score(kind: str, index: int, row: Row) -> Scored:
         case "sudoku-d1", str() if re.fullmatch(r"[1-4]{16}", truth):
             puzzle = re.search(r"[0-4]{16}", row.text("question"))
             if puzzle is None:
-                raise UserError(f"{row.where}: field 'question' has no puzzle of 16 digits")
+                raise UserError(f"{row.location}: field 'question' has no puzzle of 16 digits")
             facts = {"puzzle": puzzle[0], "solution": truth}
             points, possible = d1.sudoku_cells(generation, puzzle[0], truth)
         case _:
             raise wrong
-    problem = Problem(row.where, "", "", row.where, facts)
-    grade = FAMILIES[kind].correct(problem, generation)
-    return Scored(index, final_answer(generation), str(truth), int(points), possible, grade)
+    problem = Problem(row.location, "", "", row.location, facts)
+    grade = TASK_FAMILIES[kind].grade(problem, generation)
+    return ScoredRow(index, final_answer(generation), str(truth), int(points), possible, grade)

@@ -100,7 +100,7 @@ def decodings_of(
 
 
 def rule_name(rule: RuleRecipe) -> str:
-    """What a rule is called in tables and records: `entropy bound 0.1`, `top-k 4`."""
+    """Return a rule's name in tables and records: `entropy bound 0.1`, `top-k 4`."""
     if isinstance(rule, EntropyBoundRule):
         return f"entropy bound {rule.bound:g}" + ("" if rule.subtract_max else " (plain sum)")
     values = [value for name, value in rule.model_dump().items() if name != "kind"]

@@ -1,4 +1,4 @@
-"""How far a surrogate's conditionals are from those that drew the tokens: full-vocabulary KL, token by token.
+"""The distance of a surrogate's conditionals from those that drew the tokens: full-vocabulary KL, token by token.
 
 DiFFPO (arXiv 2510.02212) shows this KL growing with the step of the rollout, and assumes that scoring a token on a
 later canvas of its rollout cannot make it larger (its Assumption 2). Both can be measured on finished rollouts at
@@ -27,7 +27,7 @@ def committed_kl(
     draws: int,
     generator: torch.Generator,
 ) -> Float[Tensor, "B L"]:
-    """KL(conditional that drew the token || the estimator's conditional at its place), nats, mean over `draws` draws.
+    """Return KL(conditional that drew the token || the estimator's conditional), in nats, averaged over `draws` draws.
 
     0 where a token is not scored. Raises ValueError for an estimator that reads a token on several canvases.
     """
@@ -67,7 +67,8 @@ def boundary_kl(denoiser: Denoiser, rollout: Rollout, is_scored: Bool[Tensor, "B
 def by_step(
     kl: Float[Tensor, "B L"], rollout: Rollout, is_scored: Bool[Tensor, "B L"]
 ) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"]]:
-    """Of each rollout: the sum of its tokens' KL by the call that committed them, and how many tokens those are.
+    """Return for each rollout the summed KL of its tokens by the call that committed them, and the number of those
+    tokens.
 
     There are at most L calls. The mean KL of a call over rollouts is the ratio of the two columns' sums.
     """
@@ -79,8 +80,10 @@ def by_step(
 def rises(
     boundary: Float[Tensor, "S B L"], rollout: Rollout, is_scored: Bool[Tensor, "B L"]
 ) -> tuple[Float[Tensor, "B L L"], Float[Tensor, "B L L"]]:
-    """Return for each rollout, at [t, s], by how much the summed KL of the tokens of call t grows when they are scored on canvas
-    s instead of s - 1, and how many tokens those are; 0 < s < t. Assumption 2 says that no mean is above 0.
+    """Return for each rollout, at [t, s], how much the KL of call t's tokens grows on canvas s instead of s - 1.
+
+    The first result is the sum over these tokens, the second their number; 0 < s < t. Assumption 2 says that no mean is
+    above 0.
 
     s = t is left out: there the KL ends at 0, which no surrogate could miss.
     """
@@ -96,7 +99,7 @@ def rises(
 
 @dataclass(frozen=True)
 class Distance:
-    """Of log-probabilities that ought to be equal, token by token, nats."""
+    """Statistics of |difference| of log-probabilities that should be equal, in nats per token."""
 
     mean: float
     p95: float
@@ -122,8 +125,10 @@ def distance(
 
 @torch.no_grad()
 def uncached_logp(denoiser: Denoiser, rollout: Rollout, temperature: float) -> Float[Tensor, "B L"]:
-    """What the model itself says of each token, on the canvas that it was drawn from: `behaviour_logp`, if it was drawn
-    above temperature 0, without a cache, and before the answer ended."""
+    """Return the model's own log-probability of each token on the canvas that it was drawn from, in nats.
+
+    It equals `behaviour_logp` for tokens drawn above temperature 0, without a cache, before the answer ended.
+    """
     exact = Exact()
     every = torch.ones_like(rollout.completion_ids, dtype=torch.bool)
     plan = exact(rollout, exact.draw(rollout, torch.Generator()), denoiser.mask_id)

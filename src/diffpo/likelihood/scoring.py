@@ -84,6 +84,7 @@ def surrogate_logp(
 def log_power_mean(
     logp: Float[Tensor, "K B L"], weight: Float[Tensor, "K B L"], is_needed: Bool[Tensor, "K B L"], beta: float
 ) -> Float[Tensor, "B L"]:
-    """Return log(sum_k weight_k p_k^beta) / beta of each token; 0 for a token that no canvas masks, as in SPG's code."""
+    """Return log(sum_k weight_k p_k^beta) / beta of each token; 0 for a token that no canvas masks, as in SPG's
+    code."""
     scores = (beta * logp + weight.log()).masked_fill(~is_needed, -math.inf)
     return (scores.logsumexp(dim=0) / beta).masked_fill(~is_needed.any(dim=0), 0.0)

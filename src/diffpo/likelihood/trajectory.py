@@ -79,7 +79,7 @@ class ManyTimesMeanField:
 
 @dataclass(frozen=True)
 class Exact:
-    """Every recorded call computed again: each token is scored on the canvas from which it was drawn, so surrogate == behaviour.
+    """Every recorded call again: each token is scored on the canvas that it was drawn from, so surrogate == behaviour.
 
     CJ-GRPO (arXiv 2509.23924) and the reference that the cheaper estimators are measured against. It costs as many
     canvases as the rollout cost calls, less the shared first one. Nothing is drawn.

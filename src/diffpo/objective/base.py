@@ -79,7 +79,7 @@ class Objective(Protocol):
         """Return the loss of every token of some whole completions.
 
         `logp` and `old_logp` are surrogates of the policy as it stands, which carries the gradient, and as it was when
-        the batch was drawn; tokens that are not scored have loss that nothing counts, and log-probability 0.
+        the batch was drawn; tokens that are not scored have log-probability 0, and their loss is not counted.
         """
         ...
 

@@ -19,8 +19,8 @@ class ClippedSurrogate:
     w = clip(surrogate_old / behaviour, weight_floor, weight_cap) (`importance_weight`, the off-policy correction;
     carries none). `importance_on = "positive"` leaves w = 1 where A is not positive.
 
-    DiFFPO (arXiv 2510.02212, eq. 12) with `importance_cap`; diffu-GRPO (arXiv 2504.12216) with `importance_cap=None`, which
-    sets w = 1. The floor and `importance_on` are ours.
+    DiFFPO (arXiv 2510.02212, eq. 12) with `importance_cap`; diffu-GRPO (arXiv 2504.12216) with `importance_cap=None`,
+    which sets w = 1. The floor and `importance_on` are ours.
     """
 
     clip: float = 0.2

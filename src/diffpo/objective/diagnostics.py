@@ -1,4 +1,4 @@
-"""What weights do to a batch, as metrics; a mean over no token is left out."""
+"""Metrics of importance weights and of group weights; a mean over no token is left out."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ NEAR_ONE, FAR_BELOW = 0.8, 0.5
 PUSHES_DOWN = (
     "importance weights are near 1 on wrong answers ({importance_weight_wrong:.2f}) and far below on right ones "
     "({importance_weight_right:.2f}), so updates mostly push down; without a KL term such runs have collapsed: raise "
-    "objective.kl_coef, set objective.importance_on = 'positive', or use an estimator that reads more canvases"
+    "objective.kl_coef, set objective.importance_on = 'positive', or use an estimator with more canvases"
 )
 
 
@@ -55,7 +55,8 @@ def group_weight_metrics(credit: Credit, is_right: Bool[Tensor, "Q G"]) -> dict[
 
 
 def pushes_down(metrics: Mapping[str, float]) -> bool:
-    """Whether weights sit near 1 on failures and far below on successes, the sign of a run that will collapse."""
+    """Return whether weights are near 1 on failures and far below on successes, the sign of a run that will
+    collapse."""
     return (
         metrics.get("importance_weight_wrong", 0.0) > NEAR_ONE
         and metrics.get("importance_weight_right", 1.0) < FAR_BELOW

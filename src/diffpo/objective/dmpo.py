@@ -13,11 +13,13 @@ from diffpo.objective.base import Credit, Groups, PolicyLoss, Requires, TokenLog
 
 @dataclass(frozen=True)
 class Target:
-    """p*(o) ~ p_old(o)^(1 - c) (p_reference(o) exp(reward / alpha))^c, of which the old policy's samples stand for
-    w = softmax(c (log p_reference - log p_old + reward / alpha)) over the completions of the prompt.
+    """The distribution p*(o) ~ p_old(o)^(1 - c) (p_reference(o) exp(reward / alpha))^c.
 
-    c is `proximal`, a step from the old policy (0) to the tilted reference (1). With `min_ess` it is for each prompt the
-    largest one up to `proximal` that keeps the weights' effective sample size at this share of G.
+    Samples of the old policy represent it with weights w = softmax(c (log p_reference - log p_old + reward / alpha))
+    over the completions of the prompt.
+
+    c is `proximal`, a step from the old policy (0) to the tilted reference (1). With `min_ess` it is for each prompt
+    the largest one up to `proximal` that keeps the weights' effective sample size at this share of G.
     """
 
     alpha: float = 0.04
@@ -25,7 +27,7 @@ class Target:
     min_ess: float | None = None
 
     def weights(self, groups: Groups) -> tuple[Float[Tensor, "Q G"], Float[Tensor, "Q G"], Float[Tensor, " Q"]]:
-        """Weights towards the target; towards its mirror image, in which the reward counts negatively; and c."""
+        """Return the weights towards the target, those towards its mirror image, whose reward is negated, and c."""
         reference, old = likelihoods(groups)
         score = reference - old + groups.reward / self.alpha
         step = proximal_step(score, self.proximal, self.min_ess)

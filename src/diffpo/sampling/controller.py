@@ -1,4 +1,4 @@
-"""The learned sampler: from what the first denoiser call already computed to a distribution over entropy bounds.
+"""The controller, a learned sampler: it maps the first denoiser call's entropies to a distribution over entropy bounds.
 
 A bound is drawn per rollout, so the completions of one prompt try different speeds, and its log-density enters the
 objective as one more token's. At evaluation the distribution's mean (of the log) is used.
@@ -13,15 +13,16 @@ from torch import Tensor, nn
 QUANTILES = 16
 LEVELS = (0.01, 0.03, 0.1, 0.3, 0.7, 1.0)
 MAX_SHIFT = math.log(20)
-"""How far, as a factor, a prompt's bound can be from the initial one: a few odd prompts were once given thousands."""
+"""Log of the largest factor between a prompt's bound and the initial one: without it a few prompts got bounds of
+thousands."""
 NUM_FEATURES = 3 * QUANTILES + 2 + len(LEVELS)
 
 
 def entropy_features(entropy: Float[Tensor, "B L"]) -> Float[Tensor, "B F"]:
-    """How uncertain the fully masked completion is, position by position, in nats, whatever its length.
+    """Describe the entropies of a fully masked completion, in nats, by numbers that do not depend on its length.
 
-    Quantiles of the entropies and their logs, mean, maximum, the share below fixed levels, and the log of the
-    dependence error that the entropy-bound rule would meet after each further share of the positions.
+    They are quantiles of the entropies and the logs of these, the mean, the maximum, the share below fixed levels, and
+    the log of the dependence error that the entropy-bound rule would accumulate up to each quantile.
     """
     ranked = entropy.sort(dim=1).values
     pick = torch.linspace(0, entropy.shape[1] - 1, QUANTILES, device=entropy.device).round().long()
@@ -67,14 +68,15 @@ class Controller(nn.Module):
     def choose(
         self, features: Float[Tensor, "B F"], uniform: Float[Tensor, " B"] | None
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-        """Bounds and the log-density of their logs: drawn by inverse CDF, or at the mean if there is no uniform."""
+        """Return bounds and the log-density of their logs: drawn by inverse CDF, or the mean without uniform
+        numbers."""
         distribution = self.log_bound(features)
         log_bound = distribution.loc if uniform is None else distribution.icdf(uniform.clamp(1e-6, 1 - 1e-6))
         logp = torch.zeros_like(log_bound) if uniform is None else distribution.log_prob(log_bound)
         return log_bound.exp(), logp
 
     def logp(self, features: Float[Tensor, "B F"], bound: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """Log-density of log(bound): differentiable in the controller's parameters."""
+        """Return the log-density of log(bound), differentiable in the controller's parameters."""
         logp: Tensor = self.log_bound(features).log_prob(bound.log())
         return logp
 

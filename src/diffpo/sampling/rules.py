@@ -1,9 +1,9 @@
 """Rules: which masked positions does a denoiser call commit?
 
-A rule first gives every candidate position one number (`score`), then chooses positions from those numbers
-(`select`). A rule that looks only at the logits makes the product of the token probabilities the exact probability
-of the trajectory; one that looks at the drawn token does not, says so in `is_exact`, and is for evaluation only.
-Every rule commits at least one position in every row that has a candidate.
+A rule first gives every candidate position one number (`score`), then chooses positions by those numbers (`select`).
+Where a rule uses the logits alone, the product of the token probabilities is the exact probability of the trajectory.
+A rule that uses the drawn token lacks this property, sets `is_exact` to False, and serves evaluation only. Every rule
+commits at least one position in every row that has a candidate.
 """
 
 import math
@@ -21,22 +21,31 @@ RowBound = Float[Tensor, " B"]
 
 @runtime_checkable
 class Rule(Protocol):
-    """The last argument of `select` is the entropy bound of each row; rules that have none ignore it."""
+    """How the sampler chooses the positions that a denoiser call commits."""
 
     @property
-    def is_exact(self) -> bool: ...
+    def is_exact(self) -> bool:
+        """Whether the choice depends on the logits alone, and not on the drawn tokens."""
+        ...
 
-    def score(self, logits: Float[Tensor, "... V"], drawn: Int[Tensor, "..."]) -> Float[Tensor, "..."]: ...
+    def score(self, logits: Float[Tensor, "... V"], drawn: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Return one number for each position, from its logits and the token drawn there."""
+        ...
 
-    def select(self, score: Score, is_candidate: Positions, row_bound: RowBound | None = None) -> Positions: ...
+    def select(self, score: Score, is_candidate: Positions, row_bound: RowBound | None = None) -> Positions:
+        """Return the positions to commit, among the candidates.
+
+        `row_bound` is each row's entropy bound, in nats; rules without one ignore it.
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class EntropyBound:
     """EB sampler (arXiv 2505.24857): the largest set whose joint dependence error is at most `bound` (nats).
 
-    Candidates in order of rising entropy H_1 <= H_2 <= ...; committed are the first k with
-    sum(H_1..H_k) - max(H_1..H_k) <= bound, which bounds the mutual information that drawing them independently
+    Candidates are taken in order of rising entropy H_1 <= H_2 <= ...; the first k are committed with the largest k for
+    which sum(H_1..H_k) - max(H_1..H_k) <= bound, which bounds the mutual information that drawing them independently
     loses. `subtract_max=False` asks for sum(H_1..H_k) <= bound instead: slower, and safer where one answer token
     depends on another. Bound 0 takes one call per token, bound infinity one call per block.
     """

@@ -1,4 +1,4 @@
-"""What an RL run needs before its first step: checks, models, optimisers, parts."""
+"""Everything before the first step of an RL run: checks, models, optimisers, parts."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +34,7 @@ CALIBRATION_PROBLEMS = 256
 
 @dataclass(frozen=True)
 class RlState:
-    """What a run trains, and what it needs beside it. Parts are built once."""
+    """The objects that a run trains and uses. Parts are built once."""
 
     policy: Policy
     reference: ModelDenoiser | None

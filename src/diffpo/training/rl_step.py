@@ -24,7 +24,7 @@ class Stage:
 
     trains_policy: bool
     temperature: float
-    """Of its rollouts."""
+    """Temperature of its rollouts."""
     bound_nfe_penalty: float
     bound_optimizer: AdamRecipe
     spent: float

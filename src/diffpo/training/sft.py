@@ -147,7 +147,7 @@ def tiny_llada(recipe: TinyModel, tokenizer: PreTrainedTokenizerFast, seed: int)
 def targets_of(
     recipe: SftRecipe, task: Task, tokenizer: PreTrainedTokenizerFast, step: int
 ) -> tuple[Targets, dict[str, int]]:
-    """What a step learns, and how many prompts were too long for it; with `sequence_length` how many answers, too."""
+    """Return the rows of a step and counts: of prompts that were too long and, with `sequence_length`, of answers."""
     seed = derive_seed(recipe.seed, "sft", step)
     if recipe.sequence_length is None:
         problems, too_long = draw_problems(task, "train", recipe.batch, seed)
@@ -158,13 +158,13 @@ def targets_of(
 
 @dataclass(frozen=True)
 class Noise:
-    """Which tokens of a batch are masked, and what each of them counts."""
+    """The masked tokens of a batch and their weights in the loss."""
 
     is_masked: Bool[Tensor, "B N"]
     weight: Float[Tensor, " B"]
-    """Of each masked token of a row."""
+    """Weight of each masked token of a row."""
     total: int
-    """What the weighted losses of the whole batch are divided by, also where only some of its rows are here."""
+    """Divisor of the weighted losses, that of the whole batch also where this holds only some of its rows."""
 
     def rows(self, index: Int[Tensor, " b"]) -> "Noise":
         return replace(self, is_masked=self.is_masked[index], weight=self.weight[index])

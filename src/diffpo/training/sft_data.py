@@ -1,4 +1,4 @@
-"""What SFT learns: prompts in the model's frame, each followed by its answer and by end-of-text tokens."""
+"""Rows for SFT: prompts in the model's chat template, each followed by its answer and by end-of-text tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from diffpo.models.encoding import encode_answers, encode_prompts
 from diffpo.models.tokenizer import encode_text
 from diffpo.tasks.base import Problem, Task
 
-MOST_LOOKED_AT = 4096
-"""Problems, before none is said to fit."""
+MAX_PROBLEMS_TRIED = 4096
+"""Number of problems after which none is expected to fit."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Targets:
 
     ids: Int[Tensor, "B N"]
     visible: Bool[Tensor, "B N"]
-    """What is not padding."""
+    """False on padding."""
     length: Int[Tensor, " B"]
 
     def rows(self, index: Int[Tensor, " b"]) -> "Targets":
@@ -34,7 +34,7 @@ class Targets:
 
 
 def on_canvas(tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem], length: int) -> Targets:
-    """Prompts padded on the left, and completions of `length` tokens each.
+    """Return prompts padded on the left, with completions of `length` tokens each.
 
     Raises UserError for an answer that is longer.
     """
@@ -55,11 +55,11 @@ def draw_sequences(
     sequence_length: int,
     too_long: Literal["cut", "skip"],
 ) -> tuple[Targets, dict[str, int]]:
-    """The first `count` train problems that fit, each a prompt and a completion of `sequence_length` tokens together.
+    """Return the first `count` train problems that fit, prompt and completion together of `sequence_length` tokens.
 
-    Of an answer for which there is no room the end is cut off, its end of turn with it (d1), or it is skipped. A prompt
-    is never cut: one that leaves no room at all is skipped. Also returns how many answers are `cut`, and how many
-    problems were `skipped` on the way. Raises UserError where none of the data fits.
+    The end of an answer that is too long is cut off, its end of turn with it (d1), or the problem is skipped. A prompt
+    is never cut: one that leaves no space for an answer is skipped. Also returns how many answers are `cut`, and how
+    many problems were `skipped` on the way. Raises UserError where none of the data fits.
     """
     rows: list[list[int]] = []
     lengths: list[int] = []
@@ -71,16 +71,16 @@ def draw_sequences(
             names.add(problem.id)
             prompt = encode_prompt(tokenizer, problem.prompt)
             completion = encode_text(tokenizer, problem.answer) + turn_end_ids(tokenizer)
-            room = sequence_length - len(prompt)
-            is_long = len(completion) > room
-            if room < 1 or (is_long and too_long == "skip"):
+            space = sequence_length - len(prompt)
+            is_long = len(completion) > space
+            if space < 1 or (is_long and too_long == "skip"):
                 continue
             num_cut += is_long
-            lengths.append(room)
-            rows.append(prompt + completion[:room] + [tokenizer.eos_token_id] * (room - len(completion)))
+            lengths.append(space)
+            rows.append(prompt + completion[:space] + [tokenizer.eos_token_id] * (space - len(completion)))
             if len(rows) == count:
                 break
-        if not rows and (seen > len(names) or seen >= MOST_LOOKED_AT):  # all of them have been seen, or enough
+        if not rows and (seen > len(names) or seen >= MAX_PROBLEMS_TRIED):  # all of them have been seen, or enough
             break
     if not rows:
         advice = "raise it" if too_long == "cut" else "raise it, or use too_long = 'cut'"

@@ -9,7 +9,7 @@ from diffpo.objective.base import Objective
 
 @dataclass(frozen=True)
 class PolicyUpdate:
-    """What is minimised, and how often for each batch."""
+    """The loss of a policy update, and the number of steps for each batch."""
 
     estimator: Estimator
     objective: Objective
@@ -17,7 +17,7 @@ class PolicyUpdate:
     kl_coef: float
     kl_estimator: KlEstimator
     temperature: float
-    """Of the rollouts: tokens are scored under the distribution that they were drawn from."""
+    """Temperature of the rollouts: tokens are scored under the distribution that they were drawn from."""
     num_iterations: int
     micro_batch_size: int | None
     """Completions of one forward and backward pass in each process; None: all that it has."""
