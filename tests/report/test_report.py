@@ -87,7 +87,7 @@ def metrics(arm: str, rng: np.random.Generator) -> list[dict[str, float]]:
         {
             "step": i,
             "denoiser_calls": 4000 * (i + 1),
-            "solved": 0.3 + 0.002 * i + 0.08 * rng.random(),
+            "accuracy": 0.3 + 0.002 * i + 0.08 * rng.random(),
             "nfe": 9 - (0.04 if arm == "diffpo" else 0.0) * i + rng.random(),
             "kl": 1e-4 * i * rng.random(),
             "importance_weight_ess": 0.9 - 0.2 * rng.random(),
@@ -210,14 +210,14 @@ def test_a_missing_arm_is_named(run_dir: Path) -> None:
 
 def test_an_arm_that_is_only_in_the_log_is_not_evaluated_and_a_lone_log_is_a_report(tmp_path: Path) -> None:
     (tmp_path / "d1").mkdir()
-    (tmp_path / "d1" / "metrics.jsonl").write_text('{"step": 0, "solved": 0.1}\n{"step": 1, "loss": 0.5}\n')
+    (tmp_path / "d1" / "metrics.jsonl").write_text('{"step": 0, "accuracy": 0.1}\n{"step": 1, "loss": 0.5}\n')
     html = write_report(tmp_path).read_text()
     assert "Nothing was evaluated in this run yet." in html
     assert "No evaluation was found" in html and "No play-back" in html and "No training log" in html
 
 
 def test_a_training_run_by_itself_is_an_arm(tmp_path: Path) -> None:
-    lines = [json.dumps({"step": i, "denoiser_calls": 10 * i, "solved": 0.1 * i}) + "\n" for i in range(5)]
+    lines = [json.dumps({"step": i, "denoiser_calls": 10 * i, "accuracy": 0.1 * i}) + "\n" for i in range(5)]
     (tmp_path / "metrics.jsonl").write_text("".join(lines))
     assert f"training problems solved in training: {tmp_path.name} ends at 40 %" in write_report(tmp_path).read_text()
 
@@ -237,6 +237,21 @@ def test_nothing_to_report(tmp_path: Path, exists: bool) -> None:
     [
         ("d1/metrics.jsonl", '{"step": 0}\n{"step": 1\n{"step": 2}\n', r"d1/metrics.jsonl:2: not JSON"),
         ("d1/metrics.jsonl", '{"step": 0}\n\n[1]\n', r"d1/metrics.jsonl:3: a JSON object is needed"),
+        (
+            "d1/metrics.jsonl",
+            '{"step": 0}\n{"solved": 1}\n',
+            r"d1/metrics.jsonl:2: .*'solved' is called 'accuracy' now; con",
+        ),
+        (
+            "d1/metrics.jsonl",
+            '{"weight_ess": 1}\n',
+            r"jsonl:1: the metric 'weight_ess' is called 'group_weight_ess' now",
+        ),
+        (
+            "d1/metrics.jsonl",
+            '{"weight_ess": 1, "weight_floored": 0}\n',
+            r"jsonl:1: the metric 'weight_ess' is called 'importance_weight_ess' now",
+        ),
         ("summary.json", '{"seed": 0,\n"arms": {,}}', r"summary.json:2: not JSON"),
         ("summary.json", '{"arms": {"d1": 3}}', r"summary.json: a field has the wrong shape"),
         ("eval/d1.json", '{"points": [{"rule": "top-2"}]}', r"eval/d1.json: the field 'accuracy' is missing"),
@@ -258,9 +273,9 @@ def test_a_line_that_is_being_written_is_left_out(run_dir: Path) -> None:
 
 def test_non_finite_numbers_are_not_drawn(run_dir: Path) -> None:
     (run_dir / "d1" / "metrics.jsonl").write_text(
-        "".join(f'{{"step": {i}, "denoiser_calls": {i}, "solved": {v}}}\n' for i, v in enumerate((0.1, "NaN", 0.3)))
+        "".join(f'{{"step": {i}, "denoiser_calls": {i}, "accuracy": {v}}}\n' for i, v in enumerate((0.1, "NaN", 0.3)))
     )
-    assert curve(read_run(run_dir).arms[1].metrics, "denoiser_calls", "solved") == [
+    assert curve(read_run(run_dir).arms[1].metrics, "denoiser_calls", "accuracy") == [
         (0, 0.1, 0.1, 0.1),
         (2, 0.3, 0.3, 0.3),
     ]

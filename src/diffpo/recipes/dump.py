@@ -17,7 +17,12 @@ def dump_recipe(recipe: Strict) -> str:
 
     TOML has no null: a field that is None is left out, so a field that may be None must have None as its default.
     """
-    return "\n".join(_table_lines(plain_table(recipe), ())).lstrip("\n") + "\n"
+    return toml_of(plain_table(recipe))
+
+
+def toml_of(table: dict[str, Any]) -> str:
+    """Return a plain table as TOML."""
+    return "\n".join(_table_lines(table, ())).lstrip("\n") + "\n"
 
 
 def diff_recipes(old: Strict, new: Strict) -> list[str]:

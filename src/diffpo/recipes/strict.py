@@ -18,6 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from diffpo.core.errors import UserError
 from diffpo.recipes.files import apply_override, read_table
+from diffpo.recipes.renamed import KEYS, renamed_value, renaming
 from diffpo.recipes.words import at, closest, join_key, show_value, suggestion
 
 _CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -102,7 +103,10 @@ def _read_table(
     values: dict[str, Any] = {}
     meant: set[str] = set()  # what unknown options stand for: neither missing nor to be judged by its default
     for key in table:
-        if key not in fields:
+        if key not in fields and (new := renaming(key, table[key], fields)):
+            mistakes.append(f"{join_key(where, key)}: renamed; write {join_key(where, new)}")
+            meant.add(KEYS[key])
+        elif key not in fields:
             known = f"(known: {', '.join(fields)})"
             mistakes.append(f"{join_key(where, key)}: unknown option{suggestion(key, fields)} {known}")
             meant.update(closest(key, fields))
@@ -219,4 +223,6 @@ def _explain(error: ValidationError, where: str) -> Iterator[str]:
         if mistake["type"] == "value_error":
             yield from (at(place, line) for line in str(mistake["ctx"]["error"]).splitlines())
         else:
-            yield f"{place}: {mistake['msg'].removeprefix('Input ')}, got {show_value(mistake['input'])}"
+            new = renamed_value(place.rpartition(".")[2], mistake["input"])
+            renamed = f"; renamed: write {new!r}" if new else ""
+            yield f"{place}: {mistake['msg'].removeprefix('Input ')}, got {show_value(mistake['input'])}{renamed}"

@@ -14,7 +14,6 @@ CURVE_POINTS = 40
 """A training curve is drawn as this many means of consecutive log lines, at most."""
 
 SHARES = {
-    "solved",
     "accuracy",
     "importance_weight_ess",
     "importance_weight_capped",

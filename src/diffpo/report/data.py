@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from diffpo.core.errors import UserError
+from diffpo.recipes.renamed import renamed_metric
 from diffpo.statistics.bootstrap import Estimate, Interval
 from diffpo.statistics.frontier import Gain
 
@@ -224,10 +225,17 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _read_metrics(path: Path) -> tuple[Mapping[str, float], ...]:
-    """The finite numbers of every line."""
+    """Return the finite numbers of every line. Raises UserError for metrics under names that have changed."""
     lines = path.read_text(encoding="utf-8").split("\n")
     # Every complete line ends in a newline: text after the last one is a line being written, or cut off by a crash.
     rows = [_parsed(line, path, number) for number, line in enumerate(lines[:-1], start=1) if line.strip()]
+    for number, row in enumerate(rows, start=1):
+        for name in row:
+            if new := renamed_metric(name, row):
+                raise UserError(
+                    f"{path}:{number}: the metric {name!r} is called {new!r} now; convert the file by "
+                    f"tools/convert_old_names.py {path}"
+                )
     return tuple(
         {key: float(value) for key, value in row.items() if isinstance(value, int | float) and math.isfinite(value)}
         for row in rows

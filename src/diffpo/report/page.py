@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 NARROW, WIDE = (380, 400), (760, 440)
 
 RL_CURVES = {
-    "solved": "training problems solved",
+    "accuracy": "training problems solved",
     "nfe": "denoiser calls per problem",
     "kl": "KL to the start",
     "importance_weight_ess": "effective sample size of weights",
