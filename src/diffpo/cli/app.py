@@ -1,0 +1,53 @@
+"""The typer app with all verbs. Each imports its work when it runs, so that `--help` and user errors cost no torch."""
+
+from typing import Annotated
+
+import typer
+
+from diffpo import __version__
+from diffpo.cli.demo_command import demo
+from diffpo.cli.evaluation_commands import evaluate, report, score
+from diffpo.cli.model_commands import merge, sample
+from diffpo.cli.study_commands import bench, study
+from diffpo.cli.training_commands import rl, sft
+
+app = typer.Typer(
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _print_version(is_wanted: bool) -> bool:
+    if is_wanted:
+        typer.echo(f"diffpo {__version__}")
+        raise typer.Exit
+    return is_wanted
+
+
+@app.callback()
+def diffpo(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Train masked diffusion language models to reason better in fewer denoiser calls."""
+
+
+VERBS = {
+    "sft": sft,
+    "rl": rl,
+    "eval": evaluate,
+    "score": score,
+    "sample": sample,
+    "merge": merge,
+    "report": report,
+    "study": study,
+    "bench": bench,
+    "demo": demo,
+}
+"""In the order in which `--help` lists them."""
+for name, command in VERBS.items():
+    app.command(name)(command)

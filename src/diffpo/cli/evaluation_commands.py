@@ -1,0 +1,62 @@
+"""`diffpo eval`, `diffpo score` and `diffpo report`: measure a model, score its recorded answers, show a run's
+files."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diffpo.cli.options import Model, Overrides
+
+
+def evaluate(
+    model: Model,
+    overrides: Overrides = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A TOML file or a built-in name; without it, the defaults.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False,
+            help="Where to write the JSON record. [default: MODEL/eval.json, or eval-NAME.json here]",
+        ),
+    ] = None,
+) -> None:
+    """Measure accuracy and denoiser calls on unseen problems."""
+    from diffpo.models.hub import short_name
+    from diffpo.recipes import load_recipe
+    from diffpo.recipes.stored import evaluated_task
+    from diffpo.recipes.tables import EvalRecipe
+
+    loaded = load_recipe(EvalRecipe, recipe, [*(overrides or ()), f"model={json.dumps(model)}"])
+    evaluated_task(loaded)  # a task that cannot be had is refused before torch is imported
+    from diffpo.evaluation.run import run_eval
+
+    default = Path(model) / "eval.json" if Path(model).is_dir() else Path(f"eval-{short_name(model)}.json")
+    typer.echo(run_eval(loaded, out or default))
+
+
+def score(
+    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False)],
+    task: Annotated[str, typer.Option(help="gsm8k, math500, countdown-d1 or sudoku-d1.")],
+    rows: Annotated[bool, typer.Option("--rows", help="Also list the rows on which the scorers differ.")] = False,
+) -> None:
+    """Score recorded generations as d1 does, and by our own graders."""
+    from diffpo.evaluation.recorded import differences, score_file, summary
+
+    scored = score_file(file, task)
+    typer.echo(summary(scored))
+    if rows:
+        typer.echo(differences(scored))
+
+
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", exists=True, file_okay=False)],
+    out: Annotated[Path | None, typer.Option(dir_okay=False, help="[default: RUN_DIR/report.html]")] = None,
+) -> None:
+    """Write a run's report: one HTML file that needs nothing else."""
+    from diffpo.report import write_report
+
+    typer.echo(f"wrote {write_report(run_dir, out)}")

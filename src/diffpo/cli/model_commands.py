@@ -1,0 +1,46 @@
+"""`diffpo sample` and `diffpo merge`: complete a prompt, and make one model of an adapter and its base."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from diffpo.cli.options import Model, Seed
+
+
+def sample(
+    model: Model,
+    prompt: Annotated[str, typer.Option(help="What to complete.")],
+    length: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of the completion. [default: its training's]"),
+    ] = None,
+    entropy_bound: Annotated[
+        float | None,
+        typer.Option(min=0, help="0: one token per denoiser call. [default: the controller's choice, or 0]"),
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
+    seed: Seed = 0,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a CUDA device if there is one.")
+    ] = "auto",
+    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the weights.")] = "float32",
+) -> None:
+    """Complete a prompt, token by token."""
+    from diffpo.recipes.stored import sampled_length
+
+    length = sampled_length(model, length)  # a folder without a model is refused before torch is imported
+    from diffpo.cli.show_completion import run_sample
+
+    run_sample(model, prompt, length, entropy_bound, temperature, seed, device, dtype)
+
+
+def merge(
+    model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", exists=True, file_okay=False)],
+    out: Annotated[Path, typer.Option("--out", help="Where the model goes.", file_okay=False)],
+) -> None:
+    """Make one model of an adapter and its base."""
+    from diffpo.runs.merge import run_merge
+
+    run_merge(model_dir, out)
+    typer.echo(f"wrote {out}")

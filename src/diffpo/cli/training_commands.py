@@ -1,0 +1,90 @@
+"""`diffpo sft` and `diffpo rl`: train by a recipe, or only show what that would take."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diffpo.cli.options import Overrides
+from diffpo.core.errors import UserError
+from diffpo.distributed.process import require_single_process
+
+if TYPE_CHECKING:
+    from diffpo.recipes.tables import RlRecipe, SftRecipe
+else:
+    RlRecipe = SftRecipe = Any  # importing them costs too much for `--help`
+
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a built-in recipe.")]
+RunDir = Annotated[Path | None, typer.Option("--out", help="The run's directory.", file_okay=False)]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's directory.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only show what the run would take: no weights, no data, no accelerator.")
+]
+PromptTokens = Annotated[int, typer.Option(min=1, help="With --dry-run: tokens of a prompt.")]
+Devices = Annotated[int, typer.Option(min=1, help="With --dry-run: GPUs that share each step.")]
+
+
+def sft(
+    recipe: Recipe,
+    out: RunDir = None,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    prompt_tokens: PromptTokens = 200,
+    devices: Devices = 1,
+) -> None:
+    """Fine-tune a denoiser on solved problems."""
+    from diffpo.recipes import load_recipe
+    from diffpo.recipes.tables import SftRecipe
+
+    loaded = load_recipe(SftRecipe, recipe, overrides or ())
+    if dry_run:
+        _print_dry_run(loaded, prompt_tokens, devices)
+        return
+    run_dir = _checked_run_dir(out, loaded)
+    from diffpo.training.sft import run_sft
+
+    run_sft(loaded, run_dir, resume)
+
+
+def rl(
+    recipe: Recipe,
+    out: RunDir = None,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    prompt_tokens: PromptTokens = 200,
+    devices: Devices = 1,
+) -> None:
+    """Train a denoiser, its controller or both with rewards.
+
+    The controller is the learned sampler: it chooses an entropy bound for each prompt.
+    """
+    from diffpo.recipes import load_recipe
+    from diffpo.recipes.tables import RlRecipe
+
+    loaded = load_recipe(RlRecipe, recipe, overrides or ())
+    if dry_run:
+        _print_dry_run(loaded, prompt_tokens, devices)
+        return
+    run_dir = _checked_run_dir(out, loaded)
+    from diffpo.training.rl import run_rl
+
+    run_rl(loaded, run_dir, resume)
+
+
+def _print_dry_run(recipe: RlRecipe | SftRecipe, prompt_tokens: int, devices: int) -> None:
+    require_single_process("a dry run")
+    from diffpo.runs.dry_run.summary import dry_run_report
+
+    typer.echo(dry_run_report(recipe, prompt_tokens, devices))
+
+
+def _checked_run_dir(out: Path | None, recipe: RlRecipe | SftRecipe) -> Path:
+    """Return `out`. Raises UserError where it is not given, and where the recipe's inputs cannot be used."""
+    if out is None:
+        raise UserError("where to? Give --out, or --dry-run to see what the run would take")
+    from diffpo.recipes.tasks import check_inputs
+
+    check_inputs(recipe)
+    return out
