@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffpo.grading.arithmetic import MAX_CHARACTERS, Reading, Reason, Unreadable, read
+from diffpo.grading.arithmetic import MAX_CHARACTERS, Expression, Reason, Refusal, parse_expression
 
 
 def exact(text: str) -> Fraction:
@@ -32,11 +32,11 @@ def test_values_are_those_of_python_with_fractions(text: str) -> None:
     try:
         value = exact(text)
     except ZeroDivisionError:
-        assert read(text) == Unreadable("division by zero")
+        assert parse_expression(text) == Refusal("division by zero")
         return
     parts = "".join(mark if mark.isdecimal() else " " for mark in text).split()
-    expected = Reading(value, tuple(map(int, parts)))
-    assert read(text) == (expected if len(text) <= MAX_CHARACTERS else Unreadable("too long"))
+    expected = Expression(value, tuple(map(int, parts)))
+    assert parse_expression(text) == (expected if len(text) <= MAX_CHARACTERS else Refusal("too long"))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_values_are_those_of_python_with_fractions(text: str) -> None:
     ],
 )
 def test_by_hand(text: str, value: int | Fraction, numbers: tuple[int, ...]) -> None:
-    assert read(text) == Reading(Fraction(value), numbers)
+    assert parse_expression(text) == Expression(Fraction(value), numbers)
 
 
 @pytest.mark.parametrize(
@@ -108,12 +108,12 @@ def test_by_hand(text: str, value: int | Fraction, numbers: tuple[int, ...]) -> 
     ids=range(40),
 )
 def test_what_is_refused_and_why(text: str, reason: Reason) -> None:
-    assert read(text) == Unreadable(reason)
+    assert parse_expression(text) == Refusal(reason)
 
 
 @given(st.one_of(st.text(max_size=300), st.text("0123456789+-*/() .=\u00d7\u00f7\u2212\u0662", max_size=300)))
 def test_any_text_gets_an_answer(text: str) -> None:
-    assert isinstance(read(text), Reading | Unreadable)
+    assert isinstance(parse_expression(text), Expression | Refusal)
 
 
 @pytest.mark.parametrize(
@@ -122,5 +122,5 @@ def test_any_text_gets_an_answer(text: str) -> None:
 def test_the_worst_that_fits_takes_no_time(text: str) -> None:
     start = time.perf_counter()
     for _ in range(20):
-        read(text)
+        parse_expression(text)
     assert time.perf_counter() - start < 1  # about 10 ms

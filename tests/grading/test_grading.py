@@ -14,9 +14,9 @@ from tests.helpers.hostile import HOSTILE
 
 from diffpo.grading import symbolic
 from diffpo.grading.answer import final_answer
-from diffpo.grading.math_answer import same_answer
-from diffpo.grading.number import answer_number, read_number
-from diffpo.grading.symbolic import equal
+from diffpo.grading.math_answer import compare_answers
+from diffpo.grading.number import parse_answer_number, parse_number
+from diffpo.grading.symbolic import compare_latex
 
 MORE_HOSTILE = [*HOSTILE, "{" * 390, "(" * 190 + ")" * 190, "\\ud800", '"]\n["x", "x"]', "(((((" * 3 + "x"]
 
@@ -97,7 +97,7 @@ def test_the_final_answer(completion: str, answer: str | None) -> None:
     ],
 )
 def test_a_number_is_read_exactly_or_not_at_all(text: str, number: Fraction | None) -> None:
-    assert read_number(text) == number
+    assert parse_number(text) == number
 
 
 @pytest.mark.parametrize(
@@ -113,15 +113,15 @@ def test_a_number_is_read_exactly_or_not_at_all(text: str, number: Fraction | No
     ],
 )
 def test_a_sentence_gives_the_one_number_in_it(text: str, number: int | None) -> None:
-    assert answer_number(text) == number
+    assert parse_answer_number(text) == number
 
 
 @settings(deadline=None)
 @given(st.fractions(-(10**20), 10**20, max_denominator=10**6))
 def test_fractions_are_read_back(value: Fraction) -> None:
     sign, above = "-" if value < 0 else "", abs(value.numerator)
-    assert read_number(f"{sign}\\frac{{{above}}}{{{value.denominator}}}") == value
-    assert read_number(f"{sign}{above:,}/{value.denominator}") == value
+    assert parse_number(f"{sign}\\frac{{{above}}}{{{value.denominator}}}") == value
+    assert parse_number(f"{sign}{above:,}/{value.denominator}") == value
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
@@ -129,8 +129,8 @@ def test_hostile_text_is_read_quickly(text: str) -> None:
     started = time.process_time()
     answer = final_answer(text)
     for read in (text, answer or ""):
-        assert read_number(read) is None or len(read) <= 1000
-        answer_number(read)
+        assert parse_number(read) is None or len(read) <= 1000
+        parse_answer_number(read)
     assert time.process_time() - started < 2
 
 
@@ -140,7 +140,7 @@ def test_reading_never_raises(anything: str, likely: str) -> None:
     for text in (anything, likely, f"<answer>{likely}</answer>", f"\\boxed{{{likely}}}"):
         answer = final_answer(text)
         if answer is not None:
-            answer_number(answer)
+            parse_answer_number(answer)
 
 
 # --- symbols
@@ -171,7 +171,7 @@ def test_reading_never_raises(anything: str, likely: str) -> None:
     ],
 )
 def test_what_means_the_same_is_equal(gold: str, answer: str) -> None:
-    assert same_answer(gold, gold) == same_answer(gold, answer) == "equal"
+    assert compare_answers(gold, gold) == compare_answers(gold, answer) == "equal"
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_what_means_the_same_is_equal(gold: str, answer: str) -> None:
     ],
 )
 def test_what_does_not_is_different(gold: str, answer: str) -> None:
-    assert same_answer(gold, answer) == "different"
+    assert compare_answers(gold, answer) == "different"
 
 
 @pytest.fixture
@@ -212,23 +212,23 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_too_much_mathematics_ends_the_worker_and_not_the_caller(small_limits: None) -> None:
     bomb = "9^{9^{9^9}}"
-    assert equal("x^2", bomb) == "unreadable"
+    assert compare_latex("x^2", bomb) == "unparseable"
     first = symbolic._pool.worker
     assert first is not None and not first.is_mine
-    assert equal("\\pi", "\\pi + 0") == "equal"
+    assert compare_latex("\\pi", "\\pi + 0") == "equal"
     assert symbolic._pool.worker is not first
 
 
 def test_memory_is_limited(small_limits: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(symbolic, "MEMORY_BYTES", 2**25)  # not enough to load SymPy
-    assert equal("x+y", "y+x") == "failed"
+    assert compare_latex("x+y", "y+x") == "failed"
 
 
 @pytest.mark.parametrize("text", MORE_HOSTILE, ids=range(len(MORE_HOSTILE)))
 def test_hostile_text_is_never_equal(text: str) -> None:
     started = time.monotonic()
-    assert same_answer("\\sqrt{2}", text) in ("unreadable", "different")
-    assert same_answer("7", text[:-1]) != "equal" or text.strip() == "7"
+    assert compare_answers("\\sqrt{2}", text) in ("unparseable", "different")
+    assert compare_answers("7", text[:-1]) != "equal" or text.strip() == "7"
     assert time.monotonic() - started < 60  # of a machine that may be busy
     assert not os.path.exists("pwned")
 
@@ -236,7 +236,7 @@ def test_hostile_text_is_never_equal(text: str) -> None:
 def test_it_works_in_threads_and_leaves_the_alarm_alone() -> None:
     signal.setitimer(signal.ITIMER_REAL, 1000)
     found: list[str] = []
-    threads = [threading.Thread(target=lambda: found.append(equal("x+y", "y+x"))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: found.append(compare_latex("x+y", "y+x"))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -247,20 +247,20 @@ def test_it_works_in_threads_and_leaves_the_alarm_alone() -> None:
 
 
 def test_a_worker_that_dies_by_itself_is_our_failure_and_is_replaced() -> None:
-    assert equal("x+y", "y+x") == "equal"
+    assert compare_latex("x+y", "y+x") == "equal"
     worker = symbolic._pool.worker
     assert worker is not None
     worker.process.kill()
     worker.process.wait(timeout=10)
-    assert equal("x+y", "y+x") in ("equal", "failed")
-    assert equal("x+y", "y+x") == "equal"
+    assert compare_latex("x+y", "y+x") in ("equal", "failed")
+    assert compare_latex("x+y", "y+x") == "equal"
 
 
 def test_a_gold_answer_that_is_no_mathematics_is_our_failure() -> None:
-    assert same_answer("\\frac{", "x^2") == "failed"
+    assert compare_answers("\\frac{", "x^2") == "failed"
 
 
 def test_no_worker_is_our_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(symbolic, "_pool", symbolic._Pool())
     monkeypatch.setattr(symbolic, "_WORKER", symbolic._WORKER.with_name("absent.py"))
-    assert equal("x+y", "y+x") == "failed"
+    assert compare_latex("x+y", "y+x") == "failed"

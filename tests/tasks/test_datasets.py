@@ -35,7 +35,7 @@ def test_three_formats_give_the_same_rows(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "c.parquet")
     for name in ("a.jsonl", "b.csv", "c.parquet"):
         assert [dict(row.columns) for row in read_rows(str(tmp_path / name), "train")] == rows
-    assert [row.where for row in read_rows(str(tmp_path / "a.jsonl"), "train")] == [
+    assert [row.location for row in read_rows(str(tmp_path / "a.jsonl"), "train")] == [
         f"{tmp_path / 'a.jsonl'}:{line}" for line in (1, 3)
     ]
 
@@ -132,7 +132,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     library.load_dataset = load_dataset  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", library)
     monkeypatch.setattr(datasets, "find_spec", lambda name: name)
-    monkeypatch.setattr(datasets, "_probe", lambda name: "")
+    monkeypatch.setattr(datasets, "_probe_hub", lambda name: "")
     datasets._read_hub.cache_clear()
     return library
 
@@ -141,7 +141,7 @@ def test_rows_of_the_hub(hub: types.ModuleType) -> None:
     assert splits_of("owner/sums:main") == {"train", "test"}
     rows = read_rows("owner/sums:main", "train")
     assert [row.columns for row in rows] == [{"x": "train"}, {"x": 2}]
-    assert rows[1].where == "owner/sums:main train row 2"
+    assert rows[1].location == "owner/sums:main train row 2"
     assert splits_of("owner/sums@refs/pr/1:main") == {"train", "test"}
     assert [row.columns for row in read_rows("owner/sums@refs/pr/1:main", "train")] == [{"x": "refs/pr/1"}]
     export = "datasets.load_dataset('owner/sums', revision='v1')"

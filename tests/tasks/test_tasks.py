@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,6 +16,7 @@ from diffpo.core.errors import UserError
 from diffpo.core.randomness import derive_seed
 from diffpo.evaluation.run import run_eval
 from diffpo.models.denoiser import ModelDenoiser
+from diffpo.models.denoiser_output import Logits
 from diffpo.models.encoding import encode_answers
 from diffpo.models.kv_cache import Window
 from diffpo.models.model_paths import RECIPE
@@ -131,17 +132,17 @@ def test_short_answers_are_filled_up_with_end_of_text() -> None:
 
 
 class PrefersTheEnd(ModelDenoiser):
-    """Prefers the end of text by one nat, everywhere and whatever it is shown."""
+    """Prefers the end of text by one nat, at every position of every canvas."""
 
-    def __call__(
+    def predict(
         self,
         canvas: Int[Tensor, "R N"],
         attention_mask: Bool[Tensor, "R N"],
         at: Bool[Tensor, "R N"],
         window: Window | None = None,
-    ) -> Float[Tensor, "M V"]:
+    ) -> Logits:
         self.usage.canvases = int(at.sum())
-        return F.one_hot(torch.tensor(self.stop_ids * int(at.sum())), self.model.config.vocab_size).float()
+        return Logits(F.one_hot(torch.tensor(self.stop_ids * int(at.sum())), self.model.config.vocab_size).float())
 
 
 @pytest.mark.parametrize("weighting", ["elbo", "uniform"])
@@ -189,8 +190,8 @@ def test_every_verb_runs_on_the_task(kind: str, tmp_path: Path, capsys: pytest.C
     assert found["task"] == build_task(stored_task(run)).name
     problems = build_task(stored_task(run)).problems("test", 9, derive_seed(0, "eval"))
     assert found["clusters"] == [problem.cluster for problem in problems]
-    for usage in found["playback"]:
-        assert "<" not in usage["completion"] and len(usage["completion"]) <= len(usage["unmask_step"])
+    for played in found["playback"]:
+        assert "<" not in played["completion"] and len(played["completion"]) <= len(played["unmask_step"])
     (arm,) = read_run(tmp_path / "eval" / "..").arms[-1:]
     assert arm.name == "run"
     run_sample(run, problems[0].prompt, temperature=1.0, seed=0)

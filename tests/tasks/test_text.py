@@ -23,7 +23,7 @@ from diffpo.recipes.tasks import build_task
 from diffpo.tasks.base import Problem, Split, Task
 from diffpo.tasks.countdown_text import expression_of
 from diffpo.tasks.custom_reward import WithReward
-from diffpo.tasks.families import FAMILIES
+from diffpo.tasks.families import TASK_FAMILIES
 from diffpo.tasks.sudoku_text import divide_as_spg, solutions
 from diffpo.tasks.text import TextTask
 
@@ -48,14 +48,14 @@ def jsonl(file: Path, rows: list[dict[str, Any]]) -> str:
     return str(file)
 
 
-@pytest.fixture(params=list(FAMILIES))
+@pytest.fixture(params=list(TASK_FAMILIES))
 def task(request: pytest.FixtureRequest, tmp_path: Path) -> TextTask:
-    return TextTask(FAMILIES[request.param], jsonl(tmp_path / "all.jsonl", ROWS[request.param]))
+    return TextTask(TASK_FAMILIES[request.param], jsonl(tmp_path / "all.jsonl", ROWS[request.param]))
 
 
 @pytest.fixture
 def gsm8k(tmp_path: Path) -> TextTask:
-    return TextTask(FAMILIES["gsm8k"], jsonl(tmp_path / "all.jsonl", ROWS["gsm8k"]))
+    return TextTask(TASK_FAMILIES["gsm8k"], jsonl(tmp_path / "all.jsonl", ROWS["gsm8k"]))
 
 
 # --- problems
@@ -121,28 +121,28 @@ def test_the_prompt_is_the_same_in_training_and_evaluation(task: TextTask) -> No
 
 
 def test_few_shot_shows_train_rows_and_never_the_question_itself(task: TextTask) -> None:
-    usage = replace(task, few_shot=2)
-    examples = usage._examples()
+    few_shot = replace(task, few_shot=2)
+    examples = few_shot._examples()
     assert len({example.key for example in examples}) == 3
     for split in SPLITS:
-        for problem in usage.problems(split, 20, seed=0):
+        for problem in few_shot.problems(split, 20, seed=0):
             assert problem.prompt.count("Question: ") == problem.prompt.count("Answer:") == 3
             assert problem.prompt.count(problem.answer) == 0 or split != "train"
             assert sum(example.answer in problem.prompt for example in examples) == 2
-    everything = usage.problems("train", len(usage.questions("train")), seed=0)
+    everything = few_shot.problems("train", len(few_shot.questions("train")), seed=0)
     assert sum(examples[2].text in problem.prompt for problem in everything) == 3  # its own, and for two examples
 
 
 def test_train_rows_of_the_test_set_are_left_out(tmp_path: Path) -> None:
     rows = ROWS["gsm8k"]
     train, test = jsonl(tmp_path / "a.jsonl", rows[:50]), jsonl(tmp_path / "b.jsonl", rows[40:60])
-    task = TextTask(FAMILIES["gsm8k"], train, test)
+    task = TextTask(TASK_FAMILIES["gsm8k"], train, test)
     keys = {split: {question.key for question in task.questions(split)} for split in SPLITS}
     assert len(keys["test"]) == 20 and len(keys["train"] | keys["validation"]) == 40
     jsonl(tmp_path / "train.jsonl", rows[:50])
     jsonl(tmp_path / "validation.jsonl", rows[50:60])
     jsonl(tmp_path / "test.jsonl", rows[45:50])
-    folder = TextTask(FAMILIES["gsm8k"], str(tmp_path))
+    folder = TextTask(TASK_FAMILIES["gsm8k"], str(tmp_path))
     assert [len(folder.questions(split)) for split in SPLITS] == [45, 10, 5]
 
 
@@ -157,17 +157,17 @@ def test_train_rows_of_the_test_set_are_left_out(tmp_path: Path) -> None:
     ],
 )
 def test_the_published_data_sets(kind: str, source: str | None, test_source: str | None) -> None:
-    assert (FAMILIES[kind].source, FAMILIES[kind].test_source) == (source, test_source)
+    assert (TASK_FAMILIES[kind].source, TASK_FAMILIES[kind].test_source) == (source, test_source)
 
 
 @needs_data
 def test_d1_test_sets() -> None:
     """d1 evaluates 256 of the 500 puzzles; the recorded generations are theirs."""
-    sudoku = TextTask(FAMILIES["sudoku-d1"], test_source=str(DATA / "sudoku4x4_test.csv"))
+    sudoku = TextTask(TASK_FAMILIES["sudoku-d1"], test_source=str(DATA / "sudoku4x4_test.csv"))
     recorded = (DATA / "generations" / "sudoku_256.jsonl").read_text().splitlines()
     puzzles = {json.loads(line)["question"].split(": ")[1].strip() for line in recorded}
     assert {question.key for question in sudoku.questions("test")} == puzzles and len(puzzles) == 256
-    countdown = TextTask(FAMILIES["countdown-d1"], test_source=str(DATA / "countdown3_test.jsonl"))
+    countdown = TextTask(TASK_FAMILIES["countdown-d1"], test_source=str(DATA / "countdown3_test.jsonl"))
     problems = countdown.problems("test", 500, seed=0)
     assert len(problems) == 256
     assert all(countdown.grade(problem, problem.answer).is_solved for problem in problems)
@@ -238,14 +238,14 @@ finally:
 def test_data_that_do_not_suffice(tmp_path: Path) -> None:
     four = jsonl(tmp_path / "four.jsonl", [{"nums": [1, 2, 3, 4], "target": 5}])
     with pytest.raises(UserError, match=r"none of the 1 rows of .*four\.jsonl is for this task"):
-        TextTask(FAMILIES["countdown-d1"], four).problems("train", 1, seed=0)
+        TextTask(TASK_FAMILIES["countdown-d1"], four).problems("train", 1, seed=0)
     with pytest.raises(UserError, match=r"sudoku-d1: no data; give a file or a folder as task\.source"):
-        TextTask(FAMILIES["sudoku-d1"]).problems("train", 1, seed=0)
+        TextTask(TASK_FAMILIES["sudoku-d1"]).problems("train", 1, seed=0)
     one = jsonl(tmp_path / "one.jsonl", ROWS["gsm8k"][:1])
     with pytest.raises(UserError, match="has no rows for the validation split"):
-        TextTask(FAMILIES["gsm8k"], one).problems("validation", 1, seed=0)
+        TextTask(TASK_FAMILIES["gsm8k"], one).problems("validation", 1, seed=0)
     with pytest.raises(UserError, match="1 train rows are too few to show 1; lower few_shot"):
-        TextTask(FAMILIES["gsm8k"], one, few_shot=1).problems("train", 1, seed=0)
+        TextTask(TASK_FAMILIES["gsm8k"], one, few_shot=1).problems("train", 1, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_data_that_do_not_suffice(tmp_path: Path) -> None:
 )
 def test_values_out_of_range_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        TextTask(FAMILIES["gsm8k"], **fields)
+        TextTask(TASK_FAMILIES["gsm8k"], **fields)
 
 
 # --- graders
@@ -276,7 +276,7 @@ HAND: dict[str, dict[str, int | float | str]] = {
 def test_hostile_text_earns_nothing(text: str) -> None:
     for kind, facts in HAND.items():
         problem = Problem("hand", "?", "", "hand", facts)
-        for grader, most in ((FAMILIES[kind].correct, 0.0), (FAMILIES[kind].d1, 1.0)):
+        for grader, most in ((TASK_FAMILIES[kind].grade, 0.0), (TASK_FAMILIES[kind].grade_d1, 1.0)):
             grade = grader(problem, text)
             assert not grade.is_solved and grade.status != "grader_failed" and grade.reward <= most
 
@@ -287,15 +287,15 @@ def test_any_text_is_graded(text: str) -> None:
     for kind, facts in HAND.items():
         problem = Problem("hand", "?", "", "hand", facts)
         for completion in (text, f"<answer>{text}</answer>"):
-            for grader in (FAMILIES[kind].correct, FAMILIES[kind].d1):
+            for grader in (TASK_FAMILIES[kind].grade, TASK_FAMILIES[kind].grade_d1):
                 assert grader(problem, completion).status in ("ok", "unparseable")
 
 
-@pytest.mark.parametrize("kind", list(FAMILIES))
+@pytest.mark.parametrize("kind", list(TASK_FAMILIES))
 def test_a_problem_of_another_task_is_our_failure(kind: str) -> None:
     strange: dict[str, int | float | str] = {"gold": "", "puzzle": "12", "numbers": 3, "target": "x"}
     for facts in ({}, strange):
-        for grader in (FAMILIES[kind].correct, FAMILIES[kind].d1):
+        for grader in (TASK_FAMILIES[kind].grade, TASK_FAMILIES[kind].grade_d1):
             grade = grader(Problem("hand", "?", "", "hand", facts), "<answer>\\boxed{18}</answer>")
             assert (grade.status, grade.reward, grade.is_solved) == ("grader_failed", 0.0, False)
 
@@ -318,7 +318,7 @@ def test_a_problem_of_another_task_is_our_failure(kind: str) -> None:
 )
 def test_countdown_in_latex(answer: str, solved: bool, status: str) -> None:
     problem = Problem("hand", "?", "", "hand", {"numbers": "3,7,4", "target": 25})
-    grade = FAMILIES["countdown-d1"].correct(problem, f"<answer>\\boxed{{{answer}}}</answer>")
+    grade = TASK_FAMILIES["countdown-d1"].grade(problem, f"<answer>\\boxed{{{answer}}}</answer>")
     assert (grade.is_solved, grade.status) == (solved, status)
 
 
@@ -342,9 +342,9 @@ def test_fractions_become_quotients() -> None:
 def test_sudoku_in_words(answer: str, solved: bool, d1: float, status: str) -> None:
     problem = Problem("hand", "?", "", "hand", {"puzzle": "1234341200000000", "solution": "1234341221434321"})
     completion = f"<answer>\n{answer}\n</answer>"
-    grade = FAMILIES["sudoku-d1"].correct(problem, completion)
+    grade = TASK_FAMILIES["sudoku-d1"].grade(problem, completion)
     assert (grade.is_solved, grade.status, grade.reward) == (solved, status, float(solved))
-    assert FAMILIES["sudoku-d1"].d1(problem, completion).reward == d1
+    assert TASK_FAMILIES["sudoku-d1"].grade_d1(problem, completion).reward == d1
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_sudoku_in_words(answer: str, solved: bool, d1: float, status: str) -> N
 )
 def test_gsm8k_reward_by_hand(completion: str, reward: float) -> None:
     problem = Problem("hand", "?", "", "hand", {"gold": "18"})
-    assert FAMILIES["gsm8k"].d1(problem, completion).reward == reward
+    assert TASK_FAMILIES["gsm8k"].grade_d1(problem, completion).reward == reward
 
 
 # --- recipes
@@ -372,10 +372,10 @@ def test_a_recipe_gives_the_task() -> None:
     overrides = ["task={kind='gsm8k', source='x.jsonl', few_shot=3, reward='d1', completion_length=128}"]
     recipe = load_recipe(RlRecipe, None, ["base=x", "budget.steps=1", "rollout.block_length=32", *overrides])
     assert recipe.task == Gsm8kTask(kind="gsm8k", source="x.jsonl", few_shot=3, reward="d1", completion_length=128)
-    assert build_task(recipe.task) == TextTask(FAMILIES["gsm8k"], "x.jsonl", None, 3, "d1", 128)
-    for kind in FAMILIES:
+    assert build_task(recipe.task) == TextTask(TASK_FAMILIES["gsm8k"], "x.jsonl", None, 3, "d1", 128)
+    for kind in TASK_FAMILIES:
         found = load_recipe(SftRecipe, None, [f"task.kind={kind}"])
-        assert build_task(found.task) == TextTask(FAMILIES[kind]) and found.task.completion_length == 256
+        assert build_task(found.task) == TextTask(TASK_FAMILIES[kind]) and found.task.completion_length == 256
         assert f'kind = "{kind}"' in dump_recipe(found)
     with pytest.raises(
         UserError, match=r"reward: should be 'correct' or 'd1', or a function of your own, .*, got 'd2'"
@@ -419,7 +419,7 @@ def no_number(completions: list[str]) -> list[float]:
     ],
 )
 def test_a_reward_as_trl_takes_it(function: Callable[..., Any], reward: float, status: str) -> None:
-    task = WithReward(TextTask(FAMILIES["sudoku-d1"]), function)
+    task = WithReward(TextTask(TASK_FAMILIES["sudoku-d1"]), function)
     facts: dict[str, int | float | str] = {"puzzle": "1234" + "0" * 12, "solution": "", "clues": 4}
     grade = task.grade(Problem("hand", "?", "", "hand", facts), "abc")
     assert (grade.reward, grade.status, grade.is_solved) == (reward, status, False)

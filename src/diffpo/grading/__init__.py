@@ -1,1 +1,1 @@
-"""Reading and grading what models write. Nothing here raises on any text, runs it, or lets it choose time or memory."""
+"""Parse and grade what models write. Nothing here raises on any text, runs it, or lets it choose time or memory."""

@@ -1,9 +1,9 @@
-"""Where a completion says what its answer is. Every function is linear in the length of the text."""
+"""Find the final answer in a completion. Every function is linear in the length of the text."""
 
 import re
 
 STOPS = ("<|eot_id|>", "<|endoftext|>", "<|im_end|>")
-"""What ends a turn of LLaDA or Dream, where a recorded completion still shows it."""
+"""The tokens that end a turn of LLaDA or Dream, as texts: recorded completions may still hold them."""
 
 OPEN, CLOSE = "<answer>", "</answer>"
 
@@ -13,16 +13,16 @@ _BRACE = re.compile(r"[{}]")
 
 
 def until_stop(completion: str) -> str:
-    """The completion without the end-of-turn tokens and what follows them."""
+    """Return the completion up to its first end-of-turn token."""
     ends = [end for stop in STOPS if (end := completion.find(stop)) >= 0]
     return completion[: min(ends)] if ends else completion
 
 
 def final_answer(completion: str) -> str | None:
-    """The answer: the last box of the last `<answer>` section, or the section itself; without a section, the last box.
+    """Return the last box of the last `<answer>` section, or the section itself; without a section, the last box.
 
-    A box that its model forgot to close ends with its section. None where there is no answer, or where the text ends
-    inside a box: what is missing may be digits. An earlier answer never counts: the model took it back.
+    A box that the model forgot to close ends with its section. The result is None where there is no answer, or where
+    the text ends inside a box, since digits may be missing. An earlier answer never counts: the model took it back.
     """
     text = _EMPTY_BOX.sub(" ", until_stop(completion))
     section, closed, _ = text.rpartition(OPEN)[2].partition(CLOSE)
@@ -32,9 +32,9 @@ def final_answer(completion: str) -> str | None:
 
 
 def last_box(text: str, is_whole: bool) -> str | None:
-    r"""What the last `\boxed{...}` holds, its braces balanced; None if there is none or it is blank.
+    r"""Return the content of the last `\boxed{...}`, up to its matching brace; None if there is none or it is blank.
 
-    `is_whole`: a box that is never closed goes to the end of the text; otherwise it counts as cut off, and is None.
+    If `is_whole`, a box that is never closed goes to the end of the text; else it counts as cut off, and gives None.
     """
     start = max((match.end() for match in _BOX.finditer(text)), default=-1)
     if start < 0:

@@ -1,7 +1,7 @@
-"""Arithmetic as models write it, read exactly: whole numbers, + - * / and parentheses, and nothing else.
+"""Parse arithmetic as models write it, exactly: whole numbers, + - * / and parentheses, and nothing else.
 
-There is no `eval`: the text becomes tokens by one regular expression, and the tokens a value by Dijkstra's shunting
-yard, which does not recurse. The caps below bound the depth, the time and the size of every intermediate value.
+There is no `eval`: one regular expression cuts the text into tokens, and Dijkstra's shunting-yard algorithm, which does
+not recurse, evaluates them. The limits below bound the depth, the time and the size of every intermediate value.
 """
 
 import re
@@ -21,7 +21,7 @@ _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
 
 
 @dataclass(frozen=True)
-class Reading:
+class Expression:
     """An expression's exact value, and the numbers in it from left to right."""
 
     value: Fraction
@@ -29,47 +29,47 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Unreadable:
-    """Why a text is no expression, or one without a value."""
+class Refusal:
+    """Why a text is not an expression, or is one without a value."""
 
     reason: Reason
 
 
-class _Refusal(Exception):
+class _RefusedError(Exception):
     def __init__(self, reason: Reason) -> None:
         self.reason = reason
 
 
-def read(text: str) -> Reading | Unreadable:
-    """Read one expression: `(3 + 4) * 5`, also with Unicode's signs for times, division and minus. Never raises.
+def parse_expression(text: str) -> Expression | Refusal:
+    """Parse one expression: `(3 + 4) * 5`, also with Unicode's signs for times, division and minus. Never raises.
 
     Refused are signs (-3), leading zeros (03), decimal points, powers, digits of other scripts, any white space but
     spaces, any text besides the expression, and texts of more than 256 characters, 64 tokens or 9 digits in a number.
     """
     try:
         return _evaluate(_tokens(text))
-    except _Refusal as refusal:
-        return Unreadable(refusal.reason)
+    except _RefusedError as refused:
+        return Refusal(refused.reason)
 
 
 def _tokens(text: str) -> list[str]:
     if len(text) > MAX_CHARACTERS:
-        raise _Refusal("too long")
+        raise _RefusedError("too long")
     text = text.translate(_ASCII_SIGNS).rstrip(" ")
     tokens: list[str] = []
     position = 0
     while position < len(text):
         match = _TOKEN.match(text, position)
         if match is None:
-            raise _Refusal("a strange character")
+            raise _RefusedError("a strange character")
         tokens.append(match[1])
         position = match.end()
     if len(tokens) > MAX_TOKENS:
-        raise _Refusal("too long")
+        raise _RefusedError("too long")
     return tokens
 
 
-def _evaluate(tokens: list[str]) -> Reading:
+def _evaluate(tokens: list[str]) -> Expression:
     values: list[Fraction] = []
     pending: list[str] = []  # operators that wait for their right operand, and open parentheses
     numbers: list[int] = []
@@ -77,7 +77,7 @@ def _evaluate(tokens: list[str]) -> Reading:
     for token in tokens:
         # A number or "(" stands where an operand begins, an operator or ")" where one has ended.
         if (token.isdecimal() or token == "(") != wants_operand:
-            raise _Refusal("not an expression")
+            raise _RefusedError("not an expression")
         if token.isdecimal():
             numbers.append(_number(token))
             values.append(Fraction(numbers[-1]))
@@ -87,28 +87,28 @@ def _evaluate(tokens: list[str]) -> Reading:
         elif token == ")":
             _apply(values, pending, precedence=0)
             if not pending:
-                raise _Refusal("not an expression")
+                raise _RefusedError("not an expression")
             pending.pop()
         else:
             _apply(values, pending, _PRECEDENCE[token])
             pending.append(token)
             wants_operand = True
     if wants_operand:
-        raise _Refusal("not an expression")
+        raise _RefusedError("not an expression")
     _apply(values, pending, precedence=0)
     if pending:
-        raise _Refusal("not an expression")
-    return Reading(values[0], tuple(numbers))
+        raise _RefusedError("not an expression")
+    return Expression(values[0], tuple(numbers))
 
 
 def _number(digits: str) -> int:
     if len(digits) > MAX_DIGITS or (digits[0] == "0" and digits != "0"):
-        raise _Refusal("a misshapen number")
+        raise _RefusedError("a misshapen number")
     return int(digits)
 
 
 def _apply(values: list[Fraction], pending: list[str], precedence: int) -> None:
-    """Work off, in place, the waiting operators that bind at least this tightly, back to the last open parenthesis."""
+    """Apply, in place, the pending operators that bind at least this tightly, back to the last open parenthesis."""
     while pending and _PRECEDENCE.get(pending[-1], -1) >= precedence:
         operator = pending.pop()
         right, left = values.pop(), values.pop()
@@ -121,5 +121,5 @@ def _apply(values: list[Fraction], pending: list[str], precedence: int) -> None:
                 values.append(left * right)
             case _:
                 if right == 0:
-                    raise _Refusal("division by zero")
+                    raise _RefusedError("division by zero")
                 values.append(left / right)

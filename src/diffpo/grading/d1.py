@@ -1,8 +1,8 @@
-"""d1's scorers, flaws and all, so that published figures can be reproduced; our own are beside them.
+"""d1's scorers with their flaws, so that published figures can be reproduced.
 
-What dllm-reasoning/d1 `eval/parse_and_get_acc.py` (837888f22c21, 2025-05-04) accepts and refuses, written anew: every
-function is linear in the text, and the arithmetic, for which d1 calls `eval`, is bounded. Use it to compare with
-published numbers and for nothing else: docs/evaluation.md lists where it is wrong.
+They accept and refuse what dllm-reasoning/d1 `eval/parse_and_get_acc.py` (837888f22c21, 2025-05-04) does, but are
+written anew: every function is linear in the text, and the arithmetic, for which d1 calls `eval`, is bounded. Use them
+only to compare with published numbers: docs/evaluation.md lists where they are wrong.
 """
 
 import ast
@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 
 MAX_EXPRESSION = 256
-"""Characters of a Countdown expression; d1 has no limit."""
+"""Greatest number of characters in a Countdown expression; d1 has no limit."""
 
 TOLERANCE = 1e-5
 
@@ -20,9 +20,10 @@ _SQUARE_GRID = 16
 
 
 def gsm8k_is_right(generation: str, gold: float | None) -> bool:
-    r"""The first `\boxed{}` of one line that holds a number, of it the first; else the last of the `<answer>` section.
+    r"""Return whether d1 finds the gold number in a generation.
 
-    "1,200" is read as 1, and a gold that d1 could not read (None) is never matched.
+    d1 takes the first number of the first `\boxed{}` that is on one line and holds a number, else the last number of
+    the `<answer>` section. "1,200" counts as 1, and a gold number that d1 could not parse (None) is never matched.
     """
     number = next((n for box in _boxes_in_lines(generation) if (n := _number(box, 0)) is not None), None)
     if number is None and (section := _answer_section(generation)):
@@ -31,7 +32,8 @@ def gsm8k_is_right(generation: str, gold: float | None) -> bool:
 
 
 def math_is_right(generation: str, gold: str) -> bool:
-    r"""The last `\boxed{}`, or without one the whole text, is the gold answer after both were tidied up as text."""
+    r"""Return whether the last `\boxed{}`, or without one the whole text, equals the gold answer once both are
+    tidied."""
     answer = _last_box(generation)
     if not answer:
         section = _answer_section(generation)
@@ -42,9 +44,10 @@ def math_is_right(generation: str, gold: str) -> bool:
 
 
 def countdown_is_right(generation: str, numbers: Sequence[int], target: int) -> bool:
-    """The last box, else the `<answer>` section, else the whole text: its digits are the numbers and its value is near.
+    """Return whether an expression's runs of digits are the numbers, and its value is within 1e-5 of the target.
 
-    "1.2*5" therefore uses 1, 2 and 5. Expressions of more than 256 characters are wrong here.
+    d1 takes the last box, else the `<answer>` section, else the whole text. "1.2*5" therefore uses 1, 2 and 5. Unlike
+    d1, an expression of more than 256 characters is wrong here.
     """
     text = _last_box(generation)
     if text is None:
@@ -62,20 +65,20 @@ def countdown_is_right(generation: str, numbers: Sequence[int], target: int) -> 
 
 
 def sudoku_cells(generation: str, puzzle: str, solution: str) -> tuple[int, int]:
-    """How many of the 16-cell puzzle's empty cells ("0") agree with the listed solution, and how many there are.
+    """Return how many of a 16-cell puzzle's empty cells ("0") agree with the listed solution, and how many there are.
 
-    Neither clues nor rules are looked at, and text that is no digit shifts what follows.
+    d1 checks neither the clues nor the rules, and any character that is not a digit shifts those after it.
     """
     text = "".join(_sudoku_text(generation).split()).ljust(_SQUARE_GRID, "0")
     empty = [cell for cell in range(_SQUARE_GRID) if puzzle[cell] == "0"]
     return sum(text[cell] == solution[cell] for cell in empty), len(empty)
 
 
-# Where answers are
+# Finding answers
 
 
 def _boxes_in_lines(text: str) -> list[str]:
-    r"""What stands between each `\boxed{` and the next "}" of its line, unless it is blank or dots."""
+    r"""Return the text between each `\boxed{` and the next "}" on its line, unless it is blank or dots."""
     boxes = [
         box.strip()
         for line in text.split("\n")
@@ -91,9 +94,9 @@ def _answer_section(text: str) -> str | None:
 
 
 def _last_box(text: str) -> str | None:
-    r"""The last `\boxed` and its balanced braces, taken off where they are plain; the whole text where there is none.
+    r"""Return the last `\boxed` with its balanced braces, or what is in them if they follow it directly.
 
-    None where the box never ends.
+    The whole text without a box; None if the box never ends.
     """
     if "\\boxed " in text:
         # d1 asserts that the answer starts with the box, and here it always does.
@@ -113,7 +116,7 @@ def _last_box(text: str) -> str | None:
 
 
 def _sudoku_text(text: str) -> str:
-    """The first of five places that is there and not blank."""
+    """Return the first candidate that is not blank, of the five parts of the text that d1 tries."""
     _, opened, after_answer = text.partition("<answer>")
     if opened:
         fenced = re.search(r"```([\d\s]+)```", after_answer)
@@ -138,7 +141,7 @@ def _sudoku_text(text: str) -> str:
 
 
 def _number(text: str, which: int) -> float | None:
-    """All of the text as Python reads a float ("nan" and "1_000" too), else one of the numbers in it."""
+    """Return all of the text as a Python float ("nan" and "1_000" too), else the number at index `which` in it."""
     try:
         return float(text)
     except ValueError:
@@ -157,7 +160,7 @@ _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
 
 
 def _left_of_equation(text: str) -> str:
-    """What stands left of the first "=" between an expression and a number; all of the text without one."""
+    """Return the expression left of the first "=" that a number follows; all of the text without one."""
     for run in re.finditer(r"[0-9+\-*/() ]+", text):
         if text[run.end() : run.end() + 1] == "=" and text[run.end() + 1 : run.end() + 2] in set("0123456789. "):
             return run[0].strip()
@@ -165,7 +168,7 @@ def _left_of_equation(text: str) -> str:
 
 
 def _value(text: str) -> float | None:
-    """The value of Python arithmetic, in floats, so that no power can grow; None for any other text."""
+    """Return the value of Python arithmetic, in floats, so that no power can grow; None for any other text."""
     if len(text) > MAX_EXPRESSION or not re.fullmatch(r"[\d+\-*/().\s]+", text):
         return None
     try:
@@ -213,9 +216,9 @@ _AFTER_UNITS = (("\\%", ""), (" .", " 0."), ("{.", "{0."))
 
 
 def _tidy(text: str) -> str:
-    """The text without line breaks, signs of degree, dollar and percent, units, and with fractions of one form.
+    """Remove line breaks, units, and signs of degree, dollar and percent, and write fractions in one form.
 
-    Raises ValueError where d1's own fails, and compares the untidied texts instead.
+    Raises ValueError where d1's own function fails, which then compares the texts as they are.
     """
     for gone in _GONE:
         text = text.replace(gone, "")

@@ -1,9 +1,9 @@
-"""Whether an answer to a mathematics problem is the gold one: as text, as a number, as a word, or as an expression."""
+"""Compare an answer to a mathematics problem with the gold one: as text, number, word or expression."""
 
 import re
 
 from diffpo.grading import symbolic
-from diffpo.grading.number import read_number
+from diffpo.grading.number import parse_number
 from diffpo.grading.symbolic import Verdict
 
 _WRAPPER = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf|textit) ?\{([^{}]*)\}")
@@ -12,20 +12,20 @@ _WORD = re.compile(r"\(?[A-Za-z]\)?|[A-Za-z]{3,}")
 _IN_BASE = re.compile(r"([0-9A-F]+)(?:_\{?([0-9]{1,2})\}?)?")
 
 
-def same_answer(gold: str, answer: str) -> Verdict:
+def compare_answers(gold: str, answer: str) -> Verdict:
     r"""Compare the text of an answer with the gold one.
 
     A number must be given as a number: `17\times 23` is not 391 yet, and 1.4142 is not `\sqrt{2}`. A word is compared
-    as text, and may be spelt with other capitals. Expressions go to `symbolic.equal`, and nothing else does.
+    as text, and may be spelt with other capitals. Only expressions go to `symbolic.compare_latex`.
     """
     if len(answer) > symbolic.MAX_CHARACTERS:
-        return "unreadable"
+        return "unparseable"
     ours, theirs = _plain(gold), _plain(answer)
     if not theirs:
-        return "unreadable"
+        return "unparseable"
     if ours == theirs:
         return "equal"
-    expected, found = read_number(gold), read_number(answer)
+    expected, found = parse_number(gold), parse_number(answer)
     if expected is not None:
         return "equal" if found == expected else "different"
     if _WORD.fullmatch(ours):
@@ -35,9 +35,9 @@ def same_answer(gold: str, answer: str) -> Verdict:
         return "equal" if digits and digits[1] == base[1] and digits[2] in (None, base[2]) else "different"
     if found is not None:
         return "different"
-    return symbolic.equal(gold, answer)
+    return symbolic.compare_latex(gold, answer)
 
 
 def _plain(text: str) -> str:
-    """The text without spacing, dollar signs, a full stop, and the commands that only choose a font."""
+    """Remove spacing, dollar signs, a full stop, and the commands that only choose a font."""
     return _SPACING.sub("", _WRAPPER.sub(r"\1", text)).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")

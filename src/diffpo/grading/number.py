@@ -1,4 +1,4 @@
-"""Numbers as models write them, read exactly: signs, thousands, decimals, fractions, currency, percent and units."""
+"""Parse numbers as models write them, exactly: signs, thousands, decimals, fractions, currency, percent and units."""
 
 import re
 from fractions import Fraction
@@ -28,12 +28,12 @@ _UNIT = re.compile(r"(?<=[0-9.}]) [A-Za-z]{2,20}(?: [A-Za-z]{2,20}){0,3}(?:\^(?:
 _NAME = re.compile(r"^[A-Za-z](?:_\{?[0-9A-Za-z]\}?)? ?= ?")
 
 
-def read_number(text: str) -> Fraction | None:
-    r"""The number that a text is, as a whole; None if it is more, less or something else.
+def parse_number(text: str) -> Fraction | None:
+    r"""Return the number that the whole text stands for; None if it does not stand for exactly one number.
 
-    `1,200`, `-3`, `.5`, `3/4`, `1\frac{4}{5}`, `$18`, `50\%` (read as 50), `36^\circ`, `6 \text{ cm}^2`, `5 apples`,
-    `2:00 pm`, `x = 4`.
-    Not read: sums, products, powers, roots (`17\times 23` is not a number yet), and digits of other scripts.
+    `1,200`, `-3`, `.5`, `3/4`, `1\frac{4}{5}`, `$18`, `50\%` (it gives 50), `36^\circ`, `6 \text{ cm}^2`, `5 apples`,
+    `2:00 pm`, `x = 4`. Refused are sums, products, powers, roots (`17\times 23` is not a number yet), and digits of
+    other scripts.
     """
     if len(text) > MAX_CHARACTERS:
         return None
@@ -51,21 +51,21 @@ def read_number(text: str) -> Fraction | None:
     return None
 
 
-def answer_number(text: str) -> Fraction | None:
-    """The number that an answer gives: all of it, what follows its last "=", or the only number in a sentence.
+def parse_answer_number(text: str) -> Fraction | None:
+    """Return the number that an answer gives: all of it, what follows its last "=", or the only number in a sentence.
 
-    None where it gives none, or several that differ: a model that hedges has not answered.
+    None where it gives no number, or several that differ: a model that hedges has not answered.
     """
     text = text[-MAX_CHARACTERS:]
-    number = read_number(text)
+    number = parse_number(text)
     if number is None and "=" in text:
         text = text.rpartition("=")[2]
-        number = read_number(text)
+        number = parse_number(text)
     if number is not None:
         return number
     for pattern, replacement in _LATEX:
         text = pattern.sub(replacement, text)
-    found = {read_number(match[0]) for match in _IN_TEXT.finditer(text)}
+    found = {parse_number(match[0]) for match in _IN_TEXT.finditer(text)}
     return found.pop() if len(found) == 1 else None
 
 

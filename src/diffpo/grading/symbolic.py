@@ -1,8 +1,8 @@
-"""Whether two LaTeX texts mean the same, decided by math-verify in a process of its own (docs/decisions/0012).
+"""Decide whether two LaTeX texts mean the same, by math-verify in a process of its own (docs/decisions/0012).
 
 math-verify parses with SymPy, which some texts keep busy for hours or fill with gigabytes, and its own time limit
-steals the caller's alarm and does not work in threads. Here a text that is too much ends the worker, and the next call
-has a new one. An answer is capped, and what math-verify is too kind to is refused before it is asked.
+steals the caller's alarm and does not work in threads. Here a text that exceeds the limits ends the worker, and the
+next call starts a new one. Long answers, and those that math-verify would accept too kindly, are refused without it.
 """
 
 import atexit
@@ -20,30 +20,30 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
-Verdict = Literal["equal", "different", "unreadable", "failed"]
-"""unreadable: the answer is no mathematics, or too much of it; failed: the gold answer or the worker is at fault."""
+Verdict = Literal["equal", "different", "unparseable", "failed"]
+"""unparseable: the answer is no mathematics, or exceeds a limit; failed: the gold answer or the worker is at fault."""
 
 MAX_CHARACTERS = 400
 MAX_DEPTH = 20
-"""Of brackets in brackets, for which the parser's time grows fastest."""
+"""Brackets inside brackets: the parser's time grows fastest with them."""
 MEMORY_BYTES = 2**31
 CPU_SECONDS = 2.0
-"""For one comparison. A usual one takes hundredths of it; a busy machine changes nothing."""
+"""Limit of one comparison, in CPU time, so that a busy machine changes nothing. A usual one takes a hundredth of it."""
 WALL_SECONDS = 120.0
-"""For one comparison, and for starting: past it the machine is at fault, not the answer."""
+"""Limit of one comparison, and of starting a worker: past it the machine is at fault, not the answer."""
 
 _WORKER = Path(__file__).with_name("symbolic_worker.py")
 _NAME = re.compile(r"^[A-Za-z](?:_\{?\w\}?)?(?:\([A-Za-z]\))? ?= ?")
 
 
-def equal(gold: str, answer: str) -> Verdict:
-    r"""Compare by value: `\frac{x}{4}` equals `x/4` and `0.25x`. Never raises, and takes at most some seconds.
+def compare_latex(gold: str, answer: str) -> Verdict:
+    r"""Compare two texts by value: `\frac{x}{4}` equals `x/4` and `0.25x`. It never raises, and takes seconds at most.
 
-    A name before an answer (`x = 4`) is taken off unless the gold answer has one too. An answer with another "=" or a
+    A name before an answer (`x = 4`) is removed unless the gold answer has one too. An answer with another "=" or a
     `\pm` that the gold answer lacks is different: math-verify would look at one side, or at a set, only.
     """
     if len(answer) > MAX_CHARACTERS or "\0" in answer or _depth(answer) > MAX_DEPTH:
-        return "unreadable"
+        return "unparseable"
     if "=" not in gold:
         answer = _NAME.sub("", answer)
     for sign in ("=", "\\pm", "\\mp", "\\boxed", "$"):
@@ -53,13 +53,14 @@ def equal(gold: str, answer: str) -> Verdict:
 
 
 def _depth(text: str) -> int:
+    """Return how deep brackets stand inside brackets."""
     steps = ((mark in "({[") - (mark in ")}]") for mark in text)
     return max(accumulate(steps), default=0)
 
 
 @dataclass
 class _Worker:
-    """A running worker process, which belongs to the process that started it: a fork must not talk to it."""
+    """A running worker process. It belongs to the process that started it: a fork must not talk to it."""
 
     process: subprocess.Popen[bytes]
     owner: int
@@ -80,7 +81,7 @@ class _Worker:
             case "equal" | "different":
                 return reply
             case _:
-                return "unreadable"
+                return "unparseable"
 
     def send(self, text: str) -> None:
         assert self.process.stdin is not None
@@ -88,7 +89,7 @@ class _Worker:
         self.process.stdin.flush()
 
     def line(self, until: float) -> str:
-        """The next line; empty, and the worker ended, when it died. Raises TimeoutError."""
+        """Return the worker's next line; if it has died, end it and return "". Raises TimeoutError."""
         assert self.process.stdout is not None
         pipe = self.process.stdout.fileno()
         while b"\n" not in self.unread:
@@ -117,22 +118,22 @@ class _Worker:
 
 
 class _Pool:
-    """One worker, started when first needed, used by one thread at a time."""
+    """The one worker, started when it is first needed, and used by one thread at a time."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.worker: _Worker | None = None
-        self.strangers: list[_Worker | None] = []
+        self.former: list[_Worker | None] = []
 
     def compare(self, gold: str, answer: str) -> Verdict:
         with self.lock:
             if self.worker is None or not self.worker.is_mine:
-                self.strangers.append(self.worker)  # kept: dropping a running one warns
+                self.former.append(self.worker)  # kept, since Python warns where a running process is dropped
                 self.worker = _start()
             return self.worker.ask(gold, answer) if self.worker else "failed"
 
-    def forget(self) -> None:
-        """After a fork: the lock may be held by a thread that the child does not have."""
+    def renew_lock(self) -> None:
+        """Replace the lock after a fork: a thread that the child process lacks may hold the old one."""
         self.lock = threading.Lock()
 
     def close(self) -> None:
@@ -158,4 +159,4 @@ def _start() -> _Worker | None:
 
 _pool = _Pool()
 atexit.register(_pool.close)
-os.register_at_fork(after_in_child=_pool.forget)
+os.register_at_fork(after_in_child=_pool.renew_lock)

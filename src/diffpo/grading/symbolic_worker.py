@@ -1,7 +1,7 @@
-"""The fenced process that compares two LaTeX texts with math-verify. Started by path, it imports nothing of diffpo.
+"""A process with limits that compares two LaTeX texts by math-verify. It is started by path and imports no diffpo.
 
-A request is a line of JSON, [gold, answer]; the replies are lines too: "gold", once the gold answer has been read, then
-"equal", "different" or "unreadable". What goes on beyond the limits ends the process, and the parent starts another.
+A request is a line of JSON, [gold, answer]; the replies are lines too: "gold", once the gold answer is parsed, then
+"equal", "different" or "unparseable". A comparison that exceeds the limits ends the process; the parent starts another.
 """
 
 import json
@@ -14,39 +14,39 @@ from contextlib import suppress
 
 
 def main(memory_bytes: int, cpu_seconds: float) -> None:
-    """`cpu_seconds` are for one request."""
-    requests, replies = fence(memory_bytes)
+    """Answer requests until the pipe closes. `cpu_seconds` limit one request, `memory_bytes` the whole process."""
+    requests, replies = set_limits_(memory_bytes)
     from math_verify import LatexExtractionConfig, parse, verify
 
     logging.disable(logging.CRITICAL)  # math-verify logs the whole text when it fails
 
-    def read(text: str) -> list[object]:
+    def parse_latex(text: str) -> list[object]:
         return list(parse(f"${text}$", [LatexExtractionConfig()], "no_fallback", "first_match", parsing_timeout=None))
 
     with open(requests, encoding="ascii") as lines, open(replies, "w", encoding="ascii", buffering=1) as out:
-        verify(read("x+1"), read(r"\frac{x}{1}+1"))  # what loads at first use is no request's fault
+        verify(parse_latex("x+1"), parse_latex(r"\frac{x}{1}+1"))  # load now what is loaded at first use
         print("ready", file=out)
         for line in lines:
             gold, answer = json.loads(line)
             # The default action of SIGPROF ends the process, also inside of a C function that no exception reaches.
             signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
             try:
-                expected = read(gold)
+                expected = parse_latex(gold)
                 if expected:
                     print("gold", file=out)
-                found = read(answer)
+                found = parse_latex(answer)
                 if not (expected and found):
-                    verdict = "unreadable"
+                    verdict = "unparseable"
                 else:
                     verdict = "equal" if verify(expected, found, timeout_seconds=None) else "different"
             except Exception:  # noqa: BLE001  math-verify and SymPy raise whatever they please on strange text
-                verdict = "unreadable"
+                verdict = "unparseable"
             signal.setitimer(signal.ITIMER_PROF, 0)
             print(verdict, file=out)
 
 
-def fence(memory_bytes: int) -> tuple[int, int]:
-    """Limits, and the pipes to the parent moved out of reach of anything that prints or reads."""
+def set_limits_(memory_bytes: int) -> tuple[int, int]:
+    """Set the limits, and move the pipes to the parent out of reach of code that prints or reads; return the pipes."""
     requests, replies = os.dup(0), os.dup(1)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):

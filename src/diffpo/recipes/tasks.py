@@ -11,7 +11,7 @@ from diffpo.tasks.base import Split, Task
 from diffpo.tasks.countdown import Countdown
 from diffpo.tasks.custom_reward import WithReward, load_reward
 from diffpo.tasks.datasets import is_elsewhere
-from diffpo.tasks.families import FAMILIES
+from diffpo.tasks.families import TASK_FAMILIES
 from diffpo.tasks.s1k import S1K
 from diffpo.tasks.sudoku import Sudoku
 from diffpo.tasks.text import Reward, TextTask
@@ -21,7 +21,7 @@ TASKS: Mapping[str, Callable[..., Task]] = {
     "sudoku": Sudoku,
     "countdown": Countdown,
     "walk": Walk,
-    **dict.fromkeys([*FAMILIES, S1K.name], TextTask),
+    **dict.fromkeys([*TASK_FAMILIES, S1K.name], TextTask),
 }
 
 
@@ -38,7 +38,7 @@ def _build_without_reward(recipe: TaskRecipe) -> Task:
     if isinstance(recipe, S1kTask):  # it has no test rows, and nothing of it is graded
         given = {"family": S1K, "test_source": None, "few_shot": 0, "reward": "correct"}
     elif isinstance(recipe, TextSettings):
-        given["family"] = FAMILIES[recipe.kind]
+        given["family"] = TASK_FAMILIES[recipe.kind]
         if recipe.reward not in get_args(Reward):
             given["reward"] = "correct"
     task: Task = build_part(TASKS, recipe, **given)

@@ -1,4 +1,4 @@
-"""What a task is made of: problems, grades, and the protocol that joins them. Imports no torch."""
+"""Problems, grades, and the protocol of a task, which supplies the ones and gives the others. Imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,53 +10,59 @@ Status = Literal["ok", "unparseable", "grader_failed"]
 
 @dataclass(frozen=True)
 class Problem:
-    """One question. `prompt` is all that the user says, which a chat template makes its one message; `answer` is a text
-    that earns the full reward, which SFT learns.
-
-    `facts` are columns that travel beside it (number of clues, ...) to rewards and reports.
-
-    `cluster` names what makes problems dependent (the solution grid of a Sudoku): intervals resample clusters.
-    """
+    """One question with an answer."""
 
     id: str
     prompt: str
+    """The user's message, which a chat template frames."""
     answer: str
+    """A text that earns the full reward, and that SFT learns."""
     cluster: str
+    """The name of what makes problems dependent (the solution grid of a Sudoku): intervals resample clusters."""
     facts: Mapping[str, int | float | str] = field(default_factory=dict)
+    """Further values by name (the number of clues, ...), for rewards and reports."""
 
 
 @dataclass(frozen=True)
 class Grade:
-    """What a completion earned. `unparseable` is the model's fault and pays 0; `grader_failed` is ours: reported."""
+    """The reward of a completion, and how it came about."""
 
     reward: float
     parts: Mapping[str, float]
+    """What was looked at, by name; `solved` is 1 where the completion is right."""
     status: Status = "ok"
+    """`unparseable` is the model's fault, and its reward is 0; `grader_failed` is the grader's, and is reported."""
 
     @property
     def is_solved(self) -> bool:
+        """Whether the completion is right."""
         return self.parts.get("solved", 0.0) == 1.0
 
 
 @runtime_checkable
 class Task(Protocol):
-    """A source of problems and their grader. The same arguments give the same problems; splits share no solution."""
+    """A source of problems and their grader."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The task's name in reports and in the ids of problems."""
+        ...
 
     @property
     def alphabet(self) -> str:
-        """Every character that a prompt or an answer can hold: the tiny model's character tokenizer is made of it."""
+        """Every character that a prompt or an answer can contain, for the character tokenizer of a tiny model."""
         ...
 
     @property
     def completion_length(self) -> int:
-        """Tokens of the canvas that the sampler fills."""
+        """Number of tokens of a completion."""
         ...
 
-    def problems(self, split: Split, count: int, seed: int) -> list[Problem]: ...
+    def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
+        """Return `count` problems; the same ones for the same arguments, and none of a split that shares its solution
+        with one of another split."""
+        ...
 
     def grade(self, problem: Problem, completion: str) -> Grade:
-        """Never raises, whatever the completion."""
+        """Grade a completion. It must not raise, whatever the completion."""
         ...

@@ -8,12 +8,11 @@ import re
 
 from diffpo.core.errors import UserError
 from diffpo.grading.answer import final_answer
-from diffpo.grading.arithmetic import Reading, Unreadable
-from diffpo.grading.arithmetic import read as read_arithmetic
+from diffpo.grading.arithmetic import Expression, parse_expression
 from diffpo.tasks.base import Grade, Problem
-from diffpo.tasks.countdown import answers
+from diffpo.tasks.countdown import answers_by_target
 from diffpo.tasks.datasets import Row
-from diffpo.tasks.text import Family, Question, solved_grade, worked_answer
+from diffpo.tasks.text import Question, TaskFamily, format_answer, solved_grade
 
 INSTRUCTIONS = r"""
 Make an arithmetic expression that is worth exactly the target. Use each of the given numbers exactly once, and no other
@@ -39,28 +38,29 @@ _LATEX = (
     (re.compile(r"[}\]]"), ")"),
     (re.compile(r"\s+"), " "),
 )
-_LONGEST = 1000  # of an answer as it is written; the reader of arithmetic takes fewer still
+_LONGEST = 1000  # characters of an answer as it is written; `parse_expression` takes fewer still
 
 
-def read(row: Row) -> Question | None:
+def parse_row(row: Row) -> Question | None:
+    """Parse a row; None if it has more or fewer than three numbers. Raises UserError where a column is malformed."""
     if row.has("nums"):
         found = row.value("nums")
         if not (isinstance(found, list) and found and all(type(number) is int for number in found)):
-            raise UserError(f"{row.where}: field 'nums' should be a list of whole numbers, got {found!r:.60}")
+            raise UserError(f"{row.location}: field 'nums' should be a list of whole numbers, got {found!r:.60}")
         numbers, target = found, row.integer("target")
     else:
         text = row.text("input")
         if not re.fullmatch(r" *[0-9]{1,9} *(?:, *[0-9]{1,9} *)*", text):
-            raise UserError(f"{row.where}: field 'input' should be numbers like '30,100,93', got {text[:60]!r}")
+            raise UserError(f"{row.location}: field 'input' should be numbers like '30,100,93', got {text[:60]!r}")
         numbers, target = [int(number) for number in text.split(",")], row.integer("output")
     if len(numbers) != 3:
         return None
     first, second, third = numbers
     in_order = ",".join(map(str, sorted(numbers)))
-    known = answers((first, second, third)).get(target, ())
+    known = answers_by_target((first, second, third)).get(target, ())
     return Question(
         text=f"Numbers: {numbers}\nTarget: {target}",
-        answer=worked_answer("", rf"\boxed{{{known[0]}}}") if known else "",
+        answer=format_answer("", rf"\boxed{{{known[0]}}}") if known else "",
         key=f"{in_order}={target}",
         cluster=f"{in_order}={target}",
         facts={"numbers": ",".join(map(str, numbers)), "target": target},
@@ -68,7 +68,7 @@ def read(row: Row) -> Question | None:
 
 
 def expression_of(answer: str, target: int) -> str:
-    """An answer as plain arithmetic: LaTeX's signs translated, and "= 25" taken off where 25 is the target."""
+    """Return an answer as plain arithmetic: LaTeX's signs are translated, and "= 25" is removed if 25 is the target."""
     if len(answer) > _LONGEST:
         return answer
     for pattern, replacement in _LATEX:
@@ -77,29 +77,29 @@ def expression_of(answer: str, target: int) -> str:
     return (left if equals and right.strip() == str(target) else answer).strip()
 
 
-def correct(problem: Problem, completion: str) -> Grade:
-    """Solved: an expression of exactly the numbers, each used once, that is worth the target; see `arithmetic.read`."""
+def grade(problem: Problem, completion: str) -> Grade:
+    """Solved: an expression of exactly the numbers, each used once, that is worth the target."""
     numbers, target = problem.facts.get("numbers"), problem.facts.get("target")
     parts = {"solved": 0.0, "numbers": 0.0}
     if not isinstance(numbers, str) or not isinstance(target, int):
         return Grade(0.0, parts, "grader_failed")
     answer = final_answer(completion)
-    reading: Reading | Unreadable | None = None
-    if answer is not None:
-        reading = read_arithmetic(expression_of(answer, target))
-    if not isinstance(reading, Reading):
+    expression = None if answer is None else parse_expression(expression_of(answer, target))
+    if not isinstance(expression, Expression):
         return Grade(0.0, parts, "unparseable")
-    uses_numbers = sorted(map(str, reading.numbers)) == sorted(numbers.split(","))
-    parts = {"solved": float(uses_numbers and reading.value == target), "numbers": float(uses_numbers)}
+    uses_numbers = sorted(map(str, expression.numbers)) == sorted(numbers.split(","))
+    parts = {"solved": float(uses_numbers and expression.value == target), "numbers": float(uses_numbers)}
     return solved_grade(parts)
 
 
-def d1_reward(problem: Problem, completion: str) -> Grade:
-    """d1's reward: 1 if correct, 0.1 for an expression of the right numbers. d1's own pays that for empty tags."""
-    grade = correct(problem, completion)
-    return grade if grade.is_solved else Grade(D1_FORMAT_REWARD * grade.parts["numbers"], grade.parts, grade.status)
+def grade_d1(problem: Problem, completion: str) -> Grade:
+    """Pay d1's reward: 1 if solved, 0.1 for an expression of the right numbers. d1's own pays that for empty tags."""
+    graded = grade(problem, completion)
+    if graded.is_solved:
+        return graded
+    return Grade(D1_FORMAT_REWARD * graded.parts["numbers"], graded.parts, graded.status)
 
 
-COUNTDOWN_D1 = Family(
-    "countdown-d1", INSTRUCTIONS, read, correct, d1_reward, source="Jiayi-Pan/Countdown-Tasks-3to4", test_sample=256
+COUNTDOWN_D1 = TaskFamily(
+    "countdown-d1", INSTRUCTIONS, parse_row, grade, grade_d1, source="Jiayi-Pan/Countdown-Tasks-3to4", test_sample=256
 )

@@ -1,6 +1,6 @@
-"""Rows of data sets: from JSONL, CSV or Parquet files, a folder of them, or the Hugging Face hub.
+"""Read rows of data sets: from JSONL, CSV or Parquet files, a folder of them, or the Hugging Face hub.
 
-Whatever is wrong with the data is a UserError of one sentence that names the file, the line and the field.
+Any mistake in the data is a UserError of one sentence that names the file, the line and the field.
 """
 
 import csv
@@ -25,52 +25,60 @@ from diffpo.tasks.base import Split
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 PROBE_SECONDS = 2.5
 
-_LONGEST_FIELD = 2**24  # of a CSV file, in characters
+_LONGEST_FIELD = 2**24  # characters of a field of a CSV file
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row, and where it came from: `train.jsonl:3`, or `openai/gsm8k train row 3`."""
+    """One row of a data set."""
 
-    where: str
+    location: str
+    """The source and the row in it, for messages: `train.jsonl:3`, or `openai/gsm8k train row 3`."""
     columns: Mapping[str, Any]
 
     def text(self, name: str) -> str:
+        """Return a text that is not blank. Raises UserError, as all of these methods do, where the row has none."""
         value = self.value(name)
         if not isinstance(value, str) or not value.strip():
-            raise UserError(f"{self.where}: field {name!r} should be text, got {_shown(value)}")
+            raise UserError(f"{self.location}: field {name!r} should be text, got {_abbreviate(value)}")
         return value
 
     def first_text(self, name: str) -> str:
-        """The first of a list of texts; CSV has no lists, so there it is a list in JSON."""
+        """Return the first of a list of texts. CSV has no lists, so there the field holds a list in JSON."""
         value = self.value(name)
-        texts = _json_of(value) if isinstance(value, str) else value
+        texts = _parse_json(value) if isinstance(value, str) else value
         first = texts[0] if isinstance(texts, list) and texts else None
         if not isinstance(first, str) or not first.strip():
             raise UserError(
-                f"{self.where}: field {name!r} should be a list of texts (in CSV: a list in JSON), got {_shown(value)}"
+                f"{self.location}: field {name!r} should be a list of texts (in CSV: a list in JSON), "
+                f"got {_abbreviate(value)}"
             )
         return first
 
     def integer(self, name: str) -> int:
+        """Return a whole number, which may be written as a text."""
         value = self.value(name)
         if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value.strip()):
             return int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise UserError(f"{self.where}: field {name!r} should be a whole number, got {_shown(value)}")
+            raise UserError(f"{self.location}: field {name!r} should be a whole number, got {_abbreviate(value)}")
         return value
 
     def value(self, name: str) -> Any:
+        """Return the value of a column."""
         if name not in self.columns:
-            raise UserError(f"{self.where}: field {name!r} is missing; there are {', '.join(self.columns) or 'none'}")
+            raise UserError(
+                f"{self.location}: field {name!r} is missing; there are {', '.join(self.columns) or 'none'}"
+            )
         return self.columns[name]
 
     def has(self, *names: str) -> bool:
+        """Return whether the row has all of these columns."""
         return all(name in self.columns for name in names)
 
 
 def splits_of(source: str) -> frozenset[Split]:
-    """The splits that a source has by itself: a file none, a folder its files', the hub train and test."""
+    """Return the splits that a source has: a file none, a folder those of its files, the hub train and test."""
     path = Path(source).expanduser()
     if path.is_dir():
         return frozenset(split for split in get_args(Split) if _file_of(path, split) is not None)
@@ -78,15 +86,16 @@ def splits_of(source: str) -> frozenset[Split]:
 
 
 def is_elsewhere(source: str) -> bool:
-    """Whether a source is a data set of the hub, and nothing here."""
+    """Return whether a source is a data set of the hub, and not a file or a folder here."""
     return not _is_local(Path(source).expanduser(), source)
 
 
 def read_rows(source: str, split: Split) -> list[Row]:
-    """The rows of a split, or all rows of a file, at least one. Reading the same again costs nothing.
+    """Return the rows of a split, at least one. What was read is cached until the files change.
 
-    `source`: a file; a folder with a file for each split (`train.jsonl`, ...); or a data set of the hub,
-    `owner/name`, with a revision and a configuration where wanted: `owner/name@revision:configuration`.
+    `source` is a file, of which all rows are taken; a folder with a file for each split (`train.jsonl`, ...); or a data
+    set of the hub, `owner/name`, with a revision and a configuration where wanted: `owner/name@revision:configuration`.
+    Raises UserError for data that are not there, cannot be read, or are empty.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -101,11 +110,11 @@ def read_rows(source: str, split: Split) -> list[Row]:
             f"{source}: no such file or folder; give a {', '.join(SUFFIXES)} file, a folder with one for each split, "
             "or a data set of the hub, owner/name"
         )
-    return _read_file(str(path), stamp(str(path)))
+    return _read_file(str(path), version_stamp(str(path)))
 
 
-def stamp(source: str | None) -> str:
-    """Something that changes when the files of a source do."""
+def version_stamp(source: str | None) -> str:
+    """Return a text that changes when the files of a source do."""
     if source is None:
         return ""
     path = Path(source).expanduser()
@@ -129,9 +138,9 @@ def _file_of(folder: Path, split: Split) -> Path | None:
 def _read_file(name: str, _stamp: str) -> list[Row]:
     path = Path(name)
     readers: dict[str, Callable[[Path], Iterator[Row]]] = {
-        ".jsonl": _jsonl,
-        ".csv": _csv,
-        ".parquet": _parquet,
+        ".jsonl": _read_jsonl,
+        ".csv": _read_csv,
+        ".parquet": _read_parquet,
     }
     if path.suffix not in readers:
         raise UserError(f"{path}: cannot tell its format; rename it to {', '.join(SUFFIXES)}")
@@ -144,44 +153,44 @@ def _read_file(name: str, _stamp: str) -> list[Row]:
     return rows
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
-    for number, line in _lines(path):
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    for number, line in _decoded_lines(path):
         if not line.strip():
             continue
         try:
             columns = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from error
-        except (ValueError, RecursionError) as error:  # digits without end, brackets without end
+        except (ValueError, RecursionError) as error:  # too many digits, too many nested brackets
             raise UserError(f"{path}:{number}: not JSON that can be read: {str(error).partition(';')[0]}") from error
         if not isinstance(columns, dict):
-            raise UserError(f"{path}:{number}: should be an object of fields, got {_shown(columns)}")
+            raise UserError(f"{path}:{number}: should be an object of fields, got {_abbreviate(columns)}")
         yield Row(f"{path}:{number}", columns)
 
 
-def _csv(path: Path) -> Iterator[Row]:
+def _read_csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(_LONGEST_FIELD)
-    reader = csv.reader((line for _, line in _lines(path)), strict=True)
+    reader = csv.reader((line for _, line in _decoded_lines(path)), strict=True)
     names: list[str] | None = None
     try:
         for values in reader:
-            where = f"{path}:{reader.line_num}"
+            location = f"{path}:{reader.line_num}"
             if not values:
                 continue
             if names is None:
                 names = values
                 if len(set(names)) < len(names):
-                    raise UserError(f"{where}: the header names a field twice: {', '.join(names)}")
+                    raise UserError(f"{location}: the header names a field twice: {', '.join(names)}")
             elif len(values) != len(names):
-                lacking = f"field {names[len(values)]!r} is missing" if len(values) < len(names) else "it has too many"
-                raise UserError(f"{where}: {len(values)} fields instead of {len(names)}: {lacking}")
+                problem = f"field {names[len(values)]!r} is missing" if len(values) < len(names) else "it has too many"
+                raise UserError(f"{location}: {len(values)} fields instead of {len(names)}: {problem}")
             else:
-                yield Row(where, dict(zip(names, values, strict=True)))
+                yield Row(location, dict(zip(names, values, strict=True)))
     except csv.Error as error:
         raise UserError(f"{path}:{reader.line_num}: not CSV: {error}") from error
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -190,7 +199,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 raise UserError(f"{path}:{number}: not UTF-8 from byte {error.start} on") from error
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _read_parquet(path: Path) -> Iterator[Row]:
     if find_spec("pyarrow") is None:
         raise UserError(f"reading {path} needs pyarrow: pip install 'diffpo[data]', or export it as JSONL")
     import pyarrow
@@ -210,37 +219,38 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 @lru_cache(maxsize=4)
 def _read_hub(source: str, split: str) -> list[Row]:
-    name, options = _parts(source)
+    name, options = _hub_arguments(source)
     if find_spec("datasets") is None:
         raise UserError(
-            f"data set {source} is on the hub, and reading it needs pip install 'diffpo[data]'; {_export(source)}"
+            f"data set {source} is on the hub, and reading it needs pip install 'diffpo[data]'; {_advise_copy(source)}"
         )
     is_offline = any(os.environ.get(key, "0") not in ("", "0") for key in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
-    if not is_offline and (problem := _probe(name)):
-        raise UserError(f"data set {source} cannot be read from the hub ({problem}); {_export(source)}")
+    if not is_offline and (problem := _probe_hub(name)):
+        raise UserError(f"data set {source} cannot be read from the hub ({problem}); {_advise_copy(source)}")
     import datasets
 
     try:
         table = datasets.load_dataset(name, **options, split=split)
         rows = [Row(f"{source} {split} row {number}", columns) for number, columns in enumerate(table, start=1)]
-    except Exception as error:  # the library's own, its client's, its parsers': all of them mean that there are no rows
+    except Exception as error:  # the library's, its client's or its parsers'
         words = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"data set {source} cannot be read from the hub ({words}); {_export(source)}") from error
+        raise UserError(f"data set {source} cannot be read from the hub ({words}); {_advise_copy(source)}") from error
     if not rows:
         raise UserError(f"data set {source}: its split {split} is empty; give another task.source")
     return rows
 
 
-def _parts(source: str) -> tuple[str, dict[str, str]]:
-    """A data set's repository, and what else `datasets.load_dataset` is to be told of it."""
+def _hub_arguments(source: str) -> tuple[str, dict[str, str]]:
+    """Return a data set's repository, and the keyword arguments that `datasets.load_dataset` needs besides."""
     name = parse_hub_name(source)
-    assert name is not None, "others are paths"
+    assert name is not None, "any other source is a path"
     options = {"name": name.configuration, "revision": name.revision}
     return name.repository, {key: value for key, value in options.items() if value is not None}
 
 
-def _export(source: str) -> str:
-    name, options = _parts(source)
+def _advise_copy(source: str) -> str:
+    """Say how to make a local copy of a data set of the hub, and use it."""
+    name, options = _hub_arguments(source)
     arguments = ", ".join([repr(name), *(f"{key}={value!r}" for key, value in options.items())])
     load = f"d = datasets.load_dataset({arguments})"
     return (
@@ -250,8 +260,8 @@ def _export(source: str) -> str:
     )
 
 
-def _probe(name: str) -> str:
-    """Why the hub will not give the data set; empty if it will. The library would retry for half a minute."""
+def _probe_hub(name: str) -> str:
+    """Return why the hub will not give the data set, or "" if it will. The library would retry for half a minute."""
     answer = [f"no answer within {PROBE_SECONDS:g} s"]
 
     def ask() -> None:
@@ -273,14 +283,15 @@ def _probe(name: str) -> str:
     return answer[0]
 
 
-def _json_of(text: str) -> Any:
-    """What a text of JSON stands for; None if it is none."""
+def _parse_json(text: str) -> Any:
+    """Return the value of a text in JSON; None if the text is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
 
 
-def _shown(value: object) -> str:
+def _abbreviate(value: object) -> str:
+    """Return the value as Python writes it, in at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -5,10 +5,18 @@ from fractions import Fraction
 
 from diffpo.core.errors import UserError
 from diffpo.grading.answer import final_answer
-from diffpo.grading.number import answer_number, read_number
+from diffpo.grading.number import parse_answer_number, parse_number
 from diffpo.tasks.base import Grade, Problem
 from diffpo.tasks.datasets import Row
-from diffpo.tasks.text import Family, Question, is_well_formed, plain_facts, solved_grade, tag_share, worked_answer
+from diffpo.tasks.text import (
+    Question,
+    TaskFamily,
+    format_answer,
+    is_well_formed,
+    scalar_columns,
+    solved_grade,
+    tag_share,
+)
 
 INSTRUCTIONS = r"""
 Solve the following problem step by step. Write your steps between <reasoning> and </reasoning>, then only the number
@@ -21,28 +29,29 @@ first step, second step, ...
 </answer>
 """
 
-_CALCULATOR = re.compile(r"<<[^<>]*>>")  # notes for a tool that readers do not have: <<48/2=24>>
+_CALCULATOR = re.compile(r"<<[^<>]*>>")  # notes for a calculator that the model does not have: <<48/2=24>>
 
 
-def read(row: Row) -> Question:
+def parse_row(row: Row) -> Question:
+    """Parse a row. Raises UserError where its answer is not a number and does not end in one."""
     text = row.text("question").strip()
     solution = row.value("answer")
     reasoning, _, gold = str(solution).rpartition("####")
-    number = read_number(gold)
+    number = parse_number(gold)
     if number is None or isinstance(solution, bool):
         raise UserError(
-            f"{row.where}: field 'answer' should be a number or end in '#### number', got {str(solution)[-40:]!r}"
+            f"{row.location}: field 'answer' should be a number or end in '#### number', got {str(solution)[-40:]!r}"
         )
     return Question(
         text=text,
-        answer=worked_answer(_CALCULATOR.sub("", reasoning), rf"\boxed{{{gold.strip()}}}"),
+        answer=format_answer(_CALCULATOR.sub("", reasoning), rf"\boxed{{{gold.strip()}}}"),
         key=text,
         cluster=text,
-        facts=plain_facts(row) | {"gold": gold.strip()},
+        facts=scalar_columns(row) | {"gold": gold.strip()},
     )
 
 
-def correct(problem: Problem, completion: str) -> Grade:
+def grade(problem: Problem, completion: str) -> Grade:
     """Solved: the final answer is the gold number, exactly. `unparseable`: it gives no number, or several."""
     number, gold = _numbers(problem, completion)
     solved = {"solved": float(number is not None and number == gold)}
@@ -51,8 +60,8 @@ def correct(problem: Problem, completion: str) -> Grade:
     return solved_grade(solved) if number is not None else Grade(0.0, solved, "unparseable")
 
 
-def d1_reward(problem: Problem, completion: str) -> Grade:
-    """d1's five rewards, up to 4: correct 2, a number 0.5, well formed 0.5, in order 0.5, tags 0.5.
+def grade_d1(problem: Problem, completion: str) -> Grade:
+    """Add up d1's five rewards, at most 4: correct 2, a number 0.5, well formed 0.5, in order 0.5, tags 0.5.
 
     d1's own never sum to 4, because two of them exclude each other, pay for superscripts, and punish long reasoning.
     """
@@ -73,7 +82,7 @@ def d1_reward(problem: Problem, completion: str) -> Grade:
 
 def _numbers(problem: Problem, completion: str) -> tuple[Fraction | None, Fraction | None]:
     answer = final_answer(completion)
-    return None if answer is None else answer_number(answer), read_number(str(problem.facts.get("gold", "")))
+    return None if answer is None else parse_answer_number(answer), parse_number(str(problem.facts.get("gold", "")))
 
 
-GSM8K = Family("gsm8k", INSTRUCTIONS, read, correct, d1_reward, source="openai/gsm8k:main")
+GSM8K = TaskFamily("gsm8k", INSTRUCTIONS, parse_row, grade, grade_d1, source="openai/gsm8k:main")

@@ -5,11 +5,11 @@ Train on MATH without the 500 (ankner/math-500), test on those 500 (HuggingFaceH
 
 from diffpo.core.errors import UserError
 from diffpo.grading.answer import CLOSE, OPEN, final_answer, last_box
-from diffpo.grading.math_answer import same_answer
+from diffpo.grading.math_answer import compare_answers
 from diffpo.grading.symbolic import Verdict
 from diffpo.tasks.base import Grade, Problem
 from diffpo.tasks.datasets import Row
-from diffpo.tasks.text import Family, Question, plain_facts, solved_grade, worked_answer
+from diffpo.tasks.text import Question, TaskFamily, format_answer, scalar_columns, solved_grade
 
 INSTRUCTIONS = r"""
 Solve the following mathematics problem step by step. Write your steps between <reasoning> and </reasoning>, then only
@@ -23,49 +23,50 @@ first step, second step, ...
 """
 
 
-def read(row: Row) -> Question:
+def parse_row(row: Row) -> Question:
+    """Parse a row. Raises UserError where it has no answer."""
     text = row.text("problem").strip()
     solution = row.text("solution") if row.has("solution") else ""
     gold = row.text("answer") if row.has("answer") or not solution else last_box(solution, is_whole=False)
     if gold is None:
         raise UserError(
-            f"{row.where}: field 'solution' should have its answer in \\boxed{{}}, and there is no 'answer'"
+            f"{row.location}: field 'solution' should have its answer in \\boxed{{}}, and there is no 'answer'"
         )
     return Question(
         text=text,
-        answer=worked_answer(solution, rf"\boxed{{{gold}}}"),
+        answer=format_answer(solution, rf"\boxed{{{gold}}}"),
         key=text,
         cluster=text,
-        facts=plain_facts(row) | {"gold": gold},
+        facts=scalar_columns(row) | {"gold": gold},
     )
 
 
-def correct(problem: Problem, completion: str) -> Grade:
-    """Solved: the final answer means what the gold one does. `unparseable`: there is none, or no mathematics in it."""
+def grade(problem: Problem, completion: str) -> Grade:
+    """Solved: the final answer means the same as the gold one. `unparseable`: there is none, or no mathematics."""
     verdict = _verdict(problem, completion)
     solved = {"solved": float(verdict == "equal")}
-    if verdict in ("unreadable", "failed"):
+    if verdict in ("unparseable", "failed"):
         return Grade(0.0, solved, "grader_failed" if verdict == "failed" else "unparseable")
     return solved_grade(solved)
 
 
-def d1_reward(problem: Problem, completion: str) -> Grade:
-    """d1's two rewards, up to 3: correct 2, a closed answer section 0.5, and a box in it 0.5.
+def grade_d1(problem: Problem, completion: str) -> Grade:
+    """Add up d1's two rewards, at most 3: correct 2, a closed answer section 0.5, and a box in it 0.5.
 
     d1's own gives 0.25 for the empty text.
     """
-    grade = correct(problem, completion)
-    if grade.status == "grader_failed":
-        return grade
+    graded = grade(problem, completion)
+    if graded.status == "grader_failed":
+        return graded
     section, closed, _ = completion.rpartition(OPEN)[2].partition(CLOSE)
     has_section = OPEN in completion and bool(closed) and bool(section.strip())
     has_box = has_section and last_box(section, is_whole=False) is not None
-    parts = dict(grade.parts) | {
-        "correct": 2.0 * grade.parts["solved"],
+    parts = dict(graded.parts) | {
+        "correct": 2.0 * graded.parts["solved"],
         "section": 0.5 * has_section,
         "box": 0.5 * has_box,
     }
-    return Grade(sum(parts.values()) - parts["solved"], parts, grade.status)
+    return Grade(sum(parts.values()) - parts["solved"], parts, graded.status)
 
 
 def _verdict(problem: Problem, completion: str) -> Verdict:
@@ -73,9 +74,9 @@ def _verdict(problem: Problem, completion: str) -> Verdict:
     if not isinstance(gold, str) or not gold.strip():
         return "failed"
     answer = final_answer(completion)
-    return "unreadable" if answer is None else same_answer(gold, answer)
+    return "unparseable" if answer is None else compare_answers(gold, answer)
 
 
-MATH500 = Family(
-    "math500", INSTRUCTIONS, read, correct, d1_reward, source="ankner/math-500", test_source="HuggingFaceH4/MATH-500"
+MATH500 = TaskFamily(
+    "math500", INSTRUCTIONS, parse_row, grade, grade_d1, source="ankner/math-500", test_source="HuggingFaceH4/MATH-500"
 )

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from diffpo.tasks.base import Grade, Problem, Split
 from diffpo.tasks.datasets import Row
 from diffpo.tasks.splits import split_by_hash
-from diffpo.tasks.text import Family, Question, worked_answer
+from diffpo.tasks.text import Question, TaskFamily, format_answer
 
 INSTRUCTIONS = """
 Answer the following question. First reason step by step between <reasoning> and </reasoning>, then give your answer
@@ -25,26 +25,27 @@ your answer
 _VALIDATION_BYTES = 3  # of 256: about the 10 rows of 1000 that d1 holds out
 
 
-def read(row: Row) -> Question:
+def parse_row(row: Row) -> Question:
+    """Parse a row. Raises UserError where a column is missing or empty."""
     text = row.text("question").strip()
     reasoning, attempt = row.first_text("thinking_trajectories"), row.text("attempt")
-    return Question(text, worked_answer(reasoning, attempt.strip()), key=text, cluster=text, facts={})
+    return Question(text, format_answer(reasoning, attempt.strip()), key=text, cluster=text, facts={})
 
 
 def divide(keys: Sequence[str]) -> Mapping[str, Split]:
-    """3/256 for validation, none for a test that nothing could be graded in, the rest to learn from."""
+    """Divide keys by their hash: 3/256 go to validation, none to a test that could not be graded, the rest to train."""
     return {key: split_by_hash(ascii(key), test=0, validation=_VALIDATION_BYTES) for key in set(keys)}
 
 
 def ungraded(problem: Problem, completion: str) -> Grade:
-    """Recipes that would grade s1K are refused; whoever asks all the same is not told that a model failed."""
+    """Report that the grader failed: there is nothing to grade by. Recipes that would grade s1K are refused before."""
     return Grade(0.0, {"solved": 0.0}, "grader_failed")
 
 
-S1K = Family(
+S1K = TaskFamily(
     "s1k",
     INSTRUCTIONS,
-    read,
+    parse_row,
     ungraded,
     ungraded,
     source="simplescaling/s1K",

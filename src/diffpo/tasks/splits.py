@@ -1,4 +1,4 @@
-"""What tasks with more problems than can be listed share: splits by a hash, and drawing without repeats."""
+"""Splits by a hash, and drawing without repeats, for tasks with more problems than can be listed."""
 
 import hashlib
 from collections.abc import Callable
@@ -12,9 +12,9 @@ _MAX_DRAWS = 1000  # for one problem that has not been drawn yet
 
 
 def split_by_hash(key: str, test: int = _TEST_BYTES, validation: int = _VALIDATION_BYTES) -> Split:
-    """The split of whatever an ASCII text names, whatever the seed: `test` / 256, `validation` / 256, train the rest.
+    """Return the split of the thing that an ASCII text names, by the first byte of the text's SHA-256.
 
-    It is read from the first byte of the text's SHA-256.
+    Shares of `test` / 256 and `validation` / 256 go to those splits, the rest to train. No seed matters.
     """
     first_byte = hashlib.sha256(key.encode("ascii")).digest()[0]
     if first_byte < test:
@@ -23,13 +23,13 @@ def split_by_hash(key: str, test: int = _TEST_BYTES, validation: int = _VALIDATI
 
 
 def check_split(task: str, split: str) -> None:
-    """Raises UserError for a split that does not exist."""
+    """Raise UserError for a split that does not exist; `task` names the task in the message."""
     if split not in get_args(Split):
         raise UserError(f"{task}: unknown split {split!r}; give one of {', '.join(get_args(Split))}.")
 
 
 def draw_distinct(draw: Callable[[], Problem], count: int) -> list[Problem]:
-    """`count` drawn problems whose ids differ, until 1000 draws in a row find no new one; from there on, any."""
+    """Draw `count` problems whose ids differ. Once 1000 draws in a row give no new one, any problem is taken."""
     seen: set[str] = set()
     problems: list[Problem] = []
     draws = _MAX_DRAWS

@@ -1,7 +1,7 @@
-"""Tasks put in words, from data sets: a prompt asks for reasoning and an answer, a grader reads the answer.
+"""Tasks put in words, from data sets: a prompt asks for reasoning and an answer, and a grader parses the answer.
 
-What GSM8K, MATH, Countdown and Sudoku differ in is a `Family`; where rows come from, how they are divided and what is
-asked is the same for all of them, in training and in evaluation.
+A `TaskFamily` holds all in which GSM8K, MATH, Countdown and Sudoku differ. Loading rows, dividing them into splits and
+writing prompts is the same for all of them, in training and in evaluation.
 """
 
 import string
@@ -14,7 +14,7 @@ from typing import Literal, get_args
 from diffpo.core.errors import UserError
 from diffpo.grading.answer import until_stop
 from diffpo.tasks.base import Grade, Problem, Split
-from diffpo.tasks.datasets import Row, read_rows, splits_of, stamp
+from diffpo.tasks.datasets import Row, read_rows, splits_of, version_stamp
 from diffpo.tasks.splits import check_split, split_by_hash
 
 Reward = Literal["correct", "d1"]
@@ -28,61 +28,62 @@ _OTHER_SIGNS = (
 
 Grader = Callable[[Problem, str], Grade]
 Division = Callable[[Sequence[str]], Mapping[str, Split]]
-"""The keys of all rows, as often and in the order that they come -> the split of each."""
+"""From the keys of all rows, in their order and with repeats, to the split of each key."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A row as its family reads it.
-
-    `answer` is a completion that deserves the full reward, reasoning included where the data have it. Questions with
-    one `key` are never in two splits; those with one `cluster` are not independent of each other.
-    """
+    """A row of a data set, as its family parses it."""
 
     text: str
     answer: str
+    """A completion that deserves the full reward, with its reasoning where the data have it; "" if none is known."""
     key: str
+    """Questions with the same key are in the same split."""
     cluster: str
+    """Questions with the same cluster are not independent of each other."""
     facts: Mapping[str, int | float | str]
 
 
 def divide_by_hash(keys: Sequence[str]) -> Mapping[str, Split]:
-    """Each key by its SHA-256, so that a question stays in its split whatever else is in the data."""
+    """Divide keys by their SHA-256, so that a question stays in its split whatever else is in the data."""
     return {key: split_by_hash(ascii(key)) for key in set(keys)}
 
 
 @dataclass(frozen=True)
-class Family:
-    """What a task put in words is made of. `read` gives None for a row that is not for this task.
-
-    `splits`: those that a source is asked for; any other is made of its train rows, whatever else the source has.
-    `source`, `test_source`: data sets of the hub for train and test; no `test_source`: the source's own test split.
-    `test_sample`: of more test rows, the so many that d1 evaluates.
-    """
+class TaskFamily:
+    """All that is special to one kind of task put in words."""
 
     name: str
     instructions: str
-    read: Callable[[Row], Question | None]
-    correct: Grader
-    d1: Grader
+    parse_row: Callable[[Row], Question | None]
+    """Returns None for a row that is not for this task."""
+    grade: Grader
+    """Grades correctness alone."""
+    grade_d1: Grader
+    """Grades by the reward of d1, in which form counts too."""
     source: str | None = None
+    """Data set of the hub for train rows, and for all others that it has."""
     test_source: str | None = None
+    """Data set of the hub for test rows; None: they come from `source`."""
     divide: Division = divide_by_hash
     splits: frozenset[Split] = frozenset(get_args(Split))
+    """Splits that a source is asked for; others are made of its train rows, whatever else the source has."""
     test_sample: int | None = None
+    """With more test rows than this, only the so many that d1 evaluates are used."""
 
 
 @dataclass(frozen=True)
 class TextTask:
-    """A family with its data, its prompt and its reward.
+    """A family of tasks with its data, its prompt and its reward.
 
-    `source`: where train rows come from, `test_source`: where test rows do, as `data.read_rows` takes them; the
-    family's data sets where neither is given. A source that lacks a split has it made of its own rows, by the family's
-    division. Train and validation rows that share their key with a test row are left out. `few_shot` train rows go
-    before each question, the same for all. `instructions` replaces the family's.
+    `source` and `test_source` name the data of train and test rows, as `read_rows` takes them; without either, they are
+    the family's. A split that a source lacks is made of its train rows, by the family's division. Train and validation
+    rows that share their key with a test row are left out. `few_shot` train rows with their answers go before each
+    question, the same for all. `instructions` replace the family's.
     """
 
-    family: Family
+    family: TaskFamily
     source: str | None = None
     test_source: str | None = None
     few_shot: int = 0
@@ -104,17 +105,17 @@ class TextTask:
 
     @property
     def alphabet(self) -> str:
-        """ASCII and the signs that these data sets use besides; a tiny model's tokenizer names any other that it meets.
+        """ASCII and the other signs that these data sets use; a tiny model's tokenizer refuses any other by name.
 
-        It does not depend on the data: `isinstance(task, Task)` looks at it, and must not read files.
+        It does not depend on the data: `isinstance(task, Task)` evaluates it, and must not read files.
         """
         return "".join(sorted({*string.printable, *_OTHER_SIGNS}))
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
-        """`count` questions of a split in random order; fewer are the beginning of the same list.
+        """Return `count` problems of a split in random order; a smaller count gives the beginning of the same list.
 
-        Train questions repeat once all have been given. The other splits end there: measuring a row twice says
-        nothing more. Raises UserError where the data cannot be read, are not this task's, or lack a column.
+        Train problems repeat once all have been given. The other splits end there, since to measure a row twice tells
+        nothing new. Raises UserError where the data cannot be read, are not for this task, or lack a column.
         """
         check_split(self.name, split)
         questions = self.questions(split)
@@ -122,25 +123,25 @@ class TextTask:
         size = len(questions)
         drawn: list[int] = []
         while len(drawn) < count and not (drawn and split != "train"):
-            drawn += _shuffled(size, min(size, count - len(drawn)), rng)
+            drawn += _shuffled_indices(size, min(size, count - len(drawn)), rng)
         examples = self._examples()
         return [self._problem(questions[index], split, index, examples) for index in drawn]
 
     @property
     def sources(self) -> tuple[str | None, str | None]:
-        """Where train rows come from, and where test rows do if elsewhere."""
+        """The data of train rows, and of test rows if they have their own."""
         if self.source is None:
             return self.family.source, self.test_source or self.family.test_source
         return self.source, self.test_source
 
     def questions(self, split: Split) -> tuple[Question, ...]:
-        """All questions of a split, in the order of the data."""
+        """Return all questions of a split, in the order of the data."""
         source, test_source = self.sources
-        return _questions(self.family, source, test_source, split, (stamp(source), stamp(test_source)))
+        return _questions(self.family, source, test_source, split, (version_stamp(source), version_stamp(test_source)))
 
     def grade(self, problem: Problem, completion: str) -> Grade:
-        """By the chosen reward; never raises. Status `grader_failed`: the problem is none of this task."""
-        grader = self.family.correct if self.reward == "correct" else self.family.d1
+        """Grade by the chosen reward; never raises. `grader_failed`: the problem is not one of this task."""
+        grader = self.family.grade if self.reward == "correct" else self.family.grade_d1
         return grader(problem, completion)
 
     @property
@@ -148,7 +149,7 @@ class TextTask:
         return self.family.instructions if self.instructions is None else self.instructions
 
     def _examples(self) -> list[Question]:
-        """One more than are shown: a train question is no example for itself."""
+        """Return one example more than a prompt shows, since a train question must not be an example for itself."""
         if not self.few_shot:
             return []
         questions = [question for question in self.questions("train") if question.answer]
@@ -157,13 +158,13 @@ class TextTask:
                 f"{self.name}: {len(questions)} train rows are too few to show {self.few_shot}; lower few_shot."
             )
         rng = Random(f"{self.name}/{_EXAMPLES_SEED}")
-        return [questions[index] for index in _shuffled(len(questions), self.few_shot + 1, rng)]
+        return [questions[index] for index in _shuffled_indices(len(questions), self.few_shot + 1, rng)]
 
     def _problem(self, question: Question, split: Split, index: int, examples: Sequence[Question]) -> Problem:
-        shown = [example for example in examples if example.key != question.key][: self.few_shot]
+        chosen = [example for example in examples if example.key != question.key][: self.few_shot]
         parts = [self._instructions.strip()]
-        parts += (f"Question: {example.text}\nAnswer:\n{example.answer}" for example in shown)
-        parts.append(f"Question: {question.text}\nAnswer:" if shown else question.text)
+        parts += (f"Question: {example.text}\nAnswer:\n{example.answer}" for example in chosen)
+        parts.append(f"Question: {question.text}\nAnswer:" if chosen else question.text)
         return Problem(
             id=f"{self.name}-{split}-{index}",
             prompt="\n\n".join(part for part in parts if part),
@@ -173,47 +174,47 @@ class TextTask:
         )
 
 
-def worked_answer(reasoning: str, answer: str) -> str:
-    """A completion as the instructions ask for."""
+def format_answer(reasoning: str, answer: str) -> str:
+    """Return a completion in the form that the instructions ask for."""
     thought = f"<reasoning>\n{reasoning.strip()}\n</reasoning>\n" if reasoning.strip() else ""
     return f"{thought}<answer>\n{answer}\n</answer>"
 
 
-def plain_facts(row: Row) -> dict[str, int | float | str]:
-    """The columns of a row that a reward may ask for: numbers and texts."""
+def scalar_columns(row: Row) -> dict[str, int | float | str]:
+    """Return the columns of a row that are numbers or texts, for rewards to use."""
     return {name: value for name, value in row.columns.items() if isinstance(value, int | float | str)}
 
 
-def solved_grade(parts: Mapping[str, float], reward: float | None = None) -> Grade:
-    """`reward` is by default that of correctness."""
-    return Grade(parts["solved"] if reward is None else reward, parts)
+def solved_grade(parts: Mapping[str, float]) -> Grade:
+    """Return a grade whose reward is 1 for a right answer, else 0."""
+    return Grade(parts["solved"], parts)
 
 
 _TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
 
 def tag_share(completion: str) -> float:
-    """The share of the four tags that are there exactly once; the opening one may have been part of the prompt."""
+    """Return the share of the four tags that occur exactly once; the first one may have been part of the prompt."""
     completion = until_stop(completion)
     present = [completion.count(tag) == 1 for tag in _TAGS[1:]]
     return (sum(present) + (completion.count(_TAGS[0]) <= 1 and present[0])) / len(_TAGS)
 
 
 def is_well_formed(completion: str) -> bool:
-    """Reasoning, then an answer, each tag once and in order, and nothing after it but white space."""
+    """Return whether the tags occur once each and in order, with nothing but white space after the last one."""
     completion = until_stop(completion)
-    places = [completion.find(tag) for tag in _TAGS[1:]]
-    in_order = places == sorted(places) and min(places) >= 0
+    starts = [completion.find(tag) for tag in _TAGS[1:]]
+    in_order = starts == sorted(starts) and min(starts) >= 0
     return in_order and tag_share(completion) == 1.0 and completion.rstrip().endswith(_TAGS[-1])
 
 
 @lru_cache(maxsize=16)
 def _questions(
-    family: Family, source: str | None, test_source: str | None, split: Split, stamps: tuple[str, str]
+    family: TaskFamily, source: str | None, test_source: str | None, split: Split, stamps: tuple[str, str]
 ) -> tuple[Question, ...]:
-    """`stamps` change when the files do."""
+    """Return all questions of a split. `stamps` change when the files do, so that the cache does not serve old rows."""
     if split == "test" and test_source is not None:
-        found = _read(family, test_source, "test")
+        found = _read_questions(family, test_source, "test")
         if family.test_sample is not None and len(found) > family.test_sample:
             found = [found[index] for index in d1_sample(len(found), family.test_sample)]
         return tuple(found)
@@ -223,15 +224,15 @@ def _questions(
         )
     own = splits_of(source) & family.splits
     if split in own and split != "train":
-        return tuple(_read(family, source, split))
-    found = _read(family, source, "train")
+        return tuple(_read_questions(family, source, split))
+    found = _read_questions(family, source, "train")
     division = family.divide([question.key for question in found])
     made = {"validation", "test"} - own - ({"test"} if test_source is not None else set())
-    places = {key: place if place in made else "train" for key, place in division.items()}
-    found = [question for question in found if places[question.key] == split]
+    splits = {key: own_split if own_split in made else "train" for key, own_split in division.items()}
+    found = [question for question in found if splits[question.key] == split]
     if "test" not in made:
-        unseen = {question.key for question in _questions(family, source, test_source, "test", stamps)}
-        found = [question for question in found if question.key not in unseen]
+        test_keys = {question.key for question in _questions(family, source, test_source, "test", stamps)}
+        found = [question for question in found if question.key not in test_keys]
     if not found:
         raise UserError(
             f"{family.name}: {source} has no rows for the {split} split; give more, or a folder with {split}.jsonl"
@@ -239,9 +240,9 @@ def _questions(
     return tuple(found)
 
 
-def _read(family: Family, source: str, split: Split) -> list[Question]:
+def _read_questions(family: TaskFamily, source: str, split: Split) -> list[Question]:
     rows = read_rows(source, split)
-    found = [question for row in rows if (question := family.read(row)) is not None]
+    found = [question for row in rows if (question := family.parse_row(row)) is not None]
     if not found:
         raise UserError(
             f"{family.name}: none of the {len(rows)} rows of {source} is for this task; give another source"
@@ -250,19 +251,22 @@ def _read(family: Family, source: str, split: Split) -> list[Question]:
 
 
 def d1_sample(size: int, count: int) -> list[int]:
-    """Which rows of a test file d1 evaluates: numpy's legacy generator with seed 42, in its order."""
+    """Return the indices of the test rows that d1 evaluates: numpy's legacy generator with seed 42, in its order."""
     import numpy as np
 
     chosen: list[int] = np.random.RandomState(42).choice(size, count, replace=False).tolist()
     return chosen
 
 
-def _shuffled(size: int, count: int, rng: Random) -> list[int]:
-    """The first `count` of a random order of `range(size)`; the cost is in `count`, and fewer are its beginning."""
+def _shuffled_indices(size: int, count: int, rng: Random) -> list[int]:
+    """Return the first `count` numbers of a random order of `range(size)`, at a cost that depends on `count` alone.
+
+    A smaller count gives the beginning of the same order.
+    """
     moved: dict[int, int] = {}
     order = []
-    for place in range(count):
-        other = rng.randrange(place, size)
+    for index in range(count):
+        other = rng.randrange(index, size)
         order.append(moved.get(other, other))
-        moved[other] = moved.get(place, place)
+        moved[other] = moved.get(index, index)
     return order

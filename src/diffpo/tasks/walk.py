@@ -1,8 +1,8 @@
 """Labelled walks: a table to learn by heart, and many right answers to every prompt.
 
 A hidden table gives every node, for every label, the nodes that may follow. A prompt names a start and the labels of
-the steps, and any legal walk is right. What a step may be depends on the step before it, so that a sampler which
-commits several nodes in one call pays for it, and a likelihood that scores them apart is wrong.
+the steps, and any legal walk is right. Which steps are legal depends on the step before, so that a sampler that commits
+several nodes in one call makes mistakes, and a likelihood that scores them independently is wrong.
 """
 
 from dataclasses import dataclass
@@ -16,24 +16,25 @@ from diffpo.tasks.splits import check_split, draw_distinct, split_by_hash
 NODES = "abcdefghijklmnop"
 LABELS = "0123"
 
-SUCCESSORS = (1, 8)  # the fewest and the most; drawing permutations that never agree takes ever longer
+SUCCESSORS = (1, 8)  # fewest and most; it takes ever longer to draw more permutations of which no two agree
 LENGTHS = (4, 32)  # below 4 steps there are too few prompts to split
 
 Table = dict[tuple[str, str], str]
-"""(node, label) -> the nodes that may follow."""
+"""From (node, label) to the nodes that may follow, as a text."""
 
 
 @cache
 def table(successors: int) -> Table:
-    """The hidden table, always the same: for each label, `successors` random permutations of which no two agree.
+    """Return the hidden table, which is always the same.
 
-    A permutation never merges walks, so that the nodes far down a walk are as undecided as the first ones. The table
-    for fewer successors is part of that for more.
+    For each label it has `successors` random permutations of the nodes, of which no two agree anywhere. Permutations
+    never merge walks, so that the nodes far along a walk are as undecided as the first ones. The table for fewer
+    successors is part of that for more.
     """
     columns = {label: _permutations(successors, Random(f"walk/table/{label}")) for label in LABELS}
     return {
-        (node, label): "".join(permutation[place] for permutation in columns[label])
-        for place, node in enumerate(NODES)
+        (node, label): "".join(permutation[index] for permutation in columns[label])
+        for index, node in enumerate(NODES)
         for label in LABELS
     }
 
@@ -48,16 +49,16 @@ def _permutations(count: int, rng: Random) -> list[str]:
 
 
 def split_of(prompt: str) -> Split:
-    """The split that a prompt belongs to, whatever the seed."""
+    """Return the split of a prompt, which depends on no seed."""
     return split_by_hash(prompt)
 
 
 @dataclass(frozen=True)
 class Walk:
-    """Walks of `length` labelled steps with `successors` legal nodes for each, so `successors ** length` right answers.
+    """The task of walking `length` labelled steps with `successors` legal nodes each, in `successors ** length` ways.
 
-    Prompt: start node, labels, "="; completion: the nodes that follow. `step_credit`: what the share of legal steps is
-    multiplied by to reward a walk that is not legal throughout. Raises UserError for values out of range.
+    The prompt is the start node, the labels and "="; the completion is the nodes that follow. A walk with illegal steps
+    earns `step_credit` times its share of legal ones. Raises UserError for values out of range.
     """
 
     successors: int = 2
@@ -86,10 +87,10 @@ class Walk:
         return self.length
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
-        """`count` uniformly drawn prompts of a split, distinct while there are enough, each with one right answer.
+        """Return `count` uniformly drawn prompts of a split, distinct while there are enough, each with a right answer.
 
-        The answer is uniform among all right ones, and another seed may draw another for the same prompt. A smaller
-        count gives the beginning of the same list.
+        The answer is drawn uniformly among all right ones, and another seed may draw another one for the same prompt.
+        A smaller count gives the beginning of the same list.
         """
         check_split(self.name, split)
         rng = Random(f"{self.name}/{split}/{seed}")
@@ -109,8 +110,8 @@ class Walk:
         """Solved means that every step is legal, also if the walk is not the listed answer: reward 1.
 
         Otherwise a walk earns `step_credit * steps`. Parts: `solved`, 0 or 1, and `steps`, the share of steps that are
-        legal from where the walk is, by whatever way it got there. Status `unparseable`: not exactly `length` nodes;
-        `grader_failed`: the problem's prompt is none of this task. Never raises.
+        legal after the node before them, however the walk came there. Status `unparseable`: not exactly `length` nodes;
+        `grader_failed`: the problem's prompt is not one of this task. Never raises.
         """
         start, labels = problem.prompt[:1], problem.prompt[1:-1]
         is_prompt = problem.prompt.endswith("=") and len(labels) == self.length and set(labels) <= set(LABELS)
