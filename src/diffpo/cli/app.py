@@ -1,5 +1,6 @@
 """The typer app with all verbs. Each imports its work when it runs, so that `--help` and user errors cost no torch."""
 
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import typer
@@ -36,7 +37,7 @@ def diffpo(
     """Train masked diffusion language models to reason better in fewer denoiser calls."""
 
 
-VERBS = {
+VERBS: Mapping[str, Callable[..., None]] = {
     "sft": sft,
     "rl": rl,
     "eval": evaluate,

@@ -1,4 +1,4 @@
-"""The demo: a base by SFT, d1 and DiFFPO from it at equal denoiser calls, all three evaluated, a report."""
+"""The demo: train a base by SFT, d1 and DiFFPO from it at equal denoiser calls, evaluate all three, write a report."""
 
 import json
 import subprocess
@@ -25,17 +25,21 @@ from diffpo.training.sft import run_sft
 RL_ARMS = ("d1", "diffpo")
 ARMS = ("base", *RL_ARMS)
 DIFFPO = (sys.executable, "-m", "diffpo")
-SHOWN = ("accuracy", "nfe")
+BAR_METRICS = ("accuracy", "nfe")
+"""Metrics of each arm that the progress bar shows."""
 SUMMARY = "summary.json"
 CLOCK = "clock.json"
+POINT = ("rule", "accuracy", "ci95", "nfe", "n")
+"""What the summary keeps of a point of an evaluation; the learned sampler has no rule."""
 
 
 def run_demo(out: Path, seed: int) -> None:
-    """Everything into `out`, ending with `summary.json`, `report.html` and `frontier.svg`.
+    """Run the demo in the folder `out`, which then holds `summary.json`, `report.html` and `frontier.svg`.
 
-    An interrupted demo goes on where it was; a finished one, or one of another seed, is kept under another name.
+    An interrupted demo goes on where it was; a finished one, or one of another seed, is kept under another name. Raises
+    UserError where `out` holds something else, Stopped when interrupted.
     """
-    started = time.perf_counter() - resume_after(out, seed)
+    started = time.perf_counter() - prepare_folder(out, seed)
     with Clock(out / CLOCK, seed, started):
         print("1/4  the base model learns 4x4 Sudoku from solved puzzles, and stops half-way", flush=True)
         train_base(out, seed)
@@ -48,7 +52,7 @@ def run_demo(out: Path, seed: int) -> None:
 
 
 class Clock:
-    """Writes down, also when the demo is interrupted, how long it has been at work."""
+    """Context manager that records in a file, also when the demo is interrupted, how long it has been running."""
 
     def __init__(self, path: Path, seed: int, started: float) -> None:
         self._path, self._seed, self._started = path, seed, started
@@ -67,8 +71,11 @@ class Clock:
         write_json(self._path, {"seed": self._seed, "seconds": time.perf_counter() - self._started})
 
 
-def resume_after(out: Path, seed: int) -> float:
-    """Make room in `out`, and say how many seconds an interrupted demo of the same seed has already taken there."""
+def prepare_folder(out: Path, seed: int) -> float:
+    """Rename a demo in `out` that is finished or of another seed; return the seconds that an interrupted one has taken.
+
+    Raises UserError where the folder holds something that is no demo.
+    """
     clock = out / CLOCK
     if not out.is_dir() or not any(out.iterdir()):
         return 0.0
@@ -85,19 +92,19 @@ def resume_after(out: Path, seed: int) -> float:
 
 
 def train_base(out: Path, seed: int) -> None:
-    """The base; resuming one that an interrupted demo has trained to its end does nothing."""
+    """Train the base, or go on with it; one that an interrupted demo has trained to its end is left as it is."""
     recipe = load_recipe(SftRecipe, "sudoku4-base", [f"seed={seed}"])
     run_sft(recipe, out / "base", resume=(out / "base" / RECIPE).is_file())
 
 
 class JobQueue:
-    """Commands that run one after another, each a process of its own; what they say goes into a log.
+    """Commands that run one after another, each in its own process; their output goes into a log.
 
-    `spare` is a list that lanes share: who is done with its own commands takes one from there.
+    `shared` is a list that several queues have in common: a queue whose own commands are done takes the next one there.
     """
 
-    def __init__(self, log: Path, commands: list[list[str]], spare: list[list[str]]) -> None:
-        self.num_done, self._log, self._own, self._spare = 0, log, commands, spare
+    def __init__(self, log: Path, commands: list[list[str]], shared: list[list[str]]) -> None:
+        self.num_done, self._log, self._own, self._shared = 0, log, commands, shared
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -105,71 +112,78 @@ class JobQueue:
         return self._process is not None
 
     @property
-    def is_over(self) -> bool:
-        return not self.is_busy and not self._left
+    def is_finished(self) -> bool:
+        return not self.is_busy and not self._waiting
 
     @property
-    def _left(self) -> list[list[str]]:
-        return self._own or self._spare
+    def _waiting(self) -> list[list[str]]:
+        return self._own or self._shared
 
-    def advance(self, starts: bool) -> None:
-        """See whether the command has ended, and start the next one. Raises RuntimeError for one that failed."""
+    def advance(self, may_start: bool) -> None:
+        """Check whether the command has ended and, if it has, start the next one.
+
+        Without `may_start` nothing new is started and no failure counts. Raises RuntimeError for a command that failed.
+        """
         if self._process is not None and self._process.poll() is not None:
             failed, self._process = self._process.returncode, None
-            if failed and starts:  # one that is being stopped may end as it likes
+            if failed and may_start:  # the exit code of one that is being stopped means nothing
                 tail = self._log.read_text(errors="replace").splitlines()[-1:]
                 raise RuntimeError(f"{self._log.stem} failed (see {self._log}): {' '.join(tail)}")
             self.num_done += 1
-        if self._process is None and self._left and starts:
+        if self._process is None and self._waiting and may_start:
             with self._log.open("ab") as log:
-                self._process = subprocess.Popen(self._left.pop(0), stdout=log, stderr=log)
+                self._process = subprocess.Popen(self._waiting.pop(0), stdout=log, stderr=log)
 
-    def end(self) -> None:
+    def terminate(self) -> None:
         if self._process is not None:
             self._process.terminate()
 
 
 def train_and_evaluate(out: Path, seed: int) -> dict[str, dict[str, Any]]:
-    """Both RL runs side by side, through the commands that a user would type; whichever core is free then evaluates.
+    """Train both RL arms side by side with the commands that a user would type, and evaluate all three models.
 
-    Returns the records of `eval/<arm>.json`, in which AUP is scaled by the best of the three.
+    Returns the records of `eval/<arm>.json`, in which AUP is scaled by the best accuracy of the three.
     """
     print("2/4  d1 and DiFFPO go on from it by reinforcement learning, side by side, one core each", flush=True)
-    spare = [eval_command(out, "base", seed)]
+    base_evaluation = [eval_command(out, "base", seed)]  # for the queue that is first done with its own commands
     own = {arm: [train_command(out, arm, seed), eval_command(out, arm, seed)] for arm in RL_ARMS}
-    lanes = [JobQueue(out / f"{arm}.log", commands, spare) for arm, commands in own.items()]
+    queues = [JobQueue(out / f"{arm}.log", commands, base_evaluation) for arm, commands in own.items()]
     budget = sum(load_recipe(RlRecipe, f"tiny-{arm}").budget.denoiser_calls or 0 for arm in RL_ARMS)
-
-    def show_training(bar: ProgressBar) -> None:
-        latest = {arm: last_line(out / arm / METRICS) for arm in RL_ARMS}
-        shown = {f"{arm} {name}": line[name] for arm, line in latest.items() for name in SHOWN if name in line}
-        bar.update(sum(int(line.get("denoiser_calls", 0)) for line in latest.values()), **shown)
-
     try:
         with interruptible() as interrupt:
             with ProgressBar("rl d1 + diffpo", budget) as bar:
-                while not all(lane.num_done for lane in lanes):
-                    attend(lanes, interrupt)
-                    show_training(bar)
+                while not all(queue.num_done for queue in queues):
+                    advance_all(queues, interrupt)
+                    show_training(bar, out)
             print("3/4  all three meet puzzles whose solutions nobody has trained on", flush=True)
             with ProgressBar("eval", len(ARMS)) as bar:
-                while not all(lane.is_over for lane in lanes):
-                    attend(lanes, interrupt)
-                    bar.update(sum(lane.num_done - 1 for lane in lanes))
+                while not all(queue.is_finished for queue in queues):
+                    advance_all(queues, interrupt)
+                    bar.update(sum(queue.num_done - 1 for queue in queues))
     finally:
-        for lane in lanes:
-            lane.end()
-    return compared(out)
+        for queue in queues:
+            queue.terminate()
+    return rescale_aup(out)
 
 
-def attend(lanes: Sequence[JobQueue], interrupt: Interrupt) -> None:
-    """A second of the lanes' work. After Ctrl-C, which reaches the commands too, they are waited for: they leave
-    checkpoints. What they return then says nothing: one may have been about to start, or to end."""
-    for lane in lanes:
-        lane.advance(starts=not interrupt.requested)
-    if interrupt.requested and not any(lane.is_busy for lane in lanes):
+def advance_all(queues: Sequence[JobQueue], interrupt: Interrupt) -> None:
+    """Advance every queue and wait a second. Raises KeyboardInterrupt once all commands have ended after Ctrl-C.
+
+    Ctrl-C reaches the commands, too, and they leave checkpoints before they end. Their exit codes then mean nothing:
+    one may have been about to start, or to end.
+    """
+    for queue in queues:
+        queue.advance(may_start=not interrupt.requested)
+    if interrupt.requested and not any(queue.is_busy for queue in queues):
         raise KeyboardInterrupt
     time.sleep(1)
+
+
+def show_training(bar: ProgressBar, out: Path) -> None:
+    """Show the denoiser calls that both arms have spent, and their latest metrics."""
+    latest = {arm: last_record(out / arm / METRICS) for arm in RL_ARMS}
+    shown = {f"{arm} {name}": step[name] for arm, step in latest.items() for name in BAR_METRICS if name in step}
+    bar.update(sum(int(step.get("denoiser_calls", 0)) for step in latest.values()), **shown)
 
 
 def train_command(out: Path, arm: str, seed: int) -> list[str]:
@@ -183,8 +197,8 @@ def eval_command(out: Path, arm: str, seed: int) -> list[str]:
     return [*DIFFPO, "eval", str(out / arm), f"seed={seed}", "--recipe", "sudoku4-eval", "--out", str(record)]
 
 
-def last_line(path: Path) -> Mapping[str, int | float]:
-    """The last whole record of a JSON-lines file that may be growing; empty where there is none."""
+def last_record(path: Path) -> Mapping[str, int | float]:
+    """Return the last whole record of a JSON-lines file that may be growing; an empty one where there is none."""
     if not path.is_file():
         return {}
     lines = path.read_text().split("\n")[:-1]
@@ -192,8 +206,8 @@ def last_line(path: Path) -> Mapping[str, int | float]:
     return record
 
 
-def compared(out: Path) -> dict[str, dict[str, Any]]:
-    """The records of all arms, with AUP scaled by the best of them instead of each by its own best."""
+def rescale_aup(out: Path) -> dict[str, dict[str, Any]]:
+    """Return the records of all arms, rewritten with AUP scaled by the best accuracy of any arm instead of its own."""
     records = {arm: json.loads((out / "eval" / f"{arm}.json").read_text()) for arm in ARMS}
     best = max(point["accuracy"] for record in records.values() for point in record["points"])
     for arm, record in records.items():
@@ -203,18 +217,17 @@ def compared(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def summarise(out: Path, seed: int, records: Mapping[str, Mapping[str, Any]], wall_s: float) -> dict[str, Any]:
-    """The demo in one small file."""
+    """Write `summary.json`, the demo in one small file, and return what it holds. `wall_s` is in seconds."""
     arms: dict[str, dict[str, Any]] = {}
     for arm, record in records.items():
-        shown = ("rule", "accuracy", "ci95", "nfe", "n")
         arms[arm] = {
-            "frontier": [{name: point[name] for name in shown} for point in record["points"]],
+            "frontier": [{name: point[name] for name in POINT} for point in record["points"]],
             "train_denoiser_calls": read_progress(checkpoints(out / arm)[-1]).denoiser_calls,
             "area": record["area"],
             "aup": record["aup"],
         }
         if record["learned"] is not None:
-            arms[arm]["learned"] = {name: record["learned"][name] for name in shown[1:]}
+            arms[arm]["learned"] = {name: record["learned"][name] for name in POINT[1:]}
     summary = {"seed": seed, "wall_s": round(wall_s, 1), "arms": arms}
     write_json(out / SUMMARY, summary, indent=2)
     return summary
