@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.helpers.sudoku import split_of
 
 from diffpo.core.errors import UserError
 from diffpo.core.randomness import derive_seed
@@ -29,7 +30,7 @@ from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.loop import sample
 from diffpo.sampling.policy import load
 from diffpo.tasks.base import Grade, Problem, Status
-from diffpo.tasks.sudoku import Sudoku, split_of
+from diffpo.tasks.sudoku import Sudoku
 from diffpo.training.sft import run_sft
 
 COUNT, LENGTH = 24, 16

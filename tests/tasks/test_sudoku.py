@@ -1,11 +1,11 @@
-"""Sudoku against independent enumeration: solver, splits, puzzles, grader, baselines."""
+"""Sudoku puzzles against independent enumeration, their grader, and baselines without skill."""
 
 import csv
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
-from itertools import permutations
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,118 +13,22 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.helpers.sudoku import all_4x4_grids, brute_force_count, count_solutions, matches, split_of, trivial_baselines
 
 from diffpo.core.errors import UserError
 from diffpo.tasks.base import Problem, Split
-from diffpo.tasks.sudoku import (
-    Size,
-    Sudoku,
-    board,
-    count_solutions,
-    is_grid,
-    prompt_of,
-    puzzle_of,
-    split_of,
-    split_summary,
-)
+from diffpo.tasks.sudoku import Sudoku, prompt_of, puzzle_of
+from diffpo.tasks.sudoku_grids import Size
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 SIZES: tuple[Size, ...] = get_args(Size)
 D1_TEST_SET = Path(__file__).parents[3] / "shared" / "data" / "sudoku4x4_test.csv"
 
-
-def units(size: int) -> list[list[int]]:
-    """Cells of every row, column and box, written out apart from the code under test."""
-    height, width = {4: (2, 2), 6: (2, 3)}[size]
-    rows = [[r * size + c for c in range(size)] for r in range(size)]
-    columns = [[r * size + c for r in range(size)] for c in range(size)]
-    boxes = [
-        [(top + r) * size + left + c for r in range(height) for c in range(width)]
-        for top in range(0, size, height)
-        for left in range(0, size, width)
-    ]
-    return rows + columns + boxes
-
-
-def all_4x4_grids() -> set[str]:
-    rows = ["".join(row) for row in permutations("1234")]
-    texts = (
-        a + b + c + d for a in rows for b in rows for c in rows for d in rows if len({a[0], b[0], c[0], d[0]}) == 4
-    )
-    return {text for text in texts if all(len({text[cell] for cell in unit}) == 4 for unit in units(4))}
-
-
-GRIDS = all_4x4_grids()
-
 PINNED_4X4 = ["312....34...1...", "43...13..4.3...1"]
 PINNED_6X6 = ["..4..661534245..1.13.5.4.61....4.26."]
 
 
-def matches(puzzle: str, grid: str) -> bool:
-    return all(mark in (".", digit) for mark, digit in zip(puzzle, grid, strict=True))
-
-
-def brute_force_count(puzzle: str, size: int) -> int:
-    """All completions by trying every digit in the first empty cell; slow, and shares nothing with the solver."""
-    if "." not in puzzle:
-        return 1
-    cell = puzzle.index(".")
-    taken = {puzzle[other] for unit in units(size) if cell in unit for other in unit}
-    free = set("123456"[:size]) - taken
-    return sum(brute_force_count(puzzle[:cell] + digit + puzzle[cell + 1 :], size) for digit in free)
-
-
-# --- solver
-
-
-def test_solver_finds_the_288_grids() -> None:
-    rules = board(4)
-    found = [rules.text(solved) for solved in rules.solutions(rules.everything)]
-    assert len(found) == len(set(found)) == 288
-    assert set(found) == GRIDS
-
-
-def test_solver_counts_the_28200960_grids_of_6x6() -> None:
-    first_rows, below_the_corner = 720, 3  # all alike: digits can be renamed, the last three columns reordered
-    completions = count_solutions("123456" + "4" + "." * 29, 6, limit=100_000)
-    assert completions * first_rows * below_the_corner == 28_200_960
-
-
-@given(st.text("1234.", min_size=16, max_size=16))
-def test_solver_agrees_with_enumeration_on_any_clues(puzzle: str) -> None:
-    assert count_solutions(puzzle, 4, limit=288) == sum(matches(puzzle, grid) for grid in GRIDS)
-
-
-def test_contradicting_clues_have_no_solution() -> None:
-    assert count_solutions("11" + "." * 14, 4) == 0
-    assert count_solutions("1" * 16, 4) == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "size", "is_valid"),
-    [
-        ("1234341221434321", 4, True),
-        ("1234234134124123", 4, False),  # rows and columns hold, boxes do not
-        ("123456456123231564564231312645645312", 6, True),
-        ("123456231564312645456123564231645312", 6, False),  # its boxes would be 3 rows x 2 columns
-        ("1234", 4, False),
-    ],
-)
-def test_is_grid(text: str, size: Size, is_valid: bool) -> None:
-    assert is_grid(text, size) == is_valid
-
-
-# --- splits
-
-
-def test_published_splits() -> None:
-    summary = {split: tuple(row) for split, row in split_summary().items()}
-    assert summary == {
-        "train": (180, "ca4db56934d7352da9f3ba3768b1857d5aa9f2162823785df0189fdcc1d19567"),
-        "validation": (20, "b15e284e4b410e7aadfa666c4e6b1d115d13e0868e6a173d58b4cbba948dfd27"),
-        "test": (88, "f60015feb6de02d727d5802321f7e0ceddc3c1275463ae5805c2966227a4badb"),
-    }
-    assert Counter(map(split_of, GRIDS)) == {"train": 180, "validation": 20, "test": 88}
+# --- puzzles
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -135,26 +39,10 @@ def test_problems_stay_in_their_split_whatever_the_seed(size: Size) -> None:
     assert sum(map(len, grids.values())) == len(set().union(*grids.values()))
 
 
-def test_6x6_split_shares() -> None:
-    rules = board(6)
-    grids = [rules.text(solved) for solved, _ in zip(rules.solutions(rules.everything), range(1000), strict=False)]
-    counts = Counter(map(split_of, grids))
-    assert counts["test"] / 1000 == pytest.approx(26 / 256, abs=0.03)
-    assert counts["validation"] / 1000 == pytest.approx(13 / 256, abs=0.02)
-
-
-def test_split_of_refuses_what_is_no_grid() -> None:
-    with pytest.raises(UserError, match="no full and valid grid"):
-        split_of("1" * 16)
-
-
-# --- puzzles
-
-
 @pytest.mark.parametrize("split", SPLITS)
 def test_4x4_puzzles_have_one_solution_by_enumeration(split: Split) -> None:
     for problem in Sudoku().problems(split, 150, seed=0):
-        assert [grid for grid in GRIDS if matches(puzzle_of(problem.prompt), grid)] == [problem.answer]
+        assert [grid for grid in all_4x4_grids() if matches(puzzle_of(problem.prompt), grid)] == [problem.answer]
 
 
 def test_6x6_puzzles_have_one_solution_by_brute_force() -> None:
@@ -257,6 +145,11 @@ print("torch" in sys.modules)
 # --- grader
 
 
+@cache
+def example() -> Problem:
+    return Sudoku().problems("test", 1, seed=0)[0]
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("split", SPLITS)
 def test_gold_answers_are_solved(size: Size, split: Split) -> None:
@@ -286,8 +179,8 @@ def test_every_corruption_of_one_cell_pays_nothing_or_the_credit(size: Size) -> 
 
 
 def test_a_valid_grid_that_overwrites_a_clue_pays_nothing() -> None:
-    for grid in GRIDS - {PROBLEM.answer}:
-        grade = Sudoku(cell_credit=0.5).grade(PROBLEM, grid)
+    for grid in all_4x4_grids() - {example().answer}:
+        grade = Sudoku(cell_credit=0.5).grade(example(), grid)
         assert grade.reward == 0.0
         assert (grade.parts["valid"], grade.parts["clues_kept"]) == (1.0, 0.0)
 
@@ -300,8 +193,6 @@ def test_another_solution_of_an_ambiguous_puzzle_is_solved() -> None:
     assert grade.reward == 1.0
     assert grade.parts["cells"] < 1.0
 
-
-PROBLEM = Sudoku().problems("test", 1, seed=0)[0]
 
 HOSTILE = [
     "",
@@ -326,7 +217,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_text_is_unparseable(text: str) -> None:
-    grade = Sudoku(cell_credit=1.0).grade(PROBLEM, text)
+    grade = Sudoku(cell_credit=1.0).grade(example(), text)
     assert (grade.reward, grade.status) == (0.0, "unparseable")
     assert set(grade.parts.values()) == {0.0}
 
@@ -337,15 +228,15 @@ def test_hostile_text_is_unparseable(text: str) -> None:
     )
 )
 def test_grader_agrees_with_the_definition_on_any_text(completion: str) -> None:
-    grade = Sudoku().grade(PROBLEM, completion)
-    assert grade.is_solved == (completion == PROBLEM.answer)
+    grade = Sudoku().grade(example(), completion)
+    assert grade.is_solved == (completion == example().answer)
     assert grade.reward == float(grade.is_solved)
     assert (grade.status == "ok") == (len(completion) == 16 and all(mark in "1234" for mark in completion))
 
 
 @pytest.mark.parametrize("prompt", ["", "=", prompt_of("." * 36), "x" * 16, "." * 16 + "=", "0" * 16, "b" + "." * 15])
 def test_a_broken_problem_is_reported_as_ours(prompt: str) -> None:
-    grade = Sudoku().grade(replace(PROBLEM, prompt=prompt), PROBLEM.answer)
+    grade = Sudoku().grade(replace(example(), prompt=prompt), example().answer)
     assert (grade.reward, grade.status) == (0.0, "grader_failed")
 
 
@@ -355,7 +246,7 @@ def test_a_broken_problem_is_reported_as_ours(prompt: str) -> None:
 def test_baselines_by_hand() -> None:
     answer = "1234341221434321"
     one_empty_cell = Problem("hand", prompt_of("." + answer[1:]), answer, answer)
-    assert set(Sudoku().trivial_baselines([one_empty_cell]).values()) == {1.0}
+    assert set(trivial_baselines([one_empty_cell], 4).values()) == {1.0}
     # Empty: 2 cells of the first row, all 12 others; each of 2 and 3 stands in 4 of them, each of 1 and 4 in 3.
     two_clues = Problem("hand", prompt_of("1..4" + "." * 12), answer, answer)
     candidates = [2, 2, 3, 3, 3, 3, 3, 4, 4, 3, 3, 4, 4, 3]
@@ -364,9 +255,9 @@ def test_baselines_by_hand() -> None:
         "missing_from_row": (2 / 2 + 12 / 4) / 14,
         "consistent_with_clues": sum(1 / count for count in candidates) / 14,
     }
-    assert Sudoku().trivial_baselines([two_clues]) == pytest.approx(by_hand)
+    assert trivial_baselines([two_clues], 4) == pytest.approx(by_hand)
     # Puzzles weigh the same, however many cells they leave empty.
-    mixed = Sudoku().trivial_baselines([one_empty_cell, two_clues])
+    mixed = trivial_baselines([one_empty_cell, two_clues], 4)
     assert mixed["missing_from_row"] == pytest.approx((1 + by_hand["missing_from_row"]) / 2)
     assert mixed["best_constant_digit"] == pytest.approx((1 + 3 / 14) / 2)  # 1, the best here, not the best of each
 
@@ -393,14 +284,14 @@ def test_d1_puzzles_often_have_several_solutions(d1_problems: list[Problem]) -> 
 
 def test_d1_listed_answers_and_alternatives_are_solved(d1_problems: list[Problem]) -> None:
     for problem in d1_problems:
-        solutions = {grid for grid in GRIDS if matches(puzzle_of(problem.prompt), grid)}
+        solutions = {grid for grid in all_4x4_grids() if matches(puzzle_of(problem.prompt), grid)}
         assert problem.answer in solutions
         assert all(Sudoku().grade(problem, grid).is_solved for grid in solutions)
 
 
 def test_d1_baselines_as_measured_before(d1_problems: list[Problem]) -> None:
     evaluated = np.random.RandomState(42).choice(500, 256, replace=False)
-    baselines = Sudoku().trivial_baselines([d1_problems[i] for i in evaluated])
+    baselines = trivial_baselines([d1_problems[i] for i in evaluated], 4)
     assert baselines["best_constant_digit"] == pytest.approx(0.2617, abs=5e-5)
     assert baselines["missing_from_row"] == pytest.approx(0.4766, abs=5e-5)
     assert baselines["consistent_with_clues"] == pytest.approx(0.7713, abs=5e-5)

@@ -13,7 +13,7 @@ from diffpo.grading.answer import final_answer
 from diffpo.tasks.base import Grade, Problem, Split
 from diffpo.tasks.datasets import Row
 from diffpo.tasks.splits import split_by_hash
-from diffpo.tasks.sudoku import EMPTY, board, is_grid
+from diffpo.tasks.sudoku_grids import EMPTY, board, is_grid
 from diffpo.tasks.text import Question, TaskFamily, format_answer, solved_grade
 
 INSTRUCTIONS = """
