@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import tomllib
@@ -13,18 +12,19 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pytest
+from tests.helpers.forked import Forked
 
-import diffpo
 from diffpo.cli import demo
+from diffpo.cli.main import main
 from diffpo.core.errors import Stopped
 from diffpo.models.model_paths import checkpoints
 from diffpo.recipes import files
 from diffpo.report.data import read_run
-from diffpo.runs.run_dir import METRICS
+from diffpo.runs.run_dir import METRICS, Interrupt, Run
 from diffpo.statistics.frontier import aup
 
 TASK = "threads = 1\ntask = {kind = 'sudoku', min_clues = 13, max_clues = 15, cell_credit = 0.5}\n"
@@ -44,29 +44,9 @@ RECIPES = {
         optimizer.lr = 0.01
         """,
     "rl/tiny-d1": f"{RL}\nestimator.kind = 'mean-field'",
-    "rl/tiny-diffpo": f"{RL}\nlearn = 'joint'\nobjective.nfe_penalty = 0.5",
+    "rl/tiny-diffpo": f"{RL}\ntrain = 'joint'\nobjective.nfe_penalty = 0.5",
     "eval/sudoku4-eval": f"{TASK}\nmodel = 'overridden'\ncount = 20\nbounds = [0.0, 1.0, 100.0]",
 }
-MAIN = """
-import signal
-import time
-
-from diffpo.runs import run_dir
-from diffpo.cli.main import main
-
-log = run_dir.Run.log
-
-
-def log_and_wait(run, step, metrics):
-    log(run, step, metrics)
-    while run.checkpoint is None and not signal.getsignal(signal.SIGINT).requested:
-        time.sleep(0.01)
-
-
-run_dir.Run.log = log_and_wait
-main()
-"""
-"""`python -m diffpo` whose run, unless it is resumed, waits after its first step for Ctrl-C."""
 POINT = {"rule", "accuracy", "ci95", "nfe", "n"}
 
 
@@ -76,7 +56,7 @@ class Observed:
 
     out: Path
     commands: list[list[str]] = field(default_factory=list)
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[Forked] = field(default_factory=list)
     is_interrupted: bool = False
     left_running: int = 0
     base_when_interrupted: Mapping[Path, int] = field(default_factory=dict)
@@ -96,30 +76,46 @@ def times_of(run: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != METRICS}
 
 
-@pytest.fixture(scope="module")
-def tiny_package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The package with tiny built-in recipes: for the arms, which are processes, and for this process."""
-    root = tmp_path_factory.mktemp("package")
-    package = root / "diffpo"
-    shutil.copytree(Path(diffpo.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name, text in RECIPES.items():
-        (package / "recipes" / f"{name}.toml").write_text(text, encoding="utf-8")
-    (package / "__main__.py").write_text(MAIN, encoding="utf-8")
+def built_in(recipes: Path) -> SimpleNamespace:
+    return SimpleNamespace(files=lambda _: recipes)
+
+
+def run_arm(recipes: Path, arguments: list[str]) -> None:
+    """Run `diffpo` with tiny recipes; a run, unless it is resumed, waits after its first step for Ctrl-C."""
+    log = Run.log
+
+    def log_and_wait(self: Run, step: int, metrics: dict[str, float]) -> None:
+        log(self, step, metrics)
+        while self.checkpoint is None and not cast(Interrupt, signal.getsignal(signal.SIGINT)).requested:
+            time.sleep(0.01)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(root), prepend=os.pathsep)
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setattr(files, "resources", SimpleNamespace(files=lambda _: package / "recipes"))
-        yield package
+        patch.setattr(files, "resources", built_in(recipes))
+        patch.setattr(Run, "log", log_and_wait)
+        main(arguments)
 
 
 @pytest.fixture(scope="module")
-def observed(tiny_package: Path, tmp_path_factory: pytest.TempPathFactory) -> Observed:
+def tiny_recipes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The built-in recipes, the demo's ones tiny: for the arms, which are processes, and for this process."""
+    recipes = tmp_path_factory.mktemp("package") / "recipes"
+    shutil.copytree(Path(files.__file__).parent, recipes)
+    for name, text in RECIPES.items():
+        (recipes / f"{name}.toml").write_text(text, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "resources", built_in(recipes))
+        yield recipes
+
+
+@pytest.fixture(scope="module")
+def observed(tiny_recipes: Path, tmp_path_factory: pytest.TempPathFactory) -> Observed:
     """Interrupt a demo when both arms have done a step; then give the same command again."""
     seen = Observed(tmp_path_factory.mktemp("demo") / 'a "demo"')
 
-    def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    def start(command: list[str], stdout: BinaryIO, stderr: BinaryIO) -> Forked:
         seen.commands.append(command)
-        seen.processes.append(subprocess.Popen(command, **options))
+        out, errors = Path(stdout.name), Path(stderr.name)
+        seen.processes.append(Forked(run_arm, tiny_recipes, command[3:], stdout=out, stderr=errors))
         return seen.processes[-1]
 
     def sleep_then_interrupt(_: float) -> None:
@@ -188,6 +184,7 @@ def test_the_same_scale_for_all_arms(observed: Observed) -> None:
     """AUP of each is that of its points, scaled by the best accuracy of any."""
     records = [json.loads((observed.out / "eval" / f"{arm}.json").read_text()) for arm in demo.ARMS]
     best = max(point["accuracy"] for record in records for point in record["points"])
+    assert best > 0
     for record in records:
         points = record["points"]
         tokens, percent = (
@@ -297,7 +294,7 @@ def test_a_demo_of_another_seed_begins_anew(begun: Path) -> None:
 
 
 def test_an_arm_that_fails_is_told_with_its_log(
-    tiny_package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "DIFFPO", ("false",))
     with pytest.raises(RuntimeError, match=r"d1 failed \(see .*d1\.log\)"):

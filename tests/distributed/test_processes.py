@@ -1,17 +1,20 @@
 """Two processes against one: the same rollouts, metrics and weights, and when one fails both end."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.helpers.forked import Forked
 from tests.helpers.tiny_runs import GREEDY_STAGE, RL, SFT, TASK, lines_of
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -115,6 +118,9 @@ def outcome(work: Callable[..., None], *arguments: Any) -> str:
 
 def share(folder: Path, base: Path) -> None:
     """Run every case as one of two processes; how each ended goes to a file of its own."""
+    warnings.simplefilter("error")
+    # Where the CPU computes in bfloat16, bitsandbytes, which peft imports, warns of a kernel that it would download.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     here = current_process()
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=here.rank, world_size=here.world_size)
     found = {"helpers": outcome(check_helpers)}
@@ -195,14 +201,11 @@ def poison(optimizer: torch.optim.Optimizer, *_: Any) -> None:
 def folder(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the two processes have run all cases: `two/CASE`, and how they ended."""
     folder = tmp_path_factory.mktemp("two")
-    script = f"import sys, pathlib; from {__name__} import share; share(*map(pathlib.Path, sys.argv[1:]))"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(PROCESSES), "PYTHONPATH": path_here()}
     processes = []
     for rank in range(PROCESSES):
-        command = [sys.executable, "-W", "error", "-c", script, str(folder), str(base)]
-        own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        with (folder / f"out-{rank}").open("w") as out, (folder / f"err-{rank}").open("w") as err:
-            processes.append(subprocess.Popen(command, env=own, stdout=out, stderr=err))
+        environment = {"WORLD_SIZE": str(PROCESSES), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        out, errors = folder / f"out-{rank}", folder / f"err-{rank}"
+        processes.append(Forked(share, folder, base, stdout=out, stderr=errors, environment=environment))
     try:
         with pytest.MonkeyPatch.context() as patch:
             ask_to_stop(patch, at=2, rank=0)

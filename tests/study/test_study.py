@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.helpers.forked import Forked
 
 from diffpo.cli.main import main
 from diffpo.core.errors import NonFiniteLossError, Stopped, UserError
@@ -21,8 +22,8 @@ from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import StudyRecipe
 from diffpo.runs.run_dir import METRICS
 from diffpo.statistics.bootstrap import resampled_run_means
-from diffpo.study import arms, harness
-from diffpo.study.harness import run_study
+from diffpo.study import arms, harness, worker
+from diffpo.study.harness import Job, run_study
 from diffpo.study.plan import Selection, StudyPaths, StudyRun, check, rl_recipe, study_runs
 from diffpo.study.report import points_text, write_study_report
 from diffpo.study.results import RUNS, append_results, read_results
@@ -103,6 +104,12 @@ def lines_in(folder: Path) -> list[dict[str, Any]]:
     return sorted(plain, key=lambda line: (line["seed"], line["arm"], line.get("estimator", "")))
 
 
+def work(*arguments: str) -> None:
+    """Do one job of a study in this process, which is its own."""
+    sys.argv[1:] = arguments
+    worker.main()
+
+
 def told(*arguments: str, capfd: pytest.CaptureFixture[str]) -> str:
     capfd.readouterr()
     with pytest.raises(SystemExit) as caught:
@@ -153,7 +160,7 @@ def test_a_finished_study_has_nothing_to_do(undisturbed: Path, here: Path, monke
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "nth"), [(rl, "train_step", 8), (rl, "train_step", 22), (arms, "measured", 4)]
+    ("module", "name", "nth"), [(rl, "train_step", 8), (rl, "train_step", 22), (arms, "evaluate_rules", 4)]
 )
 def test_interrupted_and_resumed_it_gives_the_same_lines(
     module: ModuleType, name: str, nth: int, undisturbed: Path, here: Path, monkeypatch: pytest.MonkeyPatch
@@ -189,11 +196,12 @@ def test_ctrl_c_reaches_the_processes_once_and_they_go_on(
 ) -> None:
     shutil.copytree(undisturbed / "work" / "bases", here / "work" / "bases")
     run = here / "work" / "runs" / "walk" / "mf" / "seed-0"
-    processes: list[subprocess.Popen[bytes]] = []
-    start = harness._start
+    processes: list[Forked] = []
 
-    def started(*arguments: Any) -> subprocess.Popen[bytes]:
-        processes.append(start(*arguments))
+    def started(job: Job, paths: StudyPaths) -> Forked:
+        log = harness._log(job, paths)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        processes.append(Forked(work, str(paths.work), *job.arguments, stdout=log, stderr=log))
         return processes[-1]
 
     def sleep_then_interrupt(seconds: float) -> None:
@@ -203,8 +211,8 @@ def test_ctrl_c_reaches_the_processes_once_and_they_go_on(
             signal.raise_signal(signal.SIGINT)
 
     only = Selection(arms=("mf",), seeds=("0",))
+    monkeypatch.setattr(harness, "_start", started)
     with monkeypatch.context() as patch:
-        patch.setattr(harness, "_start", started)
         patch.setattr(harness, "time", SimpleNamespace(sleep=sleep_then_interrupt))
         with pytest.raises(Stopped, match="the same command goes on"):
             run_study(study("budget=30000"), here / "results", here / "work", jobs=2, selection=only)
@@ -350,7 +358,7 @@ def test_the_same_run_twice_is_a_mistake(undisturbed: Path, here: Path) -> None:
 
 
 def test_only_one_study_at_a_time_writes_results(here: Path) -> None:
-    with harness._alone(here / "results"), pytest.raises(UserError, match="another study is at work"):
+    with harness._locked(here / "results"), pytest.raises(UserError, match="another study is at work"):
         run_study(study(), here / "results", here / "work")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers.doomed import run_doomed
+from tests.helpers.forked import run_doomed
 from tests.helpers.tiny_runs import (
     GREEDY_STAGE,
     SFT,
