@@ -1,4 +1,4 @@
-"""Options that recipes name and parts understand: stated once, without torch."""
+"""The values of options that both recipes and parts use, defined once and without torch."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""The records that travel between the parts.
+"""The record that a sampler returns, and that likelihood, objective and evaluation take.
 
 Axes: B rows, P prompt, L completion, N = P + L, V vocabulary, R canvases.
 """
@@ -11,9 +11,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rollout:
-    """Finished completions and everything that is needed to replay how they were drawn.
+    """Finished completions, with all that is needed to replay how they were drawn.
 
-    A token once committed is never taken back, so (completion_ids, unmask_step) is the whole trajectory.
+    A committed token is never taken back, so (completion_ids, unmask_step) is the whole trajectory.
     """
 
     prompt_ids: Int[Tensor, "B P"]
@@ -23,19 +23,19 @@ class Rollout:
     unmask_step: Int[Tensor, "B L"]
     """0-based index of the denoiser call that fixed the token."""
     behaviour_logp: Float[Tensor, "B L"]
-    """Log-probability under the distribution that was really sampled (temperature included; 0 when greedy)."""
+    """Log-probability (nats) under the distribution that the token was drawn from, with its temperature; 0: greedy."""
     nfe: Int[Tensor, " B"]
-    """Denoiser calls of the row: its last unmask_step + 1."""
+    """Number of denoiser calls of the row: its last unmask_step + 1."""
     entropy_bound: Float[Tensor, " B"]
-    """nan where the rule has none."""
+    """The bound of the entropy-bound rule; nan under other rules."""
     entropy_bound_logp: Float[Tensor, " B"]
     """Log-density of log(entropy_bound) under the controller; 0 where the bound was not drawn."""
     prompt_features: Float[Tensor, "B F"]
-    """What the controller saw; F = 0 without a controller."""
+    """The controller's input; F = 0 without a controller."""
 
     def __len__(self) -> int:
         return len(self.nfe)
 
     def rows(self, index: slice | Tensor) -> "Rollout":
-        """The same record of some of its rows."""
+        """Return the record of some of its rows."""
         return Rollout(**{f.name: getattr(self, f.name)[index] for f in fields(self)})

@@ -1,7 +1,7 @@
-"""Several processes with the same model, each with a share of the rows. In a single process all this does nothing.
+"""Collectives of processes that have the same model and a share of the rows each. A single process needs none.
 
-Every process must come to the same calls in the same order, so nothing that decides about one may differ: what is
-decided by (rewards, budgets, requests to stop) is first made the same everywhere (docs/decisions/0013).
+All processes must make the same calls in the same order. So every value that decides whether a call is made (rewards,
+budgets, requests to stop) must first be made equal in all of them (docs/decisions/0013).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,15 +21,15 @@ N = TypeVar("N", int, float)
 P = ParamSpec("P")
 
 PATIENCE = timedelta(hours=2)
-"""How long processes wait for the slowest: rollouts of one step may differ by much. torchrun ends what waits for a dead
-one long before."""
+"""How long a process waits for the slowest one, since rollouts of a step may differ by much. Where a process has died,
+torchrun ends the others long before that."""
 BUCKET = 2**25
-"""Elements that are summed at a time: 128 MiB."""
+"""Number of float32 elements that are summed at a time: 128 MiB."""
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Make one group of the processes that torchrun has started, for as long as all is well."""
+    """Join the processes that torchrun has started into one group, and leave it unless the block raises."""
     if current_process().world_size == 1 or dist.is_initialized():
         yield
         return
@@ -39,25 +39,28 @@ def process_group() -> Iterator[None]:
 
 
 def all_gather_object(value: T) -> list[T]:
-    """What each process holds, in their order: for small things, tensors on the CPU among them."""
+    """Return the value of every process, in the order of ranks. For small objects; tensors must be on the CPU."""
     if (size := current_process().world_size) == 1:
         return [value]
     found: list[Any] = [None] * size
-    with _others():
+    with _explain_lost_peers():
         dist.all_gather_object(found, value)
     return found
 
 
 def all_gather_rows(rows: Tensor) -> Tensor:
-    """The rows of all processes in their order; how many each has may differ, the rest of the shape may not."""
+    """Return the rows of all processes, in the order of ranks.
+
+    Processes may have different numbers of rows; the rest of the shape must be the same.
+    """
     if current_process().world_size == 1:
         return rows
-    own = rows.detach().cpu().clone()  # a view would be sent with all that it is a view of
+    own = rows.detach().cpu().clone()  # a view would be sent with all of its storage
     return torch.cat(all_gather_object(own)).to(rows.device)
 
 
 def all_reduce_metrics(numbers: Mapping[str, N]) -> dict[str, N]:
-    """Sums over all processes, name by name; what a process does not name counts 0."""
+    """Return the sum of each named number over all processes; a name that a process lacks counts 0 there."""
     first, *others = all_gather_object(dict(numbers))
     for other in others:
         for name, number in other.items():
@@ -67,14 +70,14 @@ def all_reduce_metrics(numbers: Mapping[str, N]) -> dict[str, N]:
 
 @torch.no_grad()
 def all_reduce_gradients(parameters: Iterable[Tensor]) -> None:
-    """Give all processes the sum of their gradients, added up in float32; frozen parameters are left out."""
+    """Replace the gradients in all processes by their sum, added up in float32; frozen parameters are left out."""
     if current_process().world_size == 1:
         return
     bucket: list[Tensor] = []
     for parameter in parameters:
         if not parameter.requires_grad:
             continue
-        if parameter.grad is None:  # a process may have no rows, or none that this parameter matters for
+        if parameter.grad is None:  # the process may have no rows that this parameter matters for
             parameter.grad = torch.zeros_like(parameter)
         bucket.append(parameter.grad)
         if sum(gradient.numel() for gradient in bucket) >= BUCKET:
@@ -86,15 +89,15 @@ def all_reduce_gradients(parameters: Iterable[Tensor]) -> None:
 
 def _sum(gradients: list[Tensor]) -> None:
     flat = torch.cat([gradient.flatten().float() for gradient in gradients])
-    with _others():
+    with _explain_lost_peers():
         dist.all_reduce(flat)
     for gradient, total in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(total.view_as(gradient))
 
 
 @contextmanager
-def _others() -> Iterator[None]:
-    """Where another process is gone, which has its own word on why."""
+def _explain_lost_peers() -> Iterator[None]:
+    """Turn the error of a collective into a PeerFailedError: another process has ended, and reports why itself."""
     try:
         yield
     except RuntimeError as error:
@@ -103,10 +106,10 @@ def _others() -> Iterator[None]:
 
 @contextmanager
 def raise_on_all_ranks() -> Iterator[None]:
-    """What one process raises in here all raise behind it, so that none waits for one that has gone.
+    """Raise in all processes, after the block, what one of them raises in it, so that none waits for it in vain.
 
-    A UserError is the same in all. Anything else keeps its traceback where it happened, and is a PeerFailedError in the
-    others. For work without calls to the functions above: the processes would not come to the same ones.
+    A UserError is raised by all. Any other error keeps its traceback in its own process, and is a PeerFailedError in
+    the others. The block must call none of the functions above: a process that has raised would miss the call.
     """
     if current_process().world_size == 1:
         yield
@@ -114,20 +117,20 @@ def raise_on_all_ranks() -> Iterator[None]:
     error: Exception | None = None
     try:
         yield
-    except Exception as caught:  # noqa: BLE001  it is raised below, when the others know
+    except Exception as caught:  # noqa: BLE001  it is raised below, once the others know
         error = caught
-    told = error
+    shared = error
     if error is not None and not isinstance(error, UserError):
-        told = PeerFailedError(f"process {current_process().rank} failed: {type(error).__name__}: {error}")
-    found = [each for each in all_gather_object(told) if each is not None]
-    if error is not None and told is not error:
+        shared = PeerFailedError(f"process {current_process().rank} failed: {type(error).__name__}: {error}")
+    errors = [each for each in all_gather_object(shared) if each is not None]
+    if error is not None and shared is not error:
         raise error
-    if found:
-        raise found[0]
+    if errors:
+        raise errors[0]
 
 
 def on_rank_zero(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Have the first process do it while the others wait: what it returns, or raises, is everybody's."""
+    """Call `work` in the first process while the others wait; all return what it returns, or raise what it raises."""
     result: T | None = None
     with raise_on_all_ranks():
         if current_process().is_main:

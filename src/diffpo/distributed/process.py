@@ -1,4 +1,4 @@
-"""Which of several processes this one is, as torchrun says in the environment. Imports no torch."""
+"""The rank of this process among those of its run, as torchrun sets it in the environment. Imports no torch."""
 
 import os
 from dataclasses import dataclass
@@ -8,37 +8,39 @@ from diffpo.core.errors import UserError
 
 @dataclass(frozen=True)
 class Process:
-    """The processes of a run, all on this machine. Without torchrun there is one."""
+    """This process among those of its run, all on one machine. Without torchrun there is one process."""
 
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
-    """Which of the machine's devices is this process's own."""
+    """Index of the device of the machine that belongs to this process."""
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes files and speaks."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
 
 def current_process() -> Process:
+    """Return this process's rank and the number of processes."""
     if "LOCAL_RANK" not in os.environ:
         return Process()
     return Process(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
 
 
 def rank_slice(count: int, unit: int = 1) -> slice:
-    """This process's part of `count` rows, in whole units of `unit` rows: all of them where it is alone.
+    """Return this process's slice of `count` rows, in whole units of `unit` rows.
 
-    The parts lie in the order of the processes, and differ by one unit at most.
+    The slices of the processes are in the order of their ranks, and differ by one unit at most. A single process has
+    all rows.
     """
-    here, units = current_process(), count // unit
-    start, end = (units * rank // here.world_size for rank in (here.rank, here.rank + 1))
+    process, units = current_process(), count // unit
+    start, end = (units * rank // process.world_size for rank in (process.rank, process.rank + 1))
     return slice(start * unit, end * unit)
 
 
 def require_divisible(name: str, count: int) -> None:
-    """Raises UserError where the processes cannot have equal shares."""
+    """Raise UserError unless `count`, which the option `name` sets, can be divided equally among the processes."""
     if count % (size := current_process().world_size):
         raise UserError(
             f"{name} {count} cannot be shared by {size} processes; make it a multiple of {size}, or start fewer"
@@ -46,6 +48,6 @@ def require_divisible(name: str, count: int) -> None:
 
 
 def require_single_process(what: str) -> None:
-    """Raises UserError where there are several processes."""
+    """Raise UserError if there are several processes; `what` begins the message."""
     if current_process().world_size > 1:
         raise UserError(f"{what} is for one process; start it without torchrun")
