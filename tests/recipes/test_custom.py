@@ -114,6 +114,7 @@ class Doubled(Scaled):
 BAD = """
 import torch
 from dataclasses import dataclass
+from diffpo.sampling.rules import Rule
 
 class Base:
     is_exact = True
@@ -144,6 +145,10 @@ class Unknown(Base):
     least: "Foat" = 3.0
 
 class Bare:
+    is_exact = True
+    def score(self, logits, drawn): ...
+
+class Inherited(Rule):
     is_exact = True
     def score(self, logits, drawn): ...
 
@@ -343,6 +348,7 @@ def test_what_is_wrong_with_the_options_of_a_class_is_told(override: str, told: 
         ("Nullable", "field least may be None, which TOML cannot say, so None must be its default"),
         ("Unknown", "cannot be told (NameError: name 'Foat' is not defined); mend their types"),
         ("Bare", "lacks select; add it, as rules have score, select, is_exact"),
+        ("Inherited", "lacks select; add it, as rules have score, select, is_exact"),
         ("Indefinite", "lacks is_exact; add it, as rules have it"),
         ("function", "is a function, and a table is of a class; name one"),
     ],

@@ -95,7 +95,9 @@ def table_of(base: type[T], kind: str, folder: Path) -> type[T]:
     found = load_user_code(kind, contract.part, "class")
     if not isinstance(found, type):
         raise UserError(f"{kind} is a function, and a table is of a class; name one")
-    if missing := [name for name in contract.methods if not any(name in vars(c) for c in found.__mro__[:-1])]:
+    # A protocol's own methods do nothing, and every class can be called.
+    own = [vars(c) for c in found.__mro__ if c is not object and not vars(c).get("_is_protocol", False)]
+    if missing := [name for name in contract.methods if not any(name in names for names in own)]:
         needed = ", ".join((*contract.methods, *contract.attributes))
         raise UserError(f"{kind} lacks {', '.join(missing)}; add it, as {contract.part}s have {needed}")
     options = {name: (hint, default) for name, hint, default in _options_of(found, kind)}

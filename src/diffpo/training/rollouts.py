@@ -1,6 +1,6 @@
 """Problems become one batch of rollouts with rewards and advantages."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -11,12 +11,11 @@ from diffpo.core.canvas import completion_mask
 from diffpo.core.rollout import Rollout
 from diffpo.distributed.collectives import all_gather_object, all_gather_rows, raise_on_all_ranks
 from diffpo.distributed.process import rank_slice
+from diffpo.objective.advantages import Advantage
 from diffpo.sampling.answering import answer_problems
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy
 from diffpo.tasks.base import Problem, Task
-
-Advantage = Callable[[Float[Tensor, "Q G"]], Float[Tensor, "Q G"]]
 
 
 @dataclass(frozen=True)
