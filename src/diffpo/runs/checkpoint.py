@@ -56,6 +56,7 @@ def save_checkpoint(
 
 
 def read_progress(checkpoint: Path) -> RunProgress:
+    """Return how far the run was when the checkpoint was written."""
     return RunProgress(**json.loads((checkpoint / "progress.json").read_text()))
 
 

@@ -27,9 +27,10 @@ class Estimate:
 def resampled_means(
     values: Shaped[np.ndarray, "n k"], clusters: Clusters, draws: int = 2000, seed: Seed = 0
 ) -> Float[np.ndarray, "draws k"]:
-    """Column means of `draws` resamples in which whole clusters are drawn with replacement.
+    """Return the column means of `draws` resamples, in which whole clusters are drawn with replacement.
 
-    A resample has as many clusters as the sample, hence not always as many rows: the mean is a ratio of two sums.
+    A resample has as many clusters as the sample, hence not always as many rows: its mean is a ratio of two sums.
+    Raises ValueError unless there is a cluster name for each row, and at least one row.
     """
     if len(values) == 0 or len(values) != len(clusters):
         raise ValueError(f"{len(values)} rows and {len(clusters)} cluster names: need as many of each, at least one")
@@ -46,7 +47,7 @@ def resampled_means(
 
 
 def percentile_interval(samples: Float[np.ndarray, " draws"]) -> Interval:
-    """The 2.5th and the 97.5th percentile."""
+    """Return the 2.5th and the 97.5th percentile."""
     low, high = np.percentile(samples, (2.5, 97.5))
     return float(low), float(high)
 
@@ -58,7 +59,7 @@ def cluster_bootstrap(
     draws: int = 2000,
     seed: Seed = 0,
 ) -> Interval:
-    """Percentile 95 % interval of `statistic(column means [k])`, resampling clusters jointly for all columns.
+    """Return the percentile 95 % interval of `statistic(column means [k])`, resampling clusters for all columns at once.
 
     Like every percentile bootstrap it is too narrow with few clusters (below about 20), and has no width where the
     sample has no spread: a rule that solved nothing gets [0, 0].
@@ -68,17 +69,17 @@ def cluster_bootstrap(
 
 
 def mean_interval(values: Shaped[np.ndarray, " n"], clusters: Clusters, draws: int = 2000, seed: Seed = 0) -> Interval:
-    """Percentile 95 % interval of the mean of `values`, resampling clusters; see `cluster_bootstrap` for its limits."""
+    """Return the percentile 95 % interval of the mean of `values`; see `cluster_bootstrap` for its limits."""
     return percentile_interval(resampled_means(values[:, None], clusters, draws, seed)[:, 0])
 
 
 def resampled_run_means(
     values: Shaped[np.ndarray, "n s k"], clusters: Clusters, draws: int = 2000, seed: Seed = 0
 ) -> Float[np.ndarray, "draws k"]:
-    """Column means over n rows and s training runs, of resamples in which clusters and runs are drawn with replacement.
+    """Return column means over n rows and s training runs, where both clusters and runs are drawn with replacement.
 
-    Every run was evaluated on the same rows. So an interval made from this speaks of other problems and other runs;
-    with s runs the spread between them is understated by a factor (s - 1) / s in variance, and one run has none.
+    Every run was evaluated on the same rows. So an interval made from these means speaks of other problems and other
+    runs; with s runs the spread between them is understated by a factor (s - 1) / s in variance, and one run has none.
     """
     n, s, k = values.shape
     rng = np.random.default_rng(seed)

@@ -24,7 +24,7 @@ Number = int | float
 
 
 def pareto_front(nfe: Shaped[np.ndarray, " k"], accuracy: Shaped[np.ndarray, " k"]) -> Int[np.ndarray, " front"]:
-    """Indices of the points that no other point beats, cheapest first; of equal points, the first.
+    """Return the indices of the points that no other point beats, cheapest first; of equal points, the first.
 
     A point is beaten by one that is at least as accurate in at most as many calls, and better in one of the two. Along
     the front both NFE and accuracy rise strictly.
@@ -41,11 +41,11 @@ def pareto_front(nfe: Shaped[np.ndarray, " k"], accuracy: Shaped[np.ndarray, " k
 def frontier_area(
     nfe: Shaped[np.ndarray, " k"], accuracy: Shaped[np.ndarray, " k"], hi: Number, lo: Number = 1
 ) -> float:
-    """Mean over log NFE in [lo, hi] of the best accuracy to be had in at most that many calls; 1 is perfect.
+    """Return the mean over log NFE in [lo, hi] of the best accuracy that at most so many calls give; 1 is perfect.
 
     The front is a staircase: no rule between two measured ones is imagined, a beaten point changes nothing, and one
     more point never lowers the area. Below the cheapest point the accuracy is 0. `hi` is the completion length L, the
-    calls of one token at a time; a point beyond it is not counted.
+    calls of one token at a time; a point beyond it is not counted. Raises ValueError unless 0 < lo < hi.
     """
     if not 0 < lo < hi:
         raise ValueError(f"the range of NFE must have 0 < lo < hi, got lo={lo} hi={hi}")
@@ -63,7 +63,7 @@ def frontier_area_estimate(
     draws: int = 2000,
     seed: Seed = 0,
 ) -> Estimate:
-    """`frontier_area` of k rules from one row per problem, with its interval."""
+    """Return the `frontier_area` of k rules, with its interval, from one row per problem."""
 
     def statistic(means: Float[np.ndarray, " columns"]) -> float:
         accuracy, calls = np.split(means, 2)
@@ -76,7 +76,7 @@ def frontier_area_estimate(
 def aup(
     tokens_per_forward: Shaped[np.ndarray, " k"], accuracy_percent: Shaped[np.ndarray, " k"], best_accuracy: Number
 ) -> float:
-    """Accuracy under parallelism of d3LLM (arXiv 2601.07568), in percent times tokens per forward.
+    """Return d3LLM's accuracy under parallelism (arXiv 2601.07568), in percent times tokens per forward.
 
     With points (rho_i, y_i) sorted by rho, only y_i >= y_1 - 5 kept, and W(y) = min(exp(-3 (1 - y / y_max)), 1):
 
@@ -104,7 +104,7 @@ def aup_estimate(
     draws: int = 2000,
     seed: Seed = 0,
 ) -> Estimate:
-    """`aup` of k rules from one row per problem, with its interval; rho is `tokens` over the mean NFE of the rule.
+    """Return the `aup` of k rules, with its interval, from one row per problem; rho is `tokens` over a rule's mean NFE.
 
     `best_accuracy` (percent) belongs to the comparison, not to this frontier, and is held fixed.
     """
@@ -134,7 +134,7 @@ class Gain:
 
 
 def upper_hull(nfe: Shaped[np.ndarray, " k"], accuracy: Shaped[np.ndarray, " k"]) -> Int[np.ndarray, " hull"]:
-    """Indices of the corners of the concave hull above the Pareto front, cheapest first.
+    """Return the indices of the corners of the concave hull above the Pareto front, cheapest first.
 
     Using one rule on a share of the problems, chosen blindly, and another on the rest reaches every point on the chord
     between the two. The hull is what fixed rules can do without looking at the prompt.
@@ -153,16 +153,16 @@ def upper_hull(nfe: Shaped[np.ndarray, " k"], accuracy: Shaped[np.ndarray, " k"]
 
 
 def upper_hull_accuracy(nfe: Shaped[np.ndarray, " k"], accuracy: Shaped[np.ndarray, " k"], at_nfe: Number) -> float:
-    """Accuracy of the best mixture of the k rules that spends at most `at_nfe` calls on average.
+    """Return the accuracy of the best mixture of the k rules that spends at most `at_nfe` calls on average.
 
-    Not a number below the cheapest rule, where no mixture can go.
+    It is nan below the cheapest rule, where no mixture can go.
     """
     hull = upper_hull(nfe, accuracy)
     return float(np.interp(at_nfe, nfe[hull], accuracy[hull], left=math.nan))
 
 
 def upper_hull_nfe(nfe: Shaped[np.ndarray, " k"], accuracy: Shaped[np.ndarray, " k"], at_accuracy: Number) -> float:
-    """Mean calls that the best mixture of the k rules needs for at least `at_accuracy`; infinite if none reaches it."""
+    """Return the mean calls that the best mixture of the k rules needs to reach `at_accuracy`; infinite if none does."""
     hull = upper_hull(nfe, accuracy)
     return float(np.interp(at_accuracy, accuracy[hull], nfe[hull], right=math.inf))
 
@@ -176,7 +176,7 @@ def gain_over_fixed(
     draws: int = 2000,
     seed: Seed = 0,
 ) -> Gain:
-    """A learned sampler against the best mixture of k fixed rules, the mixture re-fitted in every resample.
+    """Compare a learned sampler with the best mixture of k fixed rules, which is fitted again in every resample.
 
     The learned arrays hold one column per training run, `[n, s]` or `[n]`. Their mean is compared; with several runs
     the interval resamples runs beside clusters, so it speaks of the training and not of these runs only (with s runs

@@ -97,4 +97,5 @@ def activations(size: Size, tokens: int, is_checkpointed: bool) -> int:
 
 
 def bytes_per_number(recipe: RlRecipe | SftRecipe) -> int:
+    """Return the bytes of one number in the run's dtype."""
     return 2 if recipe.dtype == "bfloat16" else FLOAT32

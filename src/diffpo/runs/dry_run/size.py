@@ -61,7 +61,7 @@ class Size:
 
 
 def is_elsewhere(base: str) -> bool:
-    """Whether a model is not in a folder here, so that it would be fetched."""
+    """Return whether a model is on the hub and not in a folder here, so that it would be fetched."""
     return not Path(base).exists() and is_hub_name(base)
 
 
