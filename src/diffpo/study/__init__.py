@@ -1,5 +1,5 @@
-"""Studies: arms x tasks x seeds, a JSON line for each finished run, tables and figures from the lines alone.
+"""Studies: arms x tasks x seeds, a result (a JSON line) for each finished run, tables and figures from the results.
 
-`plan` says which runs there are and refuses what cannot run, `lines` keeps the results, `arms` and `likelihood` carry
-out one run, `harness` carries out what is missing, `summary` makes figures of lines, `report` and `charts` show them.
+`plan` lists the runs and refuses those that cannot run, `results` keeps the results, `arms` and `likelihood` do one
+run, `harness` does the missing ones, `summary` computes figures from results, `report` and `charts` show them.
 """

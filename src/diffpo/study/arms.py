@@ -1,4 +1,4 @@
-"""One run of a study of arms: train, measure points of the trajectory on the way, make the result line."""
+"""One run of a study of arms: train, measure points of the trajectory on the way, and return the result."""
 
 import json
 from dataclasses import replace
@@ -27,9 +27,13 @@ from diffpo.training.rl import run_rl
 from diffpo.training.rl_setup import RlState
 
 
-def run_arm(recipe: StudyRecipe, unit: StudyRun, paths: StudyPaths) -> Result:
-    """Train to the end of the budget, from wherever an earlier attempt has left its checkpoint."""
-    out = paths.run(unit)
+def run_arm(recipe: StudyRecipe, run: StudyRun, paths: StudyPaths) -> Result:
+    """Train to the end of the budget and return the result.
+
+    An earlier attempt is resumed from its last checkpoint. Raises UserError where points of the trajectory were
+    measured with other settings.
+    """
+    out = paths.run(run)
     evaluation = recipe.evaluation
     shares = shares_of(evaluation)
     settings = evaluation.model_dump(mode="json")
@@ -42,46 +46,46 @@ def run_arm(recipe: StudyRecipe, unit: StudyRun, paths: StudyPaths) -> Result:
         due = [i for i, share in enumerate(shares) if spent >= share and not files[i].exists()]
         if not due:
             return
-        # Evaluation calls are counted apart: they are no part of the run's budget.
-        rules = measured(state.policy.with_new_counter(), state.task, evaluation)
+        # The calls of evaluations have a counter of their own: they are no part of the run's budget.
+        rules = evaluate_rules(state.policy.with_new_counter(), state.task, evaluation)
         for i in due:
             point = {"share": shares[i], "step": step, "calls": calls, "rules": rules}
             write_json(files[i], {"measured": settings, "point": point})
 
-    trained = rl_recipe(recipe, unit, paths)
+    trained = rl_recipe(recipe, run, paths)
     run_rl(trained, out, resume=(out / RECIPE).is_file(), on_step=measure)
-    task = filtered_task(trained.task, load(paths.base(unit.task)))
+    task = filtered_task(trained.task, load(paths.base(run.task)))
     log = [json.loads(line) for line in (out / METRICS).read_text().splitlines()]
     return {
         "study": recipe.name,
         "kind": recipe.kind,
-        "task": unit.task,
-        "arm": unit.arm,
-        "seed": unit.seed,
-        "settings": settings_of(recipe, unit, paths),
+        "task": run.task,
+        "arm": run.arm,
+        "seed": run.seed,
+        "settings": settings_of(recipe, run, paths),
         "completion_length": task.completion_length,
         "clusters": [problem.cluster for problem in evaluation_problems(task, evaluation)[0]],
-        "points": [base_point(recipe, unit.task, paths), *(json.loads(file.read_text())["point"] for file in files)],
+        "points": [base_point(recipe, run.task, paths), *(json.loads(file.read_text())["point"] for file in files)],
         "training": [{name: value for name, value in step.items() if name != "seconds"} for step in log],
         "seconds": sum(step["seconds"] for step in log),
     }
 
 
 def shares_of(evaluation: StudyEvaluation) -> list[float]:
-    """The shares of the budget at which a trajectory has its points, the start apart: 0.25, 0.5, 0.75, 1."""
+    """Return the shares of the budget at which a trajectory has its points, without the start: 0.25, 0.5, 0.75, 1."""
     count = ceil(1 / evaluation.every - 1e-9)
     return [min(1.0, round((i + 1) * evaluation.every, 9)) for i in range(count)]
 
 
 def base_point(recipe: StudyRecipe, task_name: str, paths: StudyPaths) -> dict[str, Any]:
-    """The start that all runs of a task share: measured once, by whoever comes first."""
+    """Return the point at which all runs of a task start. The first to need it measures it and keeps it in a file."""
     kept = paths.base(task_name) / "point.json"
     settings = recipe.evaluation.model_dump(mode="json")
     if kept.is_file() and (record := json.loads(kept.read_text()))["measured"] == settings:
         return dict(record["point"])
     policy = replace(load(paths.base(task_name)), controller=None)
     task = filtered_task(sft_recipe(task_named(recipe, task_name)).task, policy)
-    rules = measured(policy, task, recipe.evaluation)
+    rules = evaluate_rules(policy, task, recipe.evaluation)
     point = {"share": 0.0, "step": 0, "calls": 0, "rules": rules}
     write_json(kept, {"measured": settings, "point": point})
     return point
@@ -92,11 +96,11 @@ def filtered_task(recipe: TaskRecipe, policy: Policy) -> Task:
     return filter_long_prompts(build_task(recipe), recipe, policy.denoiser.model.config, policy.tokenizer)
 
 
-def measured(policy: Policy, task: Task, evaluation: StudyEvaluation) -> list[dict[str, Any]]:
-    """Measure accuracy and denoiser calls under every fixed bound, decoded greedily, the controller's bounds if there is
-    one, and temperature 1.
+def evaluate_rules(policy: Policy, task: Task, evaluation: StudyEvaluation) -> list[dict[str, Any]]:
+    """Measure accuracy and denoiser calls under every fixed bound, under the controller's bounds and at temperature 1.
 
-    The rows are kept, so that intervals over problems and seeds can be computed from the results.
+    Decoding is greedy but for the last; without a controller its rule is absent. The values of every problem are kept,
+    so that intervals over problems and seeds can be computed from the results.
     """
     problems, _ = evaluation_problems(task, evaluation)
     seeds = torch.randint(2**62, (len(problems),), generator=generator_for(evaluation.seed, "temperature 1"))

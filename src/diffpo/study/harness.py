@@ -1,4 +1,4 @@
-"""Carry out what a study lacks: here one after another, or in processes of their own; results come in one by one."""
+"""Do the runs that a study lacks, one after another or in processes of their own; append each result as it comes."""
 
 import fcntl
 import json
@@ -29,7 +29,7 @@ from diffpo.study.plan import (
     sft_recipe,
     study_runs,
     task_named,
-    today,
+    with_defaults,
 )
 from diffpo.study.report import write_study_report
 from diffpo.study.results import (
@@ -45,25 +45,26 @@ from diffpo.study.results import (
 from diffpo.training.sft import run_sft
 
 STUDY = "study.toml"
-LINES = "lines.json"
+RESULTS = "results.json"
+"""In the folder of a run: its results, until they are appended to those of the study."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one process does: a base (no unit), or a run."""
+    """What one process does: train a base (`run` is None), or one run of the study."""
 
     task: str
-    unit: StudyRun | None = None
+    run: StudyRun | None = None
 
     @property
     def arguments(self) -> list[str]:
-        return [self.task] if self.unit is None else [self.task, self.unit.arm, str(self.unit.seed)]
+        return [self.task] if self.run is None else [self.task, self.run.arm, str(self.run.seed)]
 
     def __str__(self) -> str:
-        return f"{self.task} base" if self.unit is None else str(self.unit)
+        return f"{self.task} base" if self.run is None else str(self.run)
 
     def folder(self, paths: StudyPaths) -> Path:
-        return paths.base(self.task) if self.unit is None else paths.run(self.unit)
+        return paths.base(self.task) if self.run is None else paths.run(self.run)
 
 
 def run_study(
@@ -75,43 +76,50 @@ def run_study(
     skip_broken: bool = False,
     against: Sequence[str] = (),
 ) -> None:
-    """Append the lines of all selected runs that `out` lacks, then write its table, with comparisons, and figures.
+    """Do all selected runs whose results `out` lacks, then write its table, figures and comparisons with `against`.
 
-    Raises UserError before anything is trained where a combination cannot run, a line is broken, or the lines that are
-    there are of other settings; Stopped when interrupted; RuntimeError, when all others are done, where a run failed.
+    `work` is the folder of bases and runs; `jobs` runs are done at a time. Raises UserError before anything is trained
+    where a combination cannot run, a result is broken, or a result that is there has other settings; Stopped when
+    interrupted; RuntimeError, when all others are done, where a run failed.
     """
     paths = StudyPaths(work)
-    units = study_runs(recipe, selection or Selection())
-    check(recipe, units, paths)
-    with _alone(out):
-        done = {key_of(line): line for line in read_results(out / RUNS, skip_broken)}
-        missing = [unit for unit in units if not _is_done(recipe, unit, paths, done)]
-        print(f"{recipe.name}: {len(units) - len(missing)} of {len(units)} runs are done", flush=True)
+    runs = study_runs(recipe, selection or Selection())
+    check(recipe, runs, paths)
+    with _locked(out):
+        done = {key_of(result): result for result in read_results(out / RUNS, skip_broken)}
+        missing = [run for run in runs if not _is_done(recipe, run, paths, done)]
+        print(f"{recipe.name}: {len(runs) - len(missing)} of {len(runs)} runs are done", flush=True)
         if missing:
-            _carry_out_missing(recipe, missing, paths, out / RUNS, done, jobs)
+            _do_missing(recipe, missing, paths, out / RUNS, done, jobs)
         write_study_report(out, skip_broken, against)
 
 
-def _is_done(recipe: StudyRecipe, unit: StudyRun, paths: StudyPaths, done: dict[Key, Result]) -> bool:
-    settings = settings_of(recipe, unit, paths)
-    keys = keys_of(recipe, unit)
+def _is_done(recipe: StudyRecipe, run: StudyRun, paths: StudyPaths, done: dict[Key, Result]) -> bool:
+    """Return whether all results of a run are there. Raises UserError for one that has other settings."""
+    settings = settings_of(recipe, run, paths)
+    keys = keys_of(recipe, run)
     for key in keys:
-        if key in done and (changes := differing(today(recipe, done[key]["settings"], settings), settings)):
-            raise UserError(f"the result of {unit} has other settings ({'; '.join(changes)}); choose another --out")
+        if key not in done:
+            continue
+        if changes := differing(with_defaults(recipe, done[key]["settings"], settings), settings):
+            raise UserError(f"the result of {run} has other settings ({'; '.join(changes)}); choose another --out")
     return all(key in done for key in keys)
 
 
-def keys_of(recipe: StudyRecipe, unit: StudyRun) -> list[Key]:
-    """The lines that a run has when it is done."""
+def keys_of(recipe: StudyRecipe, run: StudyRun) -> list[Key]:
+    """Return the keys of the results that a run has when it is done."""
     names = [""]
     if recipe.kind == "likelihood":
         names = [*map(estimator_name, recipe.mismatch.estimators), BOUNDARIES]
-    return [(unit.task, unit.arm, unit.seed, name) for name in names]
+    return [(run.task, run.arm, run.seed, name) for name in names]
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Results and runs have one writer. The lock goes with its process, however that ends."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Let only this process write into a folder. The lock ends with the process, however that ends.
+
+    Raises UserError where another process has the lock.
+    """
     with explain_write_errors(folder, option="folder", is_folder=True):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
@@ -123,7 +131,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _carry_out_missing(
+def _do_missing(
     recipe: StudyRecipe,
     missing: Sequence[StudyRun],
     paths: StudyPaths,
@@ -131,34 +139,36 @@ def _carry_out_missing(
     done: dict[Key, Result],
     jobs: int,
 ) -> None:
+    """Train the bases that the missing runs need, then do the runs, and append their results to the file `results`."""
     write_whole(paths.work / STUDY, dump_recipe(recipe))
 
     def collect(job: Job) -> None:
-        lines: list[Result] = json.loads((job.folder(paths) / LINES).read_text())
-        append_results(results, [line for line in lines if key_of(line) not in done])
+        found: list[Result] = json.loads((job.folder(paths) / RESULTS).read_text())
+        append_results(results, [result for result in found if key_of(result) not in done])
 
-    carry_out = _in_processes if jobs > 1 else _one_by_one
-    bases = [Job(task) for task in dict.fromkeys(unit.task for unit in missing)]
-    if failed := carry_out(recipe, bases, paths, jobs, lambda job: None):
+    do_jobs = _in_processes if jobs > 1 else _one_by_one
+    bases = [Job(task) for task in dict.fromkeys(run.task for run in missing)]
+    if failed := do_jobs(recipe, bases, paths, jobs, lambda job: None):
         raise RuntimeError(f"no base, no study: {'; '.join(failed)}")
-    if failed := carry_out(recipe, [Job(unit.task, unit) for unit in missing], paths, jobs, collect):
+    if failed := do_jobs(recipe, [Job(run.task, run) for run in missing], paths, jobs, collect):
         raise RuntimeError(f"{len(failed)} of {len(missing)} runs failed: {'; '.join(failed)}")
 
 
 def perform(recipe: StudyRecipe, job: Job, paths: StudyPaths) -> None:
-    """Do one job, or go on with it; a run leaves its lines in its folder."""
-    with _alone(folder := job.folder(paths)):
-        if job.unit is None:
+    """Do one job, or go on with it. A run leaves its results in its folder."""
+    with _locked(folder := job.folder(paths)):
+        if job.run is None:
             run_sft(sft_recipe(task_named(recipe, job.task)), folder, resume=(folder / RECIPE).is_file())
         elif recipe.kind == "arms":
-            write_json(folder / LINES, [run_arm(recipe, job.unit, paths)])
+            write_json(folder / RESULTS, [run_arm(recipe, job.run, paths)])
         else:
-            write_json(folder / LINES, run_likelihood(recipe, job.unit, paths))
+            write_json(folder / RESULTS, run_likelihood(recipe, job.run, paths))
 
 
 def _one_by_one(
     recipe: StudyRecipe, jobs: Sequence[Job], paths: StudyPaths, count: int, collect: Callable[[Job], None]
 ) -> list[str]:
+    """Do all jobs in this process and return what went wrong with which. Raises Stopped when interrupted."""
     failed = []
     for number, job in enumerate(jobs, start=1):
         print(f"{number}/{len(jobs)}  {job}", flush=True)
@@ -179,21 +189,25 @@ def _stopped() -> Stopped:
 def _in_processes(
     recipe: StudyRecipe, jobs: Sequence[Job], paths: StudyPaths, count: int, collect: Callable[[Job], None]
 ) -> list[str]:
-    """At most `count` at a time. Ctrl-C is handed to them once, and they are waited for: each leaves a checkpoint."""
+    """Do at most `count` jobs at a time, each in a process of its own, and return what went wrong with which.
+
+    Ctrl-C is passed on to the processes once, and they are waited for: each leaves a checkpoint. Raises Stopped then,
+    and UserError where a process refused its job.
+    """
     waiting = list(jobs)
     failed: list[str] = []
     refused: list[str] = []
     running: dict[Job, subprocess.Popen[bytes]] = {}
-    told = False
+    is_stopping = False
     try:
         with ProgressBar(f"{recipe.name}, {count} at a time", len(jobs)) as bar, interruptible() as interrupt:
-            while running or (waiting and not told):
-                while waiting and len(running) < count and not told:
+            while running or (waiting and not is_stopping):
+                while waiting and len(running) < count and not is_stopping:
                     job = waiting.pop(0)
                     running[job] = _start(job, paths)
                 time.sleep(0.1)
-                if interrupt.requested and not told:
-                    told = True
+                if interrupt.requested and not is_stopping:
+                    is_stopping = True
                     for process in running.values():
                         process.send_signal(signal.SIGINT)
                 for job in [job for job, process in running.items() if process.poll() is not None]:
@@ -201,14 +215,14 @@ def _in_processes(
                     if code == 0:
                         collect(job)
                     elif code == 2:
-                        refused.append(_last_words(job, paths))
-                    elif not told:
-                        failed.append(f"{job} ({_last_words(job, paths)}; see {_log(job, paths)})")
+                        refused.append(_last_line(job, paths))
+                    elif not is_stopping:
+                        failed.append(f"{job} ({_last_line(job, paths)}; see {_log(job, paths)})")
                     bar.update(len(jobs) - len(waiting) - len(running), last=str(job))
     finally:
         for process in running.values():
             process.terminate()
-    if told:
+    if is_stopping:
         raise _stopped()
     if refused:
         raise UserError("; ".join(refused))
@@ -219,12 +233,12 @@ def _log(job: Job, paths: StudyPaths) -> Path:
     return paths.work / "logs" / f"{'-'.join(job.arguments)}.log"
 
 
-def _last_words(job: Job, paths: StudyPaths) -> str:
+def _last_line(job: Job, paths: StudyPaths) -> str:
     return " ".join(_log(job, paths).read_text(errors="replace").splitlines()[-1:])
 
 
 def _start(job: Job, paths: StudyPaths) -> subprocess.Popen[bytes]:
-    """In a session of its own: Ctrl-C in a terminal shall reach it once, through us."""
+    """Start a job's process, in a session of its own: Ctrl-C in a terminal must reach it once, by way of this one."""
     log = _log(job, paths)
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "diffpo.study.worker", str(paths.work), *job.arguments]
@@ -233,8 +247,11 @@ def _start(job: Job, paths: StudyPaths) -> subprocess.Popen[bytes]:
 
 
 def perform_stored(work: Path, arguments: Sequence[str]) -> None:
-    """What a process of `_in_processes` does: one job of the study whose recipe is in the work folder."""
+    """Do one job of the study whose recipe is in the folder `work`: what a process of `_in_processes` does.
+
+    `arguments` are those of the job: TASK for its base, or TASK ARM SEED.
+    """
     recipe = load_recipe(StudyRecipe, str(work / STUDY))
     task, *others = arguments
-    unit = StudyRun(task, others[0], int(others[1])) if others else None
-    perform(recipe, Job(task, unit), StudyPaths(work))
+    run = StudyRun(task, others[0], int(others[1])) if others else None
+    perform(recipe, Job(task, run), StudyPaths(work))

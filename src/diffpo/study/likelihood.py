@@ -1,4 +1,4 @@
-"""One run of a study of likelihoods: how far are the surrogates from the behaviour, for the base or a trained model?"""
+"""One run of a study of likelihoods: how far are surrogates from the behaviour policy of a base or a trained model?"""
 
 from pathlib import Path
 from typing import Any
@@ -24,30 +24,33 @@ from diffpo.study.results import BOUNDARIES, Result
 from diffpo.training.rl import run_rl
 
 FEWEST_ROLLOUTS = 20
-"""Of a call and a boundary, below which no interval is made: a bootstrap of so few is too narrow."""
+"""A call and a boundary need this many rollouts for an interval: a bootstrap of fewer is too narrow."""
 
 
-def run_likelihood(recipe: StudyRecipe, unit: StudyRun, paths: StudyPaths) -> list[Result]:
-    """A line for each estimator, and one for all boundaries, of the base or of the model that the arm trains."""
-    model = paths.base(unit.task)
-    if unit.arm != BASE:
-        model = paths.run(unit)
-        run_rl(rl_recipe(recipe, unit, paths), model, resume=(model / RECIPE).is_file())
-    about = {"study": recipe.name, "kind": recipe.kind, "task": unit.task, "arm": unit.arm, "seed": unit.seed}
-    about |= {"settings": settings_of(recipe, unit, paths)}
-    return [about | found for found in measured(recipe, unit, model)]
+def run_likelihood(recipe: StudyRecipe, run: StudyRun, paths: StudyPaths) -> list[Result]:
+    """Return a result for each estimator and one for all boundaries, of the base or the model that the arm trains."""
+    model = paths.base(run.task)
+    if run.arm != BASE:
+        model = paths.run(run)
+        run_rl(rl_recipe(recipe, run, paths), model, resume=(model / RECIPE).is_file())
+    about = {"study": recipe.name, "kind": recipe.kind, "task": run.task, "arm": run.arm, "seed": run.seed}
+    about |= {"settings": settings_of(recipe, run, paths)}
+    return [about | found for found in measure_mismatch(recipe, run, model)]
 
 
-def measured(recipe: StudyRecipe, unit: StudyRun, model: Path) -> list[Result]:
-    """The KL of each estimator by call, and its rise by boundary, as sums and counts for each rollout."""
+def measure_mismatch(recipe: StudyRecipe, run: StudyRun, model: Path) -> list[Result]:
+    """Measure the KL of each estimator by call, and its rise by boundary, on rollouts of the model in a folder.
+
+    Each is given as sums and counts of tokens for each rollout; KL is in nats.
+    """
     settings = recipe.mismatch
     policy = load(model)
     denoiser = policy.denoiser
-    trained = sft_recipe(task_named(recipe, unit.task)).task
+    trained = sft_recipe(task_named(recipe, run.task)).task
     task = filter_long_prompts(build_task(trained), trained, denoiser.model.config, policy.tokenizer)
     problems = task.problems(settings.split, settings.count, derive_seed(settings.seed, "mismatch"))
-    # The seed and not the model: before and after training the same noise draws the tokens.
-    seeds = torch.randint(2**62, (len(problems),), generator=generator_for(unit.seed, "mismatch rollouts"))
+    # They depend on the seed and not on the model: before and after training the same noise draws the tokens.
+    seeds = torch.randint(2**62, (len(problems),), generator=generator_for(run.seed, "mismatch rollouts"))
     length = task.completion_length
     decoding = Decoding(EntropyBound(settings.bound), length, length, temperature=1.0)
     rollout, grades = answer_problems(policy, task, problems, decoding, seeds)
@@ -62,7 +65,7 @@ def measured(recipe: StudyRecipe, unit: StudyRun, model: Path) -> list[Result]:
     found = []
     for estimator in settings.estimators:
         name = estimator_name(estimator)
-        draw = generator_for(unit.seed, "mismatch", name)
+        draw = generator_for(run.seed, "mismatch", name)
         kl = committed_kl(denoiser, rollout, is_scored, build_estimator(estimator), settings.draws, draw)
         sums, counts = by_step(kl, rollout, is_scored)
         found.append({"estimator": name} | about | _rows(sums, counts))
@@ -73,7 +76,7 @@ def measured(recipe: StudyRecipe, unit: StudyRun, model: Path) -> list[Result]:
 
 
 def _rows(sums: Tensor, counts: Tensor) -> dict[str, Any]:
-    """One row for each rollout; six digits are more than the figures can show."""
+    """Return a row for each rollout, rounded to six digits, which is more than the figures can show."""
     return {
         "sums": [[float(f"{value:.6g}") for value in row] for row in sums.tolist()],
         "counts": counts.long().tolist(),
@@ -81,7 +84,10 @@ def _rows(sums: Tensor, counts: Tensor) -> dict[str, Any]:
 
 
 def rises_of_pairs(sums: np.ndarray, counts: np.ndarray, clusters: list[str]) -> list[dict[str, Any]]:
-    """Mean rise of the KL per token of call t from boundary s - 1 to s, with its interval, where there are rollouts."""
+    """Return the mean rise of the KL per token of call t from boundary s - 1 to s, with its 95 % interval.
+
+    `sums` and `counts` have shape [rollouts, calls, boundaries]. Pairs with fewer than `FEWEST_ROLLOUTS` are left out.
+    """
     calls, boundaries = ((counts > 0).sum(axis=0) >= FEWEST_ROLLOUTS).nonzero()
     if not len(calls):
         return []

@@ -1,4 +1,4 @@
-"""What a study consists of: its runs, the recipe of each, and what is wrong with them before anything is trained."""
+"""The runs of a study and the recipe of each; those that cannot run are refused before anything is trained."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ from diffpo.recipes.tables import (
 
 @dataclass(frozen=True, order=True)
 class StudyRun:
-    """One run of a study; the arm may be the base, in studies that measure it."""
+    """One run of a study. In a study of likelihoods the arm may be the base, which is measured and not trained."""
 
     task: str
     arm: str
@@ -37,20 +37,20 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class StudyPaths:
-    """Where a study works. What is in there can be lost: it costs time, and no result."""
+    """The folders of a study's bases and runs. They can be lost: that costs time, and no result."""
 
     work: Path
 
     def base(self, task: str) -> Path:
         return self.work / "bases" / task
 
-    def run(self, unit: StudyRun) -> Path:
-        return self.work / "runs" / unit.task / unit.arm / f"seed-{unit.seed}"
+    def run(self, run: StudyRun) -> Path:
+        return self.work / "runs" / run.task / run.arm / f"seed-{run.seed}"
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Names to keep; None: all of them."""
+    """Names of the arms, tasks and seeds to run; None selects all of them."""
 
     arms: tuple[str, ...] | None = None
     tasks: tuple[str, ...] | None = None
@@ -58,7 +58,7 @@ class Selection:
 
 
 def study_runs(recipe: StudyRecipe, selection: Selection) -> list[StudyRun]:
-    """The selected runs, seed by seed, so that an interrupted study has compared all arms on the first seeds.
+    """Return the selected runs, seed by seed, so that an interrupted study has compared all arms on the first seeds.
 
     Raises UserError for a name that the recipe does not have.
     """
@@ -87,82 +87,83 @@ def arm_named(recipe: StudyRecipe, name: str) -> StudyArm:
 
 
 def sft_recipe(task: StudyTask) -> SftRecipe:
-    """The base's recipe, on one thread: a study is parallel over its runs."""
+    """Return the recipe of a task's base, on one thread: a study is parallel over its runs."""
     return load_recipe(SftRecipe, task.base, [*task.overrides, "threads=1"])
 
 
-def rl_recipe(recipe: StudyRecipe, unit: StudyRun, paths: StudyPaths) -> RlRecipe:
-    """The recipe of a run: its arm's, with the study's task, base, seed and budget in place of the arm's own."""
-    task, arm = task_named(recipe, unit.task), arm_named(recipe, unit.arm)
+def rl_recipe(recipe: StudyRecipe, run: StudyRun, paths: StudyPaths) -> RlRecipe:
+    """Return the recipe of a run: its arm's, with the study's task, base, seed and budget in place of the arm's own."""
+    task, arm = task_named(recipe, run.task), arm_named(recipe, run.arm)
     overrides = [
         f"task={_inline(sft_recipe(task).task.model_dump(mode='json', exclude_none=True))}",
         *task.rl,
         *arm.overrides,
         f"budget={_inline({'denoiser_calls': recipe.budget})}",
-        f"seed={unit.seed}",
-        f"base={json.dumps(str(paths.base(unit.task)))}",
+        f"seed={run.seed}",
+        f"base={json.dumps(str(paths.base(run.task)))}",
         "threads=1",
     ]
     return load_recipe(RlRecipe, arm.recipe, overrides)
 
 
 def _inline(table: dict[str, Any]) -> str:
-    """A TOML table of plain values on one line."""
+    """Return a TOML table of plain values on one line."""
     return "{" + ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items()) + "}"
 
 
-def check(recipe: StudyRecipe, units: Iterable[StudyRun], paths: StudyPaths) -> None:
-    """Raises UserError naming every combination that cannot run, and why."""
-    if mistakes := list(_mistakes(recipe, units, paths)):
+def check(recipe: StudyRecipe, runs: Iterable[StudyRun], paths: StudyPaths) -> None:
+    """Check that all runs can run. Raises UserError naming every combination that cannot, and why."""
+    if mistakes := list(_mistakes(recipe, runs, paths)):
         raise UserError("\n  ".join(["nothing was trained: some combinations cannot run:", *mistakes]))
 
 
-def _mistakes(recipe: StudyRecipe, units: Iterable[StudyRun], paths: StudyPaths) -> Iterator[str]:
-    combinations = {(unit.task, unit.arm): unit for unit in units}.values()
+def _mistakes(recipe: StudyRecipe, runs: Iterable[StudyRun], paths: StudyPaths) -> Iterator[str]:
+    combinations = {(run.task, run.arm): run for run in runs}.values()
     broken: set[str] = set()
-    for name in dict.fromkeys(unit.task for unit in combinations):
+    for name in dict.fromkeys(run.task for run in combinations):
         try:
             build_task(sft_recipe(task_named(recipe, name)).task)
         except UserError as error:
             broken.add(name)
             yield f"task {name}: {_on_one_line(error)}"
-    for unit in combinations:
-        if unit.task in broken or unit.arm == BASE:
+    for run in combinations:
+        if run.task in broken or run.arm == BASE:
             continue
         try:
-            build_task(rl_recipe(recipe, unit, paths).task)
+            build_task(rl_recipe(recipe, run, paths).task)
         except UserError as error:
-            yield f"arm {unit.arm} on task {unit.task}: {_on_one_line(error)}"
+            yield f"arm {run.arm} on task {run.task}: {_on_one_line(error)}"
 
 
 def _on_one_line(error: UserError) -> str:
     return " ".join(str(error).split())
 
 
-def settings_of(recipe: StudyRecipe, unit: StudyRun, paths: StudyPaths) -> dict[str, Any]:
-    """Everything that a run's result depends on, but for the names of folders: it stands in the result line."""
-    settings: dict[str, Any] = {"base": plain_table(sft_recipe(task_named(recipe, unit.task)))}
-    settings["measured"] = plain_table(_measured(recipe))
-    if unit.arm != BASE:
-        settings["rl"] = plain_table(rl_recipe(recipe, unit, paths)) | {"base": unit.task}
+def settings_of(recipe: StudyRecipe, run: StudyRun, paths: StudyPaths) -> dict[str, Any]:
+    """Return everything that a run's result depends on, but for the names of folders. Each result keeps it."""
+    settings: dict[str, Any] = {"base": plain_table(sft_recipe(task_named(recipe, run.task)))}
+    settings["measured"] = plain_table(_measurement(recipe))
+    if run.arm != BASE:
+        settings["rl"] = plain_table(rl_recipe(recipe, run, paths)) | {"base": run.task}
     return settings
 
 
-def today(recipe: StudyRecipe, settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a result line with today's defaults where they have none.
+def with_defaults(recipe: StudyRecipe, settings: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the stored `settings` of a result with today's defaults where they have none.
 
     An option that was added since then did what its default does. Settings that no recipe of today can have stay as
-    they are, and so do those that name code of the user's own which `given`, today's settings, does not: it is not run.
+    they are, and so do those that name code of the user's own which the `current` ones do not name: it is not run.
     """
-    kinds: dict[str, type[Strict]] = {"base": SftRecipe, "rl": RlRecipe, "measured": type(_measured(recipe))}
+    kinds: dict[str, type[Strict]] = {"base": SftRecipe, "rl": RlRecipe, "measured": type(_measurement(recipe))}
     found = dict(settings)
     for name in kinds.keys() & settings.keys():
-        if not user_code_in(settings[name]) <= user_code_in(given.get(name, {})):
+        if not user_code_in(settings[name]) <= user_code_in(current.get(name, {})):
             continue
         with suppress(UserError):
             found[name] = plain_table(recipe_of(kinds[name], settings[name], name))
     return found
 
 
-def _measured(recipe: StudyRecipe) -> StudyEvaluation | StudyMismatch:
+def _measurement(recipe: StudyRecipe) -> StudyEvaluation | StudyMismatch:
+    """Return the part of the recipe that says what is measured."""
     return recipe.evaluation if recipe.kind == "arms" else recipe.mismatch

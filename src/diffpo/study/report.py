@@ -1,4 +1,4 @@
-"""`table.md` and the SVG figures of a study, from its lines alone. Imports no torch."""
+"""`table.md` and the SVG figures of a study, from its results alone. Imports no torch."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,28 +22,28 @@ DIFFERENCES_NOTE = (
     "problems and seeds, both paired. Among many comparisons one in twenty lies off 0 by chance."
 )
 LIKELIHOOD_NOTE = (
-    "KL in nats per token, of the conditional that drew the token to the one that the surrogate reads, on the model's "
-    "own rollouts at temperature 1; mean over seeds with 95 % intervals by resampling clusters of problems and seeds."
+    "KL in nats per token, of the conditional that drew the token to the surrogate's, on the model's own rollouts at "
+    "temperature 1; mean over seeds with 95 % intervals by resampling clusters of problems and seeds."
 )
 RISES_NOTE = (
-    "Assumption 2 says that no figure of the rises is above 0: they are the mean rise of a token's KL when it is read "
-    "on the rollout's canvas of call s instead of s - 1, over the tokens committed after call s. The last table counts "
-    "pairs (call of the token, s) whose 95 % interval, by problems, lies below 0 (falls) or above 0 (rises): where "
-    "nothing changes, one in 40 rises by chance."
+    "Assumption 2 says that no figure of the rises is above 0: they are the mean rise of a token's KL when it is "
+    "scored on the rollout's canvas of call s instead of s - 1, over the tokens committed after call s. The last table "
+    "counts pairs (call of the token, s) whose 95 % interval, by problems, lies below 0 (falls) or above 0 (rises): "
+    "where nothing changes, one in 40 rises by chance."
 )
 
 
 def write_study_report(out: Path, skip_broken: bool = False, against: Sequence[str] = ()) -> list[Path]:
-    """The table and the figures of a result folder; what was written. All arms are compared with those in `against`.
+    """Write the table and the figures of a folder of results, and return the files.
 
-    Raises UserError where there are no lines, or none of such an arm.
+    All arms are compared with those in `against`. Raises UserError where there are no results, or none of such an arm.
     """
-    lines = read_results(out / RUNS, skip_broken)
-    if not lines:
+    results = read_results(out / RUNS, skip_broken)
+    if not results:
         raise UserError(f"nothing to report: {out} holds no results (no {RUNS}, or an empty one)")
     texts: dict[str, str] = {}
-    sections = [f"# {lines[0]['study']}\n"]
-    if arms := [line for line in lines if line["kind"] == "arms"]:
+    sections = [f"# {results[0]['study']}\n"]
+    if arms := [result for result in results if result["kind"] == "arms"]:
         found = trajectories(arms)
         sections += [ARMS_NOTE + "\n", *final_tables(found)]
         sections += [DIFFERENCES_NOTE + "\n"] if against else []
@@ -52,9 +52,9 @@ def write_study_report(out: Path, skip_broken: bool = False, against: Sequence[s
         for task in dict.fromkeys(trajectory.task for trajectory in found):
             of_task = [t for t in found if t.task == task]
             texts |= {f"trajectories-{task}.svg": trajectories_svg(of_task), f"ends-{task}.svg": ends_svg(of_task)}
-    if measured := [line for line in lines if line["kind"] == "likelihood"]:
-        estimators = [line for line in measured if line["estimator"] != BOUNDARIES]
-        rises = [line for line in measured if line["estimator"] == BOUNDARIES]
+    if measured := [result for result in results if result["kind"] == "likelihood"]:
+        estimators = [result for result in measured if result["estimator"] != BOUNDARIES]
+        rises = [result for result in measured if result["estimator"] == BOUNDARIES]
         kl = profiles(estimators)
         sections += [LIKELIHOOD_NOTE + "\n", *profile_tables(kl, "call"), RISES_NOTE + "\n"]
         sections += [*profile_tables(profiles(rises), "boundary s"), verdict_table(measured)]
@@ -83,7 +83,7 @@ def plain_text(estimate: Estimate | None, digits: int) -> str:
 
 
 def final_tables(found: Sequence[Trajectory]) -> Iterator[str]:
-    """The end of the budget: a row for each arm and rule, after the base's."""
+    """Yield for each task the figures at the end of the budget: a row for each arm and rule, after the base's."""
     for task, members in _by_task(found):
         rows = [("base", t.rule, "", share_text(t.points[0].accuracy), "", plain_text(t.points[0].nfe, 2))
                 for t in members if t.arm == members[0].arm and t.shares[0] == 0]  # fmt: skip
@@ -97,7 +97,7 @@ def final_tables(found: Sequence[Trajectory]) -> Iterator[str]:
 
 
 def difference_tables(found: Sequence[Difference]) -> Iterator[str]:
-    """A row for each arm, a column for each rule."""
+    """Yield for each task the gains over another arm: a row for each arm, a column for each rule."""
     for task in dict.fromkeys(difference.task for difference in found):
         members = [difference for difference in found if difference.task == task]
         rules = list(dict.fromkeys(difference.rule for difference in members))
@@ -109,13 +109,13 @@ def difference_tables(found: Sequence[Difference]) -> Iterator[str]:
 
 
 def points_text(estimate: Estimate) -> str:
-    """A difference of shares, in points."""
+    """Return a difference of shares in percentage points."""
     low, high = (100 * end for end in estimate.ci95)
     return f"{100 * estimate.value:+.1f} [{low:.1f}, {high:.1f}]"
 
 
 def trajectory_tables(found: Sequence[Trajectory]) -> Iterator[str]:
-    """All points of all arms, a table for each rule."""
+    """Yield all points of all arms, a table for each task and rule."""
     for task, members in _by_task(found):
         for rule in dict.fromkeys(t.rule for t in members):
             of_rule = [t for t in members if t.rule == rule]
@@ -129,7 +129,7 @@ def trajectory_tables(found: Sequence[Trajectory]) -> Iterator[str]:
 
 
 def profile_tables(found: Sequence[Profile], what: str) -> Iterator[str]:
-    """A row for each model and estimator, a column for each call or boundary that any has tokens of."""
+    """Yield for each task a row for each model and estimator, a column for each call or boundary with any tokens."""
     for task in dict.fromkeys(profile.task for profile in found):
         members = [profile for profile in found if profile.task == task]
         columns = [i for i in range(len(members[0].by_step)) if any(p.by_step[i] is not None for p in members)]
@@ -143,8 +143,8 @@ def profile_tables(found: Sequence[Profile], what: str) -> Iterator[str]:
         yield f"## {task}: {title} by {what}\n\n{markdown_table(header, rows)}"
 
 
-def verdict_table(lines: Sequence[Result]) -> str:
-    rows = [(v.task, v.arm, *map(str, (v.seed, v.falling, v.undecided, v.rising))) for v in verdicts(lines)]
+def verdict_table(results: Sequence[Result]) -> str:
+    rows = [(v.task, v.arm, *map(str, (v.seed, v.falling, v.undecided, v.rising))) for v in verdicts(results)]
     return markdown_table(("task", "model", "seed", "falls", "undecided", "rises"), rows)
 
 

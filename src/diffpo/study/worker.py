@@ -8,7 +8,7 @@ from diffpo.study.harness import perform_stored
 
 
 def main() -> None:
-    """Exit codes as those of the command line: what is wrong stands in the last line of the log."""
+    """Do the job and exit with a code of the command line. What is wrong is in the last line of the log."""
     try:
         perform_stored(Path(sys.argv[1]), sys.argv[2:])
     except UserError as error:
