@@ -178,6 +178,8 @@ def test_what_cannot_be_merged_or_adapted_is_refused(base: Path, adapted: Path, 
     (tmp_path / "full" / "x").write_text("")
     with pytest.raises(UserError, match="is there already"):
         run_merge(adapted, tmp_path / "full")
+    with pytest.raises(UserError, match=r"cannot write to .*; choose another --out"):
+        run_merge(adapted, tmp_path / "full" / "x" / "y")
     with pytest.raises(UserError, match="lora adapts a model that is there"):
         load_recipe(SftRecipe, None, ["lora.rank=4"])
     with pytest.raises(UserError, match="lora trains the model, and train = 'controller' leaves it alone"):

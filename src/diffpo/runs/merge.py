@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from diffpo.core.errors import UserError
+from diffpo.core.files import explain_write_errors
 from diffpo.models.adapters import merge_adapter
 from diffpo.models.model_paths import base_of, is_adapter, model_folder
 from diffpo.sampling.controller_files import save_controller
@@ -12,7 +13,7 @@ from diffpo.sampling.policy import load
 def run_merge(path: Path, out: Path) -> None:
     """Write the merged model of the adapter in `path` (a folder or a run) into `out`: weights, tokenizer, controller.
 
-    Raises UserError where `path` holds no adapter and where `out` is not empty.
+    Raises UserError where `path` holds no adapter, and where `out` is not empty or cannot be written.
     """
     folder = model_folder(path)
     if not is_adapter(folder):
@@ -21,7 +22,9 @@ def run_merge(path: Path, out: Path) -> None:
         raise UserError(f"{out} is there already; choose another --out")
     adapted, model = load(folder), load(base_of(folder)).denoiser.model
     merge_adapter(adapted.denoiser.model, model)
-    model.save_pretrained(out)
-    adapted.tokenizer.save_pretrained(out)
-    if adapted.controller is not None:
-        save_controller(adapted.controller, out)
+    with explain_write_errors(out, is_folder=True):
+        out.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(out)
+        adapted.tokenizer.save_pretrained(out)
+        if adapted.controller is not None:
+            save_controller(adapted.controller, out)

@@ -59,7 +59,7 @@ def cluster_bootstrap(
     draws: int = 2000,
     seed: Seed = 0,
 ) -> Interval:
-    """Return the percentile 95 % interval of `statistic(column means [k])`, resampling clusters for all columns at once.
+    """Return the percentile 95 % interval of `statistic(column means [k])`; clusters are drawn for all columns at once.
 
     Like every percentile bootstrap it is too narrow with few clusters (below about 20), and has no width where the
     sample has no spread: a rule that solved nothing gets [0, 0].

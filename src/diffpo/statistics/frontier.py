@@ -162,7 +162,7 @@ def upper_hull_accuracy(nfe: Shaped[np.ndarray, " k"], accuracy: Shaped[np.ndarr
 
 
 def upper_hull_nfe(nfe: Shaped[np.ndarray, " k"], accuracy: Shaped[np.ndarray, " k"], at_accuracy: Number) -> float:
-    """Return the mean calls that the best mixture of the k rules needs to reach `at_accuracy`; infinite if none does."""
+    """Return the mean calls that the best mixture of the k rules needs to reach `at_accuracy`, or infinity."""
     hull = upper_hull(nfe, accuracy)
     return float(np.interp(at_accuracy, accuracy[hull], nfe[hull], right=math.inf))
 

@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 
 
 def effective_sample_size(weights: Shaped[np.ndarray, " n"]) -> float:
-    """Return Kish's (sum w)^2 / sum w^2, from 1 (one weight has it all) to n (all are equal); 0 if every weight is 0."""
+    """Return Kish's (sum w)^2 / sum w^2, from 1 (one weight has it all) to n (all equal); 0 if every weight is 0."""
     squares = float(weights @ weights)
     return float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
 
@@ -15,8 +15,8 @@ def effective_sample_size(weights: Shaped[np.ndarray, " n"]) -> float:
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Return the chance that one of k completions is right, drawn without replacement from n of which c are right.
 
-    It is 1 - C(n - c, k) / C(n, k), unbiased for 1 - (1 - p)^k (Chen et al., arXiv 2107.03374). Raises ValueError unless
-    0 <= c <= n and 1 <= k <= n.
+    It is 1 - C(n - c, k) / C(n, k), unbiased for 1 - (1 - p)^k (Chen et al., arXiv 2107.03374). Raises ValueError
+    unless 0 <= c <= n and 1 <= k <= n.
     """
     if not (0 <= c <= n and 1 <= k <= n):
         raise ValueError(f"pass@k needs 0 <= c <= n and 1 <= k <= n, got n={n} c={c} k={k}")
