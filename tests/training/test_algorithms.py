@@ -31,7 +31,7 @@ TASKS = {
     "countdown": '{kind="countdown", max_number=5, operators="+-", number_credit=0.5}',
     "walk": '{kind="walk", length=4, step_credit=0.5}',
 }
-GLIMPSE = ["threads=1", "batch=32", "weighting=uniform", "optimizer.lr=0.01", "steps=100", "checkpoint.every=1000"]
+GLIMPSE = ["threads=1", "batch=32", "weighting=uniform", "optimizer.lr=0.01", "steps=150", "checkpoint.every=1000"]
 SHORT = [
     "threads=1",
     "rollout.prompts_per_step=3",
