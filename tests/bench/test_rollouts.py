@@ -79,7 +79,7 @@ def test_continuous_batching_shows_what_each_answer_needs_and_no_more() -> None:
     assert len(set(nfe)) > 1
     assert found["own"]["tokens"] == sum(nfe) * (6 + LENGTH)
     free = [0, 0, 0]
-    for calls in nfe:  # a row starts where a slot is free first
+    for calls in nfe:  # an answer starts where a row is free first
         free[free.index(min(free))] += calls
     assert found["own"]["calls"] == max(free)
 
@@ -153,15 +153,15 @@ def test_the_sampler_and_the_plain_one_give_the_same_tokens(keep: plain.Keep, ru
     assert case.difference(tokens, case.own()) == ""
     assert len(set(tokens.flatten().tolist())) > 4
     tokens[1, 2] += 1
-    assert "row 1 place 2" in case.difference(tokens, case.own())
+    assert "row 1 at position 2" in case.difference(tokens, case.own())
 
 
-def test_gumbels_noise_draws_from_the_law() -> None:
+def test_gumbels_noise_draws_from_the_distribution() -> None:
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
     generator = torch.Generator().manual_seed(0)
     drawn = plain.gumbel(logits.expand(20_000, 4), 0.7, generator).argmax(dim=-1)
-    assert identity.law_difference(logits[None], drawn[:, None], 0.7) == ""
-    assert identity.law_difference(logits[None], drawn[:, None], 1.0) != ""
+    assert identity.distribution_difference(logits[None], drawn[:, None], 0.7) == ""
+    assert identity.distribution_difference(logits[None], drawn[:, None], 1.0) != ""
 
 
 def test_chi_square_by_hand() -> None:
@@ -194,7 +194,7 @@ def test_a_side_that_does_something_else_gets_no_ratio(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("spoil", [lambda u: u * 0.9, lambda u: u**2], ids=["cut", "bent"])
-def test_draws_that_do_not_follow_the_law_get_no_ratio(
+def test_draws_that_do_not_follow_the_distribution_get_no_ratio(
     spoil: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = small_case(plain.top_k(1), LowConfidence(1), temperature=1.0)
@@ -202,7 +202,7 @@ def test_draws_that_do_not_follow_the_law_get_no_ratio(
     monkeypatch.setattr(rollouts, "DRAWS", 2048)
     monkeypatch.setattr("diffpo.sampling.loop.row_noise", lambda seeds, count: spoil(row_noise(seeds, count)))
     (found,) = of(case).values()
-    assert "do not follow the plain law" in found.line()
+    assert "do not follow the plain distribution" in found.line()
 
 
 # ------------------------------------------------------------------------------------------------------------- records

@@ -48,13 +48,13 @@ def test_the_plain_losses_are_those_of_the_description() -> None:
     early = mean_field_logp(*given, update_sides.TEMPERATURE)
     both = two_times_mean_field_logp(*given, rollout.unmask_step, boundary, update_sides.TEMPERATURE)
     for row in range(4):
-        for place in range(LENGTH):
-            steps = [0, int(boundary[row])] if rollout.unmask_step[row, place] >= boundary[row] else [0, 0]
+        for position in range(LENGTH):
+            steps = [0, int(boundary[row])] if rollout.unmask_step[row, position] >= boundary[row] else [0, 0]
             for step, found in zip(steps, (early, both), strict=True):
                 canvas = canvas_at(rollout, step, denoiser.mask_id)[row].tolist()
-                token = int(rollout.completion_ids[row, place])
-                expected = by_hand(llada_logits(weights, config, canvas)[PROMPT + place], denoiser.mask_id, token)
-                assert float(found[row, place].detach()) == pytest.approx(float(expected), abs=1e-4)
+                token = int(rollout.completion_ids[row, position])
+                expected = by_hand(llada_logits(weights, config, canvas)[PROMPT + position], denoiser.mask_id, token)
+                assert float(found[row, position].detach()) == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_a_groups_shared_forwards_are_counted() -> None:

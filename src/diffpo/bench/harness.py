@@ -1,4 +1,4 @@
-"""One comparison: what both sides count, whether they do the same, and then, in turn, how long they take."""
+"""One comparison: count what both sides ask for, check that they do the same, and time them in turn."""
 
 import statistics
 import time
@@ -16,6 +16,8 @@ Direction = Literal["at least", "at most"]
 
 @dataclass(frozen=True)
 class Goal:
+    """What a median ratio ought to reach."""
+
     value: Number
     direction: Direction = "at least"
 
@@ -25,36 +27,36 @@ class Goal:
 
 @dataclass(frozen=True)
 class Case:
-    """Two ways to one result, ready to run as often as is asked for."""
+    """Two ways to one result, ready to be run any number of times."""
 
     model: PreTrainedModel
-    """Whose tokens and head rows are counted."""
+    """The model whose tokens and head rows are counted."""
     plain: Callable[[], Any]
     own: Callable[[], Any]
     difference: Callable[[Any, Any], str]
-    """Where the second result is not what the first says it must be; empty where it is."""
+    """Plain and own result -> how the own one differs from what it must be; empty where it does not."""
     flops: Callable[[Any], Number] | None = None
-    """Of the own result: multiplications and additions that no way to it can do without. The floor is their time."""
+    """Own result -> the multiplications and additions that every way to it needs. The floor is the time of these."""
     counted: Callable[[Any, Mapping[str, Number]], Mapping[str, Number]] = lambda _result, _counts: {}
-    """More ratios that need no clock, of the own result and its counts."""
+    """Own result and its counts -> more ratios that need no clock."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A case that is made when its turn comes, and what its ratios ought to reach."""
+    """A case, which is prepared when its turn comes, and what its ratios ought to reach."""
 
     name: str
     what: str
-    """One line for people."""
+    """One line that describes it."""
     prepare: Callable[[], Case]
     goals: Mapping[str, Goal] = field(default_factory=dict)
-    """By quantity. cpu, wall, calls, tokens, head_rows and peak_bytes are plain over own; floor is own over floor; what
-    `Case.counted` adds is as it says."""
+    """Goals by quantity. cpu, wall, calls, tokens, head_rows and peak_bytes are ratios of plain to own; floor is one of
+    own to floor; `Case.counted` defines its own quantities."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Ratios of one quantity, of as many rounds; none where the two sides do not do the same."""
+    """The ratios of one quantity, one for each round; none where the two sides do not do the same."""
 
     name: str
     ratios: tuple[Number, ...]
@@ -64,14 +66,14 @@ class Measurement:
 
     @property
     def is_met(self) -> bool | None:
-        """None where there is no goal, or nothing to compare with it."""
+        """Whether the median reaches the goal; None where there is no goal, or no ratio."""
         if self.goal is None or not self.ratios:
             return None
         median = statistics.median(self.ratios)
         return median >= self.goal.value if self.goal.direction == "at least" else median <= self.goal.value
 
     def record(self) -> dict[str, Any]:
-        """What `--json` writes. Ratios are null where the identity check failed or no round was run."""
+        """Return what `--json` writes. Ratios are null where the identity check failed or no round was run."""
         has = bool(self.ratios)
         return {
             "name": self.name,
@@ -86,6 +88,7 @@ class Measurement:
         }
 
     def line(self) -> str:
+        """Return what the terminal shows."""
         if self.difference:
             return f"{self.name:40s} refused: {self.difference}"
         if not self.ratios:
@@ -97,7 +100,7 @@ class Measurement:
 
 @torch.no_grad()
 def matmul_rate(rows: int = 384, inner: int = 256, columns: int = 768, repeats: int = 100) -> float:
-    """FLOP per second of CPU time of products in the shape of the benchmarks' body, on this machine, now."""
+    """Measure the FLOP per second of CPU time of products in the shape of the benchmarks' blocks, here and now."""
     left, right = torch.ones(rows, inner), torch.ones(inner, columns)
     left @ right
     start = time.process_time()
@@ -109,8 +112,8 @@ def matmul_rate(rows: int = 384, inner: int = 256, columns: int = 768, repeats: 
 def measure(bench: Bench, rounds: int) -> list[Measurement]:
     """Count both sides once, compare their results, then time them in turn (A B A B).
 
-    Each round gives one ratio of each clock, and of the floor at the matmul rate of that round. Ratios of counts need
-    no rounds. No side is timed where the results differ.
+    Each round gives one ratio of each clock, and one to the floor at the matmul rate of that round. Ratios of counts
+    need no rounds. Neither side is timed where the results differ.
     """
     case = bench.prepare()
     results, counts = [], {}
@@ -133,6 +136,7 @@ def measure(bench: Bench, rounds: int) -> list[Measurement]:
 
 
 def _timed(case: Case, rounds: int, flops: Number | None) -> dict[str, list[float]]:
+    """Return the ratios of `rounds` rounds, by clock; those to the floor where `flops` is given."""
     ratios: dict[str, list[float]] = {"cpu": [], "wall": [], "floor": []}
     for _ in range(rounds):
         plain_cpu, plain_wall = seconds(case.plain)
@@ -145,7 +149,7 @@ def _timed(case: Case, rounds: int, flops: Number | None) -> dict[str, list[floa
 
 
 def seconds(run: Callable[[], Any]) -> tuple[float, float]:
-    """CPU time of this process's threads, and wall time."""
+    """Return the CPU time of this process's threads and the wall time of a call, in seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     run()
     return time.process_time() - cpu, time.perf_counter() - wall

@@ -1,7 +1,7 @@
-"""The most memory that a process of its own takes for one loss, beyond the model that it has built.
+"""The peak memory of a process that computes one loss, beyond the model that it has built.
 
-`python -m diffpo.bench.memory plain` prints it, in MiB; so do `own` and `body`. It is the kernel's own count (VmHWM),
-with what operators need inside and what the allocator keeps; Linux only.
+`python -m diffpo.bench.memory plain` prints it, in MiB; so do `own` and `body`. It is the kernel's count (VmHWM), which
+includes what operators need inside and what the allocator keeps; Linux only.
 """
 
 import subprocess
@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 
 from diffpo.bench.shapes import random_denoiser
-from diffpo.bench.update_sides import LOSS_SHAPE, body_side, frozen_head, own_loss, plain_side, random_batch
+from diffpo.bench.update_sides import LOSS_SHAPE, body_side, freeze_head_, own_loss, plain_side, random_batch
 from diffpo.core.errors import UserError
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def peak_of(side: str) -> float:
-    """MiB, of one side of the loss benchmark. Raises UserError where the kernel does not tell."""
+    """Return the peak of one side of the loss benchmark, in MiB. Raises UserError where there is no /proc."""
     if not STATUS.is_file():
         raise UserError("peaks of processes are read from /proc, which only Linux has; run this benchmark there")
     command = [sys.executable, "-m", "diffpo.bench.memory", side, str(torch.get_num_threads())]
@@ -26,12 +26,13 @@ def peak_of(side: str) -> float:
 
 
 def main(side: str, threads: str = "1") -> None:
+    """Compute the loss once and print the peak, in MiB."""
     torch.set_num_threads(int(threads))
     vocabulary, *shape = LOSS_SHAPE
-    denoiser = frozen_head(random_denoiser(vocabulary))
+    denoiser = freeze_head_(random_denoiser(vocabulary))
     batch = random_batch(vocabulary, *shape)
     sides = {"plain": plain_side, "own": own_loss, "body": body_side}
-    RESET.write_text("5")  # the peak so far is that of building the model
+    RESET.write_text("5")  # forget the peak of building the model
     before = _mib("VmRSS")
     sides[side](denoiser, batch)
     print(f"{_mib('VmHWM') - before:.1f}")

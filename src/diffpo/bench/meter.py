@@ -1,4 +1,4 @@
-"""Count what a piece of code asks of a model and of memory, whichever way it is written."""
+"""Count what a piece of code asks of a model and of memory, however it is written."""
 
 import weakref
 from typing import Any
@@ -15,10 +15,10 @@ _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
 
 
 class Meter(TorchDispatchMode):
-    """Watches every operator while it is open, backward passes included.
+    """Context manager that counts by watching every operator, backward passes included.
 
-    It looks at the operators' tensors, not at the code's own books: a lookup in the model's embedding is a token shown,
-    a product with the output head's matrix, or with a part of it, so many rows read.
+    It looks at the operators' tensors and does not trust any counter of the code: a lookup in the model's embedding
+    counts the tokens of a call, a product with the output head's matrix, or with a part of it, counts head rows.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -27,11 +27,11 @@ class Meter(TorchDispatchMode):
         self._head = model.get_output_embeddings().weight
         self.calls = 0
         self.tokens = 0
-        """Those that went into the blocks, with the padding that did."""
+        """Tokens that went into the blocks, padding included."""
         self._head_work = 0.0
         self._alive = 0
         self.peak_bytes = 0
-        """Most bytes that tensors made in here held at one time; what an operator needs inside is not seen."""
+        """The most bytes that tensors made meanwhile held at one time, without what operators need inside."""
 
     @property
     def head_rows(self) -> float:

@@ -1,7 +1,7 @@
 """The plain reference: LLaDA's network and sampler as arXiv 2502.09992 and Fast-dLLM (2505.22618) describe them.
 
 Every call computes the logits of all positions; noise is Gumbel's, in float64; every row of a batch takes part until
-the last is done. It shares no code with the sampler that it is compared with, only the model's weights.
+the last one is done. It shares no code with the sampler that it is compared with, only the model's weights.
 """
 
 import math
@@ -18,7 +18,7 @@ Keep = Callable[[Tensor, Tensor], Tensor]
 
 
 def top_k(k: int) -> Keep:
-    """LLaDA's low-confidence remasking: the k drawn tokens of highest probability stay."""
+    """Keep the k drawn tokens of highest probability: LLaDA's low-confidence remasking."""
 
     def keep(confidence: Tensor, entropy: Tensor) -> Tensor:
         kept = torch.zeros_like(confidence, dtype=torch.bool)
@@ -29,7 +29,7 @@ def top_k(k: int) -> Keep:
 
 
 def threshold(value: float) -> Keep:
-    """Fast-dLLM's parallel decoding: all whose probability reaches the threshold, or the best."""
+    """Keep all tokens whose probability reaches the threshold, or the best: Fast-dLLM's parallel decoding."""
 
     def keep(confidence: Tensor, entropy: Tensor) -> Tensor:
         kept = confidence >= value
@@ -40,7 +40,7 @@ def threshold(value: float) -> Keep:
 
 
 def entropy_bound(bound: float) -> Keep:
-    """EB sampler (2505.24857): in rising order of entropy, while sum - max stays within the bound."""
+    """Keep tokens in rising order of entropy while sum - max stays within the bound: the EB sampler (2505.24857)."""
 
     def keep(confidence: Tensor, entropy: Tensor) -> Tensor:
         ranked, order = entropy.sort()
@@ -54,6 +54,8 @@ def entropy_bound(bound: float) -> Keep:
 
 @dataclass(frozen=True)
 class PlainSampler:
+    """Fills a completion of `length` tokens block by block, all rows of a batch at every call."""
+
     model: PreTrainedModel
     mask_id: int
     length: int
@@ -64,7 +66,7 @@ class PlainSampler:
 
     @torch.no_grad()
     def __call__(self, prompt_ids: Tensor, prompt_mask: Tensor, seed: int = 0) -> Tensor:
-        """Completions [B, L]. Block after block is filled, each until its slowest row is full."""
+        """Return completions [B, L] of prompts [B, P]. Each block is filled until its slowest row is full."""
         generator = torch.Generator().manual_seed(seed)
         start = prompt_ids.shape[1]
         canvas = F.pad(prompt_ids, (0, self.length), value=self.mask_id)
@@ -87,7 +89,7 @@ class PlainSampler:
 
 
 def gumbel(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Logits whose argmax is a draw from softmax(logits / temperature), as exp(logits) / (-log u)^temperature."""
+    """Return scores whose argmax is a draw from softmax(logits / temperature): exp(logits) / (-log u)^temperature."""
     if temperature == 0:
         return logits
     logits = logits.double()
@@ -96,7 +98,10 @@ def gumbel(logits: Tensor, temperature: float, generator: torch.Generator) -> Te
 
 
 def logits_of(model: PreTrainedModel, ids: Tensor, visible: Tensor) -> Tensor:
-    """[B, N, V] of LLaDA: pre-norm blocks, rotary positions, no causal mask, SwiGLU; positions count visible tokens."""
+    """Return the logits [B, N, V] of LLaDA for tokens `ids` [B, N]; positions count `visible` tokens.
+
+    The network has pre-norm blocks, rotary positions, no causal mask, and SwiGLU.
+    """
     parts, config = model.model.transformer, model.config
     head_dim = config.d_model // config.n_heads
     h = F.embedding(ids, parts["wte"].weight)
@@ -112,7 +117,7 @@ def logits_of(model: PreTrainedModel, ids: Tensor, visible: Tensor) -> Tensor:
             F.linear(n, layer.weight).view(*ids.shape, -1, head_dim).transpose(1, 2)
             for layer in (block.q_proj, block.k_proj, block.v_proj)
         )
-        q, k = (x * cos + _half_turned(x) * sin for x in (q, k))
+        q, k = (x * cos + _rotated_half(x) * sin for x in (q, k))
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         h = h + F.linear(mixed.transpose(1, 2).reshape(h.shape), block.attn_out.weight)
@@ -127,6 +132,6 @@ def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return weight * (x * (x.pow(2).mean(dim=-1, keepdim=True) + eps).rsqrt())
 
 
-def _half_turned(x: Tensor) -> Tensor:
+def _rotated_half(x: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
     return torch.cat([-second, first], dim=-1)

@@ -15,10 +15,10 @@ from diffpo.bench.plain import logits_of
 def canvas_logp(
     model: PreTrainedModel, mask_id: int, canvas: Tensor, visible: Tensor, completion_ids: Tensor, temperature: float
 ) -> Tensor:
-    """[B, L]: every completion token on its row's canvas [B, N]."""
+    """Return the log-probability [B, L] of every completion token on its row's canvas [B, N]."""
     logits = logits_of(model, canvas, visible)[:, -completion_ids.shape[1] :].float() / temperature
-    mask_forbidden_ = torch.arange(logits.shape[-1]) == mask_id
-    logp = logits.masked_fill(mask_forbidden_, -torch.inf).log_softmax(dim=-1)
+    is_forbidden = torch.arange(logits.shape[-1]) == mask_id
+    logp = logits.masked_fill(is_forbidden, -torch.inf).log_softmax(dim=-1)
     return logp.gather(-1, completion_ids[..., None]).squeeze(-1)
 
 
@@ -30,7 +30,7 @@ def mean_field_logp(
     completion_ids: Tensor,
     temperature: float,
 ) -> Tensor:
-    """d1's: all of the completion masked."""
+    """Return d1's log-probabilities [B, L]: all of the completion is masked."""
     length = completion_ids.shape[1]
     canvas, visible = F.pad(prompt_ids, (0, length), value=mask_id), F.pad(prompt_mask, (0, length), value=True)
     return canvas_logp(model, mask_id, canvas, visible, completion_ids, temperature)
@@ -46,10 +46,14 @@ def two_times_mean_field_logp(
     boundary_step: Tensor,
     temperature: float,
 ) -> Tensor:
-    """DiFFPO's: tokens committed before the boundary [B] as above, the others where what came before is shown."""
-    usage = unmask_step < boundary_step[:, None]
-    canvas = torch.cat([prompt_ids, torch.where(usage, completion_ids, mask_id)], dim=1)
+    """Return DiFFPO's log-probabilities [B, L].
+
+    Tokens committed before the boundary [B] are scored on the masked completion, the others on the one in which those
+    are filled in.
+    """
+    is_early = unmask_step < boundary_step[:, None]
+    canvas = torch.cat([prompt_ids, torch.where(is_early, completion_ids, mask_id)], dim=1)
     visible = F.pad(prompt_mask, (0, completion_ids.shape[1]), value=True)
     late = canvas_logp(model, mask_id, canvas, visible, completion_ids, temperature)
     early = mean_field_logp(model, mask_id, prompt_ids, prompt_mask, completion_ids, temperature)
-    return torch.where(usage, early, late)
+    return torch.where(is_early, early, late)

@@ -1,4 +1,4 @@
-"""Rollouts: the sampler against the plain one."""
+"""The benchmarks of rollouts: the sampler against the plain one, and with a cache against without."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffpo.bench import plain
 from diffpo.bench.harness import Bench, Case, Goal
-from diffpo.bench.identity import law_difference, token_difference
+from diffpo.bench.identity import distribution_difference, token_difference
 from diffpo.bench.meter import Number
 from diffpo.bench.shapes import BLOCK, COMPLETION, PROMPT, body_flops, head_flops, random_denoiser, random_prompts
 from diffpo.core.canvas import completion_mask, full_attention_mask
@@ -23,7 +23,7 @@ from diffpo.sampling.rules import ConfidenceThreshold, EntropyBound, LowConfiden
 
 CANVAS = PROMPT + COMPLETION
 DRAWS = 64
-"""Rows of one call whose tokens are tested against the law."""
+"""Rows of one call whose tokens are tested against the distribution."""
 
 
 def rollout_case(
@@ -35,7 +35,10 @@ def rollout_case(
     temperature: float = 0.0,
     **options: Any,
 ) -> Case:
-    """The same prompts, rule and temperature on both sides. Every call of the plain side shows all rows."""
+    """Return a case with the same prompts, rule and temperature on both sides.
+
+    Every call of the plain side has all rows. `options` are further fields of the own side's `Decoding`.
+    """
     reference = plain.PlainSampler(
         denoiser.model, denoiser.mask_id, length, BLOCK, keep, temperature, isinstance(rule, EntropyBound)
     )
@@ -64,7 +67,7 @@ def rollout_case(
 
 
 def masked_rows(unmask_step: Tensor) -> int:
-    """Hidden states of one row that the rule had to look at: at each call, what is masked of the open block."""
+    """Return how many hidden states of one row the rule needed: at each call, those masked in the current block."""
     rows = 0
     for block in unmask_step.view(-1, BLOCK):
         first, last = int(block.min()), int(block.max())
@@ -74,7 +77,7 @@ def masked_rows(unmask_step: Tensor) -> int:
 
 @torch.no_grad()
 def difference_of_draws(denoiser: ModelDenoiser, prompts: tuple[Tensor, Tensor], temperature: float) -> str:
-    """Draw a whole block in one call, in many rows, against the plain reference's logits."""
+    """Draw a whole block in one call, in many rows, and test the draws against the plain reference's logits."""
     ids, visible = (part[:1] for part in prompts)
     decoding = Decoding(LowConfidence(BLOCK), BLOCK, BLOCK, temperature)
     seeds = torch.arange(DRAWS) + 1000
@@ -82,14 +85,14 @@ def difference_of_draws(denoiser: ModelDenoiser, prompts: tuple[Tensor, Tensor],
     canvas = torch.nn.functional.pad(ids, (0, BLOCK), value=denoiser.mask_id)
     logits = plain.logits_of(denoiser.model, canvas, full_attention_mask(visible, BLOCK))[0, -BLOCK:]
     logits[:, denoiser.mask_id] = -torch.inf
-    return law_difference(logits, rollout.completion_ids, temperature)
+    return distribution_difference(logits, rollout.completion_ids, temperature)
 
 
 # ---------------------------------------------------------------------------------------------------------- the benches
 
 
 def _fixed(vocabulary: int, temperature: float, per_call: int, goals: dict[str, Goal]) -> Bench:
-    """The last block of a completion, the others being filled: a call costs what it does in any block."""
+    """Commit a fixed number of tokens a call, in the last block: a call costs the same in any block."""
 
     def prepare() -> Case:
         denoiser = random_denoiser(vocabulary)
@@ -173,8 +176,10 @@ def _continuous() -> Bench:
 def cache_case(
     denoiser: ModelDenoiser, prompts: tuple[Tensor, Tensor], length: int, per_call: int, kind: CacheKind
 ) -> Case:
-    """The sampler without a cache, and with one. They must do the same where every call is the first of its block; how
-    far they are from each other elsewhere is counted."""
+    """Return a case of the sampler without a cache (plain) and with one (own).
+
+    They must do the same where every call is the first of its block. How far they differ elsewhere is counted.
+    """
 
     def drawn(per_call: int, kind: CacheKind, temperature: float = 0.0) -> Rollout:
         seeds = torch.arange(len(prompts[0]))

@@ -1,4 +1,4 @@
-"""`diffpo bench`: choose, measure, print a line for each ratio, and keep the records."""
+"""`diffpo bench`: choose benchmarks, measure, print a line for each ratio, and write the records."""
 
 import platform
 from collections.abc import Callable, Iterable, Sequence
@@ -16,11 +16,15 @@ BENCHES: tuple[Bench, ...] = (*ROLLOUTS, *UPDATES)
 
 
 def listing() -> str:
+    """Return a line for each benchmark: its name and what it is."""
     return "\n".join(f"{bench.name:28s} {bench.what}" for bench in BENCHES)
 
 
 def chosen(names: Sequence[str], benches: Iterable[Bench] = BENCHES) -> list[Bench]:
-    """Benches by name, or by what their names begin with; all without names. UserError where nothing is called so."""
+    """Return the benchmarks whose names begin with one of `names`, all without names.
+
+    Raises UserError for a name that no benchmark begins with.
+    """
     found = [bench for bench in benches if not names or any(bench.name.startswith(name) for name in names)]
     if unknown := [name for name in names if not any(bench.name.startswith(name) for bench in found)]:
         raise UserError(f"no benchmark is called {', '.join(unknown)}; diffpo bench --list names them")
@@ -30,7 +34,11 @@ def chosen(names: Sequence[str], benches: Iterable[Bench] = BENCHES) -> list[Ben
 def run_bench(
     names: Sequence[str], rounds: int, file: Path | None, tell: Callable[[str], None] = print
 ) -> list[Measurement]:
-    """Measure and tell as it goes. The file is written after each bench, so that a broken run leaves what it had."""
+    """Measure the chosen benchmarks, reporting each by `tell`.
+
+    The file is written after each of them, so that an interrupted run leaves the records that it had. Raises UserError
+    for unknown names, and where the file cannot be written.
+    """
     benches = chosen(names)
     tell(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     done: list[Measurement] = []

@@ -1,4 +1,4 @@
-"""The random model and prompts of the benchmarks, and what its products cost at least."""
+"""The random model and prompts of the benchmarks, and the arithmetic that they need at least."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ PROMPT, COMPLETION, BLOCK = 128, 256, 32
 
 
 def random_denoiser(vocabulary: int, stop_ids: tuple[int, ...] = (), **config: Any) -> ModelDenoiser:
-    """LLaDA of 4 layers, d 256, 4 heads, mlp 768 unless told. The last id is the mask."""
+    """Return a random LLaDA of 4 layers, d 256, 4 heads and mlp 768, changed by `config`. The last id is the mask."""
     shape = {"d_model": 256, "n_layers": 4, "n_heads": 4, "mlp_hidden_size": 768, "initializer_range": 0.2}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -24,7 +24,7 @@ def random_denoiser(vocabulary: int, stop_ids: tuple[int, ...] = (), **config: A
 def random_prompts(
     vocabulary: int, lengths: list[int], seed: int = 0
 ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
-    """Prompts of the given lengths, padded on the left with token 0, and which tokens are not padding."""
+    """Return prompts of the given lengths, padded on the left with token 0, and which tokens are not padding."""
     width = max(lengths)
     ids = torch.randint(vocabulary - 1, (len(lengths), width), generator=torch.Generator().manual_seed(seed))
     visible = torch.arange(width) >= width - torch.tensor(lengths)[:, None]
@@ -32,9 +32,10 @@ def random_prompts(
 
 
 def body_flops(config: LLaDAConfig, rows: int, length: int) -> float:
-    """Of one call with `rows` canvases of `length` visible tokens: projections, MLP and attention of every block.
+    """Return the FLOP of one call with `rows` canvases of `length` visible tokens, without the output head.
 
-    No block is charged less than another, so a way that computes the last one only where it is read can get below.
+    They are those of projections, MLP and attention of every block. All blocks count fully, so that code which computes
+    the last one only where its output is needed can get below.
     """
     d, kv = config.d_model, config.d_model * config.n_kv_heads // config.n_heads
     per_token = 2 * (2 * d * d + 2 * d * kv + 3 * d * config.mlp_hidden_size)
@@ -42,4 +43,5 @@ def body_flops(config: LLaDAConfig, rows: int, length: int) -> float:
 
 
 def head_flops(config: LLaDAConfig, rows: int) -> float:
+    """Return the FLOP of the output head for `rows` hidden states."""
     return 2.0 * config.d_model * config.embedding_size * rows

@@ -22,12 +22,12 @@ LOSS_SHAPE = (126464, 8, 1, PROMPT, COMPLETION, BLOCK)
 """Vocabulary, prompts, completions of each, and lengths of the loss benchmark."""
 TEMPERATURE = 0.9
 TOLERANCE = 1e-3
-"""Of gradients and log-probabilities in float32, relative to the largest."""
+"""Allowed difference of gradients and log-probabilities in float32, relative to the largest value."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a side makes of a batch."""
+    """What a side computes for a batch: log-probabilities where it has them, loss and gradient of P parameters."""
 
     logp: Float[Tensor, "B L"] | None
     loss: float
@@ -36,7 +36,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class FixedDraw:
-    """An estimator whose draw is given, for both sides to share."""
+    """An estimator whose draw is given, so that both sides have the same."""
 
     estimator: Estimator
     given: Tensor
@@ -48,15 +48,15 @@ class FixedDraw:
         return self.estimator(rollout, draw, mask_id)
 
 
-def frozen_head(denoiser: ModelDenoiser) -> ModelDenoiser:
-    """Embedding and head at rest, as under an adapter."""
+def freeze_head_(denoiser: ModelDenoiser) -> ModelDenoiser:
+    """Freeze embedding and head, as an adapter does, and return the denoiser."""
     denoiser.model.get_input_embeddings().requires_grad_(False)
     denoiser.model.get_output_embeddings().requires_grad_(False)
     return denoiser
 
 
 def random_batch(vocabulary: int, prompts: int, group: int, prompt_length: int, length: int, block: int) -> Batch:
-    """Completions of random tokens, four of which were committed at each call; credit that is noise."""
+    """Return completions of random tokens, four committed at each call, with random advantages."""
     generator = torch.Generator().manual_seed(1)
     rows = prompts * group
     ids, visible = (x.repeat_interleave(group, dim=0) for x in random_prompts(vocabulary, [prompt_length] * prompts))
@@ -74,18 +74,19 @@ def random_batch(vocabulary: int, prompts: int, group: int, prompt_length: int, 
         entropy_bound_logp=zeros,
         prompt_features=torch.zeros(rows, 0),
     )
-    credit = torch.randn(rows, generator=generator)
+    advantage = torch.randn(rows, generator=generator)
     table = zeros.view(prompts, group)
     is_scored = torch.ones(rows, length, dtype=torch.bool)
-    return Batch(rollout, table, table, table > 0, is_scored, credit, credit)
+    return Batch(rollout, table, table, table > 0, is_scored, advantage, advantage)
 
 
 def gradient_of(denoiser: ModelDenoiser) -> Float[Tensor, " P"]:
+    """Return the gradients of all parameters that have one, in one vector."""
     return torch.cat([p.grad.flatten() for p in denoiser.model.parameters() if p.grad is not None])
 
 
-def trained_by(denoiser: ModelDenoiser, batch: Batch, logp: Callable[[], Float[Tensor, "B L"]]) -> Trained:
-    """REINFORCE on log-probabilities, each completion counting the same."""
+def loss_and_gradient(denoiser: ModelDenoiser, batch: Batch, logp: Callable[[], Float[Tensor, "B L"]]) -> Trained:
+    """Take REINFORCE's loss of log-probabilities, with equal weight for each completion, and its gradient."""
     denoiser.model.zero_grad()
     found = logp()
     loss = -(batch.advantage[:, None] * found).mean()
@@ -94,21 +95,21 @@ def trained_by(denoiser: ModelDenoiser, batch: Batch, logp: Callable[[], Float[T
 
 
 def plain_side(denoiser: ModelDenoiser, batch: Batch, boundary_step: Int[Tensor, " B"] | None = None) -> Trained:
-    """Mean-field, or with boundaries 2-MF, as public code computes it."""
+    """Compute the mean-field loss, or with boundaries that of 2-MF, as public code does."""
     model, rollout = denoiser.model, batch.rollout
     given = (model, denoiser.mask_id, rollout.prompt_ids, rollout.prompt_mask, rollout.completion_ids)
     if boundary_step is None:
-        return trained_by(denoiser, batch, lambda: mean_field_logp(*given, TEMPERATURE))
-    return trained_by(
+        return loss_and_gradient(denoiser, batch, lambda: mean_field_logp(*given, TEMPERATURE))
+    return loss_and_gradient(
         denoiser, batch, lambda: two_times_mean_field_logp(*given, rollout.unmask_step, boundary_step, TEMPERATURE)
     )
 
 
 def own_loss(denoiser: ModelDenoiser, batch: Batch) -> Trained:
-    """The likelihood that an update reads, and nothing else of it."""
+    """Compute the loss with the likelihood that an update uses, and nothing else of the update."""
     estimator, rollout = MeanField(prompt_mask_rate=0.0), batch.rollout
     plan = estimator(rollout, torch.zeros_like(rollout.prompt_mask), denoiser.mask_id)
-    return trained_by(
+    return loss_and_gradient(
         denoiser,
         batch,
         lambda: conditionals(denoiser, plan, batch.is_scored).logp(rollout.completion_ids, TEMPERATURE),
@@ -116,7 +117,7 @@ def own_loss(denoiser: ModelDenoiser, batch: Batch) -> Trained:
 
 
 def own_update(denoiser: ModelDenoiser, batch: Batch, estimator: FixedDraw) -> Trained:
-    """A whole `update_policy`, with a learning rate of 0, so that it can be repeated."""
+    """Run a whole `update_policy`, with a learning rate of 0, so that it can be repeated."""
     optimizer = torch.optim.SGD((p for p in denoiser.model.parameters() if p.requires_grad), lr=0.0)
     update = PolicyUpdate(
         estimator=estimator,
@@ -134,15 +135,15 @@ def own_update(denoiser: ModelDenoiser, batch: Batch, estimator: FixedDraw) -> T
 
 
 def body_side(denoiser: ModelDenoiser, batch: Batch) -> None:
-    """What neither way can do without: forwards and backwards through the blocks, no head."""
+    """Compute what both sides need: forward and backward passes through the blocks, without the head."""
     rollout = batch.rollout
     plan = MeanField(prompt_mask_rate=0.0)(rollout, torch.zeros_like(rollout.prompt_mask), denoiser.mask_id)
-    at = torch.arange(plan.canvas.shape[1]) >= rollout.prompt_ids.shape[1]
-    denoiser.model.states(plan.canvas, plan.attention_mask, at.expand(plan.canvas.shape)).sum().backward()
+    is_completion = torch.arange(plan.canvas.shape[1]) >= rollout.prompt_ids.shape[1]
+    denoiser.model.states(plan.canvas, plan.attention_mask, is_completion.expand(plan.canvas.shape)).sum().backward()
 
 
 def difference(expected: Trained, found: Trained) -> str:
-    """Empty where losses, gradients and, where both sides tell them, log-probabilities agree."""
+    """Return how losses, gradients and, where both have them, log-probabilities differ; empty where they agree."""
     gap = gap_difference("gradient", expected.gradient, found.gradient, TOLERANCE)
     gap = gap or gap_difference("loss", torch.tensor(expected.loss), torch.tensor(found.loss), TOLERANCE)
     if expected.logp is None or found.logp is None:

@@ -1,4 +1,4 @@
-"""Updates: losses and their gradients against the plain ones."""
+"""The benchmarks of updates: losses and their gradients against the plain ones."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from diffpo.bench.update_sides import (
     LOSS_SHAPE,
     FixedDraw,
     difference,
-    frozen_head,
+    freeze_head_,
     own_loss,
     own_update,
     plain_side,
@@ -21,14 +21,14 @@ from diffpo.bench.update_sides import (
 from diffpo.likelihood import MeanField, TwoTimesMeanField
 
 RESOLUTION = 16.0
-"""MiB by which the peaks of two processes that do the same may differ: no smaller difference is believed."""
+"""MiB by which the peaks of two processes that do the same may differ: a smaller difference counts as this."""
 
 
 def loss_case(
-    vocabulary: int, prompts: int, group: int, prompt_length: int, length: int, block: int, is_alone: bool = False
+    vocabulary: int, prompts: int, group: int, prompt_length: int, length: int, block: int, has_peaks: bool = False
 ) -> Case:
-    """`is_alone`: peaks of processes of their own, too, which say what no watcher of operators sees."""
-    denoiser = frozen_head(random_denoiser(vocabulary))
+    """Return a case of the loss; with `has_peaks` the peaks of whole processes are compared, too."""
+    denoiser = freeze_head_(random_denoiser(vocabulary))
     batch = random_batch(vocabulary, prompts, group, prompt_length, length, block)
     config, rows = denoiser.model.config, len(batch.rollout)
     flops = 3 * body_flops(config, rows, prompt_length + length) + 2 * head_flops(config, rows * length)
@@ -38,12 +38,12 @@ def loss_case(
         lambda: own_loss(denoiser, batch),
         difference,
         lambda _: flops,
-        lambda _result, _counts: process_ratios() if is_alone else {},
+        lambda _result, _counts: process_ratios() if has_peaks else {},
     )
 
 
 def process_ratios() -> Mapping[str, Number]:
-    """Plain over own: the peak of the process, and what of it comes on top of the body's own."""
+    """Return the ratios of plain to own of the process's peak, and of its part above that of the blocks alone."""
     body, plain, own = (peak_of(side) for side in ("body", "plain", "own"))
     return {"process_peak": plain / own, "process_above_body": (plain - body) / max(own - body, RESOLUTION)}
 
@@ -51,7 +51,8 @@ def process_ratios() -> Mapping[str, Number]:
 def update_case(
     vocabulary: int, prompts: int, group: int, prompt_length: int, length: int, block: int, is_two_times: bool
 ) -> Case:
-    denoiser = frozen_head(random_denoiser(vocabulary))
+    """Return a case of a whole update, with the mean-field or the 2-MF estimator."""
+    denoiser = freeze_head_(random_denoiser(vocabulary))
     batch = random_batch(vocabulary, prompts, group, prompt_length, length, block)
     if is_two_times:
         boundary = TwoTimesMeanField().draw(batch.rollout, torch.Generator().manual_seed(2))
@@ -67,7 +68,7 @@ UPDATES: tuple[Bench, ...] = (
     Bench(
         "loss-v126464",
         "V 126464, batch 8, mean-field loss and backward, frozen head; above_body: without what the blocks take",
-        lambda: loss_case(*LOSS_SHAPE, is_alone=True),
+        lambda: loss_case(*LOSS_SHAPE, has_peaks=True),
         {"cpu": Goal(1.5), "process_peak": Goal(6.0), "process_above_body": Goal(12.0)},
     ),
     Bench(
