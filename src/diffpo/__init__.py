@@ -1,7 +1,7 @@
 """Reinforcement learning for masked diffusion language models: better answers in fewer denoiser calls.
 
-`__init__.pyi` lists the public names with their types. Each is imported when it is first used, so `import diffpo` itself
-imports no torch.
+`__init__.pyi` lists the public names with their types. Each is imported when it is first used, so `import diffpo`
+itself imports no torch.
 """
 
 import lazy_loader

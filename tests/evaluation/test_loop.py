@@ -262,8 +262,8 @@ def test_a_run_and_its_checkpoint_know_the_task_they_were_trained_on(trained: Pa
 
 def test_a_playback_ends_in_the_completion_that_was_graded(evaluated: Evaluate) -> None:
     record = evaluated()
-    (usage,) = [p for p in record["points"] if p["nfe_rows"][:6] == [c["nfe"] for c in record["playback"]]]
+    (replayed,) = [p for p in record["points"] if p["nfe_rows"][:6] == [c["nfe"] for c in record["playback"]]]
     for row, completion in enumerate(record["playback"]):
-        assert sum(map(int, completion["completion"])) % 2 == usage["solved"][row] == completion["solved"]
+        assert sum(map(int, completion["completion"])) % 2 == replayed["solved"][row] == completion["solved"]
         assert max(completion["unmask_step"]) + 1 == completion["nfe"]
         assert len(completion["unmask_step"]) == len(completion["completion"]) == LENGTH

@@ -136,8 +136,8 @@ def trajectory_law(parts: int) -> Law:
         readings = []
         for boundaries in choices:
             last = max([b for b in boundaries if b <= steps[position]], default=0)
-            usage = frozenset(j for j, step in enumerate(steps) if step < last)
-            readings.append(Reading(1 / len(choices), ((1.0, usage),)))
+            visible = frozenset(j for j, step in enumerate(steps) if step < last)
+            readings.append(Reading(1 / len(choices), ((1.0, visible),)))
         return readings
 
     return distribution
@@ -155,9 +155,9 @@ def coupled_law(is_published: bool) -> Law:
         for count, chance in ((1, 7 / 24), (2, 10 / 24), (3, 7 / 24)):
             for masked in combinations(range(length), count):
                 own = set(masked) if position in masked else set(range(length)) - set(masked)
-                usage = frozenset(range(length)) - own
-                half = ((0.5, frozenset[int]()), (0.5 / (len(own) / length), usage))
-                readings.append(Reading(chance / math.comb(length, count), half if is_published else ((1.0, usage),)))
+                visible = frozenset(range(length)) - own
+                half = ((0.5, frozenset[int]()), (0.5 / (len(own) / length), visible))
+                readings.append(Reading(chance / math.comb(length, count), half if is_published else ((1.0, visible),)))
         return readings
 
     return distribution
@@ -196,7 +196,7 @@ def test_mean_and_variance_of_every_token_are_those_of_the_enumerated_law(
         readings = distribution(position, steps)
         assert sum(reading.probability for reading in readings) == pytest.approx(1)
         values = [
-            sum(weight * conditional(TABLE, PROMPT, ids, usage, position) for weight, usage in reading.terms)
+            sum(weight * conditional(TABLE, PROMPT, ids, visible, position) for weight, visible in reading.terms)
             for reading in readings
         ]
         chances = [reading.probability for reading in readings]
@@ -323,12 +323,12 @@ def test_a_trajectory_estimators_bias_is_its_kl_to_the_true_conditionals_by_call
 
 def test_a_pair_is_a_mask_and_its_complement_and_reads_each_token_once() -> None:
     views = Coupled()(population(), draw := Coupled().draw(population(), torch.Generator().manual_seed(0)), MASK)
-    usage = views.canvas[views.source][..., 1:]  # [B, L, L]: the completion that each token's canvas shows
+    visible = views.canvas[views.source][..., 1:]  # [B, L, L]: the completion that each token's canvas shows
     for row in range(len(population())):
         ids = population().completion_ids[row]
         for position in range(LENGTH):
             is_masked = draw[row] == draw[row, position]
-            assert torch.equal(usage[row, position], torch.where(is_masked, MASK, ids))
+            assert torch.equal(visible[row, position], torch.where(is_masked, MASK, ids))
     assert views.weight is None and views.source.shape == population().completion_ids.shape
     TABLE.asked.clear()
     read(views, population())
@@ -342,10 +342,10 @@ def test_published_weights_by_hand() -> None:
     rollout = rollout_of(torch.tensor([PROMPT]), ids, torch.zeros_like(ids))
     draw = torch.tensor([[True, False, False, False]])
     found = score(Coupled(weighting="published"), rollout, draw)[0].tolist()
-    usage = [frozenset({1, 2, 3}), frozenset({0}), frozenset({0}), frozenset({0})]
+    visible = [frozenset({1, 2, 3}), frozenset({0}), frozenset({0}), frozenset({0})]
     expected = []
     for i, rate in enumerate((1 / 4, 3 / 4, 3 / 4, 3 / 4)):
-        alone, paired = (conditional(TABLE, PROMPT, completion, places, i) for places in ((), usage[i]))
+        alone, paired = (conditional(TABLE, PROMPT, completion, places, i) for places in ((), visible[i]))
         expected.append((alone + paired / rate) / 2)
     assert found == pytest.approx(expected, abs=1e-5)
 
@@ -583,7 +583,7 @@ def shown_canvases(estimator: Estimator, prompts: int, group: int) -> int:
     denoiser = tiny_llada(vocab, mask)
     update = PolicyUpdate(estimator, ClippedSurrogate(), "sequence-mean", 0.0, "full", 1.0, 1, None, 1.0)
     update_policy(denoiser, None, batch, update, torch.optim.SGD(denoiser.model.parameters(), 0.01), generator)
-    return denoiser.usage.canvases
+    return denoiser.visible.canvases
 
 
 @pytest.mark.parametrize(("prompts", "group"), [(1, 8), (3, 4)])

@@ -312,8 +312,8 @@ def expected_gradient(
     for (completion, order), value in zip(known, reward.tolist(), strict=True):
         probability = torch.ones((), dtype=torch.float64)
         for position, token in enumerate(completion):
-            usage = [t if s < order[position] else table.mask_id for t, s in zip(completion, order, strict=True)]
-            index = sum(digit * (table.vocab + 1) ** place for place, digit in enumerate([3, *usage]))
+            visible = [t if s < order[position] else table.mask_id for t, s in zip(completion, order, strict=True)]
+            index = sum(digit * (table.vocab + 1) ** place for place, digit in enumerate([3, *visible]))
             probability = probability * table.table[index, 1 + position].softmax(dim=0)[token]
         expected_reward = expected_reward + probability * value
     (true,) = torch.autograd.grad(expected_reward, table.table)
