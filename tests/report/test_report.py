@@ -15,11 +15,11 @@ import pytest
 from diffpo.core.errors import UserError
 from diffpo.report import frontier_svg, summary_table, write_report
 from diffpo.report.charts import by_clues, curve
-from diffpo.report.data import Arm, Completion, Point, arms_of_summary, read_run
+from diffpo.report.data import Arm, FrontierPoint, PlaybackCompletion, arms_of_summary, read_run
 from diffpo.report.page import render
 from diffpo.report.playback import plays
+from diffpo.report.sentences import headline, representative
 from diffpo.report.svg import linear_axis, log_axis
-from diffpo.report.words import headline, representative
 
 ANSWER = "1234341221434321"
 SKILL = {"base": 0.35, "d1": 0.5, "diffpo": 0.7}
@@ -217,9 +217,12 @@ def test_an_arm_that_is_only_in_the_log_is_not_evaluated_and_a_lone_log_is_a_rep
 
 
 def test_a_training_run_by_itself_is_an_arm(tmp_path: Path) -> None:
-    lines = [json.dumps({"step": i, "denoiser_calls": 10 * i, "accuracy": 0.1 * i}) + "\n" for i in range(5)]
-    (tmp_path / "metrics.jsonl").write_text("".join(lines))
-    assert f"training problems solved in training: {tmp_path.name} ends at 40 %" in write_report(tmp_path).read_text()
+    shares = ("accuracy", "importance_weight_ess", "importance_weight_capped", "group_weight_ess")
+    lines = [json.dumps({"step": i, "denoiser_calls": 10 * i} | dict.fromkeys(shares, 0.1 * i)) for i in range(5)]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    html = write_report(tmp_path).read_text()
+    assert f"training problems solved in training: {tmp_path.name} ends at 40 %" in html
+    assert html.count(f" in training: {tmp_path.name} ends at 40 %") == 2 * len(shares)  # label and title of each
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -298,8 +301,8 @@ def test_playback_marks_clues_wrong_cells_and_calls(run_dir: Path) -> None:
 
 
 def test_a_box_of_six_by_six_is_two_rows_high_and_what_is_no_grid_has_none() -> None:
-    def play(prompt: str, clues: int | None) -> Completion:
-        return Completion(prompt, "1" * 36, "1" * 35 + "2", tuple(range(36)), (), 36, False, None, clues)
+    def play(prompt: str, clues: int | None) -> PlaybackCompletion:
+        return PlaybackCompletion(prompt, "1" * 36, "1" * 35 + "2", tuple(range(36)), (), 36, False, None, clues)
 
     (grid,) = plays([Arm("d1", playback=(play("." * 35 + "1=", 1),))])
     cells = grid.grids[0].cells
@@ -313,7 +316,7 @@ def test_a_box_of_six_by_six_is_two_rows_high_and_what_is_no_grid_has_none() -> 
     assert text.grids[0].verdict == "not solved"
 
 
-# ------------------------------------------------------------------------------------------------- words and figures
+# --------------------------------------------------------------------------------------------- sentences and figures
 
 A = point("entropy bound 0.1", 0.40, 8.0)
 B = point("entropy bound 1", 0.20, 2.0)
@@ -357,7 +360,7 @@ def test_the_headline_admits_a_loss() -> None:
 
 
 def test_an_arm_is_not_represented_by_a_slow_rule_that_leads_by_noise() -> None:
-    slow, fast, worse = (Point("r", "r", a, (a, a), c, N) for a, c in ((0.405, 16.0), (0.4, 8.0), (0.39, 4.0)))
+    slow, fast, worse = (FrontierPoint("r", "r", a, (a, a), c, N) for a, c in ((0.405, 16.0), (0.4, 8.0), (0.39, 4.0)))
     assert representative(Arm("d1", (slow, fast, worse))) == fast
 
 

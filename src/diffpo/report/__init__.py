@@ -1,6 +1,7 @@
 """One self-contained HTML page about a run, made from the run's files alone. Imports no torch.
 
-`data` reads the files, `svg` draws, `charts` are the pictures, `table` and `words` say it, `page` puts it together.
+`data` reads the files, `svg` draws shapes and `charts` the pictures, `table` and `sentences` give the figures in text,
+`playback` shows completions call by call, and `page` puts all together.
 """
 
 from diffpo.report.charts import frontier_svg

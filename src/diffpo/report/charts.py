@@ -5,26 +5,27 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from diffpo.report.data import Arm, Point
+from diffpo.report.data import Arm, FrontierPoint
 from diffpo.report.svg import Axis, Panel, linear_axis, log_axis, marker, picture, text
 from diffpo.report.table import display, interval_percent, percent
 
 SHAPES = {"base": "circle", "d1": "square", "diffpo": "diamond"}
 CURVE_POINTS = 40
-"""A training curve is drawn as this many means of consecutive log lines, at most."""
+"""A training curve has at most this many points; each is a mean of consecutive log lines."""
 
 SHARES = {
     "accuracy",
     "importance_weight_ess",
     "importance_weight_capped",
+    "group_weight_ess",
     "clip_fraction",
     "frac_reward_zero_std",
 }
-"""Logged fields that are fractions, shown in percent."""
+"""Metrics that are fractions and are shown in percent."""
 
 
 def style_of(arm: str) -> str:
-    """The CSS class with the arm's colour; an unknown arm has the colour of the others."""
+    """Return the CSS class with the arm's colour; all unknown arms have one colour."""
     return f"arm-{arm if arm in SHAPES else 'other'}"
 
 
@@ -32,10 +33,10 @@ def style_of(arm: str) -> str:
 
 
 def frontier_svg(arms: Sequence[Arm], width: int = 760, height: int = 440, is_standalone: bool = False) -> str:
-    """Accuracy against mean NFE (log axis) with 95 % intervals; a line per arm, and a star for the learned sampler.
+    """Draw accuracy against mean NFE (log axis) with 95 % intervals: a line per arm, a star for the learned sampler.
 
-    The line of an arm joins its entropy bounds; rules of other kinds are hollow. `is_standalone` gives the contents
-    of a file that any viewer of SVG can show.
+    The line of an arm joins its entropy bounds; the marks of other rules are hollow. `is_standalone` gives the contents
+    of a file that any viewer of SVG can show. `width` and `height` are in user units.
     """
     every = [point for arm in arms for point in _points(arm)]
     shares = [100 * value for point in every for value in (point.accuracy, *point.ci95)]
@@ -65,23 +66,23 @@ def frontier_svg(arms: Sequence[Arm], width: int = 760, height: int = 440, is_st
             stars += text((x + (-14 if to_the_left else 14), y - 10), name, "label", "end" if to_the_left else "start")
     body += stars + _legend(panel, arms)
     css = (Path(__file__).parent / "chart.css").read_text(encoding="utf-8") if is_standalone else None
-    label = "Accuracy against denoiser calls: " + "; ".join(_spoken(arm) for arm in arms)
+    label = "Accuracy against denoiser calls: " + "; ".join(_alternative_text(arm) for arm in arms)
     return picture(width, height, label, body, css)
 
 
-def _points(arm: Arm) -> list[Point]:
+def _points(arm: Arm) -> list[FrontierPoint]:
     return [*arm.points, *([arm.learned.point] if arm.learned else [])]
 
 
 def _main_kind(arm: Arm) -> str:
-    """Entropy bounds where there are any, else the kind of the first rule."""
+    """Return the kind of rule that the arm's line joins: entropy bounds where there are any, else that of the first."""
     kinds = [point.kind for point in arm.points]
     return next(
         (kind for kind in kinds if kind.replace("-", " ").startswith("entropy bound")), kinds[0] if kinds else ""
     )
 
 
-def _bar_and_marker(panel: Panel, point: Point, name: str, shape: str, style: str) -> str:
+def _bar_and_marker(panel: Panel, point: FrontierPoint, name: str, shape: str, style: str) -> str:
     low, high = (100 * end for end in point.ci95)
     tooltip = f"{name}: {percent(point.accuracy)} % {interval_percent(point.ci95)} in {point.nfe:.2f} calls"
     bar = panel.error_bar(point.nfe, low, high, style)
@@ -100,7 +101,8 @@ def _legend(panel: Panel, arms: Sequence[Arm]) -> str:
     return "".join(parts)
 
 
-def _spoken(arm: Arm) -> str:
+def _alternative_text(arm: Arm) -> str:
+    """Return what the picture shows of an arm, for readers who cannot see it."""
     if not arm.is_evaluated:
         return f"{display(arm.name)} not evaluated"
     best = max(_points(arm), key=lambda point: (point.accuracy, -point.nfe))
@@ -111,7 +113,7 @@ def _spoken(arm: Arm) -> str:
 
 
 def by_clues(clues: Sequence[int], values: Sequence[float]) -> dict[int, float]:
-    """The mean of `values` for every number of clues; empty where they were not recorded."""
+    """Return the mean of `values` for every number of clues; nothing where they were not recorded."""
     if len(clues) != len(values):
         return {}
     pairs = sorted(zip(clues, values, strict=True))
@@ -119,8 +121,8 @@ def by_clues(clues: Sequence[int], values: Sequence[float]) -> dict[int, float]:
     return {key: math.fsum(group) / len(group) for key, group in groups}
 
 
-def nearest_fixed(arm: Arm) -> Point | None:
-    """The fixed entropy bound whose mean NFE is nearest to the learned sampler's, by ratio."""
+def nearest_fixed(arm: Arm) -> FrontierPoint | None:
+    """Return the fixed entropy bound whose mean NFE is nearest to the learned sampler's, by ratio."""
     fixed = [point for point in arm.points if point.kind == _main_kind(arm) and point.nfe > 0]
     if not arm.learned or not fixed:
         return None
@@ -129,7 +131,7 @@ def nearest_fixed(arm: Arm) -> Point | None:
 
 
 def clue_charts(arm: Arm) -> list[str]:
-    """Entropy bound, accuracy and NFE of the learned sampler by number of clues, beside the nearest fixed bound."""
+    """Draw bound, accuracy and NFE of the learned sampler by number of clues, beside the nearest fixed bound."""
     if not arm.learned:
         return []
     learned, fixed = arm.learned.point, nearest_fixed(arm)
@@ -172,7 +174,10 @@ def _whole_axis(values: Sequence[int]) -> Axis:
 
 
 def curve(metrics: Sequence[Mapping[str, float]], x: str, y: str) -> list[tuple[float, float, float, float]]:
-    """(x, mean, lowest, highest) over at most `CURVE_POINTS` runs of consecutive lines that have both fields."""
+    """Return (x, mean, lowest, highest) of metric `y` for at most `CURVE_POINTS` parts of the log.
+
+    Lines without one of the two metrics are left out; x is that of a part's last line.
+    """
     pairs = [(row[x], row[y]) for row in metrics if x in row and y in row]
     count = min(len(pairs), CURVE_POINTS)
     bins = [pairs[i * len(pairs) // count : (i + 1) * len(pairs) // count] for i in range(count)]
@@ -185,7 +190,7 @@ def curve(metrics: Sequence[Mapping[str, float]], x: str, y: str) -> list[tuple[
 def training_svg(
     arms: Sequence[Arm], x: str, x_label: str, y: str, y_label: str, width: int = 360, height: int = 250
 ) -> str | None:
-    """The field `y` of every arm's log against the field `x` on shared axes, or None where no arm has them.
+    """Draw metric `y` of every arm against metric `x` on shared axes; None where no arm has both.
 
     The line is the mean of consecutive log lines, the band their range.
     """
@@ -194,7 +199,7 @@ def training_svg(
         return None
     factor, unit = (100, " %") if y in SHARES else (1, "")
     every = [point for found in curves.values() for point in found]
-    # Of the noise only the middle is in view: one wild batch shall not flatten the curve.
+    # The axis fits the means and not the bands: one wild batch must not flatten the curve.
     means = [factor * mean for _, mean, _, _ in every]
     panel = Panel(
         width,

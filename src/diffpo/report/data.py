@@ -1,4 +1,4 @@
-"""The files of a run as frozen records. A piece that is not there is None or empty; a broken one is a UserError."""
+"""The files of a run as frozen records. What is not there is None or empty; a broken file is a UserError."""
 
 import json
 import math
@@ -21,8 +21,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Point:
-    """One sampler on one set of problems. `solved` and `nfe_rows` hold a value per problem, or nothing."""
+class FrontierPoint:
+    """Figures of one sampler on one set of problems. `solved` and `nfe_rows` hold a value per problem, or nothing."""
 
     rule: str
     kind: str
@@ -36,16 +36,16 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Learned:
-    """The learned sampler: its point, the entropy bound of every problem, and its gain over mixtures of fixed ones."""
+class LearnedSampler:
+    """The point of the learned sampler (the controller), and the entropy bound that it chose for every problem."""
 
-    point: Point
+    point: FrontierPoint
     bounds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
-class Completion:
-    """One finished completion: what was asked, what came out, and the denoiser call that fixed each token."""
+class PlaybackCompletion:
+    """One finished completion: the prompt, what was answered, and the denoiser call that committed each token."""
 
     prompt: str
     completion: str
@@ -56,21 +56,21 @@ class Completion:
     is_solved: bool
     entropy_bound: float | None
     clues: int | None = None
-    """Of a Sudoku, whose prompt and completion are grids."""
+    """The number of clues of a Sudoku, whose prompt and completion are grids; else None."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One training recipe of the run with all that is known of it."""
+    """One model of the run, by its training recipe, with all that is known of it."""
 
     name: str
-    points: tuple[Point, ...] = ()
-    learned: Learned | None = None
+    points: tuple[FrontierPoint, ...] = ()
+    learned: LearnedSampler | None = None
     area: Estimate | None = None
     aup: Estimate | None = None
     gain: Gain | None = None
     clues: tuple[int, ...] = ()
-    playback: tuple[Completion, ...] = ()
+    playback: tuple[PlaybackCompletion, ...] = ()
     metrics: tuple[Mapping[str, float], ...] = field(default=(), repr=False)
     train_denoiser_calls: int | None = None
 
@@ -80,8 +80,8 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run directory."""
+class ReportedRun:
+    """What the files of a run directory hold."""
 
     name: str
     arms: tuple[Arm, ...]
@@ -92,10 +92,11 @@ class Run:
     completion_length: int | None = None
 
 
-def read_run(run_dir: Path) -> Run:
+def read_run(run_dir: Path) -> ReportedRun:
     """Read `summary.json`, `eval/*.json` and `*/metrics.jsonl` of a run directory, whichever are there.
 
-    A `metrics.jsonl` of its own makes the directory an arm: that of one training run.
+    A `metrics.jsonl` directly in it makes the directory itself an arm: it is one training run. Raises UserError where
+    there is none of these files, and where one is broken.
     """
     if not run_dir.is_dir():
         raise UserError(f"{run_dir}: no such run directory; give the directory that a run has written.")
@@ -104,7 +105,7 @@ def read_run(run_dir: Path) -> Run:
     logs = {path.parent.name: path for path in sorted(run_dir.glob("*/metrics.jsonl"))}
     if (own := run_dir / "metrics.jsonl").exists():
         logs.setdefault(run_dir.resolve().name, own)
-    summaries = _built(run_dir / "summary.json", _arms_by_name, summary)
+    summaries = _build(run_dir / "summary.json", _arms_by_name, summary)
     names = {*summaries, *evals, *logs}
     if not names:
         raise UserError(
@@ -115,20 +116,20 @@ def read_run(run_dir: Path) -> Run:
     wall_s = summary.get("wall_s")
     facts: dict[str, Any] = {"seed": summary.get("seed"), "wall_s": None if wall_s is None else float(wall_s)}
     for name in sorted(names, key=lambda name: (ARMS.index(name) if name in ARMS else len(ARMS), name)):
-        arm = _built(run_dir / "summary.json", _arm_of_summary, name, summaries.get(name, {}))
+        arm = _build(run_dir / "summary.json", _arm_of_summary, name, summaries.get(name, {}))
         if name in evals:
             found = _read_object(evals[name])
-            arm = _built(evals[name], _with_evaluation, arm, found)
+            arm = _build(evals[name], _with_evaluation, arm, found)
             for key in ("task", "split", "completion_length", "seed"):
                 facts[key] = facts.get(key) if facts.get(key) is not None else found.get(key)
         if name in logs:
             arm = replace(arm, metrics=_read_metrics(logs[name]))
         arms.append(arm)
-    return Run(name=run_dir.resolve().name, arms=tuple(arms), **facts)
+    return ReportedRun(name=run_dir.resolve().name, arms=tuple(arms), **facts)
 
 
 def arms_of_summary(summary: Mapping[str, Any]) -> tuple[Arm, ...]:
-    """The arms of the contents of `summary.json`, in the order that they stand there."""
+    """Return the arms in the contents of `summary.json`, in their order there."""
     return tuple(_arm_of_summary(name, found) for name, found in summary.get("arms", {}).items())
 
 
@@ -149,7 +150,7 @@ def _with_evaluation(arm: Arm, found: Mapping[str, Any]) -> Arm:
     return replace(
         arm,
         points=tuple(_point(p) for p in found.get("points", [])) or arm.points,
-        learned=Learned(_point(learned), tuple(learned.get("bounds", ()))) if learned else arm.learned,
+        learned=LearnedSampler(_point(learned), tuple(learned.get("bounds", ()))) if learned else arm.learned,
         area=_estimate(found, "area") or arm.area,
         aup=_estimate(found, "aup") or arm.aup,
         gain=_gain(gain) if gain else arm.gain,
@@ -158,10 +159,10 @@ def _with_evaluation(arm: Arm, found: Mapping[str, Any]) -> Arm:
     )
 
 
-def _point(found: Mapping[str, Any]) -> Point:
+def _point(found: Mapping[str, Any]) -> FrontierPoint:
     rule = str(found.get("rule", "learned sampler"))
     bound = found.get("bound")
-    return Point(
+    return FrontierPoint(
         rule=rule,
         kind=str(found.get("kind") or re.sub(r"[-\s]*(\d[\d.e-]*|inf)$", "", rule)),
         accuracy=float(found["accuracy"]),
@@ -174,9 +175,9 @@ def _point(found: Mapping[str, Any]) -> Point:
     )
 
 
-def _completion(found: Mapping[str, Any]) -> Completion:
+def _completion(found: Mapping[str, Any]) -> PlaybackCompletion:
     bound = found.get("entropy_bound")
-    return Completion(
+    return PlaybackCompletion(
         prompt=str(found["prompt"]),
         completion=str(found["completion"]),
         answer=str(found["answer"]),
@@ -208,7 +209,8 @@ def _estimate(found: Mapping[str, Any], key: str) -> Estimate | None:
     return Estimate(float(inner["value"]), _interval(inner["ci95"])) if inner else None
 
 
-def _built(path: Path, build: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def _build(path: Path, build: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call `build`. Raises UserError naming `path` where a field is missing or has the wrong shape."""
     try:
         return build(*args, **kwargs)
     except KeyError as error:
@@ -218,7 +220,7 @@ def _built(path: Path, build: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`, empty where there is no such file."""
+    """Return the JSON object in `path`, an empty one where there is no such file."""
     if not path.exists():
         return {}
     return _parsed(path.read_text(encoding="utf-8"), path, 1)

@@ -1,4 +1,4 @@
-"""Puts the page together and writes it."""
+"""Put the page together and write it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,8 +8,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from diffpo.core.files import explain_write_errors, write_whole
-from diffpo.report import charts, playback, table, words
-from diffpo.report.data import ARMS, Arm, Run, read_run
+from diffpo.report import charts, playback, sentences, table
+from diffpo.report.data import ARMS, Arm, ReportedRun, read_run
 
 HERE = Path(__file__).parent
 NARROW, WIDE = (380, 400), (760, 440)
@@ -17,20 +17,23 @@ NARROW, WIDE = (380, 400), (760, 440)
 RL_CURVES = {
     "accuracy": "training problems solved",
     "nfe": "denoiser calls per problem",
-    "kl": "KL to the start",
-    "importance_weight_ess": "effective sample size of weights",
-    "importance_weight_capped": "weights capped",
+    "kl": "KL to the reference, nats per token",
+    "importance_weight_ess": "effective sample size of importance weights",
+    "importance_weight_capped": "importance weights capped",
+    "group_weight_ess": "effective sample size within groups",
     "clip_fraction": "policy ratios clipped",
     "frac_reward_zero_std": "groups with nothing to learn",
     "bound_median": "median entropy bound",
-    "bound_log_std_across_prompts": "spread of log bound over prompts",
+    "bound_log_std_across_prompts": "spread of log bound across prompts",
+    "bound_log_sigma": "spread of log bound for one prompt",
 }
+"""The metrics of RL that the page draws, with what it calls them."""
 SFT_CURVES = {"loss": "loss", "accuracy": "accuracy on validation"}
 
 
 @dataclass(frozen=True)
 class ClueRow:
-    """The learned sampler on the problems with this many clues."""
+    """Figures of the learned sampler on the problems with this many clues."""
 
     clues: int
     n: int
@@ -40,7 +43,7 @@ class ClueRow:
 
 
 def write_report(run_dir: Path, out_file: Path | None = None) -> Path:
-    """Write the report of `run_dir` to `out_file` (default: `report.html` in it) and return where it is.
+    """Write the report of `run_dir` to `out_file` (default: `report.html` in it) and return that path.
 
     The page needs no network, and is a pure function of the run's files. Raises UserError where there is nothing to
     report, where a file is broken, and where `out_file` cannot be written.
@@ -52,8 +55,8 @@ def write_report(run_dir: Path, out_file: Path | None = None) -> Path:
     return out_file
 
 
-def render(run: Run) -> str:
-    """The page as HTML."""
+def render(run: ReportedRun) -> str:
+    """Return the page as HTML."""
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -68,14 +71,14 @@ def render(run: Run) -> str:
         run=run,
         facts=_facts(run),
         absent=[table.display(name) for name in ARMS if name not in known and known & {*ARMS}],
-        headline=words.headline(run.arms),
-        figures=words.figures(run.arms),
+        headline=sentences.headline(run.arms),
+        figures=sentences.figures(run.arms),
         frontiers=[
             (name, Markup(charts.frontier_svg(evaluated, *size))) for name, size in (("wide", WIDE), ("narrow", NARROW))
         ]
         if evaluated
         else [],
-        gain=words.gain_sentence(learned) if learned else None,
+        gain=sentences.gain_sentence(learned) if learned else None,
         header=table.HEADER,
         rows=table.table_rows(run.arms),
         clue_charts=[Markup(svg) for svg in charts.clue_charts(learned)] if learned else [],
@@ -94,7 +97,7 @@ def render(run: Run) -> str:
     )
 
 
-def _facts(run: Run) -> list[tuple[str, str]]:
+def _facts(run: ReportedRun) -> list[tuple[str, str]]:
     n = {point.n for arm in run.arms for point in arm.points}
     facts = [
         ("task", run.task),
@@ -141,7 +144,7 @@ def _curves(arms: Sequence[Arm], x: str, x_label: str, fields: Mapping[str, str]
 
 
 def _by_training(arms: Sequence[Arm]) -> tuple[list[Arm], list[Arm]]:
-    """The arms with the lines of their log that are of RL, and with the others: RL counts the calls that it spends."""
+    """Return the arms with the log lines of RL, and with those of SFT; only those of RL count denoiser calls."""
     rl = [replace(arm, metrics=tuple(row for row in arm.metrics if "denoiser_calls" in row)) for arm in arms]
     sft = [replace(arm, metrics=tuple(row for row in arm.metrics if "denoiser_calls" not in row)) for arm in arms]
     return [arm for arm in rl if arm.metrics], [arm for arm in sft if arm.metrics]

@@ -1,4 +1,4 @@
-/* Without this script every puzzle shows its final grid, with the call that fixed each cell in its corner. */
+/* Without this script every puzzle shows its final grid, with the call that committed each cell in its corner. */
 for (const puzzle of document.querySelectorAll(".puzzle")) {
   const controls = puzzle.querySelector(".controls");
   const [button, slider, output] = ["button", "input", "output"].map((name) => controls.querySelector(name));

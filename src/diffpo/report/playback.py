@@ -1,19 +1,19 @@
-"""Finished completions as cells that know at which denoiser call they were fixed; Sudokus as grids."""
+"""Finished completions as cells with the denoiser call that committed them; Sudokus as grids."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from diffpo.report.data import Arm, Completion
+from diffpo.report.data import Arm, PlaybackCompletion
 from diffpo.report.table import display
 
 BOX_ROWS = {4: 2, 6: 2, 9: 3}
-"""Rows of a box of a Sudoku of this size; boxes fill the width with size / rows columns."""
+"""Size of a Sudoku -> rows of its boxes, which have size / rows columns."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One token of the completion. `call` counts from 1; `shade` is how late it was, from 0 to 1."""
+    """One token of the completion. `call`, counted from 1, committed it; `shade` is how late that was, from 0 to 1."""
 
     character: str
     call: int
@@ -24,6 +24,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
+    """One completion as cells in rows."""
+
     arm: str
     name: str
     columns: int
@@ -35,7 +37,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Play:
-    """One prompt with what every arm made of it."""
+    """One prompt with the completion of every arm."""
 
     prompt: str
     calls: int
@@ -43,8 +45,8 @@ class Play:
 
 
 def plays(arms: Sequence[Arm]) -> list[Play]:
-    """One play per prompt, those played by most arms first, otherwise in the order of the files."""
-    played: dict[str, list[tuple[str, Completion]]] = {}
+    """Return a play for each prompt, those with completions of most arms first, otherwise in the order of the files."""
+    played: dict[str, list[tuple[str, PlaybackCompletion]]] = {}
     for arm in arms:
         for completion in arm.playback:
             played.setdefault(completion.prompt, []).append((arm.name, completion))
@@ -55,7 +57,7 @@ def plays(arms: Sequence[Arm]) -> list[Play]:
     ]
 
 
-def _grid(arm: str, found: Completion) -> Grid:
+def _grid(arm: str, found: PlaybackCompletion) -> Grid:
     length = len(found.unmask_step)
     size = math.isqrt(length)
     is_sudoku = found.clues is not None and size in BOX_ROWS and length == size**2
@@ -68,18 +70,18 @@ def _grid(arm: str, found: Completion) -> Grid:
 
 
 def _borders(i: int, size: int) -> list[str]:
-    """The edges of cell `i` at which a box ends inside the grid."""
+    """Return the CSS classes for the edges of cell `i` at which a box ends inside the grid."""
     rows = BOX_ROWS[size]
     (row, column), columns = divmod(i, size), size // rows
     is_right, is_below = (column + 1) % columns == 0, (row + 1) % rows == 0
     return ["box-right"] * (is_right and column + 1 < size) + ["box-below"] * (is_below and row + 1 < size)
 
 
-def _cell(found: Completion, i: int, borders: list[str], is_sudoku: bool) -> Cell:
+def _cell(found: PlaybackCompletion, i: int, borders: list[str], is_sudoku: bool) -> Cell:
     character = found.completion[i] if i < len(found.completion) else ""
     expected = found.answer[i] if i < len(found.answer) else ""
     call = found.unmask_step[i] + 1
-    # A grid is asked for as its clues in reading order, so the prompt's characters lie over the completion's.
+    # The prompt of a grid is its clues row by row, so its characters have the positions of the completion's.
     is_clue = is_sudoku and found.prompt[i] in "123456789"
     # Other tasks have many right answers, and another than the listed one is not wrong.
     is_wrong = is_sudoku and not found.is_solved and character != expected

@@ -8,12 +8,12 @@ from html import escape
 Number = int | float
 XY = tuple[Number, Number]
 MARGIN = 20
-"""User units of paper around a picture that stands alone."""
+"""User units of background around a picture that stands alone."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A range of values, linear or logarithmic, with the places to label."""
+    """A range of values, linear or logarithmic, with the values to label."""
 
     lo: Number
     hi: Number
@@ -22,14 +22,14 @@ class Axis:
     unit: str = ""
 
     def at(self, value: Number) -> float:
-        """The place of `value` as a fraction of the axis, kept on it."""
+        """Return the position of `value` as a fraction of the axis; values outside are moved to its ends."""
         lo, hi = (math.log(self.lo), math.log(self.hi)) if self.is_log else (self.lo, self.hi)
         if self.is_log:
             value = math.log(max(value, self.lo))
         return min(max((value - lo) / (hi - lo), 0.0), 1.0)
 
     def label(self, tick: Number) -> str:
-        """A tick in few characters: 0.25, 8, 40k."""
+        """Return a tick in few characters: 0.25, 8, 40k."""
         if abs(tick) >= 1e6:
             return f"{tick / 1e6:g}M{self.unit}"
         return (f"{tick / 1e3:g}k" if abs(tick) >= 1e4 else f"{tick:g}") + self.unit
@@ -38,7 +38,7 @@ class Axis:
 def linear_axis(
     values: Iterable[Number], floor: Number = -math.inf, ceiling: Number = math.inf, ticks: int = 4, unit: str = ""
 ) -> Axis:
-    """Round numbers around all finite values, about `ticks` of them, no further out than `floor` and `ceiling`."""
+    """Return an axis around all finite values, with about `ticks` round numbers, within `floor` and `ceiling`."""
     finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     lo, hi = max(min(finite), floor), min(max(finite), ceiling)
     if hi - lo < 1e-9 * max(abs(hi), 1e-6):
@@ -52,7 +52,7 @@ def linear_axis(
 
 
 def log_axis(values: Iterable[Number], base: int = 2) -> Axis:
-    """Whole powers of `base` around all positive values."""
+    """Return a logarithmic axis around all positive values, with whole powers of `base`."""
     positive = [value for value in values if 0 < value < math.inf] or [1.0, 10.0]
     first = math.floor(math.log(min(positive), base) + 1e-9)
     last = max(math.ceil(math.log(max(positive), base) - 1e-9), first + 1)
@@ -74,14 +74,14 @@ class Panel:
     left: int = 46
 
     def at(self, point: XY) -> XY:
-        """Data to user units."""
+        """Return the position of a data point in user units."""
         return (
             self.left + self.x.at(point[0]) * (self.width - self.left - self.right),
             self.height - self.bottom - self.y.at(point[1]) * (self.height - self.top - self.bottom),
         )
 
     def frame(self, x_label: str, y_label: str) -> str:
-        """Grid lines, tick labels and axis names; the name of the y axis stands above it, where it can be read."""
+        """Draw grid lines, tick labels and axis names; the name of the y axis is above it, where it can be read."""
         right, bottom = self.width - self.right, self.height - self.bottom
         parts = []
         for tick in self.y.ticks:
@@ -115,7 +115,7 @@ class Panel:
 
 
 def marker(at: XY, shape: str, style: str, tooltip: str = "") -> str:
-    """A circle, square, diamond or star about `at`, in user units."""
+    """Draw a circle, square, diamond or star around `at`, in user units."""
     inner = f"<title>{escape(tooltip)}</title>" if tooltip else ""
     x, y = at
     if shape == "circle":
@@ -136,7 +136,7 @@ def text(at: XY, content: str, style: str, anchor: str = "start") -> str:
 
 
 def picture(width: int, height: int, label: str, body: str, css: str | None = None) -> str:
-    """An `<svg>` for a page, or with `css` a file that stands alone on its own paper."""
+    """Return an `<svg>` for a page, or with `css` a whole file with its own background."""
     name_space = paper = ""
     box = f"0 0 {width} {height}"
     if css is not None:
@@ -151,5 +151,5 @@ def picture(width: int, height: int, label: str, body: str, css: str | None = No
 
 
 def num(value: Number) -> str:
-    """A coordinate with one decimal, and none where it is whole."""
+    """Return a coordinate with one decimal, and with none where it is whole."""
     return f"{value:.1f}".removesuffix(".0")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffpo.report.data import Arm, Point, arms_of_summary
+from diffpo.report.data import Arm, FrontierPoint, arms_of_summary
 from diffpo.statistics.bootstrap import Estimate, Interval
 
 ABSENT = "-"
@@ -14,7 +14,7 @@ DISPLAY = {"base": "Base", "d1": "d1", "diffpo": "DiFFPO"}
 
 @dataclass(frozen=True)
 class Row:
-    """The cells of a row under `HEADER`. Area and AUP belong to an arm's frontier and stand in its first row."""
+    """The cells of a row under `HEADER`. Area and AUP belong to an arm's frontier and are in its first row."""
 
     arm: str
     cells: tuple[str, ...]
@@ -23,7 +23,7 @@ class Row:
 
 
 def display(arm: str) -> str:
-    """The name of an arm as readers see it."""
+    """Return the name of an arm as readers see it."""
     return DISPLAY.get(arm, arm)
 
 
@@ -36,10 +36,10 @@ def interval_percent(interval: Interval, digits: int = 1) -> str:
 
 
 def table_rows(arms: Sequence[Arm]) -> list[Row]:
-    """The learned sampler of an arm first, then its rules as they were evaluated."""
+    """Return the rows of all arms: for each its learned sampler first, then its rules as they were evaluated."""
     rows = []
     for arm in arms:
-        points: list[tuple[Point | None, bool]] = [(arm.learned.point, True)] if arm.learned else []
+        points: list[tuple[FrontierPoint | None, bool]] = [(arm.learned.point, True)] if arm.learned else []
         points += [(point, False) for point in arm.points]
         for i, (point, is_learned) in enumerate(points or [(None, False)]):
             figures = (_plain(arm.area, 3), _plain(arm.aup, 1)) if i == 0 else ("", "")
@@ -53,7 +53,7 @@ def table_rows(arms: Sequence[Arm]) -> list[Row]:
 
 
 def summary_table(summary: Mapping[str, Any]) -> str:
-    """The contents of `summary.json` as a table of plain text; what an arm lacks is a dash."""
+    """Return the contents of `summary.json` as a table of plain text; what an arm lacks is a dash."""
     rows = table_rows(arms_of_summary(summary))
     lines = [HEADER, *(row.cells if row.is_first else ("", *row.cells[1:]) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]

@@ -11,7 +11,7 @@ from diffpo.study.results import BOUNDARIES, Result
 
 
 @dataclass(frozen=True)
-class Point:
+class TrajectoryPoint:
     """Mean figures of one rule at one share of the budget, over the seeds of an arm."""
 
     calls: float
@@ -31,7 +31,7 @@ class Trajectory:
     rule: str
     seeds: tuple[int, ...]
     shares: tuple[float, ...]
-    points: tuple[Point, ...]
+    points: tuple[TrajectoryPoint, ...]
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ def trajectories(results: Sequence[Result]) -> list[Trajectory]:
     return found
 
 
-def _point(members: Sequence[Result], index: int, rule: str) -> Point:
+def _point(members: Sequence[Result], index: int, rule: str) -> TrajectoryPoint:
     rows = [next(r for r in result["points"][index]["rules"] if r["rule"] == rule) for result in members]
     solved, nfe = (np.array([row[name] for row in rows], dtype=float).T for name in ("solved", "nfe_rows"))
     drawn = resampled_run_means(np.stack([solved, nfe], axis=2), members[0]["clusters"])
-    return Point(
+    return TrajectoryPoint(
         float(np.mean([result["points"][index]["calls"] for result in members])),
         Estimate(float(solved.mean()), percentile_interval(drawn[:, 0])),
         Estimate(float(nfe.mean()), percentile_interval(drawn[:, 1])),

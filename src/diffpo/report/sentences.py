@@ -1,11 +1,11 @@
-"""The sentences of a report that carry figures, all computed from the run."""
+"""The sentences of a report that hold figures, all computed from the run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from diffpo.report.data import Arm, Point
+from diffpo.report.data import Arm, FrontierPoint
 from diffpo.report.table import display, interval_percent, percent
 from diffpo.statistics.bootstrap import Interval
 from diffpo.statistics.frontier import upper_hull_nfe
@@ -15,7 +15,7 @@ NEAR_BEST = 0.01
 
 @dataclass(frozen=True)
 class Figure:
-    """What one arm achieves, in one accuracy and one NFE."""
+    """What one arm achieves, as one accuracy and one NFE."""
 
     arm: str
     name: str
@@ -25,10 +25,11 @@ class Figure:
     rule: str
 
 
-def representative(arm: Arm) -> Point | None:
-    """The learned sampler's point; else that of the cheapest rule within one percentage point of the arm's best.
+def representative(arm: Arm) -> FrontierPoint | None:
+    """Return the point that stands for an arm: its learned sampler's, else that of its cheapest nearly best rule.
 
-    The most accurate rule itself is often a slow one that is ahead by noise, which would flatter whoever is compared.
+    Nearly best is within one percentage point of the arm's best. The most accurate rule itself is often a slow one that
+    is ahead by noise, and would make any arm that is compared with it look fast. None where nothing was evaluated.
     """
     if arm.learned:
         return arm.learned.point
@@ -39,7 +40,7 @@ def representative(arm: Arm) -> Point | None:
 
 
 def figures(arms: Sequence[Arm]) -> list[Figure]:
-    """One figure per evaluated arm."""
+    """Return a figure for each evaluated arm."""
     found = []
     for arm in arms:
         if point := representative(arm):
@@ -52,31 +53,32 @@ def figures(arms: Sequence[Arm]) -> list[Figure]:
 
 
 def headline(arms: Sequence[Arm]) -> str:
-    """What the last arm of the story achieves, and how that compares with each arm before it."""
+    """Return what DiFFPO, or else the last arm, achieves, and how that compares with each other arm."""
     known = [(arm, point) for arm in arms if (point := representative(arm))]
     if not known:
         return "Nothing was evaluated in this run yet."
-    hero, point = next(((arm, point) for arm, point in known if arm.name == "diffpo"), known[-1])
-    sampler = "its learned sampler" if hero.learned else point.rule
+    main, point = next(((arm, point) for arm, point in known if arm.name == "diffpo"), known[-1])
+    sampler = "its learned sampler" if main.learned else point.rule
     start = (
-        f"{display(hero.name)} with {sampler} solves {percent(point.accuracy, 0)} % of {point.n} unseen problems "
+        f"{display(main.name)} with {sampler} solves {percent(point.accuracy, 0)} % of {point.n} unseen problems "
         f"in {point.nfe:.1f} denoiser calls"
     )
-    others = [_comparison(arm, its, point) for arm, its in known if arm is not hero]
+    others = [_comparison(arm, other, point) for arm, other in known if arm is not main]
     return f"{start}: {'; '.join(others)}." if others else f"{start}."
 
 
-def _comparison(other: Arm, its: Point, hero: Point) -> str:
-    name = "the base model" if other.name == "base" else display(other.name)
-    points = 100 * (hero.accuracy - its.accuracy)
+def _comparison(arm: Arm, point: FrontierPoint, main: FrontierPoint) -> str:
+    """Return how the main point compares with the point of another arm."""
+    name = "the base model" if arm.name == "base" else display(arm.name)
+    points = 100 * (main.accuracy - point.accuracy)
     if points >= 0:
         more = f"{points:.0f} points more than" if points >= 0.5 else "as many as"
-        return f"{more} {name} ({percent(its.accuracy, 0)} % in {its.nfe:.1f}), {_times(its.nfe / hero.nfe)}"
+        return f"{more} {name} ({percent(point.accuracy, 0)} % in {point.nfe:.1f}), {_times(point.nfe / main.nfe)}"
     calls = upper_hull_nfe(
-        np.array([p.nfe for p in other.points]), np.array([p.accuracy for p in other.points]), hero.accuracy
+        np.array([p.nfe for p in arm.points]), np.array([p.accuracy for p in arm.points]), main.accuracy
     )
     return (
-        f"{-points:.0f} points less than {name} ({percent(its.accuracy, 0)} % in {its.nfe:.1f}), "
+        f"{-points:.0f} points less than {name} ({percent(point.accuracy, 0)} % in {point.nfe:.1f}), "
         f"which for the same accuracy needs {calls:.1f} calls"
     )
 
@@ -88,7 +90,7 @@ def _times(ratio: float) -> str:
 
 
 def gain_sentence(arm: Arm) -> str | None:
-    """What the learned sampler adds to fixed bounds on the same model, said with its uncertainty."""
+    """Return what the learned sampler adds to fixed bounds on the same model, with its uncertainty."""
     if arm.gain is None:
         return None
     gain = arm.gain
