@@ -1,10 +1,11 @@
-"""Does the learned sampler read the prompt? Sampler-only training on a strong frozen base, against every fixed bound.
+"""Does the learned sampler (the controller) use the prompt? It is trained alone, on a strong frozen base.
 
     make study-sampler          # about 8 minutes on two cores; goes on where it was interrupted
 
-Three training seeds, 2000 test puzzles, and beside the learned sampler a supervised ceiling: the same head fitted to
-the exact reward of every bound on 2000 training puzzles. A per-prompt oracle would mostly be hindsight: whether a
-bound solves a puzzle depends on the labels of its digits, which say nothing about its difficulty.
+It is compared with every fixed bound, on 2000 test puzzles and over three training seeds, and with a supervised
+ceiling: the same head fitted to the exact reward of every bound on 2000 training puzzles. The best bound of each test
+puzzle would be no fair ceiling: whether a bound solves a puzzle depends on the labels of its digits, which have nothing
+to do with its difficulty, so such a choice would mostly be hindsight.
 """
 
 import json
@@ -41,6 +42,7 @@ TEST, TRAIN = 2000, 2000
 
 
 def main() -> None:
+    """Train what is missing, measure everything, and write `RESULT`."""
     run_sft(STRONG, OUT / "base", resume=(OUT / "base" / RECIPE).is_file())
     for seed in SEEDS:
         out = OUT / f"seed-{seed}"
@@ -50,17 +52,17 @@ def main() -> None:
 
     test = TASK.problems("test", TEST, seed=1)
     clusters = [problem.cluster for problem in test]
-    solved, nfe = table(base, test)
+    solved, nfe = decode_all_bounds(base, test)
     strength = float(solved[:, 0].mean())
     print(f"base at bound 0: {strength:.3f}")
 
-    runs = [learned(OUT / f"seed-{seed}", test) for seed in SEEDS]
+    runs = [decode_learned(OUT / f"seed-{seed}", test) for seed in SEEDS]
     learned_solved, learned_nfe = (np.stack([run[i] for run in runs], axis=1) for i in (0, 1))
     gain = gain_over_fixed(solved, nfe, learned_solved, learned_nfe, clusters)
 
     train = TASK.problems("train", TRAIN, seed=2)
     ceiling = ceiling_controller(base, train)
-    ceiling_solved, ceiling_nfe, _ = decoded(base, test, ceiling)
+    ceiling_solved, ceiling_nfe, _ = decode(base, test, ceiling)
     ceiling_gain = gain_over_fixed(solved, nfe, ceiling_solved, ceiling_nfe, clusters)
 
     record = {
@@ -89,29 +91,30 @@ def main() -> None:
     )
 
 
-def decoded(
+def decode(
     policy: Policy, problems: list[Problem], controller: Controller | None, bound: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Solved, calls and bound of every problem, greedily."""
+    """Decode every problem greedily; return solved, denoiser calls and bound, each of shape [problems]."""
     decoding = Decoding(EntropyBound(bound), LENGTH, LENGTH, controller=controller)
     rollout, grades = answer_problems(policy, TASK, problems, decoding)
     return np.array([float(g.is_solved) for g in grades]), rollout.nfe.numpy(), rollout.entropy_bound.numpy()
 
 
-def table(policy: Policy, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
-    """Solved and calls under every fixed bound, a column each."""
-    columns = [decoded(policy, problems, None, bound)[:2] for bound in BOUNDS]
+def decode_all_bounds(policy: Policy, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
+    """Return solved and denoiser calls of shape [problems, bounds], under every fixed bound."""
+    columns = [decode(policy, problems, None, bound)[:2] for bound in BOUNDS]
     return np.stack([c[0] for c in columns], axis=1), np.stack([c[1] for c in columns], axis=1)
 
 
-def learned(run: Path, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def decode_learned(run: Path, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what `decode` does, under the bounds of a run's controller."""
     policy = load(run)
-    return decoded(policy, problems, policy.controller)
+    return decode(policy, problems, policy.controller)
 
 
 def ceiling_controller(policy: Policy, problems: list[Problem], steps: int = 1500) -> Controller:
-    """The controller's own head, fitted with full information: the exact reward of every bound, on every problem."""
-    solved, nfe = table(policy, problems)
+    """Return a controller with the same head, fitted to the exact reward of every bound on every problem."""
+    solved, nfe = decode_all_bounds(policy, problems)
     reward = torch.tensor(solved * (1 - nfe / LENGTH))[:, 1:].float()
     log_bounds = torch.tensor([math.log(bound) for bound in BOUNDS[1:]])
     features = entropy_features(first_call_entropy(policy, problems, LENGTH))
@@ -133,7 +136,7 @@ def ceiling_controller(policy: Policy, problems: list[Problem], steps: int = 150
 
 
 def by_clues(problems: list[Problem], runs: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> list[dict[str, float]]:
-    """Median bound, accuracy and calls by number of clues, over the training seeds."""
+    """Return the median bound, accuracy and denoiser calls by number of clues, over the training seeds."""
     rows: defaultdict[int, list[int]] = defaultdict(list)
     for row, problem in enumerate(problems):
         rows[int(problem.facts["clues"])].append(row)

@@ -37,11 +37,9 @@ def distribution_difference(logits: Float[Tensor, "L V"], drawn: Int[Tensor, "R 
     cell_of = torch.empty_like(cell).scatter(1, order, cell)
     seen = cell_of.T.gather(0, drawn).flatten().bincount(minlength=CELLS)
     p = chi_square_p(seen.tolist(), expected.tolist())
-    return (
-        ""
-        if p >= LEAST_P
-        else f"draws at temperature {temperature:g} do not follow the plain distribution (p = {p:.1e})"
-    )
+    if p >= LEAST_P:
+        return ""
+    return f"draws at temperature {temperature:g} do not follow the plain distribution (p = {p:.1e})"
 
 
 def chi_square_p(seen: list[int], expected: list[float]) -> float:

@@ -32,22 +32,22 @@ def chosen(names: Sequence[str], benches: Iterable[Bench] = BENCHES) -> list[Ben
 
 
 def run_bench(
-    names: Sequence[str], rounds: int, file: Path | None, tell: Callable[[str], None] = print
+    names: Sequence[str], rounds: int, file: Path | None, echo: Callable[[str], None] = print
 ) -> list[Measurement]:
-    """Measure the chosen benchmarks, reporting each by `tell`.
+    """Measure the chosen benchmarks, writing lines for each by `echo`.
 
     The file is written after each of them, so that an interrupted run leaves the records that it had. Raises UserError
     for unknown names, and where the file cannot be written.
     """
     benches = chosen(names)
-    tell(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    echo(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     done: list[Measurement] = []
     for bench in benches:
-        tell(f"\n{bench.name}: {bench.what}")
+        echo(f"\n{bench.name}: {bench.what}")
         found = measure(bench, rounds)
         done += found
         for measurement in found:
-            tell(measurement.line())
+            echo(measurement.line())
         if file is not None:
             with explain_write_errors(file, option="--json"):
                 write_json(file, [measurement.record() for measurement in done], indent=1)

@@ -1,4 +1,4 @@
-"""One completion, shown as it is drawn."""
+"""Print one completion as it is drawn, call by call."""
 
 from pathlib import Path
 from typing import Literal

@@ -9,7 +9,7 @@ from diffpo.cli.options import Overrides
 from diffpo.core.errors import UserError
 
 
-def study(  # each option of a command is an argument, and this one has ten
+def study(  # eleven arguments: every option of a command is one
     out: Annotated[Path, typer.Option("--out", help="Where the results go: results/NAME.", file_okay=False)],
     recipe: Annotated[
         str | None, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a built-in study.")

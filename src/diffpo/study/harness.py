@@ -58,6 +58,7 @@ class Job:
 
     @property
     def arguments(self) -> list[str]:
+        """Those of `diffpo.study.worker` after the folder: TASK for a base, TASK ARM SEED for a run."""
         return [self.task] if self.run is None else [self.task, self.run.arm, str(self.run.seed)]
 
     def __str__(self) -> str:
@@ -249,7 +250,7 @@ def _start(job: Job, paths: StudyPaths) -> subprocess.Popen[bytes]:
 def perform_stored(work: Path, arguments: Sequence[str]) -> None:
     """Do one job of the study whose recipe is in the folder `work`: what a process of `_in_processes` does.
 
-    `arguments` are those of the job: TASK for its base, or TASK ARM SEED.
+    `arguments` are those of `Job.arguments`.
     """
     recipe = load_recipe(StudyRecipe, str(work / STUDY))
     task, *others = arguments

@@ -144,6 +144,7 @@ def profile_tables(found: Sequence[Profile], what: str) -> Iterator[str]:
 
 
 def verdict_table(results: Sequence[Result]) -> str:
+    """Return how many pairs (call, boundary) fall, rise or are undecided: a row for each task, model and seed."""
     rows = [(v.task, v.arm, *map(str, (v.seed, v.falling, v.undecided, v.rising))) for v in verdicts(results)]
     return markdown_table(("task", "model", "seed", "falls", "undecided", "rises"), rows)
 
