@@ -62,8 +62,9 @@ def load_base(
     return load(path, dtype, device, bits)
 
 
-def save(policy: Policy, folder: Path) -> None:
+def save(policy: Policy, folder: str | Path) -> None:
     """Write a folder that `load` gives back bit for bit: weights, config, tokenizer, controller."""
+    folder = Path(folder)
     save_denoiser(policy.denoiser, policy.tokenizer, folder)
     if policy.controller is not None:
         save_controller(policy.controller, folder)
