@@ -77,7 +77,7 @@ def test_reading_a_recipe_imports_no_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["eval", "no/such"], "no/such does not exist; name a folder with a model"),
         (["sample", "no/such", "--prompt", "x"], "no/such does not exist; name a folder with a model"),
@@ -89,7 +89,7 @@ def test_reading_a_recipe_imports_no_torch() -> None:
     ],
 )
 def test_what_is_wrong_with_a_models_path_is_told_without_torch(
-    arguments: list[str], told: str, tmp_path: Path
+    arguments: list[str], message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "no").mkdir()
     script = (
@@ -99,7 +99,7 @@ def test_what_is_wrong_with_a_models_path_is_told_without_torch(
         f"main({arguments})\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "False\n") and told in done.stderr
+    assert (done.returncode, done.stdout) == (2, "False\n") and message in done.stderr
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,7 +140,7 @@ def test_the_other_verbs(
 
 @pytest.mark.usefixtures("calls")
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["trian"], "No such command 'trian'"),
         (["sft", "{recipe}"], "where to? Give --out"),
@@ -153,18 +153,18 @@ def test_the_other_verbs(
     ],
 )
 def test_a_users_mistake_is_told_on_stderr_with_code_2(
-    arguments: list[str], told: str, recipe_file: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, recipe_file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_code(*(argument.format(recipe=recipe_file) for argument in arguments)) == 2
     printed = capsys.readouterr()
-    assert told in printed.err
+    assert message in printed.err
     assert printed.out == ""
     assert "Traceback" not in printed.err
 
 
 @pytest.mark.usefixtures("calls")
 @pytest.mark.parametrize(
-    ("raised", "code", "told"),
+    ("raised", "code", "message"),
     [
         (UserError("the disk is full"), 2, "diffpo: the disk is full\n"),
         (KeyboardInterrupt(), 130, ""),
@@ -172,7 +172,7 @@ def test_a_users_mistake_is_told_on_stderr_with_code_2(
     ],
 )
 def test_what_a_verb_raises_becomes_an_exit_code(
-    raised: BaseException, code: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    raised: BaseException, code: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run_demo(out: Path, seed: int) -> None:
         raise raised
@@ -182,7 +182,7 @@ def test_what_a_verb_raises_becomes_an_exit_code(
     monkeypatch.setattr(sys, "stderr", sys.stderr)
     monkeypatch.setattr(sys.modules["diffpo.cli.demo"], "run_demo", run_demo)
     assert exit_code("demo") == code
-    assert capsys.readouterr().err == told
+    assert capsys.readouterr().err == message
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, calls: list[tuple[Any, ...]]) -> None:

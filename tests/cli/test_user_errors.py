@@ -19,7 +19,7 @@ from diffpo.training.sft import run_sft
 SMALL = ["threads=1", "model.d_model=16", "model.n_layers=1", "model.n_heads=2", "model.mlp_hidden_size=16", "batch=4"]
 BUDGET = "budget.steps=1"
 
-Tell = Callable[..., str]
+ErrorOf = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +48,15 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 @pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Tell]:
-    """Runs a command that must fail, in a folder with an SFT recipe; what it says, in many lines if it lists."""
+def error_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[ErrorOf]:
+    """Return a function that runs a command that must fail, in a folder with an SFT recipe, and returns its error.
+
+    With `is_list` the error has a line for each mistake, else one line in all.
+    """
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sft.toml").write_text("batch = 1\nsteps = 1\nmodel.n_layers = 1\n", encoding="utf-8")
 
-    def tell(*arguments: str, is_list: bool = False) -> str:
+    def fail(*arguments: str, is_list: bool = False) -> str:
         before = contents(tmp_path)
         capfd.readouterr()
         with pytest.raises(SystemExit) as caught:
@@ -67,13 +70,13 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
         assert contents(tmp_path) == before
         return errors
 
-    yield tell
+    yield fail
 
 
 # ------------------------------------------------------------------------------------------------------------ recipes
 
 
-def test_five_mistakes_in_a_recipe_are_told_at_once(told: Tell, tmp_path: Path) -> None:
+def test_five_mistakes_in_a_recipe_are_told_at_once(error_of: ErrorOf, tmp_path: Path) -> None:
     file = tmp_path / "five.toml"
     file.write_text(
         """
@@ -96,7 +99,7 @@ def test_five_mistakes_in_a_recipe_are_told_at_once(told: Tell, tmp_path: Path) 
         """,
         encoding="utf-8",
     )
-    first, *mistakes = told("rl", "five.toml", "--out", "run", is_list=True).splitlines()
+    first, *mistakes = error_of("rl", "five.toml", "--out", "run", is_list=True).splitlines()
     assert first == "diffpo: 5 mistakes in recipe five.toml:"
     expected = [
         ("rollout.gruop_size", "did you mean 'group_size'?"),
@@ -127,45 +130,45 @@ def test_five_mistakes_in_a_recipe_are_told_at_once(told: Tell, tmp_path: Path) 
         ("objective.nfe_penalty", "objective.nfe_penalty", "table.key=value"),
     ],
 )
-def test_a_mistake_is_named_by_its_key(override: str, key: str, advice: str, recipe: str, told: Tell) -> None:
-    first, mistake = told("rl", recipe, override, "--out", "run", is_list=True).splitlines()
+def test_a_mistake_is_named_by_its_key(override: str, key: str, advice: str, recipe: str, error_of: ErrorOf) -> None:
+    first, mistake = error_of("rl", recipe, override, "--out", "run", is_list=True).splitlines()
     assert first.startswith("diffpo: 1 mistake in ")
     assert key in mistake and advice in mistake
 
 
-def test_more_clues_at_least_than_at_most(recipe: str, told: Tell) -> None:
-    message = told("rl", recipe, "task.min_clues=9", "task.max_clues=5", "--out", "run", is_list=True)
+def test_more_clues_at_least_than_at_most(recipe: str, error_of: ErrorOf) -> None:
+    message = error_of("rl", recipe, "task.min_clues=9", "task.max_clues=5", "--out", "run", is_list=True)
     assert "min_clues 9 is above max_clues 5" in message
 
 
-def test_a_run_needs_an_end(told: Tell, tmp_path: Path) -> None:
+def test_a_run_needs_an_end(error_of: ErrorOf, tmp_path: Path) -> None:
     (tmp_path / "endless.toml").write_text('base = "base"\nbudget = {}\n')
-    assert "neither steps nor denoiser_calls" in told("rl", "endless.toml", "--out", "run", is_list=True)
+    assert "neither steps nor denoiser_calls" in error_of("rl", "endless.toml", "--out", "run", is_list=True)
 
 
 @pytest.mark.parametrize("clues", [["task.min_clues=3"], ["task.min_clues=12"]], ids=str)
 def test_clues_out_of_range_leave_no_run_behind(
-    clues: list[str], run: Path, recipe: str, told: Tell, tmp_path: Path
+    clues: list[str], run: Path, recipe: str, error_of: ErrorOf, tmp_path: Path
 ) -> None:
     """12 is above the 10 that are the default at most; only the task knows."""
     for command in (["rl", recipe, f'base="{run}"'], ["sft", "sft.toml"]):
-        assert "<= min_clues <= max_clues <=" in told(*command, *clues, "--out", "run")
+        assert "<= min_clues <= max_clues <=" in error_of(*command, *clues, "--out", "run")
         assert not (tmp_path / "run").exists()
-    assert "<= min_clues <= max_clues <=" in told("eval", str(run), *clues)
+    assert "<= min_clues <= max_clues <=" in error_of("eval", str(run), *clues)
 
 
-def test_a_recipe_that_is_not_built_in(told: Tell) -> None:
-    message = told("sft", "sudoku4-bsae", "--out", "run")
+def test_a_recipe_that_is_not_built_in(error_of: ErrorOf) -> None:
+    message = error_of("sft", "sudoku4-bsae", "--out", "run")
     assert "no recipe is called 'sudoku4-bsae'; did you mean 'sudoku4-base'?" in message
 
 
-def test_a_recipe_file_that_is_not_there(told: Tell) -> None:
-    assert "cannot read recipe nowhere/my.toml: No such file" in told("sft", "nowhere/my.toml", "--out", "run")
+def test_a_recipe_file_that_is_not_there(error_of: ErrorOf) -> None:
+    assert "cannot read recipe nowhere/my.toml: No such file" in error_of("sft", "nowhere/my.toml", "--out", "run")
 
 
-def test_a_recipe_file_that_is_not_toml(told: Tell, tmp_path: Path) -> None:
+def test_a_recipe_file_that_is_not_toml(error_of: ErrorOf, tmp_path: Path) -> None:
     (tmp_path / "broken.toml").write_text("steps = = 3\n")
-    message = told("sft", "broken.toml", "--out", "run")
+    message = error_of("sft", "broken.toml", "--out", "run")
     assert "broken.toml is not valid TOML" in message and "line 1" in message
 
 
@@ -233,11 +236,11 @@ def break_its_controller(folder: Path) -> None:
     ],
 )
 def test_a_base_that_cannot_be_used(
-    spoil: Callable[[Path], None], word: str, run: Path, recipe: str, told: Tell, tmp_path: Path
+    spoil: Callable[[Path], None], word: str, run: Path, recipe: str, error_of: ErrorOf, tmp_path: Path
 ) -> None:
     folder = model_folder(run).rename(tmp_path / "model")
     spoil(folder)
-    message = told("rl", recipe, "base=model", "--out", "run")
+    message = error_of("rl", recipe, "base=model", "--out", "run")
     assert "model" in message and word in message
     assert not (tmp_path / "run").exists()
 
@@ -246,36 +249,36 @@ def test_a_base_that_cannot_be_used(
 
 
 @pytest.mark.parametrize("command", ["sft", "rl", "demo"])
-def test_an_out_that_cannot_be_written(command: str, run: Path, recipe: str, told: Tell, tmp_path: Path) -> None:
+def test_an_out_that_cannot_be_written(command: str, run: Path, recipe: str, error_of: ErrorOf, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     arguments = {"sft": ["sft", "sft.toml"], "rl": ["rl", recipe, f'base="{run}"'], "demo": ["demo"]}[command]
-    message = told(*arguments, "--out", "file/x")
+    message = error_of(*arguments, "--out", "file/x")
     assert "cannot write to file/x (Not a directory); choose another --out" in message
 
 
-def test_an_out_that_holds_a_run(run: Path, recipe: str, told: Tell) -> None:
+def test_an_out_that_holds_a_run(run: Path, recipe: str, error_of: ErrorOf) -> None:
     for command in (["sft", "sft.toml"], ["rl", recipe, f'base="{run}"']):
-        assert "already holds a run; go on with it by --resume" in told(*command, "--out", str(run))
+        assert "already holds a run; go on with it by --resume" in error_of(*command, "--out", str(run))
 
 
-def test_an_out_whose_recipe_was_lost_is_still_a_run(run: Path, told: Tell) -> None:
+def test_an_out_whose_recipe_was_lost_is_still_a_run(run: Path, error_of: ErrorOf) -> None:
     (run / "recipe.toml").unlink()
-    assert "already holds a run" in told("sft", "sft.toml", "--out", str(run))
-    assert "nothing to resume" in told("sft", "sft.toml", "--out", str(run), "--resume")
+    assert "already holds a run" in error_of("sft", "sft.toml", "--out", str(run))
+    assert "nothing to resume" in error_of("sft", "sft.toml", "--out", str(run), "--resume")
 
 
 @pytest.mark.parametrize("out", ["nowhere", "empty", "file/x"])
-def test_nothing_to_resume(out: str, run: Path, recipe: str, told: Tell, tmp_path: Path) -> None:
+def test_nothing_to_resume(out: str, run: Path, recipe: str, error_of: ErrorOf, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("in the way")
     for command in (["sft", "sft.toml"], ["rl", recipe, f'base="{run}"']):
-        assert f"nothing to resume: {out} holds no run" in told(*command, "--out", out, "--resume")
+        assert f"nothing to resume: {out} holds no run" in error_of(*command, "--out", out, "--resume")
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_resuming_with_another_recipe_names_what_changed(run: Path, told: Tell, tmp_path: Path) -> None:
+def test_resuming_with_another_recipe_names_what_changed(run: Path, error_of: ErrorOf, tmp_path: Path) -> None:
     stored = str(shutil.copy(run / "recipe.toml", tmp_path / "mine.toml"))
-    message = told("sft", stored, "steps=9", "optimizer.lr=0.5", "--out", str(run), "--resume")
+    message = error_of("sft", stored, "steps=9", "optimizer.lr=0.5", "--out", str(run), "--resume")
     assert "steps: 2 -> 9; optimizer.lr: 0.001 -> 0.5)" in message
     assert checkpoints(run)[-1].name == "checkpoint-2"
 
@@ -283,91 +286,97 @@ def test_resuming_with_another_recipe_names_what_changed(run: Path, told: Tell, 
 # --------------------------------------------------------------------------------------------- eval, sample and report
 
 
-def test_eval_of_a_folder_without_a_model(told: Tell, tmp_path: Path) -> None:
+def test_eval_of_a_folder_without_a_model(error_of: ErrorOf, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert "holds neither a model" in told("eval", "empty")
+    assert "holds neither a model" in error_of("eval", "empty")
 
 
-def test_eval_of_a_model_that_nobody_knows_the_task_of(run: Path, told: Tell, tmp_path: Path) -> None:
+def test_eval_of_a_model_that_nobody_knows_the_task_of(run: Path, error_of: ErrorOf, tmp_path: Path) -> None:
     model_folder(run).rename(tmp_path / "model")
-    assert "give task.size=4 or 6" in told("eval", "model")
+    assert "give task.size=4 or 6" in error_of("eval", "model")
 
 
 @pytest.mark.parametrize("text", ["steps = = 3", "[task]\nsize = 5"])
-def test_eval_of_a_run_whose_recipe_is_spoilt(text: str, run: Path, told: Tell) -> None:
+def test_eval_of_a_run_whose_recipe_is_spoilt(text: str, run: Path, error_of: ErrorOf) -> None:
     (run / "recipe.toml").write_text(text)
-    assert "recipe.toml" in told("eval", str(run))
+    assert "recipe.toml" in error_of("eval", str(run))
 
 
-def test_eval_into_what_cannot_be_written(run: Path, told: Tell, tmp_path: Path) -> None:
+def test_eval_into_what_cannot_be_written(run: Path, error_of: ErrorOf, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    message = told("eval", str(run), "count=2", "bounds=[9.0]", "--out", "file/x/eval.json")
+    message = error_of("eval", str(run), "count=2", "bounds=[9.0]", "--out", "file/x/eval.json")
     assert "cannot write file/x/eval.json (Not a directory); choose another --out" in message
 
 
-def test_eval_in_blocks_that_do_not_fit(run: Path, told: Tell) -> None:
-    assert "block_length 5 does not divide the completion length 16" in told("eval", str(run), "block_length=5")
+def test_eval_in_blocks_that_do_not_fit(run: Path, error_of: ErrorOf) -> None:
+    assert "block_length 5 does not divide the completion length 16" in error_of("eval", str(run), "block_length=5")
 
 
 def test_more_completions_in_flight_than_memory_has_room_for(
-    run: Path, recipe: str, told: Tell, monkeypatch: pytest.MonkeyPatch
+    run: Path, recipe: str, error_of: ErrorOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # One block, float32, a canvas of 16 + 16 tokens: 4 x 16 + 2 x 16 numbers a token, 2 x 16 x 23 logits.
     each = 4 * (32 * (4 * 16 + 2 * 16) + 2 * 16 * 23)
     monkeypatch.setattr(memory_check, "free_bytes", lambda denoiser: 7 * each + each // 2)
-    said = "completions at a time take about 0.0 GiB beside the model, and 0.0 are there; set"
-    assert f"32 {said} rollout.max_in_flight to at most 7" in told("rl", recipe, "--out", "new")
-    assert f"8 {said} rollout.max_in_flight to at most 7" in told(
+    message = "completions at a time take about 0.0 GiB beside the model, and 0.0 are there; set"
+    assert f"32 {message} rollout.max_in_flight to at most 7" in error_of("rl", recipe, "--out", "new")
+    assert f"8 {message} rollout.max_in_flight to at most 7" in error_of(
         "rl", recipe, "rollout.max_in_flight=8", "--out", "new"
     )
-    assert f"10 {said} max_in_flight to at most 7" in told("eval", str(run), "count=10")
-    assert f"9 {said} max_in_flight to at most 7" in told("eval", str(run), "count=10", "max_in_flight=9")
+    assert f"10 {message} max_in_flight to at most 7" in error_of("eval", str(run), "count=10")
+    assert f"9 {message} max_in_flight to at most 7" in error_of("eval", str(run), "count=10", "max_in_flight=9")
     with pytest.raises(SystemExit) as caught:
         main(["rl", recipe, "rollout.max_in_flight=7", "--out", "new"])
     assert not caught.value.code
     kept = 4 * 32 * 2 * 16  # keys and values of one layer
     monkeypatch.setattr(memory_check, "free_bytes", lambda denoiser: 7 * each)
-    cached = told("eval", str(run), "count=7", "cache=dual", "block_length=8")
+    cached = error_of("eval", str(run), "count=7", "cache=dual", "block_length=8")
     assert f"max_in_flight to at most {7 * each // (each - 4 * 16 * 23 + kept)}" in cached
 
 
-def test_attention_that_is_not_there(recipe: str, run: Path, told: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_that_is_not_there(
+    recipe: str, run: Path, error_of: ErrorOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def find(name: str) -> object:
         return None if name == "flash_attn" else find_spec(name)
 
     monkeypatch.setattr(device, "find_spec", find)
     asked = "attention=flash_attention_2"
     for command in (["rl", recipe, "--out", "new"], ["sft", "sft.toml", "--out", "new"], ["eval", str(run)]):
-        said = told(*command, asked)
-        assert "needs flash-attn, which is not installed: pip install flash-attn, or use attention = 'sdpa'" in said
+        message = error_of(*command, asked)
+        assert "needs flash-attn, which is not installed: pip install flash-attn, or use attention = 'sdpa'" in message
     monkeypatch.setattr(device, "find_spec", lambda name: object())
-    assert "needs a CUDA device, and this run has none" in told("rl", recipe, asked, "device=cpu", "--out", "new")
-    assert "needs a CUDA device" in told("rl", recipe, "attention=flex_attention", "device=cpu", "--out", "new")
+    assert "needs a CUDA device, and this run has none" in error_of("rl", recipe, asked, "device=cpu", "--out", "new")
+    assert "needs a CUDA device" in error_of("rl", recipe, "attention=flex_attention", "device=cpu", "--out", "new")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert "does not compute in float32; use dtype = 'bfloat16'" in told("rl", recipe, asked, "--out", "new")
+    assert "does not compute in float32; use dtype = 'bfloat16'" in error_of("rl", recipe, asked, "--out", "new")
     both = ["attention=flex_attention", "rollout.cache=dual", "rollout.block_length=4"]
-    assert "rollout.cache 'dual' needs attention = 'sdpa'" in told("rl", recipe, *both, "--out", "new", is_list=True)
+    assert "rollout.cache 'dual' needs attention = 'sdpa'" in error_of(
+        "rl", recipe, *both, "--out", "new", is_list=True
+    )
 
 
-def test_a_compiler_that_is_not_there(recipe: str, run: Path, told: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_is_not_there(
+    recipe: str, run: Path, error_of: ErrorOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(device, "which", lambda name: None)
-    said = told("rl", recipe, "compile=true", "device=cpu", "--out", "new")
-    assert "compile = true needs a C++ compiler, and there is none (g++, clang++); leave it out" in said
+    message = error_of("rl", recipe, "compile=true", "device=cpu", "--out", "new")
+    assert "compile = true needs a C++ compiler, and there is none (g++, clang++); leave it out" in message
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(device, "find_spec", lambda name: None)
-    assert "needs triton, which is not installed" in told("rl", recipe, "compile=true", "--out", "new")
+    assert "needs triton, which is not installed" in error_of("rl", recipe, "compile=true", "--out", "new")
 
 
 @pytest.mark.parametrize("prompt", ["1b9d", "1 2", "é", "<|mdm_mask|>"])
-def test_a_prompt_outside_the_alphabet(prompt: str, run: Path, told: Tell) -> None:
-    assert "characters outside the alphabet" in told("sample", str(run), "--prompt", prompt)
+def test_a_prompt_outside_the_alphabet(prompt: str, run: Path, error_of: ErrorOf) -> None:
+    assert "characters outside the alphabet" in error_of("sample", str(run), "--prompt", prompt)
 
 
-def test_an_empty_prompt(run: Path, told: Tell) -> None:
-    assert "empty" in told("sample", str(run), "--prompt", "")
+def test_an_empty_prompt(run: Path, error_of: ErrorOf) -> None:
+    assert "empty" in error_of("sample", str(run), "--prompt", "")
 
 
-def test_a_report_of_an_empty_folder(told: Tell, tmp_path: Path) -> None:
+def test_a_report_of_an_empty_folder(error_of: ErrorOf, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert "nothing to report" in told("report", "empty")
+    assert "nothing to report" in error_of("report", "empty")
     assert not (tmp_path / "empty" / "report.html").exists()

@@ -111,7 +111,7 @@ def work(*arguments: str) -> None:
     worker.main()
 
 
-def told(*arguments: str, capfd: pytest.CaptureFixture[str]) -> str:
+def error_of(*arguments: str, capfd: pytest.CaptureFixture[str]) -> str:
     capfd.readouterr()
     with pytest.raises(SystemExit) as caught:
         main(["study", *arguments])
@@ -145,8 +145,8 @@ def test_a_line_for_each_run_with_its_whole_trajectory(undisturbed: Path) -> Non
 
 def test_looking_at_a_run_does_not_change_it(undisturbed: Path, here: Path) -> None:
     """The same RL run without a study: step by step the same figures, denoiser calls included."""
-    unit = StudyRun("walk", "mf", 1)
-    rl.run_rl(rl_recipe(study(), unit, StudyPaths(undisturbed / "work")), here / "alone")
+    run = StudyRun("walk", "mf", 1)
+    rl.run_rl(rl_recipe(study(), run, StudyPaths(undisturbed / "work")), here / "alone")
     alone = [json.loads(line) for line in (here / "alone" / "metrics.jsonl").read_text().splitlines()]
     line = next(line for line in lines_in(undisturbed / "results") if (line["arm"], line["seed"]) == ("mf", 1))
     assert [{name: value for name, value in step.items() if name not in CLOCKS} for step in alone] == line["training"]
@@ -228,8 +228,8 @@ def test_ctrl_c_reaches_the_processes_once_and_they_go_on(
 
     def sleep_then_interrupt(seconds: float) -> None:
         time.sleep(seconds)
-        if (run / METRICS).exists() and not (here / "told").exists():
-            (here / "told").touch()
+        if (run / METRICS).exists() and not (here / "interrupted").exists():
+            (here / "interrupted").touch()
             signal.raise_signal(signal.SIGINT)
 
     only = Selection(arms=("mf",), seeds=("0",))
@@ -271,15 +271,15 @@ def test_any_subset_can_be_run(here: Path) -> None:
     assert everything == [StudyRun("walk", arm, seed) for seed in (0, 1) for arm in ("mf", "2-MF+IS")]
     assert study_runs(study(), Selection(arms=("mf",), seeds=("1",))) == [StudyRun("walk", "mf", 1)]
     models = study_runs(study("kind=likelihood"), Selection(seeds=("0",)))
-    assert [unit.arm for unit in models] == ["base", "mf", "2-MF+IS"]
+    assert [run.arm for run in models] == ["base", "mf", "2-MF+IS"]
 
 
 @pytest.mark.parametrize(("option", "known"), [("--arms", "mf, 2-MF+IS"), ("--tasks", "walk"), ("--seeds", "0, 1")])
 def test_a_selection_of_what_is_not_there(
     option: str, known: str, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    said = told("study.toml", "--out", "results", option, "nonsense", capfd=capfd)
-    assert f"has no {option[2:-1]} nonsense; choose from {known}" in said
+    message = error_of("study.toml", "--out", "results", option, "nonsense", capfd=capfd)
+    assert f"has no {option[2:-1]} nonsense; choose from {known}" in message
 
 
 # ------------------------------------------------------------------------------------------------------------ mistakes
@@ -294,10 +294,10 @@ def test_impossible_combinations_are_all_named_before_anything_is_trained(
             "[[arms]]\nname = 'blocks'\nrecipe = 'rl.toml'\noverrides = ['rollout.block_length=3']\n"
             "[[tasks]]\nname = 'none'\nbase = 'no-such-recipe'\n"
         )
-    said = told("study.toml", "--out", "results", "--work", "work", capfd=capfd)
-    assert "arm odd on task walk: 1 mistake in recipe rl.toml: estimator: draws 3 is odd" in said
-    assert "arm blocks on task walk:" in said and "3 does not divide the completion length 4" in said
-    assert "task none: no recipe is called 'no-such-recipe'" in said
+    message = error_of("study.toml", "--out", "results", "--work", "work", capfd=capfd)
+    assert "arm odd on task walk: 1 mistake in recipe rl.toml: estimator: draws 3 is odd" in message
+    assert "arm blocks on task walk:" in message and "3 does not divide the completion length 4" in message
+    assert "task none: no recipe is called 'no-such-recipe'" in message
     assert not (here / "results").exists() and not (here / "work").exists()
 
 
@@ -312,7 +312,7 @@ def test_impossible_combinations_are_all_named_before_anything_is_trained(
     ],
 )
 def test_a_mistake_in_the_study(override: str, word: str, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert word in told("study.toml", override, "--out", "results", capfd=capfd)
+    assert word in error_of("study.toml", override, "--out", "results", capfd=capfd)
 
 
 def test_results_from_before_an_option_are_those_of_its_default(
@@ -325,9 +325,11 @@ def test_results_from_before_an_option_are_those_of_its_default(
     (here / "results").mkdir()
     monkeypatch.setattr(harness, "perform", lambda *_: pytest.fail("nothing is missing"))
     append_results(here / "results" / RUNS, lines)
-    said = told("study.toml", "--out", "results", "--jobs", "1", capfd=capfd)
+    message = error_of("study.toml", "--out", "results", "--jobs", "1", capfd=capfd)
     assert (
-        "base.threads: null -> 1" in said and "measured.batch: 200 -> 5" in said and "drop_zero_std_groups" not in said
+        "base.threads: null -> 1" in message
+        and "measured.batch: 200 -> 5" in message
+        and "drop_zero_std_groups" not in message
     )
 
 
@@ -335,8 +337,8 @@ def test_results_of_other_settings_are_not_mixed(
     undisturbed: Path, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(undisturbed / "results", here / "results")
-    said = told("study.toml", "budget=600", "--out", "results", capfd=capfd)
-    assert f"has other settings (rl.budget.denoiser_calls: {BUDGET} -> 600)" in said
+    message = error_of("study.toml", "budget=600", "--out", "results", capfd=capfd)
+    assert f"has other settings (rl.budget.denoiser_calls: {BUDGET} -> 600)" in message
 
 
 def test_a_broken_line_is_named_and_can_be_left_out(
@@ -347,9 +349,9 @@ def test_a_broken_line_is_named_and_can_be_left_out(
     results = here / "results" / RUNS
     whole = results.read_text().splitlines()
     results.write_text("\n".join([whole[0], whole[1][:-9], *whole[2:]]) + "\n")
-    said = told("study.toml", "--out", "results", "--work", "work", capfd=capfd)
-    assert "runs.jsonl, line 2 is broken" in said and "--skip-broken" in said
-    assert "line 2 is broken" in told("--out", "results", "--report-only", capfd=capfd)
+    message = error_of("study.toml", "--out", "results", "--work", "work", capfd=capfd)
+    assert "runs.jsonl, line 2 is broken" in message and "--skip-broken" in message
+    assert "line 2 is broken" in error_of("--out", "results", "--report-only", capfd=capfd)
     with pytest.raises(SystemExit) as caught:
         main(["study", "study.toml", "--out", "results", "--work", "work", "--skip-broken"])
     assert not caught.value.code
@@ -456,8 +458,8 @@ def test_the_table_compares_with_the_arms_that_are_named(undisturbed: Path, tmp_
     (gain,) = (d.gain for d in differences(read_results(tmp_path / RUNS), "mf") if d.rule == "temperature 1")
     assert "## walk: against mf at the end of the budget" in (tmp_path / "table.md").read_text()
     assert f" {points_text(gain)} |" in (tmp_path / "table.md").read_text()
-    said = told("--out", str(tmp_path), "--report-only", "--against", "mg", capfd=capfd)
-    assert "there are no results of an arm mg to compare with; choose from" in said
+    message = error_of("--out", str(tmp_path), "--report-only", "--against", "mg", capfd=capfd)
+    assert "there are no results of an arm mg to compare with; choose from" in message
 
 
 def test_nothing_to_report(tmp_path: Path) -> None:
