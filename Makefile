@@ -18,7 +18,7 @@ demo: .venv/.ready ## Train a tiny model in minutes and write its report (SEED=0
 	@$(BIN)/diffpo demo --seed $(SEED)
 
 test: .venv/.ready ## Run the tests
-	@OMP_NUM_THREADS=1 $(BEAT) testing $(BIN)/pytest -n 2
+	@OMP_NUM_THREADS=1 $(BEAT) testing $(BIN)/pytest -n 2 --dist worksteal
 
 # Measuring costs half of the tests' processor time again, so it is not part of `test`.
 coverage: .venv/.ready ## Run the tests, slower, and print the share of lines that they run
