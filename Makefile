@@ -22,7 +22,7 @@ test: .venv/.ready ## Run the tests
 
 # Measuring costs half of the tests' processor time again, so it is not part of `test`.
 coverage: .venv/.ready ## Run the tests, slower, and print the share of lines that they run
-	@OMP_NUM_THREADS=1 $(BEAT) 'testing, with coverage' $(BIN)/pytest -n 2 --cov=diffpo --cov-report=
+	@OMP_NUM_THREADS=1 $(BEAT) 'testing, with coverage' $(BIN)/pytest -n 2 --dist worksteal --cov=diffpo --cov-report=
 	@echo "lines run by the tests: $$($(BIN)/coverage report --format=total) % (by file: $(BIN)/coverage report)"
 
 lint: .venv/.ready ## Check style and types

@@ -14,7 +14,7 @@ from diffpo.sampling.policy import Policy, load, save
 def with_controller(policy: Policy) -> Policy:
     controller = Controller(initial_bound=2.0, hidden=8)
     with torch.no_grad():
-        controller.head[0].weight.fill_(0.25)
+        next(controller.head.parameters()).fill_(0.25)
     return replace(policy, controller=controller)
 
 
