@@ -38,6 +38,7 @@ MODEL, CONTROLLER, METRICS = "model.safetensors", "controller.safetensors", "met
 TIME = "seconds"
 """What the name of a metric ends with that no two runs share."""
 PEAKS = ("process_peak", "process_above_body")
+PEAK = "peak_bytes"
 """Counts of the benchmarks that are the kernel's, of whole processes: no two runs share them."""
 ALONE = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
 """One thread, no GPU: sums are taken in the same order each time. The checkouts are left as they are."""
@@ -359,11 +360,18 @@ def compare_runs(name: str, before: Path, after: Path) -> Verdict:
 
 
 def compare_benches(name: str, before: Path, after: Path) -> Verdict:
-    """Compare what each benchmark counts, and whether its two sides did the same."""
+    """Compare what each benchmark counts, and whether its two sides did the same.
+
+    The peak of memory must not have grown; where tensors live shorter than before it may have fallen.
+    """
     old, new = (counts_of(file) for file in (before, after))
     for bench in sorted({*old, *new}):
         if bench not in old or bench not in new:
             return Verdict(name, f"{bench} is only there {'before' if bench in old else 'after'}", "")
+        for key in [key for key in old[bench] if key.endswith(PEAK) and key in new[bench]]:
+            peak, was = new[bench].pop(key), old[bench].pop(key)
+            if peak > was:
+                return Verdict(name, f"{bench}: {key} grew from {was} to {peak}", "")
         if difference := line_difference(old[bench], new[bench]):
             return Verdict(name, f"{bench}: {difference}", "")
     return Verdict(name, "", f"{len(old)} benchmarks, {sum(map(len, old.values()))} numbers")

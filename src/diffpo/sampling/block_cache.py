@@ -82,10 +82,10 @@ class BlockCache:
         self, rows: Int[Tensor, " b"], canvas: Int[Tensor, "b N"], at: Bool[Tensor, "b N"]
     ) -> tuple[DenoiserOutput, Int[Tensor, "b N"]]:
         """Compute each different canvas once, and copy its keys and values to the rows that share it."""
-        unique, mask, which = unique_canvases(canvas, self.attention_mask[rows])
+        canvas, mask, which = unique_canvases(canvas, self.attention_mask[rows])
         cache_rows, first = self.cache_row[rows], first_occurrence(which)
         window = self.cache.window(cache_rows[first], torch.ones_like(mask), mask)
-        output = self.denoiser.predict(unique, mask, at[first], window)
+        output = self.denoiser.predict(canvas, mask, at[first], window)
         is_copy = first[which] != torch.arange(len(which), device=which.device)
         self.cache.copy(cache_rows[first[which]][is_copy], cache_rows[is_copy])
         return output, flat_index(at[first])[which]

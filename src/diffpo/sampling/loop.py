@@ -55,7 +55,8 @@ def sample(
         needs_logits = is_candidate
         if decoding.controller is not None:  # it looks at the entropies of a whole new completion
             needs_logits = is_candidate | (is_masked & (state.step[rows] == 0)[:, None])
-        output, index = canvases.predict(rows, state.canvas(rows), needs_logits, is_candidate)
+        canvas = state.canvas(rows)
+        output, index = canvases.predict(rows, canvas, needs_logits, is_candidate)
 
         drawn = draw_and_score(output, index, token_noise[rows][needs_logits], decoding.temperature, decoding.rule)
         token, logp, score = (x.new_zeros(needs_logits.shape).masked_scatter(needs_logits, x) for x in drawn)
