@@ -38,8 +38,9 @@ MODEL, CONTROLLER, METRICS = "model.safetensors", "controller.safetensors", "met
 TIME = "seconds"
 """What the name of a metric ends with that no two runs share."""
 PEAKS = ("process_peak", "process_above_body")
-PEAK = "peak_bytes"
 """Counts of the benchmarks that are the kernel's, of whole processes: no two runs share them."""
+PEAK = "peak_bytes"
+"""What the name of a count ends with that may fall, and must not grow."""
 ALONE = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
 """One thread, no GPU: sums are taken in the same order each time. The checkouts are left as they are."""
 PROBE = "import importlib.metadata as m, diffpo; print(diffpo.__file__); print(m.version('torch'))"
