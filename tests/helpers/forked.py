@@ -1,18 +1,23 @@
 """Real processes for tests, forked from one that has imported torch: importing it takes longer than what they do."""
 
-import multiprocessing
+import atexit
 import os
+import pickle
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from subprocess import TimeoutExpired
 from typing import Any, Literal
 
 from diffpo.cli.main import main
 from diffpo.runs import run_dir
 
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["diffpo.cli.main", "diffpo.training.rl", "diffpo.training.sft", "diffpo.evaluation.run"])
+PRELOADED = "diffpo.training.rl, diffpo.training.sft, diffpo.evaluation.run"
+SERVE = f"import sys, {PRELOADED}; from {__name__} import serve; serve(int(sys.argv[1]))"
 
 
 class Forked:
@@ -26,28 +31,26 @@ class Forked:
         stderr: Path,
         environment: Mapping[str, str] | None = None,
     ) -> None:
+        self.returncode: int | None = None
+        """The exit code as far as it is known; below zero the number of a signal."""
         settings = (os.getcwd(), stdout, stderr, dict(environment or {}))
-        self._process = SERVER.Process(target=_run, args=(settings, target, arguments), daemon=True)
-        self._process.start()
-
-    @property
-    def pid(self) -> int:
-        assert self._process.pid is not None
-        return self._process.pid
-
-    @property
-    def returncode(self) -> int | None:
-        """The exit code as far as it is known, as a Popen has it: the number of a signal below zero."""
-        return self._process.exitcode
+        self._server = server()
+        self._server.send(pickle.dumps((settings, target, arguments)))
+        self.pid: int = self._server.recv()
 
     def poll(self) -> int | None:
-        return self._process.exitcode
+        if self.returncode is None:
+            self._server.send(self.pid)
+            self.returncode = self._server.recv()
+        return self.returncode
 
-    def wait(self, timeout: float | None = None) -> int:
-        self._process.join(timeout)
-        if self._process.exitcode is None:
-            raise TimeoutExpired(str(self._process), timeout or 0)
-        return self._process.exitcode
+    def wait(self, timeout: float = 300) -> int:
+        until = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > until:
+                raise TimeoutError(f"process {self.pid} has not ended in {timeout} s")
+            time.sleep(0.01)
+        return code
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
@@ -58,6 +61,46 @@ class Forked:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+@cache
+def server() -> Connection:
+    """Start the process that others are forked from, and return the way to it.
+
+    It is not one of `multiprocessing`, which has but one for everyone who asks, and none for daemons.
+    """
+    ours, theirs = Pipe()
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", SERVE, str(theirs.fileno())]
+    process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+    theirs.close()
+
+    def stop() -> None:
+        ours.close()
+        process.wait()
+
+    atexit.register(stop)
+    return ours
+
+
+def serve(descriptor: int) -> None:
+    """Fork a process for each task that comes, and tell its id; for each id tell the exit code, if there is one."""
+    interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    requests = Connection(descriptor)
+    while True:
+        try:
+            request = requests.recv()
+        except EOFError:
+            return
+        if isinstance(request, int):
+            pid, status = os.waitpid(request, os.WNOHANG)
+            requests.send(os.waitstatus_to_exitcode(status) if pid else None)
+        elif pid := os.fork():
+            requests.send(pid)
+        else:
+            requests.close()
+            signal.signal(signal.SIGINT, interrupted)
+            return _run(*pickle.loads(request))
 
 
 def _run(
