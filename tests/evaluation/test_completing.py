@@ -57,6 +57,10 @@ def test_a_controller_chooses_the_bounds_unless_there_is_a_rule(policy: Policy) 
 
 def test_what_cannot_be_completed_is_refused(policy: Policy, tmp_path: Path) -> None:
     assert diffpo.complete(policy, []) == []
+    with pytest.raises(UserError, match="one string"):
+        diffpo.complete(policy, PROMPTS[0])
+    with pytest.raises(UserError, match="length is 0"):
+        diffpo.complete(policy, PROMPTS, length=0)
     with pytest.raises(UserError, match="the prompt is empty"):
         diffpo.complete(policy, [PROMPTS[0], ""])
     with pytest.raises(UserError, match="outside the alphabet"):

@@ -188,6 +188,19 @@ def test_text_of_a_model_cannot_become_markup(run_dir: Path) -> None:
     assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 3  # headline, table, facts, tooltip
 
 
+def test_an_evaluation_beside_a_run_is_that_runs(run_dir: Path, tmp_path: Path) -> None:
+    """`diffpo eval RUN` writes RUN/eval.json."""
+    for arm in ("d1", "diffpo"):
+        (tmp_path / "runs" / arm).mkdir(parents=True)
+        for name, file in (("eval.json", f"eval/{arm}.json"), ("metrics.jsonl", f"{arm}/metrics.jsonl")):
+            (tmp_path / "runs" / arm / name).write_text((run_dir / file).read_text())
+    both = read_run(tmp_path / "runs")
+    assert [arm.name for arm in both.arms] == ["d1", "diffpo"]
+    assert all(arm.is_evaluated and arm.metrics for arm in both.arms)
+    (one,) = read_run(tmp_path / "runs" / "diffpo").arms
+    assert one == both.arms[1]
+
+
 @pytest.mark.parametrize("name", ["summary.json", "eval", "d1", "eval/diffpo.json", "diffpo/metrics.jsonl"])
 def test_a_missing_piece_is_no_crash(run_dir: Path, name: str) -> None:
     target = run_dir / name

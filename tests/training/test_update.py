@@ -14,7 +14,7 @@ from tests.helpers.oracle import TableDenoiser, entropy_bound, rollout_of, tiny_
 from torch import Tensor
 
 from diffpo.core.canvas import canvas_at, completion_mask, full_attention_mask
-from diffpo.core.errors import NonFiniteLossError
+from diffpo.core.errors import NonFiniteLossError, UserError
 from diffpo.core.rollout import Rollout
 from diffpo.likelihood import (
     Coupled,
@@ -1049,3 +1049,11 @@ def test_rows_of_a_batch_keep_what_is_per_prompt() -> None:
     assert torch.equal(part.advantage, warm_batch().advantage[4:7])
     assert torch.equal(part.is_scored, warm_batch().is_scored[4:7])
     assert torch.equal(part.reward, warm_batch().reward)
+
+
+def test_an_advantage_of_the_wrong_shape_is_refused_by_name() -> None:
+    def per_prompt(reward: Tensor) -> Tensor:
+        return reward.mean(dim=1)
+
+    with pytest.raises(UserError, match=r"the advantage per_prompt returns \[3\] for rewards \[3, 4\]"):
+        new_batch(advantage=per_prompt)

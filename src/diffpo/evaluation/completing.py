@@ -50,8 +50,12 @@ def complete(
 
     Raises UserError where there is no such model, no length is known, or a prompt is empty or too long for the model.
     """
+    if isinstance(prompts, str):
+        raise UserError("prompts is one string; give a list of prompts: [prompt]")
     if not prompts:
         return []
+    if length is not None and length < 1:
+        raise UserError(f"length is {length}; give at least 1")
     source = model.denoiser.model.name_or_path if isinstance(model, Policy) else model
     length = length or sampled_length(source, None)
     policy = model if isinstance(model, Policy) else load(model)

@@ -16,8 +16,8 @@ class ClippedSurrogate:
 
     loss = -w min(r A, clip(r, 1 - clip, 1 + clip) A), with
     r = surrogate_new / surrogate_old (`policy_ratio`, the trust region; carries the gradient) and
-    w = clip(surrogate_old / behaviour, weight_floor, weight_cap) (`importance_weight`, the off-policy correction;
-    carries none). `importance_on = "positive"` leaves w = 1 where A is not positive.
+    w = clip(surrogate_old / behaviour, importance_floor, importance_cap) (`importance_weight`, the off-policy
+    correction; carries none). `importance_on = "positive"` leaves w = 1 where A is not positive.
 
     DiFFPO (arXiv 2510.02212, eq. 12) with `importance_cap`; diffu-GRPO (arXiv 2504.12216) with `importance_cap=None`,
     which sets w = 1. The floor and `importance_on` are ours.
@@ -40,16 +40,16 @@ class ClippedSurrogate:
         logp: TokenLogp,
         old_logp: TokenLogp,
         behaviour_logp: TokenLogp,
-        advantage: Float[Tensor, " B"],
+        credit: Float[Tensor, " B"],
         is_scored: Bool[Tensor, "B L"],
     ) -> PolicyLoss:
         ratio = (logp - old_logp).exp()
         free = (old_logp - behaviour_logp).exp()
         cap = torch.inf if self.importance_cap is None else self.importance_cap
-        is_meant = advantage > 0 if self.importance_on == "positive" else torch.ones_like(advantage, dtype=torch.bool)
+        is_meant = credit > 0 if self.importance_on == "positive" else torch.ones_like(credit, dtype=torch.bool)
         is_weighted = (is_meant & (self.importance_cap is not None))[:, None].expand_as(ratio)
         weight = torch.where(is_weighted, free.clamp(self.importance_floor, cap), 1.0)
-        loss, is_clipped = clipped_loss(ratio, advantage[:, None], self.clip)
+        loss, is_clipped = clipped_loss(ratio, credit[:, None], self.clip)
         return PolicyLoss(
             loss=weight * loss,
             policy_ratio=ratio.detach(),

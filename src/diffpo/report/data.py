@@ -93,15 +93,18 @@ class ReportedRun:
 
 
 def read_run(run_dir: Path) -> ReportedRun:
-    """Read `summary.json`, `eval/*.json` and `*/metrics.jsonl` of a run directory, whichever are there.
+    """Read `summary.json`, `eval/*.json`, `*/metrics.jsonl` and `*/eval.json` of a run directory, whichever are there.
 
-    A `metrics.jsonl` directly in it makes the directory itself an arm: it is one training run. Raises UserError where
-    there is none of these files, and where one is broken.
+    A `metrics.jsonl` or an `eval.json` directly in it makes the directory itself an arm: it is one training run. Raises
+    UserError where there is none of these files, and where one is broken.
     """
     if not run_dir.is_dir():
         raise UserError(f"{run_dir}: no such run directory; give the directory that a run has written.")
     summary = _read_object(run_dir / "summary.json")
     evals = {path.stem: path for path in sorted(run_dir.glob("eval/*.json"))}
+    evals |= {path.parent.name: path for path in sorted(run_dir.glob("*/eval.json"))}
+    if (own_eval := run_dir / "eval.json").exists():
+        evals.setdefault(run_dir.resolve().name, own_eval)
     logs = {path.parent.name: path for path in sorted(run_dir.glob("*/metrics.jsonl"))}
     if (own := run_dir / "metrics.jsonl").exists():
         logs.setdefault(run_dir.resolve().name, own)
@@ -109,8 +112,8 @@ def read_run(run_dir: Path) -> ReportedRun:
     names = {*summaries, *evals, *logs}
     if not names:
         raise UserError(
-            f"{run_dir}: nothing to report (no summary.json, eval/*.json or metrics.jsonl in it or below it); "
-            "give the directory of a run that has finished at least one training or evaluation."
+            f"{run_dir}: nothing to report (no summary.json, eval.json, eval/*.json or metrics.jsonl in it or below "
+            "it); give the directory of a run that has finished at least one training or evaluation."
         )
     arms = []
     wall_s = summary.get("wall_s")

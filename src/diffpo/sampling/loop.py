@@ -58,8 +58,10 @@ def sample(
         canvas = state.canvas(rows)
         output, index = canvases.predict(rows, canvas, needs_logits, is_candidate)
 
+        # One random number per position serves all calls: a position is drawn for good once.
         drawn = draw_and_score(output, index, token_noise[rows][needs_logits], decoding.temperature, decoding.rule)
         token, logp, score = (x.new_zeros(needs_logits.shape).masked_scatter(needs_logits, x) for x in drawn)
+        # With a controller the rule is the entropy bound, whose scores are entropies.
         state.choose_bounds_(new_rows, score[len(rows) - len(new_rows) :], decoding, bound_noise)
 
         is_commit = decoding.rule.select(score, is_candidate, state.entropy_bound[rows])

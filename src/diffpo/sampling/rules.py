@@ -29,7 +29,11 @@ class Rule(Protocol):
         ...
 
     def score(self, logits: Float[Tensor, "... V"], drawn: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Return one number for each position, from its logits and the token drawn there."""
+        """Return one number for each position, from its logits and the token drawn there.
+
+        Positions come in chunks, in any order, equal canvases once: a score may depend on a position's own logits and
+        token alone. What depends on where a position is belongs in `select`.
+        """
         ...
 
     def select(self, score: Score, is_candidate: Positions, row_bound: RowBound | None = None) -> Positions:

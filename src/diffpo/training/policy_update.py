@@ -48,7 +48,8 @@ def update_policy(
     own = rank_slice(len(rows), unit=batch.reward.shape[1])
     micro_batches = split_into_micro_batches(denoiser, reference, batch, update, generator, rows[own])
     metrics = UpdateMetrics(batch, rows)
-    old_logp: list[Tensor] = []  # [b, L] of each micro-batch
+    # The policy before the first step, [b, L] of each micro-batch: taken with the credit, or in the first iteration.
+    old_logp: list[Tensor] = []
     credit: Credit | None = None
     for iteration in range(update.num_iterations):
         optimizer.zero_grad()
@@ -56,7 +57,7 @@ def update_policy(
         single = score_policy(denoiser, micro_batches[0], update) if len(micro_batches) == 1 else None
         if credit is None or update.objective.requires == "current":
             current_logp = logp_for_credit(denoiser, micro_batches, update, single)
-            old_logp = old_logp or current_logp  # before the first step the current policy is the old one
+            old_logp = old_logp or current_logp
             has_reference = reference is not None
             credit = credit_of_groups(
                 batch, rows, micro_batches, update.objective, has_reference, old_logp, current_logp

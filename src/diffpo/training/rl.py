@@ -21,7 +21,9 @@ OnStep = Callable[[RlState, int, int, float], None]
 def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, on_step: OnStep | None = None) -> None:
     """Train from the recipe into `out`: a JSON line per step, checkpoints, the finished model as the last of them.
 
-    `on_step` is called before the step's checkpoint is written: a step that it has not seen to its end comes again.
+    The run ends when the nearest limit of its budget is reached. `on_step` is called before the step's checkpoint is
+    written: where it fails, `--resume` repeats the step.
+
     Raises UserError, before anything is written, for a task, a base or a memory limit that cannot be met, and
     NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """

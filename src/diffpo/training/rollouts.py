@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffpo.core.canvas import completion_mask
+from diffpo.core.errors import UserError
 from diffpo.core.rollout import Rollout
 from diffpo.distributed.collectives import all_gather_object, all_gather_rows, raise_on_all_ranks
 from diffpo.distributed.process import rank_slice
@@ -69,6 +70,17 @@ class Incentive:
     nfe_penalty: float
     advantage: Advantage
 
+    def advantages(self, reward: Float[Tensor, "Q G"]) -> Float[Tensor, " B"]:
+        """Return the advantages of all completions. Raises UserError for an advantage function of the wrong shape."""
+        found = self.advantage(reward)
+        if found.shape != reward.shape:
+            name = getattr(self.advantage, "__name__", repr(self.advantage))
+            raise UserError(
+                f"the advantage {name} returns {list(found.shape)} for rewards {list(reward.shape)} of prompts x "
+                "completions; return one advantage for each reward"
+            )
+        return found.flatten()
+
     def reward(self, grade: Float[Tensor, "Q G"], solved_nfe_share: Float[Tensor, "Q G"]) -> Float[Tensor, "Q G"]:
         return grade - self.nfe_penalty * solved_nfe_share
 
@@ -105,7 +117,7 @@ def collect_batch(
         bound_reward=bound_reward,
         is_solved=is_solved.view(-1, group_size),
         is_scored=completion_mask(rollout.completion_ids, policy.denoiser.stop_ids),
-        advantage=token_incentive.advantage(reward).flatten(),
-        bound_advantage=bound_incentive.advantage(bound_reward).flatten(),
+        advantage=token_incentive.advantages(reward),
+        bound_advantage=bound_incentive.advantages(bound_reward),
         grader_failed=sum(all_gather_object(sum(g.status == "grader_failed" for g in grades))),
     )
