@@ -1,8 +1,9 @@
 r"""An objective of your own: GSPO (arXiv 2507.18071), whose ratio is that of whole completions.
 
-    diffpo sft sudoku4-base --out runs/base
-    diffpo rl tiny-d1 --out runs/gspo base=runs/base objective.kind=examples/custom_objective.py:Gspo \
-        objective.loss_aggregation=sequence-mean objective.num_iterations=2
+    diffpo sft sudoku4-base --out runs/base  # once for all examples
+    diffpo rl tiny-d1 --out runs/gspo base=runs/base 'budget={steps=20}' \
+        objective.kind=examples/custom_objective.py:Gspo objective.loss_aggregation=sequence-mean \
+        objective.num_iterations=2
 
 The table takes the class's fields and, besides them, what built-in objectives have in common: advantage, KL term,
 number of iterations, aggregation of the tokens' losses.

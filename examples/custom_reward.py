@@ -1,7 +1,8 @@
-"""A reward of your own: a function as TRL's trainers take it. It scores Sudoku grids by their lines, solved or not.
+r"""A reward of your own: a function as TRL's trainers take it. It scores Sudoku grids by their lines, solved or not.
 
-    diffpo sft sudoku4-base --out runs/base
-    diffpo rl tiny-d1 --out runs/reward base=runs/base task.reward=examples/custom_reward.py:lines_without_repeats
+    diffpo sft sudoku4-base --out runs/base  # once for all examples
+    diffpo rl tiny-d1 --out runs/reward base=runs/base 'budget={steps=20}' \
+        task.reward=examples/custom_reward.py:lines_without_repeats
 
 What counts as solved is still the task's to say, so the metric `accuracy` keeps its meaning.
 """

@@ -1,8 +1,9 @@
-"""A decoding rule of your own: commit every position whose best token leads clearly over the second best.
+r"""A decoding rule of your own: commit every position whose best token leads clearly over the second best.
 
-    diffpo sft sudoku4-base --out runs/base
+    diffpo sft sudoku4-base --out runs/base  # once for all examples
     diffpo eval runs/base 'rules=[{kind="examples/custom_rule.py:Margin", threshold=0.5}]'
-    diffpo rl tiny-d1 --out runs/margin base=runs/base 'rollout.rule={kind="examples/custom_rule.py:Margin"}'
+    diffpo rl tiny-d1 --out runs/margin base=runs/base 'budget={steps=20}' \
+        'rollout.rule={kind="examples/custom_rule.py:Margin"}'
 
 The fields of the class are the keys of its table, with their types and defaults.
 """

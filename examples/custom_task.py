@@ -1,10 +1,12 @@
-"""A task of your own: sort digits. `3142>` is to be completed by `1234`.
+r"""A task of your own: sort digits. `3142>` is to be completed by `1234`.
 
     diffpo sft sudoku4-base --out runs/sort 'task={kind="examples/custom_task.py:SortDigits"}'
-    diffpo rl tiny-d1 --out runs/sort-rl base=runs/sort 'task={kind="examples/custom_task.py:SortDigits", credit=0.5}'
+    diffpo rl tiny-d1 --out runs/sort-rl base=runs/sort 'budget={steps=20}' \
+        'task={kind="examples/custom_task.py:SortDigits", credit=0.5}'
     diffpo eval runs/sort-rl task.kind=examples/custom_task.py:SortDigits
+    diffpo sample runs/sort-rl --prompt '314265>' --length 6
 
-`eval` names the task again: a folder runs no code that its own recipe names.
+`eval` names the task again, and `sample` the length: a folder runs no code that its own recipe names.
 """
 
 from dataclasses import dataclass

@@ -11,6 +11,9 @@ import torch
 from tests.helpers.tiny_runs import SHAPE, TASK, lines_of
 
 from diffpo.cli.main import main
+from diffpo.core.rollout import Rollout
+from diffpo.likelihood.scoring_plan import Estimator
+from diffpo.objective.advantages import leave_one_out
 from diffpo.objective.base import Groups, Objective
 from diffpo.sampling.rules import Rule
 from diffpo.tasks.base import Task
@@ -20,6 +23,7 @@ QUICK = {
     "sft": [*SHAPE, "steps=2", "batch=4"],
     "rl": ["budget={steps=2}", "rollout.prompts_per_step=3", "rollout.group_size=4", "objective.nfe_penalty=0.5"],
     "eval": ["count=4", "bounds=[1.0]"],
+    "sample": [],
 }
 
 
@@ -35,7 +39,7 @@ def commands_of(file: Path) -> list[list[str]]:
     text = ast.get_docstring(ast.parse(file.read_text())) or ""
     blocks = (block for block in text.split("\n\n") if block.startswith("    "))
     lines = (line for block in blocks for line in block.replace("\\\n", " ").splitlines())
-    return [shlex.split(line) for line in lines]
+    return [shlex.split(line, comments=True) for line in lines]
 
 
 @pytest.fixture
@@ -81,6 +85,42 @@ def test_a_margin_commits_what_leads_clearly_and_one_position_at_least() -> None
     assert rule.select(margin, every).tolist() == [[True, True, False], [False, True, False]]
     candidates = torch.tensor([[False, False, True], [False, False, False]])
     assert rule.select(margin, candidates).tolist() == [[False, False, True], [False, False, False]]
+
+
+def test_hints_score_each_token_once_where_it_is_masked() -> None:
+    estimator = loaded("custom_estimator").Hints(share=0.5)
+    assert isinstance(estimator, Estimator)
+    none = torch.zeros(2, 0)
+    # Two completions of one prompt, whose first token is padding.
+    rollout = Rollout(
+        prompt_ids=torch.tensor([[0, 7]] * 2),
+        prompt_mask=torch.tensor([[False, True]] * 2),
+        completion_ids=torch.tensor([[1, 2, 3], [4, 5, 6]]),
+        unmask_step=torch.tensor([[0, 1, 2]] * 2),
+        behaviour_logp=torch.zeros(2, 3),
+        nfe=torch.tensor([3, 3]),
+        entropy_bound=torch.zeros(2),
+        entropy_bound_logp=torch.zeros(2),
+        prompt_features=none,
+    )
+    is_shown = torch.tensor([[True, False, False], [False, True, True]])
+    plan = estimator(rollout, is_shown, 9)
+    assert len(plan.canvas) == 3 and plan.weight is None  # the fully masked canvas is shared
+    masked, first, second = [0, 7, 9, 9, 9], [0, 7, 1, 9, 9], [0, 7, 9, 5, 6]
+    assert plan.canvas[plan.source].tolist() == [[masked, first, first], [second, masked, masked]]
+    assert plan.attention_mask.tolist() == [[False, True, True, True, True]] * 3
+    draw = estimator.draw(rollout, torch.Generator().manual_seed(0))
+    assert draw.shape == (2, 3) and draw.dtype == torch.bool
+    assert not loaded("custom_estimator").Hints(share=0.0).draw(rollout, torch.Generator()).any()
+
+
+def test_wins_by_hand() -> None:
+    wins = loaded("custom_advantage").wins
+    # The first beats two of three others and loses to one; the two that are equal beat nobody, and lose to two.
+    reward = torch.tensor([[2.0, 0.0, 900.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+    torch.testing.assert_close(wins(reward)[0], torch.tensor([1 / 3, -2 / 3, 1.0, -2 / 3]))
+    torch.testing.assert_close(wins(reward)[1], leave_one_out(reward)[1])
+    torch.testing.assert_close(wins(reward + torch.tensor([[2.0], [-3.0]])), wins(reward))
 
 
 def test_gspo_by_hand() -> None:

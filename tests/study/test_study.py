@@ -308,7 +308,7 @@ def test_impossible_combinations_are_all_named_before_anything_is_trained(
         ("seeds=[]", "seeds: none is given"),
         ("seeds=[1,1]", "seeds: 1 is there twice"),
         ("kind=arm", "'arms' or 'likelihood'"),
-        ('mismatch.estimators=[{kind="elbo"}]', "'elbo' reads a token on several canvases"),
+        ('mismatch.estimators=[{kind="elbo"}]', "'elbo' scores a token on several canvases"),
     ],
 )
 def test_a_mistake_in_the_study(override: str, word: str, here: Path, capfd: pytest.CaptureFixture[str]) -> None:

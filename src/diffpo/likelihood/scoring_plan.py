@@ -26,14 +26,18 @@ class ScoringPlan:
     canvas: Int[Tensor, "R N"]
     attention_mask: Bool[Tensor, "R N"]
     source: Int[Tensor, "*K B L"]
-    """Canvas of each token."""
+    """Index, from 0 to R - 1, of the canvas on which each token is scored; [K, B, L] where there are K of them."""
     weight: Float[Tensor, "*K B L"] | None = None
     """Weight of the token's log-probability on each of K canvases; 0: it is not scored there. None: one canvas each."""
     upper: UpperBound | None = None
     """None: completions of negative advantage are scored like the others."""
 
     def shared(self) -> "ScoringPlan":
-        """Return the same plan with equal canvases merged."""
+        """Return the same plan with equal canvases merged, so that the denoiser computes each of them only once.
+
+        Canvases are equal if their tokens and attention masks are; `source` is renumbered. Completions of one prompt
+        share their fully masked canvas, for example.
+        """
         canvas, attention_mask, which = unique_canvases(self.canvas, self.attention_mask)
         return replace(self, canvas=canvas, attention_mask=attention_mask, source=which[self.source])
 
@@ -48,8 +52,18 @@ class ScoringPlan:
 
 @runtime_checkable
 class Estimator(Protocol):
-    """A surrogate likelihood: `draw` makes the randomness of one batch, rows first; calling it gives the plan."""
+    """A surrogate likelihood: on which canvases is each token of a rollout scored?"""
 
-    def draw(self, rollout: Rollout, generator: torch.Generator) -> Tensor: ...
+    def draw(self, rollout: Rollout, generator: torch.Generator) -> Tensor:
+        """Return the randomness of one batch, [B, ...] with a row for each completion, on the generator's device.
 
-    def __call__(self, rollout: Rollout, draw: Tensor, mask_id: int) -> ScoringPlan: ...
+        The batch keeps it, so that the old, the new and the reference policy are scored on the same canvases.
+        """
+        ...
+
+    def __call__(self, rollout: Rollout, draw: Tensor, mask_id: int) -> ScoringPlan:
+        """Return the plan for B completions of L tokens, given their rows of the draw.
+
+        A token must be masked (`mask_id`) on every canvas on which it is scored. End with `ScoringPlan.shared()`.
+        """
+        ...

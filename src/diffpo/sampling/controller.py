@@ -37,7 +37,7 @@ class Controller(nn.Module):
     """log(bound) ~ Normal(log(initial_bound) + f(features), spread), f a small MLP that starts at zero.
 
     Features are standardised by running statistics. Without that nine tenths of their energy is the mean over prompts,
-    and the head learns one bound for all (see docs/log.md).
+    and the head learns one bound for all.
     """
 
     mean: Tensor

@@ -149,8 +149,8 @@ def pairing_problems(objective: ObjectiveRecipe, estimator: EstimatorRecipe) -> 
     if has_cap and not gives_token_probabilities(estimator):
         yield (
             f"objective.importance_cap compares each token's probability with the one it was drawn with, and estimator "
-            f"'{estimator.kind}' gives a weighted sum of several readings instead; leave importance_cap out, or "
-            "use an estimator that reads each token once"
+            f"'{estimator.kind}' gives a weighted sum of log-probabilities on several canvases instead; leave "
+            "importance_cap out, or use an estimator that scores each token on one canvas"
         )
     if isinstance(estimator, EuboEstimator) and isinstance(objective, WeightedLikelihoodObjective | TargetSettings):
         yield (

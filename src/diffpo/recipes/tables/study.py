@@ -77,8 +77,8 @@ class StudyMismatch(Strict):
         for estimator in self.estimators:
             if not gives_token_probabilities(estimator):
                 yield (
-                    f"estimators: '{estimator.kind}' reads a token on several canvases, so there is no one conditional "
-                    "to compare with the true one; leave it out"
+                    f"estimators: '{estimator.kind}' scores a token on several canvases, so there is no one "
+                    "conditional to compare with the true one; leave it out"
                 )
 
 
