@@ -14,18 +14,34 @@ if TYPE_CHECKING:
 else:
     RlRecipe = SftRecipe = Any  # importing them costs too much for `--help`
 
-Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a built-in recipe.")]
+
+def _recipe_argument(folder: str) -> Any:
+    """Return the argument RECIPE, whose help lists the built-in recipes of a folder.
+
+    It looks at the files itself: `diffpo.recipes` has the names, too, but importing it costs too much for `--help`.
+    """
+    files = (Path(__file__).parents[1] / "recipes" / folder).glob("*.toml")
+    names = ", ".join(sorted(file.stem for file in files))
+    return typer.Argument(metavar="RECIPE", help=f"A TOML file, or the name of a built-in recipe: {names}.")
+
+
+SftName = Annotated[str, _recipe_argument("sft")]
+RlName = Annotated[str, _recipe_argument("rl")]
 RunDir = Annotated[Path | None, typer.Option("--out", help="The run's directory.", file_okay=False)]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's directory.")]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Only show what the run would take: no weights, no data, no accelerator.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Only print all keys of the recipe and what the run would take: no weights, no data, no accelerator.",
+    ),
 ]
 PromptTokens = Annotated[int, typer.Option(min=1, help="With --dry-run: tokens of a prompt.")]
 Devices = Annotated[int, typer.Option(min=1, help="With --dry-run: GPUs that share each step.")]
 
 
 def sft(
-    recipe: Recipe,
+    recipe: SftName,
     out: RunDir = None,
     overrides: Overrides = None,
     resume: Resume = False,
@@ -48,7 +64,7 @@ def sft(
 
 
 def rl(
-    recipe: Recipe,
+    recipe: RlName,
     out: RunDir = None,
     overrides: Overrides = None,
     resume: Resume = False,
