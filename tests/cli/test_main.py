@@ -12,7 +12,9 @@ import pytest
 import diffpo
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
-from diffpo.recipes import Strict
+from diffpo.recipes import Strict, recipe_names
+
+BUILT_IN = Path(diffpo.__file__).parent / "recipes"
 
 
 class TinyRecipe(Strict):
@@ -69,6 +71,18 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stderr.strip() == ""
     for verb in ("sft", "rl", "eval", "sample", "report", "study", "bench", "demo"):
         assert f"\n  {verb} " in done.stdout
+
+
+def test_help_lists_the_built_in_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    listed: set[str] = set()
+    for verb, example in (("sft", "sudoku4-base"), ("rl", "tiny-d1")):
+        assert exit_code(verb, "--help") == 0
+        text = "".join(capsys.readouterr().out.split())  # lines are broken at the hyphens of names
+        names = text.partition("built-inrecipe:")[2].partition(".")[0].split(",")
+        assert example in names
+        listed |= set(names)
+    others = {file.stem for folder in ("eval", "study") for file in (BUILT_IN / folder).glob("*.toml")}
+    assert listed == set(recipe_names()) - others
 
 
 def test_reading_a_recipe_imports_no_torch() -> None:
