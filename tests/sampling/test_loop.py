@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -23,13 +24,14 @@ from tests.helpers.sampling import sample_with
 from torch import Tensor
 
 from diffpo.core.canvas import canvas_at, completion_mask, full_attention_mask
+from diffpo.core.errors import UserError
 from diffpo.core.rollout import Rollout
 from diffpo.models.denoiser import Denoiser
 from diffpo.models.denoiser_output import Logits
 from diffpo.sampling import categorical
 from diffpo.sampling.categorical import draw_and_score, draw_tokens, round_down_to_float32, row_noise
 from diffpo.sampling.controller import Controller, entropy_features
-from diffpo.sampling.rules import ConfidenceThreshold, EntropyBound, LowConfidence, Rule, TopK, entropy
+from diffpo.sampling.rules import ConfidenceThreshold, EntropyBound, LowConfidence, Rule, TopK, best, entropy
 
 PROMPT = 3
 TABLE = TableDenoiser(width=5, scale=1.5)
@@ -553,3 +555,39 @@ def test_rows_of_a_rollout_are_the_same_record() -> None:
 def test_oracle_log_softmax() -> None:
     assert [math.exp(x) for x in log_softmax([math.log(1), math.log(3)], 1.0)] == pytest.approx([0.25, 0.75])
     assert [math.exp(x) for x in log_softmax([math.log(1), math.log(3)], 0.5)] == pytest.approx([0.1, 0.9])
+
+
+@dataclass(frozen=True)
+class Wrong(TopK):
+    """A rule that commits nothing from its second call on, or every position of the completion."""
+
+    commits_all: bool = False
+
+    def select(self, score: Tensor, is_candidate: Tensor, row_bound: Tensor | None = None) -> Tensor:
+        if self.commits_all:
+            return torch.ones_like(is_candidate)
+        is_first_call = bool(is_candidate.all())
+        return best(score, is_candidate, k=1) if is_first_call else torch.zeros_like(is_candidate)
+
+
+@pytest.mark.parametrize(
+    ("rule", "block_length", "message"),
+    [
+        (TopK(0), 2, r"the rule TopK\(k=0\) commits no position"),
+        (EntropyBound(math.nan), 2, None),
+        (Wrong(), 2, "commits no position"),
+        (Wrong(commits_all=True), 1, "commits a position that is no candidate"),
+    ],
+)
+def test_a_rule_that_commits_nothing_or_too_much_ends(rule: Rule, block_length: int, message: str | None) -> None:
+    table = TableDenoiser(width=3)
+    prompt = torch.tensor([[3]])
+
+    def draw() -> Rollout:
+        return sample_with(table, prompt, prompt > 0, length=2, block_length=block_length, rule=rule)
+
+    if message is None:
+        assert draw().nfe.tolist() == [2], "a bound that is no number commits one token a call"
+    else:
+        with pytest.raises(UserError, match=message):
+            draw()

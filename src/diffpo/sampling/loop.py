@@ -5,11 +5,13 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from diffpo.core.canvas import full_attention_mask, open_block
+from diffpo.core.errors import UserError
 from diffpo.core.rollout import Rollout
 from diffpo.models.denoiser import Denoiser
 from diffpo.sampling.block_cache import BlockCache
 from diffpo.sampling.categorical import draw_and_score, round_down_to_float32, row_noise
 from diffpo.sampling.decoding import Decoding
+from diffpo.sampling.rules import Rule
 from diffpo.sampling.shared_canvases import SharedCanvases
 from diffpo.sampling.state import fully_masked
 
@@ -28,7 +30,8 @@ def sample(
     alone, not on the rest of the batch. A row is done when no mask is left before its first stop token; what is masked
     behind that token is filled with it as part of the last call, at log-probability 0.
 
-    Raises ValueError where something is drawn and there are no seeds, and UserError where the denoiser has no cache.
+    Raises ValueError where something is drawn and there are no seeds, and UserError for a rule that commits nothing or
+    what is no candidate, and where a cache is asked for that the denoiser does not have.
     """
     if seeds is None and decoding.needs_seeds:
         raise ValueError("drawing at a temperature above 0, or exploring bounds, needs one seed per row")
@@ -65,9 +68,20 @@ def sample(
         state.choose_bounds_(new_rows, score[len(rows) - len(new_rows) :], decoding, bound_noise)
 
         is_commit = decoding.rule.select(score, is_candidate, state.entropy_bound[rows])
+        check_commit(decoding.rule, is_commit, is_candidate)
         state.commit_(rows, is_commit, token, logp)
         rows = state.finish_call_(rows)
     return state.rollout()
+
+
+def check_commit(rule: Rule, is_commit: Bool[Tensor, "b L"], is_candidate: Bool[Tensor, "b L"]) -> None:
+    """Raise UserError for a rule that commits nothing in a row, which would never end, or what is no candidate."""
+    if not bool(is_commit.any(dim=1).all()):
+        raise UserError(
+            f"the rule {rule} commits no position of a row that has masked ones; let it commit at least one"
+        )
+    if bool((is_commit & ~is_candidate).any()):
+        raise UserError(f"the rule {rule} commits a position that is no candidate; let it choose among `is_candidate`")
 
 
 def arrival_order(prompt_mask: Bool[Tensor, "B P"], capacity: int) -> Int[Tensor, " B"]:
