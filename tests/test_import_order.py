@@ -23,23 +23,35 @@ def modules_of(source: Path) -> dict[str, Path]:
     return {".".join(parts[:-1] if parts[-1] == "__init__" else parts): file for file, parts in names.items()}
 
 
-def imports_of(file: Path, known: Mapping[str, Path]) -> Iterator[str]:
-    """The package's own modules that a file imports anywhere in it, in functions and for type checkers, too."""
+def absolute_name(node: ast.ImportFrom, importer: str, is_package: bool) -> str:
+    """The module that a `from` names, relative ones from where they stand."""
+    if node.level == 0:
+        return node.module or ""
+    parents = importer.split(".") if is_package else importer.split(".")[:-1]
+    parents = parents[: len(parents) - node.level + 1]
+    return ".".join([*parents, node.module] if node.module else parents)
+
+
+def imports_of(file: Path, importer: str, known: Mapping[str, Path]) -> Iterator[str]:
+    """The package's own modules that a file imports anywhere in it, in functions and for type checkers, too.
+
+    The front door is one of them: what it offers stands above all packages. Strings that name modules are not seen.
+    """
+    is_package = file.name == "__init__.py"
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
-        elif isinstance(node, ast.ImportFrom) and node.module is not None and node.module in known:
-            assert node.level == 0
-            submodules = [f"{node.module}.{alias.name}" for alias in node.names]
-            found = [name for name in submodules if name in known]
-            yield from found
-            if len(found) < len(submodules):
-                yield node.module
+        elif isinstance(node, ast.ImportFrom) and (module := absolute_name(node, importer, is_package)) in known:
+            names = {f"{module}.{alias.name}": alias.name for alias in node.names}
+            yield from (name for name in names if name in known)
+            # What `__init__` itself defines, as __version__, is no import of what stands above.
+            if any(name not in known and not alias.startswith("__") for name, alias in names.items()):
+                yield module
 
 
 def graph_of(source: Path) -> Mapping[str, set[str]]:
     modules = modules_of(source)
-    return {name: set(imports_of(file, modules)) for name, file in modules.items()}
+    return {name: set(imports_of(file, name, modules)) for name, file in modules.items()}
 
 
 def upward_imports(graph: Mapping[str, set[str]]) -> list[str]:
@@ -49,7 +61,7 @@ def upward_imports(graph: Mapping[str, set[str]]) -> list[str]:
         return PACKAGES.index(package) + 1 if package in PACKAGES else 0
 
     edges = [(importer, imported) for importer, found in graph.items() for imported in found]
-    return sorted(f"{a} -> {b}" for a, b in edges if floor(a) > floor(b) and b != "diffpo")
+    return sorted(f"{a} -> {b}" for a, b in edges if floor(a) > floor(b))
 
 
 def circle_in(graph: Mapping[str, set[str]]) -> list[str]:
@@ -74,7 +86,14 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["from diffpo.runs.optimizer import Optimizer", "from diffpo import runs", "def f():\n    import diffpo.runs.muon"],
+    [
+        "from diffpo.runs.optimizer import Optimizer",
+        "from diffpo import runs",
+        "def f():\n    import diffpo.runs.muon",
+        "from ..runs import optimizer",
+        "from ..runs.muon import Muon",
+        "if TYPE_CHECKING:\n    from .. import runs",
+    ],
 )
 def test_a_planted_upward_import_is_found(tmp_path: Path, line: str) -> None:
     package = tmp_path / "diffpo"
@@ -89,10 +108,21 @@ def test_a_planted_upward_import_is_found(tmp_path: Path, line: str) -> None:
     assert found.startswith("diffpo.core.canvas -> diffpo.runs")
 
 
+@pytest.mark.parametrize("line", ["from diffpo import run_rl", "from diffpo import *", "import diffpo"])
+def test_the_front_door_stands_above_all_packages(tmp_path: Path, line: str) -> None:
+    package = tmp_path / "diffpo"
+    (package / "core").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "core" / "canvas.py").write_text(line)
+    assert upward_imports(graph_of(package)) == ["diffpo.core.canvas -> diffpo"]
+    (package / "core" / "canvas.py").write_text("from diffpo import __version__")
+    assert upward_imports(graph_of(package)) == []
+
+
 def test_a_planted_circle_is_found(tmp_path: Path) -> None:
     package = tmp_path / "diffpo"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "one.py").write_text("from diffpo.two import b")
-    (package / "two.py").write_text("def b():\n    from diffpo import one")
+    (package / "two.py").write_text("def b():\n    from . import one")
     assert set(circle_in(graph_of(package))) == {"diffpo.one", "diffpo.two"}

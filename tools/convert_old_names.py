@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.core.files import write_whole
+from diffpo.core.user_code import is_user_code
 from diffpo.recipes.dump import toml_of
 from diffpo.recipes.renamed import KEYS, renamed_metric, renamed_value
 
@@ -24,8 +25,8 @@ Found = set[str]
 
 def new_table(table: Any, found: Found) -> Any:
     """Return a recipe's table with today's keys and values."""
-    if not isinstance(table, dict):
-        return table
+    if not isinstance(table, dict) or is_user_code(str(table.get("kind"))):
+        return table  # the options of a class of one's own have names of their own
     result = {}
     for old, value in table.items():
         key = KEYS.get(old, old)
@@ -100,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{path}: {', '.join(sorted(found))}")
             else:
                 print(f"{path}: nothing to convert")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         print(f"{path}: {error}" if str(path) not in str(error) else error, file=sys.stderr)
         return 2
     return 0

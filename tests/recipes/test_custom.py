@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -453,3 +454,57 @@ def test_a_stored_task_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"does not say which task: .*; give task\.size") as caught:
             stored_task(tmp_path)
         assert told in str(caught.value)
+
+
+NESTED = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Inner:
+    a: int = 1
+
+
+@dataclass(frozen=True)
+class Nested:
+    inner: Inner = Inner()
+    is_exact: ClassVar[bool] = True
+
+    def score(self, logits, drawn): ...
+
+    def select(self, score, is_candidate, row_bound=None): ...
+
+
+class Leaves(Nested):
+    def __init__(self) -> None:
+        raise SystemExit(0)
+
+
+class NoMethod(Nested):
+    score = 5
+"""
+
+
+@pytest.fixture
+def nested(tmp_path: Path) -> Path:
+    file = tmp_path / "nested.py"
+    file.write_text(NESTED)
+    return file
+
+
+def test_a_field_may_be_a_dataclass_and_is_read_back(nested: Path, tmp_path: Path) -> None:
+    recipe = rl(f"rollout.rule={{kind='{nested}:Nested', inner={{a=2}}}}")
+    rule: Any = build_rule(recipe.rollout.rule)
+    assert rule.inner.a == 2
+    stored = tmp_path / "recipe.toml"
+    stored.write_text(dump_recipe(recipe))
+    assert load_recipe(RlRecipe, str(stored)) == recipe
+    (mistake,) = mistakes(f"rollout.rule={{kind='{nested}:Nested', inner={{a='much'}}}}")
+    assert "rollout.rule.inner.a" in mistake
+
+
+@pytest.mark.parametrize(("name", "told"), [("Leaves", "SystemExit"), ("NoMethod", "score is no method")])
+def test_a_class_that_ends_the_process_or_has_no_methods_is_refused(name: str, told: str, nested: Path) -> None:
+    (mistake,) = mistakes(f"rollout.rule={{kind='{nested}:{name}'}}")
+    assert told in mistake

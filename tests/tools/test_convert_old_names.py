@@ -132,3 +132,18 @@ def test_what_cannot_be_read_is_named(
     error = capsys.readouterr().err
     assert str(tmp_path / name) in error and told in error
     assert text is None or (tmp_path / name).read_text() == text
+
+
+def test_the_options_of_a_class_of_ones_own_keep_their_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = 'base = "b"\n\n[rollout.rule]\nkind = "my.py:Rule"\nspeed = 2.0\ngroup = 3\ntrain = "model"\n'
+    (tmp_path / "recipe.toml").write_text(text)
+    assert main([str(tmp_path)]) == 0
+    assert (tmp_path / "recipe.toml").read_text() == text
+    assert "nothing to convert" in capsys.readouterr().out
+
+
+def test_a_line_that_is_no_record_is_told_and_not_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("[1, 2]\n")
+    assert main([str(tmp_path)]) == 2

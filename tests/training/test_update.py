@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ from diffpo.likelihood import (
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.encoding import encode_prompts
 from diffpo.models.tokenizer import char_tokenizer, encode_text
-from diffpo.objective.base import Credit, Groups, Objective, PolicyLoss, token_weights
+from diffpo.objective.base import Credit, Groups, Objective, PolicyLoss, token_loss, token_weights
 from diffpo.objective.clipped import ClippedSurrogate
 from diffpo.objective.dmpo import DistributionMatching, Target, Wddo
 from diffpo.objective.policy_gradient import Reinforce, WeightedLikelihood
@@ -1057,3 +1058,37 @@ def test_an_advantage_of_the_wrong_shape_is_refused_by_name() -> None:
 
     with pytest.raises(UserError, match=r"the advantage per_prompt returns \[3\] for rewards \[3, 4\]"):
         new_batch(advantage=per_prompt)
+
+
+class Constant(ClippedSurrogate):
+    """An objective whose loss is the given number, whatever the policy: its gradient is zero."""
+
+    number: ClassVar[float] = math.nan
+
+    def __call__(
+        self, logp: Tensor, old_logp: Tensor, behaviour_logp: Tensor, advantage: Tensor, is_scored: Tensor
+    ) -> PolicyLoss:
+        return token_loss(0 * logp + self.number, (logp - old_logp).exp())
+
+
+class PerCompletion(ClippedSurrogate):
+    """An objective that gives one loss for each completion."""
+
+    def __call__(
+        self, logp: Tensor, old_logp: Tensor, behaviour_logp: Tensor, advantage: Tensor, is_scored: Tensor
+    ) -> PolicyLoss:
+        terms = super().__call__(logp, old_logp, behaviour_logp, advantage, is_scored)
+        with_other_shape = copy(terms)
+        object.__setattr__(with_other_shape, "loss", terms.loss.sum(dim=1))
+        return with_other_shape
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 5])
+def test_a_loss_that_is_no_number_stops_without_a_step(micro_batch_size: int | None) -> None:
+    with pytest.raises(NonFiniteLossError, match="the loss is nan"):
+        step(warm_batch(), settings_of(MeanField(0.0), objective=Constant(), micro_batch_size=micro_batch_size))
+
+
+def test_an_objective_with_one_loss_for_each_completion_is_refused() -> None:
+    with pytest.raises(UserError, match=r"returns losses \[12\] for tokens \[12, 16\]; return one loss for each token"):
+        step(warm_batch(), settings_of(MeanField(0.0), objective=PerCompletion()))

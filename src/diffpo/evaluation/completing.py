@@ -54,8 +54,9 @@ def complete(
         raise UserError("prompts is one string; give a list of prompts: [prompt]")
     if not prompts:
         return []
-    if length is not None and length < 1:
-        raise UserError(f"length is {length}; give at least 1")
+    for name, value in (("length", length), ("block_length", block_length)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}; give at least 1")
     source = model.denoiser.model.name_or_path if isinstance(model, Policy) else model
     length = length or sampled_length(source, None)
     policy = model if isinstance(model, Policy) else load(model)

@@ -59,7 +59,7 @@ class CustomPart(Strict):
             return  # an option was refused; its own mistake says why
         try:
             part = build_custom(self)
-        except Exception as error:  # noqa: BLE001  it is the user's code, and may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001  it is the user's code, and may raise anything
             yield f"{self.kind} cannot be made with these options ({describe(error)}); change them, or mend the class"
             return
         yield from _contract_problems(self.kind, part, self._contract)
@@ -77,7 +77,7 @@ def attribute_or_none(table: CustomPart, name: str) -> Any:
     """Return an attribute of the user's part; None where there is none, of which the table's own `problems` tell."""
     try:
         return getattr(build_custom(table), name)
-    except Exception:  # noqa: BLE001  it is the user's code, and may raise anything
+    except (Exception, SystemExit):  # noqa: BLE001  it is the user's code, and may raise anything
         return None
 
 
@@ -140,7 +140,7 @@ def _options_of(part: type[Any], kind: str) -> Iterator[tuple[str, Any, Any]]:
     try:
         hints = get_type_hints(part, include_extras=True) | get_type_hints(part.__init__, include_extras=True)
         parameters = inspect.signature(part).parameters.values()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"the fields of {kind} cannot be told ({describe(error)}); mend their types") from error
     factories = {field.name: field.default_factory for field in fields(part)} if is_dataclass(part) else {}
     for parameter in parameters:
@@ -179,7 +179,7 @@ def _contract_problems(kind: str, part: Any, contract: Contract) -> Iterator[str
         except AttributeError:
             yield f"{kind} lacks {name}; add it, as {contract.part}s have it"
             continue
-        except Exception as error:  # noqa: BLE001  a property of the user's may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a property of the user's may raise anything
             yield f"{kind}: {name} cannot be told ({describe(error)}); mend it"
             continue
         try:
@@ -187,6 +187,9 @@ def _contract_problems(kind: str, part: Any, contract: Contract) -> Iterator[str
         except ValidationError as error:
             yield f"{kind}: {name} {error.errors()[0]['msg'].removeprefix('Input ')}, got {value!r}"
     for name, parameters in contract.methods.items():
+        if not callable(getattr(type(part), name, None)):
+            yield f"{kind}: {name} is no method; make it one, as {contract.part}s have it"
+            continue
         yield from _signature_problems(kind, part, name, parameters)
 
 

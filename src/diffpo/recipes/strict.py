@@ -13,6 +13,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -170,9 +171,13 @@ def _read_value(field: FieldInfo, default: Any, value: Any, where: str, mistakes
         # TOML has the types of JSON and is read as JSON: strict then takes an array for a tuple, a string for a Path.
         # The empty Field is there because Annotated wants at least one annotation.
         annotated: Any = Annotated[plain, *field.metadata, Field()]
-        leaf: TypeAdapter[Any] = TypeAdapter(annotated, config=_CONFIG)
+        leaf: TypeAdapter[Any]
         try:
-            return leaf.validate_json(json.dumps(value, default=str))
+            leaf = TypeAdapter(annotated, config=_CONFIG)
+        except PydanticUserError:  # a dataclass of the user's has a configuration of its own
+            leaf = TypeAdapter(annotated)
+        try:
+            return leaf.validate_json(json.dumps(value, default=str), strict=True)
         except ValidationError as error:
             mistakes += _explain(error, where)
             return None

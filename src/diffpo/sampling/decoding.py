@@ -1,11 +1,13 @@
 """How completions are drawn: all settings of the sampler, without the model and the prompts."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
+from diffpo.core.errors import UserError
 from diffpo.core.options import CacheKind
 from diffpo.sampling.rules import EntropyBound, Rule
 
@@ -31,7 +33,8 @@ class Decoding:
     """The sampler's settings.
 
     Raises ValueError where `block_length` does not divide `length` or leaves a cache a single block, where a controller
-    meets a rule without an entropy bound, and for fewer than one row in flight.
+    meets a rule without an entropy bound, and for fewer than one row in flight; UserError for a temperature that is
+    negative or infinite.
     """
 
     rule: Rule
@@ -60,6 +63,8 @@ class Decoding:
             )
         if self.controller is not None and not isinstance(self.rule, EntropyBound):
             raise ValueError(f"a controller chooses entropy bounds, which {self.rule} does not have")
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(f"temperature is {self.temperature:g}; give a finite number from 0 up")
         if self.max_in_flight is not None and self.max_in_flight < 1:
             raise ValueError(f"max_in_flight {self.max_in_flight} leaves no row to decode")
 

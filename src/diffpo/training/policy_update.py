@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diffpo.core.errors import NonFiniteLossError
-from diffpo.distributed.collectives import all_gather_rows, all_reduce_gradients
+from diffpo.core.errors import NonFiniteLossError, UserError
+from diffpo.distributed.collectives import all_gather_rows, all_reduce_gradients, all_reduce_metrics
 from diffpo.distributed.process import rank_slice
 from diffpo.models.denoiser import ModelDenoiser
-from diffpo.objective.base import Credit, Groups, Objective
+from diffpo.objective.base import Credit, Groups, Objective, PolicyLoss
 from diffpo.runs.optimizer import Optimizer
 from diffpo.training.micro_batch import (
     MicroBatch,
@@ -62,6 +62,7 @@ def update_policy(
             credit = credit_of_groups(
                 batch, rows, micro_batches, update.objective, has_reference, old_logp, current_logp
             )
+        total = 0.0
         credits = credit.value.flatten()[own].split([len(micro_batch.index) for micro_batch in micro_batches])
         for number, micro_batch in enumerate(micro_batches):
             scores = single or score_policy(denoiser, micro_batch, update)
@@ -70,12 +71,14 @@ def update_policy(
             part = micro_batch.batch
             behaviour_logp = part.rollout.behaviour_logp
             terms = update.objective(scores.logp, old_logp[number], behaviour_logp, credits[number], part.is_scored)
+            check_terms(update.objective, terms, scores.logp)
             kl = kl_to_reference(scores, micro_batch, update)
             token_loss = terms.loss if kl is None else terms.loss + update.kl_coef * kl
             loss = (micro_batch.weight * token_loss).sum()
             loss.backward()
+            total += float(loss.detach())
             metrics.add(micro_batch.weight, loss, terms, kl, is_first_iteration=iteration == 0)
-        metrics.add_grad_norm(step_optimizer(denoiser, optimizer, update.grad_clip))
+        metrics.add_grad_norm(step_optimizer(denoiser, optimizer, update.grad_clip, total))
         if iteration == 0:
             metrics.add_weights(credit)
     return metrics.averages(update.num_iterations)
@@ -130,11 +133,23 @@ def credit_of_groups(
     return objective.credit(Groups(reward, advantage, reference_logp, old, current))
 
 
-def step_optimizer(denoiser: ModelDenoiser, optimizer: Optimizer, grad_clip: float) -> float:
+def check_terms(objective: Objective, terms: PolicyLoss, logp: Float[Tensor, "b L"]) -> None:
+    """Raise UserError for an objective, one of the user's own, whose losses are not one for each token."""
+    if terms.loss.shape != logp.shape:
+        raise UserError(
+            f"the objective {objective} returns losses {list(terms.loss.shape)} for tokens {list(logp.shape)}; return "
+            "one loss for each token"
+        )
+
+
+def step_optimizer(denoiser: ModelDenoiser, optimizer: Optimizer, grad_clip: float, loss: float) -> float:
     """Add up the gradients of all processes, clip them, and take one step; return the norm before clipping.
 
-    Raises NonFiniteLossError, without a step, where the norm is not finite.
+    `loss` is this process's part. Raises NonFiniteLossError, without a step, where loss or norm is not finite.
     """
+    loss = all_reduce_metrics({"loss": loss})["loss"]
+    if not math.isfinite(loss):
+        raise NonFiniteLossError(f"the loss is {loss}")
     all_reduce_gradients(denoiser.model.parameters())
     norm = float(torch.nn.utils.clip_grad_norm_(denoiser.model.parameters(), grad_clip))
     if not math.isfinite(norm):
