@@ -9,7 +9,7 @@ compared without their names.
 
 Finished runs of BEFORE are kept, by the digest of its sources, and serve the next comparison. Weights are equal to the
 bit on one machine with one version of torch only. Exit code 0: all is equal; 1: something differs; 2: there is nothing
-to compare.
+to compare. It is one long file on purpose: it must run beside checkouts of any layout, and imports nothing of theirs.
 """
 
 import argparse
