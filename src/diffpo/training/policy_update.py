@@ -147,12 +147,12 @@ def step_optimizer(denoiser: ModelDenoiser, optimizer: Optimizer, grad_clip: flo
 
     `loss` is this process's part. Raises NonFiniteLossError, without a step, where loss or norm is not finite.
     """
-    loss = all_reduce_metrics({"loss": loss})["loss"]
-    if not math.isfinite(loss):
-        raise NonFiniteLossError(f"the loss is {loss}")
     all_reduce_gradients(denoiser.model.parameters())
     norm = float(torch.nn.utils.clip_grad_norm_(denoiser.model.parameters(), grad_clip))
     if not math.isfinite(norm):
         raise NonFiniteLossError(f"the gradient's norm is {norm}")
+    total = all_reduce_metrics({"loss": loss})["loss"]
+    if not math.isfinite(total):  # its gradient may be a number all the same
+        raise NonFiniteLossError(f"the loss is {total}")
     optimizer.step()
     return norm
