@@ -71,9 +71,10 @@ def split_into_micro_batches(
 def score_reference(reference: ModelDenoiser, part: Batch, plan: ScoringPlan, update: PolicyUpdate) -> ReferenceScores:
     found = conditionals(reference, plan, part.is_scored)
     is_full = update.kl_estimator == "full"
-    needs_logp = not is_full or update.objective.requires != "none"
+    is_credited = update.objective.requires != "none"
+    needs_logp = not is_full or is_credited
     logp = found.logp(part.rollout.completion_ids, update.temperature) if needs_logp else None
-    surrogate = _surrogate(plan, part, logp) if logp is not None else None
+    surrogate = _surrogate(plan, part, logp) if logp is not None and is_credited else None
     return ReferenceScores(found if is_full else None, logp, surrogate)
 
 

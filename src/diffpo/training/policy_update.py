@@ -1,13 +1,11 @@
 """A batch becomes optimiser steps of the policy. `update_policy` is read from top to bottom."""
 
-import math
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diffpo.core.errors import NonFiniteLossError, UserError
-from diffpo.distributed.collectives import all_gather_rows, all_reduce_gradients, all_reduce_metrics
+from diffpo.core.errors import UserError
+from diffpo.distributed.collectives import all_gather_rows
 from diffpo.distributed.process import rank_slice
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.objective.base import Credit, Groups, Objective, PolicyLoss
@@ -19,6 +17,7 @@ from diffpo.training.micro_batch import (
     score_policy,
     split_into_micro_batches,
 )
+from diffpo.training.optimizer_step import step_optimizer
 from diffpo.training.rollouts import Batch
 from diffpo.training.update_metrics import UpdateMetrics
 from diffpo.training.update_settings import PolicyUpdate
@@ -76,9 +75,11 @@ def update_policy(
             token_loss = terms.loss if kl is None else terms.loss + update.kl_coef * kl
             loss = (micro_batch.weight * token_loss).sum()
             loss.backward()
-            total += float(loss.detach())
-            metrics.add(micro_batch.weight, loss, terms, kl, is_first_iteration=iteration == 0)
-        metrics.add_grad_norm(step_optimizer(denoiser, optimizer, update.grad_clip, total))
+            value = float(loss.detach())
+            total += value
+            metrics.add(micro_batch.weight, value, terms, kl, is_first_iteration=iteration == 0)
+        norm, _ = step_optimizer(denoiser, optimizer, update.grad_clip, total)
+        metrics.add_grad_norm(norm)
         if iteration == 0:
             metrics.add_weights(credit)
     return metrics.averages(update.num_iterations)
@@ -140,19 +141,3 @@ def check_terms(objective: Objective, terms: PolicyLoss, logp: Float[Tensor, "b 
             f"the objective {objective} returns losses {list(terms.loss.shape)} for tokens {list(logp.shape)}; return "
             "one loss for each token"
         )
-
-
-def step_optimizer(denoiser: ModelDenoiser, optimizer: Optimizer, grad_clip: float, loss: float) -> float:
-    """Add up the gradients of all processes, clip them, and take one step; return the norm before clipping.
-
-    `loss` is this process's part. Raises NonFiniteLossError, without a step, where loss or norm is not finite.
-    """
-    all_reduce_gradients(denoiser.model.parameters())
-    norm = float(torch.nn.utils.clip_grad_norm_(denoiser.model.parameters(), grad_clip))
-    if not math.isfinite(norm):
-        raise NonFiniteLossError(f"the gradient's norm is {norm}")
-    total = all_reduce_metrics({"loss": loss})["loss"]
-    if not math.isfinite(total):  # its gradient may be a number all the same
-        raise NonFiniteLossError(f"the loss is {total}")
-    optimizer.step()
-    return norm

@@ -10,12 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from diffpo.core.errors import NonFiniteLossError, Stopped, UserError
+from diffpo.core.errors import Stopped, UserError
 from diffpo.core.randomness import derive_seed, generator_for, stratified_uniform, uniform_to_index
 from diffpo.distributed.collectives import (
     all_gather_object,
-    all_reduce_gradients,
-    all_reduce_metrics,
     on_rank_zero,
     process_group,
     raise_on_all_ranks,
@@ -39,6 +37,7 @@ from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy, load, load_base
 from diffpo.sampling.rules import EntropyBound
 from diffpo.tasks.base import Task
+from diffpo.training.optimizer_step import step_optimizer
 from diffpo.training.sft_data import Targets, draw_sequences, on_canvas
 
 
@@ -73,7 +72,7 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
             set_learning_rate(optimizers["policy"], recipe.optimizer, step, step / recipe.steps)
             loss = train_step(denoiser, targets, noise, recipe, optimizers["policy"])
             step += 1
-            metrics: dict[str, float] = {**all_reduce_metrics({"loss": loss}), **counts}
+            metrics: dict[str, float] = {"loss": loss, **counts}
             if recipe.early_stopping and is_due(recipe.early_stopping, step):
                 metrics["accuracy"] = on_rank_zero(validate, policy, task, recipe.early_stopping)
             is_good_enough = recipe.early_stopping and metrics.get("accuracy", 0.0) >= recipe.early_stopping.accuracy
@@ -203,18 +202,13 @@ def denoising_loss(denoiser: ModelDenoiser, targets: Targets, noise: Noise) -> F
 def train_step(
     denoiser: ModelDenoiser, targets: Targets, noise: Noise, recipe: SftRecipe, optimizer: Optimizer
 ) -> float:
-    """Take one optimiser step; return this process's part of the loss.
+    """Take one optimiser step; return the loss of all processes.
 
     Raises NonFiniteLossError before the optimiser is touched.
     """
     optimizer.zero_grad()
     loss = backward(denoiser, targets, noise, recipe.micro_batch_size or recipe.batch)
-    all_reduce_gradients(denoiser.model.parameters())
-    norm = torch.nn.utils.clip_grad_norm_(denoiser.model.parameters(), recipe.optimizer.grad_clip)
-    if not bool(norm.isfinite()):
-        raise NonFiniteLossError(f"the gradient's norm is {float(norm)}")
-    optimizer.step()
-    return loss
+    return step_optimizer(denoiser, optimizer, recipe.optimizer.grad_clip, loss)[1]
 
 
 def backward(denoiser: ModelDenoiser, targets: Targets, noise: Noise, micro_batch_size: int) -> float:

@@ -26,16 +26,16 @@ class UpdateMetrics:
     def add(
         self,
         weight: Float[Tensor, "b L"],
-        loss: Tensor,
+        loss: float,
         terms: PolicyLoss,
         kl: Float[Tensor, "b L"] | None,
         is_first_iteration: bool,
     ) -> None:
-        """Add a micro-batch: its scalar loss, and its tokens' terms by the weight with which each counts."""
+        """Add a micro-batch: its loss, and its tokens' terms by the weight with which each counts."""
         totals = self._totals
         if kl is not None:
             totals["kl"] += _total(weight, kl)
-        totals["loss"] += float(loss.detach())
+        totals["loss"] += loss
         totals["clip_fraction"] += _total(weight, terms.is_clipped)
         totals["policy_ratio"] += _total(weight, terms.policy_ratio)
         totals["importance_weight_mean"] += _total(weight, terms.importance_weight)
