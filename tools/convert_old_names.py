@@ -3,7 +3,7 @@
     python tools/convert_old_names.py results runs/mine
 
 Folders are searched for `runs.jsonl` (results of studies), `metrics.jsonl` and `recipe.toml` (of runs). What a file has
-under today's names stays as it is, byte by byte, so that a second time changes nothing.
+under today's names stays as it is, byte by byte, so that a second time changes nothing. Keys that have gone go.
 """
 
 import argparse
@@ -17,24 +17,27 @@ from typing import Any
 from diffpo.core.files import write_whole
 from diffpo.core.user_code import is_user_code
 from diffpo.recipes.dump import toml_of
-from diffpo.recipes.renamed import KEYS, renamed_metric, renamed_value
+from diffpo.recipes.renamed import KEYS, REMOVED, renamed_metric, renamed_value
 
 Found = set[str]
 """What was converted: `old -> new`."""
 
 
-def new_table(table: Any, found: Found) -> Any:
-    """Return a recipe's table with today's keys and values."""
+def new_table(table: Any, found: Found, where: str = "") -> Any:
+    """Return a recipe's table with today's keys and values; `where` is its dotted name with a dot behind it."""
     if not isinstance(table, dict) or is_user_code(str(table.get("kind"))):
         return table  # the options of a class of one's own have names of their own
     result = {}
     for old, value in table.items():
         key = KEYS.get(old, old)
+        if where + key in REMOVED:
+            found.add(f"{where}{key} left out")
+            continue
         if key != old:
             found.add(f"{old} -> {key}")
         if (new := renamed_value(key, value)) is not None:
             found.add(f"{key} = {value} -> {new}")
-        result[key] = new_table(value, found) if new is None else new
+        result[key] = new_table(value, found, f"{where}{key}.") if new is None else new
     return result
 
 
@@ -47,7 +50,8 @@ def new_metrics(metrics: dict[str, Any], found: Found) -> dict[str, Any]:
 
 def new_result(line: dict[str, Any], found: Found) -> dict[str, Any]:
     """Return a result line of a study, its settings and its training metrics converted."""
-    line = line | {"settings": new_table(line["settings"], found)}
+    settings = {name: new_table(table, found) for name, table in line["settings"].items()}
+    line = line | {"settings": settings}
     if "training" in line:
         line["training"] = [new_metrics(step, found) for step in line["training"]]
     return line

@@ -6,7 +6,7 @@ import pytest
 
 from diffpo.core.errors import UserError
 from diffpo.recipes import Strict, load_recipe
-from diffpo.recipes.renamed import KEYS, METRICS, VALUES, renamed_metric
+from diffpo.recipes.renamed import KEYS, METRICS, REMOVED, VALUES, renamed_metric
 from diffpo.recipes.tables import EvalRecipe, RlRecipe, SftRecipe
 
 RL = ["base=some/model", "budget.steps=1"]
@@ -25,6 +25,9 @@ def test_every_new_key_is_one_of_a_recipe_and_no_old_one_is() -> None:
     keys = keys_of(RlRecipe) | keys_of(SftRecipe) | keys_of(EvalRecipe)
     assert set(KEYS.values()) <= keys and set(VALUES) <= keys
     assert not KEYS.keys() & keys
+    for gone in REMOVED:
+        table, _, key = gone.rpartition(".")
+        assert key not in RlRecipe.model_fields[table].annotation.model_fields  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -62,6 +65,18 @@ def test_every_new_key_is_one_of_a_recipe_and_no_old_one_is() -> None:
             "train: should be 'policy', 'controller' or 'joint', got 'model'; renamed: write 'policy'",
         ),
         (RlRecipe, "controller.settle.share=0.1", "controller.settle: renamed; write controller.greedy_stage"),
+        (
+            RlRecipe,
+            "controller.clip=0.2",
+            "controller.clip: removed: the controller takes one step on each batch, at which no ratio has left 1; "
+            "leave it out",
+        ),
+        (
+            RlRecipe,
+            "controller.coef=1",
+            "controller.coef: removed: the controller has an optimiser of its own; controller.optimizer.lr says how "
+            "far it steps; leave it out",
+        ),
         (SftRecipe, "stop_at.every=3", "stop_at: renamed; write early_stopping"),
         (SftRecipe, "micro_batch=3", "micro_batch: renamed; write micro_batch_size"),
         (EvalRecipe, "slots=3", "slots: renamed; write max_in_flight"),

@@ -25,6 +25,7 @@ kl = 0.0
 
 [controller]
 speed = 0.25
+coef = 2.0
 
 [budget]
 steps = 2
@@ -62,7 +63,12 @@ def folder(tmp_path: Path) -> Path:
     )
     settings = {
         "base": {"stop_at": {"every": 2}, "micro_batch": 3},
-        "rl": {"learn": "joint", "rollout": {"group": 8}, "objective": {"normalise": "sequence", "kl": 0.5}},
+        "rl": {
+            "learn": "joint",
+            "rollout": {"group": 8},
+            "objective": {"normalise": "sequence", "kl": 0.5, "clip": 0.2},
+            "controller": {"clip": 0.2, "speed": 0.5},
+        },
     }
     line = {"study": "s", "settings": settings, "training": STEPS, "points": [{"solved": [1, 0]}], "solved": 0.5}
     text = json.dumps(line) + "\n\n" + '{"settings":{"rl":{"train":"policy"}},"training":[]}\n'
@@ -78,6 +84,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_runs_and_studies_are_converted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(folder)]) == 0
     out = capsys.readouterr().out
+    assert "controller.coef left out" in out
     assert "train = sampler -> controller" in out and "weight_ess -> importance_weight_ess" in out
     recipe = load_recipe(RlRecipe, str(folder / "run" / "recipe.toml"))
     assert (recipe.train, recipe.rollout.prompts_per_step, recipe.rollout.group_size) == ("controller", 4, 2)
@@ -94,7 +101,8 @@ def test_runs_and_studies_are_converted(folder: Path, capsys: pytest.CaptureFixt
             "rl": {
                 "train": "joint",
                 "rollout": {"group_size": 8},
-                "objective": {"loss_aggregation": "sequence-mean", "kl_coef": 0.5},
+                "objective": {"loss_aggregation": "sequence-mean", "kl_coef": 0.5, "clip": 0.2},
+                "controller": {"nfe_penalty": 0.5},
             },
         },
         "training": NEW_STEPS,

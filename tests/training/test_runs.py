@@ -58,7 +58,7 @@ POLICY_KEYS = {"loss", "clip_fraction", "policy_ratio", "importance_weight_mean"
 WEIGHT_KEYS = {"importance_weight_capped", "importance_weight_ess", "importance_weight_floored"}
 SIDE_KEYS = {"importance_weight_right", "importance_weight_wrong"}
 QUARTER_KEYS = {f"importance_weight_{name}_{quarter}" for name in ("ess", "capped") for quarter in (1, 2, 3, 4)}
-BOUND_KEYS = {"bound_median", "bound_log_std_across_prompts", "bound_log_sigma", "bound_clip_fraction"}
+BOUND_KEYS = {"bound_reward", "bound_median", "bound_log_std_across_prompts", "bound_log_sigma"}
 
 
 @pytest.fixture(scope="module")

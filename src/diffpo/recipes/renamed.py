@@ -1,6 +1,6 @@
-"""Names of recipe keys, values and metrics that have changed: the old ones are refused, and the new ones told.
+"""Names of recipe keys, values and metrics that have changed or gone: the old ones are refused, the new ones told.
 
-`tools/convert_old_names.py` converts what is stored under the old names.
+`tools/convert_old_names.py` converts what is stored under the old names, and leaves out what has gone.
 """
 
 from collections.abc import Container, Mapping
@@ -25,6 +25,12 @@ KEYS: Mapping[str, str] = {
     "stop_at": "early_stopping",
 }
 """Old key of a table -> new one. No table has an old key for something else beside the new one."""
+
+REMOVED: Mapping[str, str] = {
+    "controller.clip": "the controller takes one step on each batch, at which no ratio has left 1",
+    "controller.coef": "the controller has an optimiser of its own; controller.optimizer.lr says how far it steps",
+}
+"""Key that is gone, with its table -> why nothing is lost without it."""
 
 VALUES: Mapping[str, Mapping[str, str]] = {
     "loss_aggregation": {"sequence": "sequence-mean", "token": "token-mean"},
@@ -61,6 +67,11 @@ def renaming(key: str, value: Any, known: Container[str]) -> str | None:
         return None
     value = renamed_value(new, value)
     return new if value is None else f"{new} = {value!r}"
+
+
+def removal(key: str) -> str | None:
+    """Return what to tell of a dotted key, if it is one that has gone."""
+    return f"removed: {REMOVED[key]}; leave it out" if key in REMOVED else None
 
 
 def renamed_metric(name: str, metrics: Container[str]) -> str | None:

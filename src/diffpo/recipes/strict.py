@@ -19,7 +19,7 @@ from pydantic_core import PydanticUndefined
 
 from diffpo.core.errors import UserError
 from diffpo.recipes.files import apply_override, read_table
-from diffpo.recipes.renamed import KEYS, renamed_value, renaming
+from diffpo.recipes.renamed import KEYS, removal, renamed_value, renaming
 from diffpo.recipes.words import at, closest, join_key, show_value, suggestion
 
 _CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -107,6 +107,8 @@ def _read_table(
         if key not in fields and (new := renaming(key, table[key], fields)):
             mistakes.append(f"{join_key(where, key)}: renamed; write {join_key(where, new)}")
             meant.add(KEYS[key])
+        elif key not in fields and (gone := removal(join_key(where, key))):
+            mistakes.append(f"{join_key(where, key)}: {gone}")
         elif key not in fields:
             known = f"(known: {', '.join(fields)})"
             mistakes.append(f"{join_key(where, key)}: unknown option{suggestion(key, fields)} {known}")

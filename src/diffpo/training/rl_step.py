@@ -13,7 +13,7 @@ from diffpo.training.controller_update import update_controller
 from diffpo.training.policy_update import update_policy
 from diffpo.training.rl_setup import RlState
 from diffpo.training.rollouts import Batch, collect_batch
-from diffpo.training.update_settings import ControllerUpdate, PolicyUpdate
+from diffpo.training.update_settings import PolicyUpdate
 
 GRADER_FAILED = "the grader failed on {grader_failed:g} completions of a step, which earned 0: look at their problems"
 
@@ -93,8 +93,7 @@ def train_step(recipe: RlRecipe, state: RlState, stage: Stage, batch: Batch, ste
     if controller is not None:
         bound, optimizer = recipe.controller, state.optimizers["controller"]
         set_learning_rate(optimizer, stage.bound_optimizer, step, stage.spent)
-        bound_update = ControllerUpdate(bound.coef, bound.clip, bound.optimizer.grad_clip)
-        metrics |= update_controller(controller, batch, bound_update, optimizer)
+        metrics |= update_controller(controller, batch, optimizer, bound.optimizer.grad_clip)
         controller.observe(batch.rollout.prompt_features, bound.momentum)
     return metrics
 

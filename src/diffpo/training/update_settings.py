@@ -1,4 +1,4 @@
-"""The settings of the two updates."""
+"""The settings of a policy update."""
 
 from dataclasses import dataclass
 
@@ -23,12 +23,3 @@ class PolicyUpdate:
     """Completions of one forward and backward pass in each process; None: all that it has."""
     grad_clip: float
     drop_zero_std_groups: bool = False
-
-
-@dataclass(frozen=True)
-class ControllerUpdate:
-    """The step of a controller: the coefficient of its loss, its clip, and the limit of its gradient's norm."""
-
-    coef: float
-    clip: float
-    grad_clip: float

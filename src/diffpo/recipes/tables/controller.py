@@ -27,8 +27,6 @@ class ControllerRecipe(Strict):
     hidden: Count = 64
     nfe_penalty: Share = 0.3
     """As `objective.nfe_penalty`, for the credit of the drawn entropy bounds."""
-    coef: Positive = 1.0
-    clip: Positive = 0.2
     advantage: AdvantageRecipe = "batch-std"
     momentum: Share = 0.05
     """How fast the running statistics that standardise the controller's features follow the model."""
