@@ -250,6 +250,35 @@ def test_recipes_and_pieces_are_joined_and_the_later_ones_win(built_in: Path) ->
     assert load_recipe(Run, f"{file}+sudoku4-diffpo").optimizer.lr == 3e-4
 
 
+@pytest.mark.parametrize("names", ["first+wide", "wide+first"])
+def test_what_a_recipe_says_for_a_piece_counts_where_that_is_joined(built_in: Path, names: str) -> None:
+    (built_in / "pieces" / "narrow.toml").write_text("", encoding="utf-8")
+    own = "[with.wide.sampler]\ntemperature = 0.25\nblock_length = 4\n[with.narrow]\nname = 'no'\n"
+    (built_in / "rl" / "first.toml").write_text(GOOD + own, encoding="utf-8")
+    joined = load_recipe(Run, names)
+    assert (joined.sampler.temperature, joined.sampler.block_length) == (0.25, 4)
+    alone = load_recipe(Run, "first")
+    assert alone == load_recipe(Run, "sudoku4-diffpo") != joined
+    later = built_in / "later.toml"
+    later.write_text("[sampler]\ntemperature = 0.125\n", encoding="utf-8")
+    assert load_recipe(Run, f"{names}+{later}").sampler.temperature == 0.125
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[with.wid]\nname = 'a'\n", "with.wid: no piece is called 'wid'; did you mean 'wide'?"),
+        ("with = 3\n", "with should be tables, one for each piece: [with.PIECE.objective]"),
+        ("[with]\nwide = 3\n", "with should be tables, one for each piece: [with.PIECE.objective]"),
+    ],
+)
+def test_what_is_said_for_no_piece_is_refused(built_in: Path, text: str, told: str) -> None:
+    (built_in / "rl" / "first.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load_recipe(Run, "first")
+    assert str(caught.value) == f"recipe first: {told}"
+
+
 def test_a_table_of_another_kind_is_not_mixed_with_the_one_before(built_in: Path) -> None:
     (built_in / "rl" / "first.toml").write_text(MINE, encoding="utf-8")
     rule = built_in / "rule.toml"

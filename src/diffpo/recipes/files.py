@@ -1,6 +1,8 @@
 """Where a recipe's table comes from: TOML files, built-in recipes, pieces of recipes, overrides; joined in this order.
 
-A piece is a recipe in part: a model, a task, a machine. `d1+gsm8k+1gpu` is d1 with what the two pieces say.
+A piece is a recipe in part: a model, a task, a machine. `d1+gsm8k+1gpu` is d1 with what the two pieces say. What an
+algorithm does otherwise on a task stands with the algorithm: its table `[with.PIECE]` counts where that piece is
+joined, too.
 """
 
 import tomllib
@@ -33,9 +35,33 @@ def read_table(names: str) -> dict[str, Any]:
     Each is the path of a TOML file or a built-in name. Raises UserError for one that is not there or is no TOML.
     """
     table: dict[str, Any] = {}
+    joined: list[str] = []
+    conditions: list[Mapping[str, Any]] = []
     for name in [names] if Path(names).is_file() else names.split("+"):
-        table = laid_over(table, _read(name))
+        part = _read(name)
+        own = _conditions(part, name)
+        table = laid_over(table, part)
+        for conditional in [own[piece] for piece in joined if piece in own]:
+            table = laid_over(table, conditional)
+        joined.append(name)
+        conditions.append(own)
+        for conditional in [other[name] for other in conditions if name in other]:
+            table = laid_over(table, conditional)
     return table
+
+
+def _conditions(part: dict[str, Any], name: str) -> dict[str, Any]:
+    """Take the `with` table out of a recipe's: for each piece what the recipe says where it is joined with it.
+
+    Raises UserError where it is none, or names what is no piece.
+    """
+    own = part.pop("with", {})
+    if not isinstance(own, dict) or not all(isinstance(inner, dict) for inner in own.values()):
+        raise UserError(f"recipe {name}: with should be tables, one for each piece: [with.PIECE.objective]")
+    pieces = piece_names()
+    for piece in own.keys() - set(pieces):
+        raise UserError(f"recipe {name}: with.{piece}: no piece is called {piece!r}{suggestion(piece, pieces)}")
+    return own
 
 
 def laid_over(table: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
