@@ -97,6 +97,8 @@ def test_hints_score_each_token_once_where_it_is_masked() -> None:
         prompt_mask=torch.tensor([[False, True]] * 2),
         completion_ids=torch.tensor([[1, 2, 3], [4, 5, 6]]),
         unmask_step=torch.tensor([[0, 1, 2]] * 2),
+        is_answer=torch.ones(2, 3, dtype=torch.bool),
+        is_drawn=torch.ones(2, 3, dtype=torch.bool),
         behaviour_logp=torch.zeros(2, 3),
         nfe=torch.tensor([3, 3]),
         entropy_bound=torch.zeros(2),

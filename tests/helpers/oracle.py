@@ -119,6 +119,8 @@ Key = tuple[tuple[int, ...], tuple[int, ...]]
 @dataclass(frozen=True)
 class Trajectory:
     token_logp: tuple[float, ...]
+    is_drawn: tuple[bool, ...]
+    """False where the mask that was left behind the first stop token was filled with it."""
 
     @property
     def probability(self) -> float:
@@ -156,7 +158,8 @@ def trajectories(
                 continue
             for i in left:
                 after[i], after_steps[i] = after[stops[0]], step
-            found[tuple(after), tuple(after_steps)] = Trajectory(tuple(after_logps))
+            is_drawn = tuple(i not in left for i in range(length))
+            found[tuple(after), tuple(after_steps)] = Trajectory(tuple(after_logps), is_drawn)
 
     visit([mask] * length, [0] * length, [0.0] * length, 0)
     return found
@@ -222,13 +225,15 @@ def random_order_mean(
 def rollout_of(
     prompt_ids: Tensor, completion_ids: Tensor, unmask_step: Tensor, prompt_mask: Tensor | None = None
 ) -> Rollout:
-    """A rollout made by hand; the behaviour's log-probabilities are zeros, for `replace` to fill in."""
+    """A rollout made by hand, without stop tokens; the behaviour's log-probabilities are zeros, to be replaced."""
     rows = len(prompt_ids)
     return Rollout(
         prompt_ids=prompt_ids,
         prompt_mask=torch.ones_like(prompt_ids, dtype=torch.bool) if prompt_mask is None else prompt_mask,
         completion_ids=completion_ids,
         unmask_step=unmask_step,
+        is_answer=torch.ones_like(completion_ids, dtype=torch.bool),
+        is_drawn=torch.ones_like(completion_ids, dtype=torch.bool),
         behaviour_logp=torch.zeros(completion_ids.shape),
         nfe=unmask_step.amax(dim=1) + 1,
         entropy_bound=torch.full((rows,), math.nan),

@@ -13,7 +13,6 @@ import pytest
 import torch
 from tests.helpers.oracle import (
     TableDenoiser,
-    all_scored,
     conditional,
     entropy_bound,
     random_order_logp,
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from diffpo.core.canvas import canvas_at, full_attention_mask
 from diffpo.core.errors import UserError
+from diffpo.core.options import ScoredTokens
 from diffpo.core.rollout import Rollout
 from diffpo.likelihood import (
     Conditionals,
@@ -50,7 +50,7 @@ from diffpo.recipes.parts import build_estimator
 from diffpo.recipes.tables import ClippedSurrogateObjective, RlRecipe
 from diffpo.sampling.rules import EntropyBound, TopK
 from diffpo.training.policy_update import update_policy
-from diffpo.training.rollouts import Batch
+from diffpo.training.rollouts import Batch, scored
 from diffpo.training.update_settings import PolicyUpdate
 
 PROMPT, LENGTH = [3], 4
@@ -516,31 +516,47 @@ def test_a_token_that_no_draw_masks_adds_nothing_and_has_a_gradient() -> None:
 # -------------------------------------------------------------------------------------------------- the policy gradient
 
 
-def reward_of(completion: tuple[int, ...]) -> float:
+def reward_of(completion: tuple[int, ...], stop_ids: tuple[int, ...] = ()) -> float:
+    """Any function of the completion up to its first stop token."""
+    ends = [i for i, token in enumerate(completion) if token in stop_ids]
+    completion = completion[: ends[0] + 1] if ends else completion
     return float(sum((i + 1) * token for i, token in enumerate(completion)) % 5)
 
 
-def policy_gradient(table: TableDenoiser, estimator: Estimator, temperature: float) -> tuple[Tensor, Tensor]:
+def policy_gradient(
+    table: TableDenoiser,
+    estimator: Estimator,
+    temperature: float,
+    stop_ids: tuple[int, ...] = (),
+    scored_tokens: ScoredTokens = "drawn",
+    bound: float = 0.6,
+) -> tuple[Tensor, Tensor]:
     """Of the objective with the estimator's log-probabilities, all trajectories weighed by what they are; and the true
     one, of the expected reward, by autograd through the enumerated probabilities."""
     length = table.width - 1
-    known = trajectories(table, PROMPT, length, length, entropy_bound(0.6), temperature)
+    known = trajectories(table, PROMPT, length, length, entropy_bound(bound), temperature, stop_ids)
     ids, steps = (torch.tensor([key[part] for key in known]) for part in (0, 1))
+    is_drawn = torch.tensor([trajectory.is_drawn for trajectory in known.values()])
+    is_answer = torch.tensor([[not set(stop_ids) & set(key[0][:i]) for i in range(length)] for key in known])
     rollout = rollout_of(torch.full((len(known), 1), PROMPT[0]), ids, steps)
-    rewards = [reward_of(key[0]) for key in known]
+    rollout = replace(rollout, is_drawn=is_drawn, is_answer=is_answer)
+    is_scored = scored(rollout, scored_tokens)
+    rewards = [reward_of(key[0], stop_ids) for key in known]
     weights = torch.tensor([trajectory.probability for trajectory in known.values()], dtype=torch.float64)
     table.table = table.table.double().requires_grad_(True)
 
-    read_once = read(estimator(rollout, estimator.draw(rollout, torch.Generator()), MASK), rollout, table)
+    read_once = conditionals(table, estimator(rollout, estimator.draw(rollout, torch.Generator()), MASK), is_scored)
     logp = read_once.logp(ids, temperature)
     credit = weights * torch.tensor(rewards, dtype=torch.float64)
-    terms = ClippedSurrogate(0.2)(logp, logp.detach(), logp.detach(), credit, all_scored(logp))
-    (found,) = torch.autograd.grad(-terms.loss.sum(), table.table)
+    terms = ClippedSurrogate(0.2)(logp, logp.detach(), logp.detach(), credit, is_scored)
+    (found,) = torch.autograd.grad(-(is_scored * terms.loss).sum(), table.table)
 
     expected_reward = torch.zeros((), dtype=torch.float64)
-    for (completion, order), reward in zip(known, rewards, strict=True):
+    for (completion, order), drawn, reward in zip(known, is_drawn.tolist(), rewards, strict=True):
         probability = torch.ones((), dtype=torch.float64)
         for position, token in enumerate(completion):
+            if not drawn[position]:
+                continue
             canvas = [*PROMPT, *(t if s < order[position] else MASK for t, s in zip(completion, order, strict=True))]
             index = sum(digit * (table.vocab + 1) ** place for place, digit in enumerate(canvas))
             logits = table.table[index, 1 + position] / temperature
@@ -557,6 +573,19 @@ def test_the_exact_estimators_gradient_is_that_of_the_expected_reward(temperatur
     torch.testing.assert_close(found, true, atol=1e-5, rtol=1e-5)
     mean_field, _ = policy_gradient(TableDenoiser(width=4, seed=2), MeanField(prompt_mask_rate=0.0), temperature)
     assert float((mean_field - true).abs().max()) > 0.05
+
+
+@pytest.mark.parametrize("bound", [0.0, 0.6])
+def test_tokens_drawn_behind_the_first_stop_token_belong_to_the_gradient(bound: float) -> None:
+    def cosine(scored_tokens: ScoredTokens) -> float:
+        table = TableDenoiser(width=4, seed=1)
+        found, true = policy_gradient(table, Exact(), 1.0, (2,), scored_tokens, bound)
+        if scored_tokens == "drawn":
+            torch.testing.assert_close(found, true, atol=1e-5, rtol=1e-5)
+        return float(torch.nn.functional.cosine_similarity(found.flatten(), true.flatten(), dim=0))
+
+    assert cosine("drawn") == pytest.approx(1, abs=1e-9)
+    assert cosine("to-stop") < 0.91
 
 
 # -------------------------------------------------------------------------------------------------------- what it costs

@@ -11,7 +11,7 @@ from tests.helpers.published import PUBLISHED, random_weights
 from tests.helpers.sampling import sample_with
 from torch import Tensor
 
-from diffpo.core.canvas import canvas_at, completion_mask
+from diffpo.core.canvas import canvas_at
 from diffpo.core.errors import UserError
 from diffpo.core.options import CacheKind
 from diffpo.core.rollout import Rollout
@@ -116,7 +116,7 @@ def test_each_token_has_the_probability_that_the_decoder_by_hand_gives_it(
     assert any(len(blocks) > 1 for blocks in at_once), "rows are in different blocks"
     assert len(set(rollout.nfe.tolist())) > 1 and int(rollout.nfe.max()) > LENGTH // BLOCK, "later calls of a block"
     expected = torch.stack([replayed(family, rollout, row, kind) for row in range(len(rollout))]).float()
-    drawn = completion_mask(rollout.completion_ids, denoiser.stop_ids)  # what is behind it was not
+    drawn = rollout.is_drawn
     torch.testing.assert_close(rollout.behaviour_logp[drawn], expected[drawn], atol=1e-5, rtol=1e-5)
 
 

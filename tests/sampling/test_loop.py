@@ -72,6 +72,7 @@ def test_recorded_logp_is_the_law_of_the_trajectory(
     keys = keys_of(rollout)
     expected = torch.tensor([known[key].token_logp for key in keys])
     torch.testing.assert_close(rollout.behaviour_logp, expected, atol=1e-5, rtol=1e-5)
+    assert rollout.is_drawn.tolist() == [list(known[key].is_drawn) for key in keys]
     probability = {key: trajectory.probability for key, trajectory in known.items()}
     assert chi_square_p(Counter(keys), probability) > 1e-3
 
@@ -232,7 +233,9 @@ def test_replaying_every_call_gives_the_recorded_logp(
         stop_ids=stop_ids,
     )
     attention_mask = full_attention_mask(prompt_mask, 8)
-    is_drawn = completion_mask(rollout.completion_ids, stop_ids)
+    is_drawn = rollout.is_drawn
+    assert torch.equal(rollout.is_answer, completion_mask(rollout.completion_ids, stop_ids))
+    assert bool((is_drawn | ~rollout.is_answer).all()), "an answer is drawn as a whole"
     replayed = torch.full((len(rollout), 8), math.nan)
     for step in range(int(rollout.nfe.max())):
         with torch.no_grad():
@@ -410,7 +413,7 @@ def test_slots_leave_what_the_controller_does_as_it_is(explore: bool) -> None:
 def test_a_row_is_done_when_no_mask_is_left_before_its_first_stop() -> None:
     stop = 2
     rollout = draw(TopK(1), 1500, stop_ids=(stop,))
-    ended_early = 0
+    ended_early = behind_and_drawn = 0
     for ids, steps, logp, nfe in zip(
         rollout.completion_ids.tolist(),
         rollout.unmask_step.tolist(),
@@ -426,7 +429,10 @@ def test_a_row_is_done_when_no_mask_is_left_before_its_first_stop() -> None:
         assert len(filled) == 4 - nfe
         assert all(i > first and ids[i] == stop and steps[i] == nfe - 1 for i in filled)
         ended_early += bool(filled)
+        behind_and_drawn += sum(i > first for i in range(4)) - len(filled)
     assert 50 < ended_early < 1500
+    assert behind_and_drawn > 50, "some tokens are drawn behind the first stop token"
+    assert torch.equal(rollout.is_drawn, rollout.behaviour_logp != 0)
     last = canvas_at(rollout, rollout.nfe - 1, TABLE.mask_id)[:, 1:]
     needed = completion_mask(rollout.completion_ids, (stop,))
     assert bool(((last == TABLE.mask_id) & needed).any(dim=1).all())  # not done a call earlier

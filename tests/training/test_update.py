@@ -89,6 +89,7 @@ def new_batch(temperature: float = 1.0, **options: Any) -> Batch:
         "advantage": noise,
         "bound_advantage": noise,
         "seed": 2,
+        "scored_tokens": "to-stop",
         "decoding": Decoding(EntropyBound(2.0), LENGTH, 8, temperature),
     } | options
     return collect_batch(
@@ -100,6 +101,7 @@ def new_batch(temperature: float = 1.0, **options: Any) -> Batch:
         Incentive(settings["nfe_penalty"], settings["advantage"]),
         Incentive(settings["bound_nfe_penalty"], settings["bound_advantage"]),
         torch.Generator().manual_seed(settings["seed"]),
+        settings["scored_tokens"],
     )
 
 
@@ -999,6 +1001,16 @@ def test_a_controller_loss_that_is_no_number_leaves_it_untouched(value: float) -
 
 
 # ----------------------------------------------------------------------------------------------------------- collecting
+
+
+def test_tokens_drawn_behind_the_first_stop_token_count_where_that_is_asked_for() -> None:
+    to_stop, drawn = warm_batch(), new_batch(scored_tokens="drawn")
+    rollout = drawn.rollout
+    assert torch.equal(rollout.completion_ids, to_stop.rollout.completion_ids)
+    assert torch.equal(to_stop.is_scored, completion_mask(rollout.completion_ids, (STOP,)))
+    assert torch.equal(drawn.is_scored, rollout.behaviour_logp != 0)
+    assert bool((drawn.is_scored & ~to_stop.is_scored).any()), "some were drawn behind a stop token"
+    assert not bool(drawn.is_scored.all()), "some were filled in"
 
 
 def test_a_batch_is_graded_and_credited_by_prompt() -> None:

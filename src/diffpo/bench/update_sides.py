@@ -63,11 +63,14 @@ def random_batch(vocabulary: int, prompts: int, group: int, prompt_length: int, 
     order = torch.rand(rows, length // block, block, generator=generator).argsort(dim=2).argsort(dim=2)
     step = (order // 4 + torch.arange(length // block)[:, None] * (block // 4)).view(rows, length)
     zeros = torch.zeros(rows)
+    is_scored = torch.ones(rows, length, dtype=torch.bool)
     rollout = Rollout(
         prompt_ids=ids,
         prompt_mask=visible,
         completion_ids=torch.randint(vocabulary - 1, (rows, length), generator=generator),
         unmask_step=step,
+        is_answer=is_scored,
+        is_drawn=is_scored,
         behaviour_logp=torch.zeros(rows, length),
         nfe=step.amax(dim=1) + 1,
         entropy_bound=zeros,
@@ -76,7 +79,6 @@ def random_batch(vocabulary: int, prompts: int, group: int, prompt_length: int, 
     )
     advantage = torch.randn(rows, generator=generator)
     table = zeros.view(prompts, group)
-    is_scored = torch.ones(rows, length, dtype=torch.bool)
     return Batch(rollout, table, table, table > 0, is_scored, advantage, advantage)
 
 

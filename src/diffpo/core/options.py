@@ -5,4 +5,5 @@ from typing import Literal
 SampledKl = Literal["k1", "k2", "k3"]
 KlEstimator = Literal["full", "k1", "k2", "k3"]
 CacheKind = Literal["none", "prefix", "dual"]
+ScoredTokens = Literal["to-stop", "drawn"]
 LossAggregation = Literal["sequence-mean", "token-mean"]

@@ -22,6 +22,11 @@ class Rollout:
     completion_ids: Int[Tensor, "B L"]
     unmask_step: Int[Tensor, "B L"]
     """0-based index of the denoiser call that fixed the token."""
+    is_answer: Bool[Tensor, "B L"]
+    """Whether the token is part of the answer: up to and including the first stop token."""
+    is_drawn: Bool[Tensor, "B L"]
+    """Whether a call drew the token. Some behind the first stop token were drawn, too; the masks that were left there
+    were filled without a draw."""
     behaviour_logp: Float[Tensor, "B L"]
     """Log-probability (nats) under the distribution that the token was drawn from, with its temperature; 0: greedy."""
     nfe: Int[Tensor, " B"]

@@ -127,7 +127,7 @@ def distance(
 def uncached_logp(denoiser: Denoiser, rollout: Rollout, temperature: float) -> Float[Tensor, "B L"]:
     """Return the model's own log-probability of each token on the canvas that it was drawn from, in nats.
 
-    It equals `behaviour_logp` for tokens drawn above temperature 0, without a cache, before the answer ended.
+    It equals `behaviour_logp` for tokens that were drawn (`is_drawn`), above temperature 0 and without a cache.
     """
     exact = Exact()
     every = torch.ones_like(rollout.completion_ids, dtype=torch.bool)

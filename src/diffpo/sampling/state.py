@@ -22,6 +22,7 @@ class SamplerState:
     stop_ids: tuple[int, ...]
     completion_ids: Int[Tensor, "B L"]
     unmask_step: Int[Tensor, "B L"]
+    is_drawn: Bool[Tensor, "B L"]
     behaviour_logp: Float[Tensor, "B L"]
     entropy_bound: Float[Tensor, " B"]
     entropy_bound_logp: Float[Tensor, " B"]
@@ -62,6 +63,7 @@ class SamplerState:
         self.completion_ids[row, position] = token[is_commit]
         self.behaviour_logp[row, position] = logp[is_commit]
         self.unmask_step[row, position] = self.step[row]
+        self.is_drawn[row, position] = True
 
     def finish_call_(self, rows: Int[Tensor, " b"]) -> Int[Tensor, " a"]:
         """Count the call, close the rows that are done, and return those that are not.
@@ -91,6 +93,8 @@ class SamplerState:
             prompt_mask=self.prompt_mask,
             completion_ids=self.completion_ids,
             unmask_step=self.unmask_step,
+            is_answer=completion_mask(self.completion_ids, self.stop_ids),
+            is_drawn=self.is_drawn,
             behaviour_logp=self.behaviour_logp,
             nfe=self.unmask_step.amax(dim=1) + 1,
             entropy_bound=self.entropy_bound,
@@ -117,6 +121,7 @@ def fully_masked(
         stop_ids=stop_ids,
         completion_ids=completion_ids,
         unmask_step=torch.zeros_like(completion_ids),
+        is_drawn=torch.zeros_like(completion_ids, dtype=torch.bool),
         behaviour_logp=torch.zeros(batch, decoding.length, device=device),
         entropy_bound=torch.full((batch,), fixed_bound, device=device),
         entropy_bound_logp=torch.zeros(batch, device=device),

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffpo.core.canvas import completion_mask
 from diffpo.core.randomness import derive_seed, generator_for
 from diffpo.likelihood.mismatch import boundary_kl, by_step, committed_kl, rises
 from diffpo.models.model_paths import RECIPE
@@ -54,7 +53,7 @@ def measure_mismatch(recipe: StudyRecipe, run: StudyRun, model: Path) -> list[Re
     length = task.completion_length
     decoding = Decoding(EntropyBound(settings.bound), length, length, temperature=1.0)
     rollout, grades = answer_problems(policy, task, problems, decoding, seeds)
-    is_scored = completion_mask(rollout.completion_ids, denoiser.stop_ids)
+    is_scored = rollout.is_answer
     clusters = [problem.cluster for problem in problems]
     about = {
         "completion_length": length,

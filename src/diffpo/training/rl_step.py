@@ -65,6 +65,7 @@ def collect_rollouts(recipe: RlRecipe, state: RlState, stage: Stage, step: int) 
         state.token_incentive,
         replace(state.bound_incentive, nfe_penalty=stage.bound_nfe_penalty),
         generator_for(recipe.seed, "rollout", step),
+        recipe.objective.scored_tokens,
     )
     return replace(batch, prompts_too_long=too_long)
 

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from diffpo.core.canvas import completion_mask
 from diffpo.core.errors import UserError
+from diffpo.core.options import ScoredTokens
 from diffpo.core.rollout import Rollout
 from diffpo.distributed.collectives import all_gather_object, all_gather_rows, raise_on_all_ranks
 from diffpo.distributed.process import rank_slice
@@ -30,7 +30,7 @@ class Batch:
     """Reward of the drawn entropy bounds."""
     is_solved: Bool[Tensor, "Q G"]
     is_scored: Bool[Tensor, "B L"]
-    """Tokens that count: up to and including the first stop token."""
+    """Tokens whose log-probabilities count."""
     advantage: Float[Tensor, " B"]
     bound_advantage: Float[Tensor, " B"]
     """Advantage of the drawn entropy bound."""
@@ -85,6 +85,11 @@ class Incentive:
         return grade - self.nfe_penalty * solved_nfe_share
 
 
+def scored(rollout: Rollout, scored_tokens: ScoredTokens) -> Bool[Tensor, "B L"]:
+    """Return the tokens whose log-probabilities count: up to and including the first stop token, or all drawn ones."""
+    return rollout.is_answer if scored_tokens == "to-stop" else rollout.is_drawn
+
+
 def collect_batch(
     policy: Policy,
     task: Task,
@@ -94,8 +99,11 @@ def collect_batch(
     token_incentive: Incentive,
     bound_incentive: Incentive,
     generator: torch.Generator,
+    scored_tokens: ScoredTokens,
 ) -> Batch:
     """Draw `group_size` completions of every problem, grade them, and compare them with each other.
+
+    `scored_tokens`: those up to and including the first stop token, or all that were drawn.
 
     Of several processes each draws and grades the completions of its slice of the problems; then all have all of them.
     """
@@ -116,7 +124,7 @@ def collect_batch(
         reward=reward,
         bound_reward=bound_reward,
         is_solved=is_solved.view(-1, group_size),
-        is_scored=completion_mask(rollout.completion_ids, policy.denoiser.stop_ids),
+        is_scored=scored(rollout, scored_tokens),
         advantage=token_incentive.advantages(reward),
         bound_advantage=bound_incentive.advantages(bound_reward),
         grader_failed=sum(all_gather_object(sum(g.status == "grader_failed" for g in grades))),

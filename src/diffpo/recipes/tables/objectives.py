@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny
 
-from diffpo.core.options import KlEstimator, LossAggregation
+from diffpo.core.options import KlEstimator, LossAggregation, ScoredTokens
 from diffpo.recipes.custom import Contract, CustomPart
 from diffpo.recipes.strict import Strict
 from diffpo.recipes.tables.advantages import AdvantageRecipe
@@ -18,6 +18,8 @@ class UpdateSettings(Strict):
 
     nfe_penalty: Share = 0.0
     """What a solved problem loses of its reward at one call per token (gated speed); 0: accuracy only."""
+    scored_tokens: ScoredTokens = "to-stop"
+    """to-stop: up to and including the first stop token, as published; drawn: also those drawn behind it."""
     num_iterations: Count = 2
     micro_batch_size: Count | None = None
     """Completions of one forward and backward pass, in each process; None: all that it has."""
