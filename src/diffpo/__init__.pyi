@@ -114,13 +114,22 @@ from .sampling.policy import (
 
 # rules: which positions does a denoiser call commit?
 from .sampling.rules import (
+    CappedSum as CappedSum,
+)
+from .sampling.rules import (
     ConfidenceThreshold as ConfidenceThreshold,
 )
 from .sampling.rules import (
     EntropyBound as EntropyBound,
 )
 from .sampling.rules import (
+    Leftmost as Leftmost,
+)
+from .sampling.rules import (
     LowConfidence as LowConfidence,
+)
+from .sampling.rules import (
+    Margin as Margin,
 )
 from .sampling.rules import (
     Rule as Rule,

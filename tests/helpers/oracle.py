@@ -103,6 +103,33 @@ def confidence_threshold(threshold: float) -> Chooser:
     return choose
 
 
+def capped_sum(bound: float, cap: float) -> Chooser:
+    def choose(candidates: Mapping[int, Sequence[float]]) -> set[int]:
+        entropies = {position: entropy_of(p) for position, p in candidates.items()}
+        order = sorted(candidates, key=lambda position: (entropies[position], position))
+        prefixes = [order[:k] for k in range(2, len(order) + 1)]
+        within = [p for p in prefixes if sum(entropies[i] for i in p) <= bound and all(entropies[i] <= cap for i in p)]
+        return set(within[-1] if within else order[:1])
+
+    return choose
+
+
+def margin(threshold: float) -> Chooser:
+    def choose(candidates: Mapping[int, Sequence[float]]) -> set[int]:
+        margins = {position: sorted(p)[-1] - sorted(p)[-2] for position, p in candidates.items()}
+        sure = {position for position in margins if margins[position] >= threshold}
+        return sure or {max(margins, key=lambda position: margins[position])}
+
+    return choose
+
+
+def leftmost(k: int) -> Chooser:
+    def choose(candidates: Mapping[int, Sequence[float]]) -> set[int]:
+        return set(sorted(candidates)[:k])
+
+    return choose
+
+
 def top_k(k: int) -> Chooser:
     def choose(candidates: Mapping[int, Sequence[float]]) -> set[int]:
         return set(sorted(candidates, key=lambda position: -max(candidates[position]))[:k])

@@ -299,7 +299,8 @@ def test_evaluations_take_rules_of_your_own_exact_or_not(own: Path) -> None:
         (
             "rollout.rule={{kind='entropi-bound'}}",
             [
-                "rollout.rule.kind: should be 'entropy-bound' or 'confidence' or 'top-k' or 'low-confidence' or a "
+                "rollout.rule.kind: should be 'entropy-bound' or 'capped-sum' or 'confidence' or 'margin' or "
+                "'leftmost' or 'top-k' or 'low-confidence' or a "
                 "class of your own (FILE.py:CLASS or PACKAGE.MODULE:CLASS), got 'entropi-bound'; "
                 "did you mean 'entropy-bound'?"
             ],

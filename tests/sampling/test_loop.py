@@ -10,11 +10,14 @@ import torch
 from tests.helpers.oracle import (
     Chooser,
     TableDenoiser,
+    capped_sum,
     chi_square_p,
     confidence_threshold,
     entropy_bound,
     keys_of,
+    leftmost,
     log_softmax,
+    margin,
     rollout_of,
     tiny_llada,
     top_k,
@@ -31,7 +34,18 @@ from diffpo.models.denoiser_output import Logits
 from diffpo.sampling import categorical
 from diffpo.sampling.categorical import draw_and_score, draw_tokens, round_down_to_float32, row_noise
 from diffpo.sampling.controller import Controller, entropy_features
-from diffpo.sampling.rules import ConfidenceThreshold, EntropyBound, LowConfidence, Rule, TopK, best, entropy
+from diffpo.sampling.rules import (
+    CappedSum,
+    ConfidenceThreshold,
+    EntropyBound,
+    Leftmost,
+    LowConfidence,
+    Margin,
+    Rule,
+    TopK,
+    best,
+    entropy,
+)
 
 PROMPT = 3
 TABLE = TableDenoiser(width=5, scale=1.5)
@@ -41,7 +55,11 @@ EXACT_RULES: list[tuple[Rule, Chooser]] = [
     (EntropyBound(1.2), entropy_bound(1.2)),
     (EntropyBound(math.inf), entropy_bound(math.inf)),
     (EntropyBound(1.2, subtract_max=False), entropy_bound(1.2, subtract_max=False)),
+    (CappedSum(1.2, 0.6), capped_sum(1.2, 0.6)),
     (ConfidenceThreshold(0.7), confidence_threshold(0.7)),
+    (Margin(0.6), margin(0.6)),
+    (Leftmost(1), leftmost(1)),
+    (Leftmost(3), leftmost(3)),
     (TopK(1), top_k(1)),
     (TopK(3), top_k(3)),
 ]

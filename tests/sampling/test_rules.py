@@ -8,18 +8,31 @@ import pytest
 import torch
 from tests.helpers.oracle import (
     TableDenoiser,
+    capped_sum,
     confidence_threshold,
     entropy_bound,
     entropy_bound_count,
     entropy_of,
+    leftmost,
     log_softmax,
+    margin,
     top_k,
 )
 from tests.helpers.sampling import sample_with
 from torch import Tensor
 
 from diffpo.core.canvas import completion_mask, open_block
-from diffpo.sampling.rules import ConfidenceThreshold, EntropyBound, LowConfidence, Rule, TopK, entropy
+from diffpo.sampling.rules import (
+    CappedSum,
+    ConfidenceThreshold,
+    EntropyBound,
+    Leftmost,
+    LowConfidence,
+    Margin,
+    Rule,
+    TopK,
+    entropy,
+)
 
 BOUNDS = [0.0, 0.01, 0.1, 0.5, 2.0, math.inf]
 LENGTH, VOCAB = 7, 5
@@ -147,9 +160,17 @@ RULES: Sequence[Rule] = [
     EntropyBound(0.5),
     EntropyBound(0.5, subtract_max=False),
     EntropyBound(math.inf),
+    CappedSum(0.5, 0.2),
+    CappedSum(math.inf, 0.0),
+    CappedSum(0.0, math.inf),
     ConfidenceThreshold(0.0),
     ConfidenceThreshold(0.8),
     ConfidenceThreshold(1.1),
+    Margin(0.0),
+    Margin(0.8),
+    Margin(1.1),
+    Leftmost(1),
+    Leftmost(LENGTH + 5),
     TopK(1),
     TopK(3),
     TopK(LENGTH + 5),
@@ -177,6 +198,67 @@ def test_confidence_threshold_is_its_definition(threshold: float) -> None:
 def test_confidence_equal_to_the_threshold_is_enough() -> None:
     chosen = ConfidenceThreshold(0.5).select(torch.tensor([[0.5, 0.75, 0.25]]), torch.ones(1, 3, dtype=torch.bool))
     assert chosen.tolist() == [[True, True, False]]
+
+
+@pytest.mark.parametrize("cap", [0.0, 0.05, 0.2, 0.6, math.inf])
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_capped_sum_is_its_definition(bound: float, cap: float) -> None:
+    logits, is_candidate, drawn = ragged(seed=12)
+    choose = capped_sum(bound, cap)
+    expected = [choose(row) if row else set() for row in probabilities(logits, is_candidate)]
+    assert selected(CappedSum(bound, cap), logits, is_candidate, drawn) == expected
+
+
+@pytest.mark.parametrize(
+    ("bound", "cap", "expected"),
+    [
+        # H in rising order 0.125 (position 1), 0.25 (2), 0.5 (0).
+        (0.375, 0.25, {1, 2}),
+        (0.374, 0.25, {1}),
+        (9.0, 0.25, {1, 2}),
+        (9.0, 0.249, {1}),
+        (9.0, 0.1, {1}),
+        (0.0, 9.0, {1}),
+        (0.875, 0.5, {0, 1, 2}),
+    ],
+)
+def test_capped_sum_by_hand_includes_equality(bound: float, cap: float, expected: set[int]) -> None:
+    score = torch.tensor([[0.5, 0.125, 0.25]])
+    chosen = CappedSum(bound, cap).select(score, torch.ones(1, 3, dtype=torch.bool))
+    assert set(chosen[0].nonzero().flatten().tolist()) == expected
+
+
+def test_capped_sum_without_a_cap_is_the_plain_sum() -> None:
+    logits, is_candidate, drawn = ragged(seed=13)
+    plain_sum = selected(EntropyBound(0.5, subtract_max=False), logits, is_candidate, drawn)
+    assert selected(CappedSum(0.5, math.inf), logits, is_candidate, drawn) == plain_sum
+    assert selected(CappedSum(0.5, 0.2), logits, is_candidate, drawn) != plain_sum
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.4, 0.8, 1.1])
+def test_margin_is_its_definition(threshold: float) -> None:
+    logits, is_candidate, drawn = ragged(seed=14)
+    choose = margin(threshold)
+    expected = [choose(row) if row else set() for row in probabilities(logits, is_candidate)]
+    assert selected(Margin(threshold), logits, is_candidate, drawn) == expected
+
+
+def test_margin_by_hand() -> None:
+    # .5 - .25 and .75 - .125: two sure tokens, or the surer one.
+    logits = torch.tensor([[[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]]]).log()
+    score = Margin().score(logits, torch.zeros(1, 2, dtype=torch.long))
+    torch.testing.assert_close(score, torch.tensor([[0.25, 0.625]]))
+    both = torch.ones(1, 2, dtype=torch.bool)
+    exact = torch.tensor([[0.25, 0.625]])
+    assert [Margin(t).select(exact, both).tolist() for t in (0.25, 0.626)] == [[[True, True]], [[False, True]]]
+
+
+@pytest.mark.parametrize("k", [1, 2, LENGTH, LENGTH + 3])
+def test_leftmost_is_its_definition(k: int) -> None:
+    logits, is_candidate, drawn = ragged(seed=15)
+    expected = [leftmost(k)(row) for row in probabilities(logits, is_candidate)]
+    assert selected(Leftmost(k), logits, is_candidate, drawn) == expected
+    assert [len(row) for row in expected] == is_candidate.sum(dim=1).clamp(max=k).tolist()
 
 
 @pytest.mark.parametrize("k", [1, 2, LENGTH, LENGTH + 3])

@@ -21,11 +21,23 @@ from diffpo.recipes.tables import (
     RuleRecipe,
 )
 from diffpo.recipes.tasks import build_task as build_task
-from diffpo.sampling.rules import ConfidenceThreshold, EntropyBound, LowConfidence, Rule, TopK
+from diffpo.sampling.rules import (
+    CappedSum,
+    ConfidenceThreshold,
+    EntropyBound,
+    Leftmost,
+    LowConfidence,
+    Margin,
+    Rule,
+    TopK,
+)
 
 RULES: Mapping[str, Callable[..., Rule]] = {
     "entropy-bound": EntropyBound,
+    "capped-sum": CappedSum,
     "confidence": ConfidenceThreshold,
+    "margin": Margin,
+    "leftmost": Leftmost,
     "top-k": TopK,
     "low-confidence": LowConfidence,
 }

@@ -75,6 +75,27 @@ class EntropyBound:
 
 
 @dataclass(frozen=True)
+class CappedSum:
+    """The entropy bound on the plain sum, H_1 + ... + H_k <= `bound` (nats), of tokens with H <= `cap` alone.
+
+    A token whose own entropy is above `cap` is committed only where it is the best of its call: unsure tokens, of which
+    the dependence on others is not known, are drawn one at a time. `cap` from `bound` up changes nothing: it is
+    EntropyBound(bound, subtract_max=False). Ours, for comparison with learned rules.
+    """
+
+    bound: float = 0.3
+    cap: float = 0.1
+    is_exact: ClassVar[bool] = True
+
+    def score(self, logits: Float[Tensor, "... V"], drawn: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return entropy(logits)
+
+    def select(self, score: Score, is_candidate: Positions, row_bound: RowBound | None = None) -> Positions:
+        plain_sum = EntropyBound(self.bound, subtract_max=False)
+        return plain_sum.select(score, is_candidate & (score <= self.cap)) | best(-score, is_candidate, 1)
+
+
+@dataclass(frozen=True)
 class ConfidenceThreshold:
     """Fast-dLLM's parallel decoding: every position whose largest probability is at least `threshold`, or the best."""
 
@@ -85,7 +106,39 @@ class ConfidenceThreshold:
         return logits.softmax(dim=-1).amax(dim=-1)
 
     def select(self, score: Score, is_candidate: Positions, row_bound: RowBound | None = None) -> Positions:
-        return (is_candidate & (score >= self.threshold)) | best(score, is_candidate, 1)
+        return at_least(self.threshold, score, is_candidate)
+
+
+@dataclass(frozen=True)
+class Margin:
+    """Every position whose two likeliest tokens are at least `threshold` apart in probability, or the best one.
+
+    A threshold on the margin by which Kim et al. (arXiv 2502.06768) choose positions.
+    """
+
+    threshold: float = 0.8
+    is_exact: ClassVar[bool] = True
+
+    def score(self, logits: Float[Tensor, "... V"], drawn: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
+        first, second = logits.softmax(dim=-1).topk(2, dim=-1).values.unbind(dim=-1)
+        return first - second
+
+    def select(self, score: Score, is_candidate: Positions, row_bound: RowBound | None = None) -> Positions:
+        return at_least(self.threshold, score, is_candidate)
+
+
+@dataclass(frozen=True)
+class Leftmost:
+    """The k leftmost positions. k = 1 is left-to-right decoding: JustGRPO's rollouts (ICML 2026)."""
+
+    k: int = 1
+    is_exact: ClassVar[bool] = True
+
+    def score(self, logits: Float[Tensor, "... V"], drawn: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return logits.new_zeros(logits.shape[:-1])
+
+    def select(self, score: Score, is_candidate: Positions, row_bound: RowBound | None = None) -> Positions:
+        return is_candidate & (is_candidate.cumsum(dim=1) <= self.k)
 
 
 @dataclass(frozen=True)
@@ -128,6 +181,11 @@ def entropy(logits: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:
     """
     logp = logits.log_softmax(dim=-1)
     return -(logp.exp() * logp).sum(dim=-1).clamp(max=-torch.finfo(logits.dtype).tiny)
+
+
+def at_least(threshold: float, score: Score, is_candidate: Positions) -> Positions:
+    """The candidates whose score is at least `threshold`; the best one of a row that has none."""
+    return (is_candidate & (score >= threshold)) | best(score, is_candidate, 1)
 
 
 def best(score: Score, is_candidate: Positions, k: int) -> Positions:

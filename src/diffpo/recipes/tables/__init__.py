@@ -36,10 +36,13 @@ from diffpo.recipes.tables.optimizer import AdamRecipe, HasLora, LoraRecipe, Pol
 from diffpo.recipes.tables.rl import RlRecipe
 from diffpo.recipes.tables.rollout import RolloutRecipe, block_problems, cache_problems, kernel_problems
 from diffpo.recipes.tables.rules import (
+    CappedSumRule,
     ConfidenceRule,
     CustomRule,
     EntropyBoundRule,
+    LeftmostRule,
     LowConfidenceRule,
+    MarginRule,
     RuleRecipe,
     TopKRule,
 )
@@ -79,6 +82,7 @@ __all__ = [
     "AdvantageSettings",
     "Attention",
     "BudgetRecipe",
+    "CappedSumRule",
     "CheckpointRecipe",
     "ClippedSurrogateObjective",
     "ConfidenceRule",
@@ -105,9 +109,11 @@ __all__ = [
     "GreedyStageRecipe",
     "Gsm8kTask",
     "HasLora",
+    "LeftmostRule",
     "LoraRecipe",
     "LowConfidenceRule",
     "ManyTimesMeanFieldEstimator",
+    "MarginRule",
     "MaskDraws",
     "Math500Task",
     "MeanFieldEstimator",

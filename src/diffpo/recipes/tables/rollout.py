@@ -35,7 +35,7 @@ class RolloutRecipe(Strict):
         if isinstance(self.rule, LowConfidenceRule):
             yield (
                 "rule.kind: 'low-confidence' looks at the drawn token, so its log-probabilities are not those of the "
-                "rollout; train with 'entropy-bound', 'confidence' or 'top-k' and keep it for evaluation"
+                "rollout; train with another kind and keep it for evaluation"
             )
 
 

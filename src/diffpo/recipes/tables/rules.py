@@ -15,9 +15,25 @@ class EntropyBoundRule(Strict):
     subtract_max: bool = True
 
 
+class CappedSumRule(Strict):
+    kind: Literal["capped-sum"] = "capped-sum"
+    bound: NonNegative = 0.3
+    cap: NonNegative = 0.1
+
+
 class ConfidenceRule(Strict):
     kind: Literal["confidence"] = "confidence"
     threshold: Share = 0.9
+
+
+class MarginRule(Strict):
+    kind: Literal["margin"] = "margin"
+    threshold: Share = 0.8
+
+
+class LeftmostRule(Strict):
+    kind: Literal["leftmost"] = "leftmost"
+    k: Count = 1
 
 
 class TopKRule(Strict):
@@ -40,4 +56,13 @@ class CustomRule(CustomPart):
     )
 
 
-RuleRecipe = EntropyBoundRule | ConfidenceRule | TopKRule | LowConfidenceRule | SerializeAsAny[CustomRule]
+RuleRecipe = (
+    EntropyBoundRule
+    | CappedSumRule
+    | ConfidenceRule
+    | MarginRule
+    | LeftmostRule
+    | TopKRule
+    | LowConfidenceRule
+    | SerializeAsAny[CustomRule]
+)

@@ -9,6 +9,7 @@ from diffpo.recipes.tables import (
     CustomEstimator,
     EstimatorRecipe,
     ExactEstimator,
+    LeftmostRule,
     ManyTimesMeanFieldEstimator,
     MaskDraws,
     MeanFieldEstimator,
@@ -58,7 +59,8 @@ def rl_work(recipe: RlRecipe, prompt_tokens: int) -> Work:
     """Return the work of one step of reinforcement learning with prompts of so many tokens."""
     length = recipe.task.completion_length
     rule = recipe.rollout.rule
-    calls = -(-length // rule.k) if isinstance(rule, TopKRule) else length
+    per_call = rule.k if isinstance(rule, TopKRule | LeftmostRule) else None
+    calls = -(-length // (per_call or 1))
     objective: Objective = build_objective(recipe.objective)
     is_split = recipe.objective.micro_batch_size is not None and objective.requires != "none"
     steps = 0 if recipe.train == "controller" else recipe.objective.num_iterations
@@ -68,7 +70,7 @@ def rl_work(recipe: RlRecipe, prompt_tokens: int) -> Work:
         length=length,
         group_size=recipe.rollout.group_size,
         calls=calls,
-        is_bound=not isinstance(rule, TopKRule),
+        is_bound=per_call is None,
         canvases=canvases_of(recipe.estimator, recipe.rollout.group_size, calls),
         passes=(steps + needs_reference(recipe) + is_split) if steps else 0,
         backward=steps,
