@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import combinations, product
+from itertools import combinations, permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -381,7 +381,7 @@ def all_masks() -> Tensor:
 
 @pytest.mark.parametrize("antithetic", [False, True])
 def test_the_elbo_over_all_masks_is_the_mean_over_all_orders(antithetic: bool) -> None:
-    draw = with_complements(all_masks()) if antithetic else all_masks()
+    draw = with_complements(all_masks(), all_masks().any(dim=1)) if antithetic else all_masks()
     found = score(Elbo(), all_completions(), draw)
     expected = [random_order_mean(TABLE, PROMPT, ids, lambda logp: logp) for ids in COMPLETIONS]
     torch.testing.assert_close(found, torch.tensor(expected), atol=1e-4, rtol=1e-4)
@@ -429,9 +429,104 @@ def test_the_number_of_masked_tokens_is_uniform_and_stratified(antithetic: bool)
 def test_complements_leave_nothing_out_and_are_never_empty() -> None:
     masks = torch.tensor([[[True, False, False], [True, True, True]]])
     expected = [[True, False, False], [True, True, True], [False, True, True], [True, True, True]]
-    assert with_complements(masks)[0].tolist() == expected
+    assert with_complements(masks, masks.any(dim=1))[0].tolist() == expected
     with pytest.raises(ValueError, match="even"):
         Elbo(3).draw(all_completions(), torch.Generator())
+
+
+# ------------------------------------------------------------------------------- a hidden tail, and masks of the prompt
+
+STOP = 2
+
+
+@cache
+def ended_completions() -> Rollout:
+    """All completions of four tokens, ended by token 2, behind a prompt with one token of padding."""
+    ids = all_completions().completion_ids
+    stops_before = (ids == STOP).cumsum(dim=1) - (ids == STOP).long()
+    prompt_mask = torch.tensor([[False, True]]).expand(len(ids), -1)
+    made = rollout_of(torch.tensor([[0, 3]]).expand(len(ids), -1), ids, torch.zeros_like(ids), prompt_mask)
+    return replace(made, is_answer=stops_before == 0)
+
+
+PADDED = TableDenoiser(width=2 + LENGTH, seed=3)
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_with_a_hidden_tail_the_elbo_over_all_masks_is_the_mean_over_the_answers_orders(antithetic: bool) -> None:
+    rollout, lengths = ended_completions(), ended_completions().is_answer.sum(dim=1)
+    assert set(lengths.tolist()) == {1, 2, 3, 4}
+    for row in (0, 13, 25, 26, 53, 80):
+        length = int(lengths[row])
+        draw = torch.nn.functional.pad(every_mask(length), (0, LENGTH - length))[None]
+        one = rollout.rows(slice(row, row + 1))
+        draw = with_complements(draw, one.is_answer) if antithetic else draw
+        found = score(Elbo(tail="hidden"), one, draw, table=PADDED)[0]
+        answer = one.completion_ids[0, :length].tolist()
+        for i in range(LENGTH):
+            orders = [order[: order.index(i)] for order in permutations(range(length)) if i < length]
+            shown = [[answer[j] if j in visible else MASK for j in range(length)] for visible in orders]
+            canvases = [[0, 3, *places, *[MASK] * (LENGTH - length)] for places in shown]
+            expected = sum(PADDED.logp(canvas, 2 + i, hidden=1)[answer[i]] for canvas in canvases) / max(1, len(orders))
+            assert float(found[i]) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_masks_with_a_hidden_tail_are_of_the_answer_and_their_number_is_uniform(antithetic: bool) -> None:
+    rollout, counts = ended_completions(), {length: Counter[int]() for length in range(1, 5)}
+    for seed in range(60):
+        draw = Elbo(4, antithetic, tail="hidden").draw(rollout, torch.Generator().manual_seed(seed))
+        assert not bool((draw & ~rollout.is_answer[:, None]).any())
+        for length, masked in zip(rollout.is_answer.sum(dim=1).tolist(), draw.sum(dim=2).tolist(), strict=True):
+            counts[length].update(masked)
+    for length, seen in counts.items():
+        assert set(seen) == set(range(1, length + 1))
+        expected = seen.total() / length
+        assert all(abs(count - expected) < 5 * math.sqrt(expected) for count in seen.values())
+
+
+def test_with_a_hidden_tail_nothing_behind_the_first_stop_token_is_shown_or_scored() -> None:
+    rollout = ended_completions()
+    estimator = Eubo(2, tail="hidden")
+    plan = estimator(rollout, estimator.draw(rollout, torch.Generator().manual_seed(0)), MASK)
+    assert plan.weight is not None
+    assert not bool(plan.weight[:, ~rollout.is_answer].any())
+    shown = plan.canvas[plan.source[:, :, 0]][:, :, 2:]
+    assert bool((shown[:, ~rollout.is_answer] == MASK).all())
+    assert bool((shown[:, rollout.is_answer] != MASK).any())
+
+
+def test_prompt_tokens_are_masked_at_their_rate_and_padding_never() -> None:
+    rollout = copies(ended_completions(), 0, 3000)
+    for estimator in (Elbo(2, prompt_mask_rate=0.25), Eubo(2, prompt_mask_rate=0.25)):
+        draw = estimator.draw(rollout, torch.Generator().manual_seed(0))
+        assert draw.shape == (3000, 2, 2 + LENGTH)
+        assert not bool(draw[:, :, 0].any())
+        assert float(draw[:, :, 1].float().mean()) == pytest.approx(0.25, abs=0.025)
+        plan = estimator(rollout, draw, MASK)
+        prompts = plan.canvas[plan.source[:, :, 0]][:, :, :2].transpose(0, 1)
+        assert torch.equal(prompts, torch.where(draw[:, :, :2], MASK, torch.tensor([0, 3])))
+    plain = Elbo(2).draw(rollout, torch.Generator().manual_seed(0))
+    masked = Elbo(2, prompt_mask_rate=0.25).draw(rollout, torch.Generator().manual_seed(0))
+    assert torch.equal(masked[:, :, 2:], plain), "the masks of the completion are the same"
+
+
+def test_complements_in_pairs_make_the_upper_bound_a_plain_log_probability() -> None:
+    def surplus(antithetic: bool) -> list[Tensor]:
+        """EUBO - log p of each token, in two models, on the same masks."""
+        draw = Eubo(2, antithetic).draw(all_completions(), torch.Generator().manual_seed(0))
+        found = []
+        for table in (TABLE, TableDenoiser(width=1 + LENGTH, seed=1)):
+            plan = Eubo(2, antithetic, beta=1.5, mix=1.0)(all_completions(), draw, MASK)
+            logp = read(plan, all_completions(), table).logp(all_completions().completion_ids, 1.0)
+            upper = score(Eubo(2, antithetic, 1.5, 1.0), all_completions(), draw, is_upper=True, table=table)
+            is_full = draw.all(dim=2).any(dim=1)  # comes twice, as its own complement
+            found.append((upper - logp.sum(dim=0))[~is_full])
+        return found
+
+    torch.testing.assert_close(*surplus(antithetic=True), atol=1e-4, rtol=1e-4)
+    one, other = surplus(antithetic=False)
+    assert float((one - other).abs().max()) > 0.1
 
 
 # -------------------------------------------------------------------------------------------- likelihood and its bounds
@@ -622,7 +717,7 @@ def test_canvases_of_an_update(prompts: int, group: int) -> None:
         estimator: shown_canvases(estimator, prompts, group) / naive
         for estimator in (
             MeanField(prompt_mask_rate=0.0), TwoTimesMeanField(), ManyTimesMeanField(4), Exact(), Coupled(),
-            Elbo(2), Eubo(2),
+            Elbo(2), Eubo(2, antithetic=True),
             Coupled(weighting="published"),
         )
     }  # fmt: skip
@@ -632,7 +727,7 @@ def test_canvases_of_an_update(prompts: int, group: int) -> None:
     assert cost[Exact()] == 7 + 1 / group
     assert cost[Coupled()] == 2
     assert cost[Coupled(weighting="published")] == 2 + 1 / group
-    assert cost[Elbo(2)] == cost[Eubo(2)] <= 2
+    assert cost[Elbo(2)] == cost[Eubo(2, antithetic=True)] <= 2
 
 
 # -------------------------------------------------------------------------------------------------------------- recipes
@@ -651,7 +746,7 @@ def recipe(tmp_path: Path, *overrides: str) -> RlRecipe:
         (["kind=exact"], Exact()),
         (["kind=coupled", "weighting=published", "max_rate=0.5"], Coupled(0.2, 0.5, "published")),
         (["kind=elbo", "draws=3", "antithetic=false"], Elbo(3, False)),
-        (["kind=eubo", "draws=4", "beta=2.0", "mix=0.25"], Eubo(4, True, 2.0, 0.25)),
+        (["kind=eubo", "draws=4", "beta=2.0", "mix=0.25"], Eubo(4, False, 2.0, 0.25, "hidden")),
     ],
 )
 def test_kinds_become_parts(settings: list[str], part: Estimator, tmp_path: Path) -> None:
@@ -678,3 +773,9 @@ def test_odd_antithetic_draws_and_swapped_rates_are_refused(tmp_path: Path) -> N
         recipe(tmp_path, "estimator.kind=elbo", "estimator.draws=3")
     with pytest.raises(UserError, match="swap"):
         recipe(tmp_path, "estimator.kind=coupled", "estimator.min_rate=0.9")
+
+
+def test_a_hidden_tail_cannot_be_scored(tmp_path: Path) -> None:
+    assert recipe(tmp_path, "estimator.kind=elbo", "objective.scored_tokens=drawn").estimator.kind == "elbo"
+    with pytest.raises(UserError, match=r"scored_tokens = 'drawn'.*tail = 'hidden'.*use tail = 'shown'"):
+        recipe(tmp_path, "estimator.kind=eubo", "objective.scored_tokens=drawn")

@@ -280,8 +280,11 @@ def test_the_first_step_is_weighted_reinforce_token_by_token(kl: float, loss_agg
         assert metrics["kl"] == pytest.approx(divergence, rel=1e-4)
 
 
+BOUNDS = [Elbo(3, False), Eubo(3, beta=1.5, mix=0.25, tail="shown"), Eubo(3, beta=1.5, mix=0.25)]
+
+
 @pytest.mark.parametrize("kl_estimator", ["full", "k2", "k3"])
-@pytest.mark.parametrize("estimator", [Elbo(3, False), Eubo(3, False, beta=1.5, mix=0.25)], ids=str)
+@pytest.mark.parametrize("estimator", BOUNDS, ids=str)
 def test_the_first_step_on_a_bound_is_its_gradient_token_by_token(estimator: Elbo | Eubo, kl_estimator: Any) -> None:
     temperature, kl, base = 0.7, 0.3, new_denoiser(seed=7)
     update = settings_of(
@@ -298,8 +301,11 @@ def test_the_first_step_on_a_bound_is_its_gradient_token_by_token(estimator: Elb
     masks = estimator.draw(rollout, torch.Generator().manual_seed(DRAW_SEED))
     attention_mask = full_attention_mask(rollout.prompt_mask, LENGTH)
     policy, base_policy = [], []
+    is_bounded = rollout.is_answer if estimator.tail == "hidden" else torch.ones_like(rollout.is_answer)
     for k in range(3):
-        canvas = torch.cat([rollout.prompt_ids, rollout.completion_ids.masked_fill(masks[:, k], MASK)], dim=1)
+        canvas = torch.cat(
+            [rollout.prompt_ids, rollout.completion_ids.masked_fill(masks[:, k] | ~is_bounded, MASK)], dim=1
+        )
         policy.append(denoiser.model(canvas, attention_mask).logits[:, -LENGTH:])
         base_policy.append(base.model(canvas, attention_mask).logits[:, -LENGTH:].detach())
     is_token = torch.arange(len(TOKENIZER)) != MASK
@@ -312,7 +318,7 @@ def test_the_first_step_on_a_bound_is_its_gradient_token_by_token(estimator: Elb
         for k in range(3):
             if not masks[row, k, position]:
                 continue
-            weight = LENGTH / int(masks[row, k].sum()) / 3
+            weight = int(is_bounded[row].sum()) / int(masks[row, k].sum()) / 3
             logits, held = (x[k][row, position][is_token] for x in (policy, base_policy))
             logp, base_logp = ((x / temperature).log_softmax(-1)[token] for x in (logits, held))
             lower = lower + weight * logp

@@ -1,7 +1,6 @@
 """Estimators on random masks of the finished completion, whatever the order in which it was decoded.
 
-Masks are drawn by their number of masked tokens m, not by a rate: the weights L / m stay bounded by L. A bound is one
-on the likelihood of the whole completion, tail included: L is its length, not its number of scored tokens.
+Masks are drawn by their number of masked tokens m, not by a rate: the weights L / m stay bounded by L.
 """
 
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from diffpo.core.canvas import full_attention_mask
+from diffpo.core.options import Tail
 from diffpo.core.randomness import stratified_uniform, uniform_to_index
 from diffpo.core.rollout import Rollout
 from diffpo.likelihood.scoring_plan import ScoringPlan, UpperBound
@@ -36,7 +36,8 @@ class Coupled:
     def draw(self, rollout: Rollout, generator: torch.Generator) -> Bool[Tensor, "B L"]:
         batch, length = rollout.completion_ids.shape
         rate = self.min_rate + (self.max_rate - self.min_rate) * stratified_uniform(batch, 1, generator)
-        return random_masks((rate * length).round().long(), length, generator)[:, 0]
+        is_maskable = torch.ones(batch, length, dtype=torch.bool)
+        return random_masks((rate * length).round().long(), is_maskable, generator)[:, 0]
 
     def __call__(self, rollout: Rollout, draw: Bool[Tensor, "B L"], mask_id: int) -> ScoringPlan:
         draw = draw.to(rollout.completion_ids.device)
@@ -62,24 +63,44 @@ class Elbo:
 
     `antithetic`: half of the masks are complements of the others. As m is uniform over 1..L and L - m over 0..L-1, the
     plain complement would lose m = L and be biased; see `with_complements`.
+
+    `tail`: what is behind the first stop token. shown: it is part of the completion, so that the bound is on all tokens
+    of the canvas, and L is its length. hidden: it is masked on every canvas, and the bound is on the answer alone, of
+    L tokens. `prompt_mask_rate`: each prompt token is masked with that probability, as in `MeanField`.
     """
 
     draws: int = 2
     antithetic: bool = True
+    tail: Tail = "shown"
+    prompt_mask_rate: float = 0.0
 
-    def draw(self, rollout: Rollout, generator: torch.Generator) -> Bool[Tensor, "B K L"]:
-        batch, length = rollout.completion_ids.shape
-        if not self.antithetic:
-            return uniform_masks(batch, self.draws, length, generator)
-        if self.draws % 2:
+    def draw(self, rollout: Rollout, generator: torch.Generator) -> Bool[Tensor, "B K M"]:
+        """Return what is masked: of the completion (M = L), or, with masked prompts, of the canvas (M = P + L)."""
+        is_bounded = self.bounded(rollout).cpu()
+        if self.antithetic and self.draws % 2:
             raise ValueError(f"antithetic masks come in pairs, so draws = {self.draws} must be even")
-        return with_complements(uniform_masks(batch, self.draws // 2, length, generator))
+        if self.antithetic:
+            masks = with_complements(uniform_masks(is_bounded, self.draws // 2, generator), is_bounded)
+        else:
+            masks = uniform_masks(is_bounded, self.draws, generator)
+        if self.prompt_mask_rate == 0:
+            return masks
+        batch, width = rollout.prompt_ids.shape
+        is_hidden = torch.rand(batch, self.draws, width, generator=generator) < self.prompt_mask_rate
+        return torch.cat([is_hidden & rollout.prompt_mask.cpu()[:, None], masks], dim=2)
 
-    def __call__(self, rollout: Rollout, draw: Bool[Tensor, "B K L"], mask_id: int) -> ScoringPlan:
-        plan = masked_plan(rollout, draw, mask_id)
-        is_masked = draw.to(plan.source.device).transpose(0, 1)
-        share = is_masked.float().mean(dim=2, keepdim=True)
+    def __call__(self, rollout: Rollout, draw: Bool[Tensor, "B K M"], mask_id: int) -> ScoringPlan:
+        is_bounded = self.bounded(rollout)
+        draw = draw.to(is_bounded.device)
+        is_behind = torch.nn.functional.pad(~is_bounded, (draw.shape[2] - is_bounded.shape[1], 0), value=False)
+        plan = masked_plan(rollout, draw | is_behind[:, None], mask_id)
+        is_masked = draw[:, :, -is_bounded.shape[1] :].transpose(0, 1)
+        share = is_masked.sum(dim=2, keepdim=True) / is_bounded.sum(dim=1, keepdim=True)
         return replace(plan, weight=is_masked / share / len(is_masked)).shared()
+
+    def bounded(self, rollout: Rollout) -> Bool[Tensor, "B L"]:
+        """Return the tokens whose likelihood is bounded."""
+        return rollout.is_answer if self.tail == "hidden" else torch.ones_like(rollout.is_answer)
 
 
 @dataclass(frozen=True)
@@ -89,7 +110,9 @@ class Eubo:
     The EUBO of token i is log E[L / m p(o_i | the rest)^beta where i is masked] / beta, on the ELBO's own masks; rows
     of negative advantage get `mix` EUBO + (1 - mix) ELBO (1: SPG with EUBO, 0.5: SPG with mixture). The defaults are
     those of the public code. It takes the logarithm of a mean over K draws, which on average is too low: it tends to
-    the EUBO from below as K grows. A token that no draw masks adds 0, as in that code.
+    the EUBO from below as K grows. A token that no draw masks adds 0, as in that code. Draws are independent
+    there, and by default here: two that are complements mask each token once, and the power mean of one number is that
+    number, so that the upper bound would be the plain log-probability whatever beta.
 
     Inferred. We read the formula in the public code and in a summary of the paper, not in the paper. It drops a
     constant of the policy, so for the published beta (1 to 1.5) it need not lie above log p(o) under random-order
@@ -99,45 +122,58 @@ class Eubo:
     """
 
     draws: int = 2
-    antithetic: bool = True
+    antithetic: bool = False
     beta: float = 1.5
     mix: float = 0.5
+    tail: Tail = "hidden"
+    prompt_mask_rate: float = 0.0
 
-    def draw(self, rollout: Rollout, generator: torch.Generator) -> Bool[Tensor, "B K L"]:
-        return Elbo(self.draws, self.antithetic).draw(rollout, generator)
+    @property
+    def lower(self) -> Elbo:
+        return Elbo(self.draws, self.antithetic, self.tail, self.prompt_mask_rate)
 
-    def __call__(self, rollout: Rollout, draw: Bool[Tensor, "B K L"], mask_id: int) -> ScoringPlan:
-        plan = Elbo(self.draws, self.antithetic)(rollout, draw, mask_id)
-        return replace(plan, upper=UpperBound(self.beta, self.mix))
+    def draw(self, rollout: Rollout, generator: torch.Generator) -> Bool[Tensor, "B K M"]:
+        return self.lower.draw(rollout, generator)
 
-
-def uniform_masks(batch: int, draws: int, length: int, generator: torch.Generator) -> Bool[Tensor, "B K L"]:
-    """Masks whose number of masked tokens is uniform over 1..L, stratified over the draws and over the batch."""
-    return random_masks(1 + uniform_to_index(stratified_uniform(batch, draws, generator), length), length, generator)
+    def __call__(self, rollout: Rollout, draw: Bool[Tensor, "B K M"], mask_id: int) -> ScoringPlan:
+        return replace(self.lower(rollout, draw, mask_id), upper=UpperBound(self.beta, self.mix))
 
 
-def random_masks(count: Int[Tensor, "B K"], length: int, generator: torch.Generator) -> Bool[Tensor, "B K L"]:
-    """Return masks of `count` of `length` positions, all sets of that many equally likely."""
-    rank = torch.rand((*count.shape, length), generator=generator).argsort(dim=2).argsort(dim=2)
+def uniform_masks(is_maskable: Bool[Tensor, "B L"], draws: int, generator: torch.Generator) -> Bool[Tensor, "B K L"]:
+    """Return masks whose number of masked tokens is uniform over 1 to all that are maskable.
+
+    The number is stratified over the draws and over the batch.
+    """
+    uniform = stratified_uniform(len(is_maskable), draws, generator)
+    return random_masks(1 + uniform_to_index(uniform, is_maskable.sum(dim=1, keepdim=True)), is_maskable, generator)
+
+
+def random_masks(
+    count: Int[Tensor, "B K"], is_maskable: Bool[Tensor, "B L"], generator: torch.Generator
+) -> Bool[Tensor, "B K L"]:
+    """Return masks of `count` of the maskable positions, all sets of that many equally likely."""
+    noise = torch.rand((*count.shape, is_maskable.shape[1]), generator=generator)
+    rank = noise.masked_fill(~is_maskable[:, None], 2.0).argsort(dim=2).argsort(dim=2)
     return rank < count[:, :, None]
 
 
-def with_complements(is_masked: Bool[Tensor, "B K L"]) -> Bool[Tensor, "B 2*K L"]:
-    """The masks, then what each leaves out.
+def with_complements(is_masked: Bool[Tensor, "B K L"], is_maskable: Bool[Tensor, "B L"]) -> Bool[Tensor, "B 2*K L"]:
+    """Return the masks, then what each leaves out of the maskable positions.
 
     A full mask leaves out nothing and comes again itself: so the complements' number of masked tokens is uniform over
     1..L too, and none of them is empty.
     """
-    is_full = is_masked.all(dim=2, keepdim=True)
-    return torch.cat([is_masked, ~is_masked | is_full], dim=1)
+    left_out = is_maskable[:, None] & ~is_masked
+    is_full = ~left_out.any(dim=2, keepdim=True)
+    return torch.cat([is_masked, torch.where(is_full, is_masked, left_out)], dim=1)
 
 
-def masked_plan(rollout: Rollout, is_masked: Bool[Tensor, "B K L"], mask_id: int) -> ScoringPlan:
-    """The completion under each of K masks; `source` [K, B, L] names the canvas of each mask."""
-    batch, draws, length = is_masked.shape
-    is_masked = is_masked.to(rollout.completion_ids.device).transpose(0, 1)
-    completion = torch.where(is_masked, mask_id, rollout.completion_ids)
-    canvas = torch.cat([rollout.prompt_ids.expand(draws, -1, -1), completion], dim=2).flatten(end_dim=1)
+def masked_plan(rollout: Rollout, is_masked: Bool[Tensor, "B K M"], mask_id: int) -> ScoringPlan:
+    """Return the canvas under K masks of its last M tokens each; `source` [K, B, L] names the canvas of each mask."""
+    (batch, length), draws = rollout.completion_ids.shape, is_masked.shape[1]
+    whole = torch.cat([rollout.prompt_ids, rollout.completion_ids], dim=1)
+    is_masked = torch.nn.functional.pad(is_masked.to(whole.device), (whole.shape[1] - is_masked.shape[2], 0))
+    canvas = torch.where(is_masked.transpose(0, 1), mask_id, whole).flatten(end_dim=1)
     attention_mask = full_attention_mask(rollout.prompt_mask, length).repeat(draws, 1)
     row = torch.arange(draws * batch, device=canvas.device).view(draws, batch, 1)
     return ScoringPlan(canvas, attention_mask, row.expand(draws, batch, length))

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny
 
+from diffpo.core.options import Tail
 from diffpo.recipes.custom import Contract, CustomPart
 from diffpo.recipes.strict import Strict
 from diffpo.recipes.tables.fields import Count, Share
@@ -47,6 +48,9 @@ class MaskDraws(Strict):
     draws: Count = 2
     antithetic: bool = True
     """Half of the masks are complements of the others."""
+    tail: Tail = "shown"
+    """What is behind the first stop token. shown: part of the completion; hidden: masked on every canvas."""
+    prompt_mask_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     def problems(self) -> Iterable[str]:
         if self.antithetic and self.draws % 2:
@@ -61,6 +65,9 @@ class EuboEstimator(MaskDraws):
     """SPG: the ELBO, but for completions of negative advantage a mixture with an upper bound."""
 
     kind: Literal["eubo"] = "eubo"
+    antithetic: bool = False
+    """With two draws, complements would make the upper bound a plain log-probability."""
+    tail: Tail = "hidden"
     beta: Annotated[float, Field(ge=1)] = 1.5
     mix: Share = 0.5
 

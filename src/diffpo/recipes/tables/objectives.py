@@ -9,7 +9,13 @@ from diffpo.core.options import KlEstimator, LossAggregation, ScoredTokens
 from diffpo.recipes.custom import Contract, CustomPart
 from diffpo.recipes.strict import Strict
 from diffpo.recipes.tables.advantages import AdvantageRecipe
-from diffpo.recipes.tables.estimators import CoupledEstimator, EstimatorRecipe, EuboEstimator, gives_token_probabilities
+from diffpo.recipes.tables.estimators import (
+    CoupledEstimator,
+    EstimatorRecipe,
+    EuboEstimator,
+    MaskDraws,
+    gives_token_probabilities,
+)
 from diffpo.recipes.tables.fields import Count, NonNegative, Positive, Share
 
 
@@ -158,6 +164,11 @@ def pairing_problems(objective: ObjectiveRecipe, estimator: EstimatorRecipe) -> 
         yield (
             f"estimator 'eubo' chooses its bound by the sign of the advantage, which objective '{objective.kind}' does "
             "not multiply with; use estimator 'elbo', or objective 'reinforce' (SPG)"
+        )
+    if isinstance(estimator, MaskDraws) and estimator.tail == "hidden" and objective.scored_tokens == "drawn":
+        yield (
+            "objective.scored_tokens = 'drawn' scores tokens behind the first stop token, which estimator.tail = "
+            "'hidden' masks on every canvas; use tail = 'shown', or scored_tokens = 'to-stop'"
         )
     is_published = isinstance(estimator, CoupledEstimator) and estimator.weighting == "published"
     if isinstance(objective, TargetSettings) and is_published:
