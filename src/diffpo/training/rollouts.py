@@ -64,7 +64,8 @@ class Incentive:
 
     reward = grade - nfe_penalty * solved * nfe / length, with `nfe_penalty` in [0, 1] what a solved problem loses when
     it takes one call per token. The factor `solved` is a gate: a wrong answer, or one that earns only partial credit,
-    gains nothing by being quick.
+    gains nothing by being quick. The price ends where it would make a solved answer worth less than an unsolved one of
+    its prompt, which partial credit, or a reward of the user's own, pays: slow and right is never the worse answer.
     """
 
     nfe_penalty: float
@@ -81,8 +82,13 @@ class Incentive:
             )
         return found.flatten()
 
-    def reward(self, grade: Float[Tensor, "Q G"], solved_nfe_share: Float[Tensor, "Q G"]) -> Float[Tensor, "Q G"]:
-        return grade - self.nfe_penalty * solved_nfe_share
+    def reward(
+        self, grade: Float[Tensor, "Q G"], is_solved: Bool[Tensor, "Q G"], nfe_share: Float[Tensor, "Q G"]
+    ) -> Float[Tensor, "Q G"]:
+        """Return the rewards of completions that took `nfe_share` calls per token."""
+        best_unsolved = grade.masked_fill(is_solved, -torch.inf).amax(dim=1, keepdim=True)
+        priced = grade - self.nfe_penalty * nfe_share
+        return torch.where(is_solved, priced.maximum(best_unsolved.minimum(grade)), grade)
 
 
 def scored(rollout: Rollout, scored_tokens: ScoredTokens) -> Bool[Tensor, "B L"]:
@@ -115,15 +121,15 @@ def collect_batch(
     rollout = Rollout(**{field.name: all_gather_rows(getattr(rollout, field.name)) for field in fields(rollout)})
     device = rollout.nfe.device
     grade = all_gather_rows(torch.tensor([g.reward for g in grades], device=device)).view(-1, group_size)
-    is_solved = all_gather_rows(torch.tensor([g.is_solved for g in grades], device=device))
-    solved_nfe_share = (is_solved * rollout.nfe / decoding.length).view(-1, group_size)
-    reward = token_incentive.reward(grade, solved_nfe_share)
-    bound_reward = bound_incentive.reward(grade, solved_nfe_share)
+    is_solved = all_gather_rows(torch.tensor([g.is_solved for g in grades], device=device)).view(-1, group_size)
+    nfe_share = (rollout.nfe / decoding.length).view(-1, group_size)
+    reward = token_incentive.reward(grade, is_solved, nfe_share)
+    bound_reward = bound_incentive.reward(grade, is_solved, nfe_share)
     return Batch(
         rollout=rollout,
         reward=reward,
         bound_reward=bound_reward,
-        is_solved=is_solved.view(-1, group_size),
+        is_solved=is_solved,
         is_scored=scored(rollout, scored_tokens),
         advantage=token_incentive.advantages(reward),
         bound_advantage=bound_incentive.advantages(bound_reward),
