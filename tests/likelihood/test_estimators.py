@@ -705,7 +705,7 @@ def shown_canvases(estimator: Estimator, prompts: int, group: int) -> int:
         bound_advantage=torch.zeros(rows),
     )
     denoiser = tiny_llada(vocab, mask)
-    update = PolicyUpdate(estimator, ClippedSurrogate(), "sequence-mean", 0.0, "full", 1.0, 1, None, 1.0)
+    update = PolicyUpdate(estimator, ClippedSurrogate(), "sequence-mean", 0.0, "full", 1.0, 1, False, None, 1.0)
     update_policy(denoiser, None, batch, update, torch.optim.SGD(denoiser.model.parameters(), 0.01), generator)
     return denoiser.usage.canvases
 

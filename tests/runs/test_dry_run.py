@@ -151,6 +151,8 @@ def test_the_estimate_of_activations_is_near_what_torch_keeps(rank: int | None, 
         ['estimator={kind="mean-field", prompt_mask_rate=0.5}', "objective.kl_coef=0.1"],
         ['estimator={kind="elbo", draws=4, antithetic=false}'],
         ['estimator={kind="coupled"}', "objective.num_iterations=3"],
+        ['estimator={kind="coupled"}', "objective.num_iterations=3", "objective.redraw=true", "objective.kl_coef=0.1"],
+        ['estimator={kind="elbo", antithetic=false}', 'objective={kind="reinforce", num_iterations=3, redraw=true}'],
         ["train=controller", "rollout.rule={kind='entropy-bound', bound=0.0}"],
     ],
 )

@@ -134,6 +134,7 @@ def settings_of(estimator: Estimator, **changes: Any) -> PolicyUpdate:
         kl_estimator="full",
         temperature=1.0,
         num_iterations=1,
+        redraw=False,
         micro_batch_size=None,
         grad_clip=1e9,
     )
@@ -511,6 +512,85 @@ def test_the_draw_is_made_once_for_all_inner_steps_and_policies() -> None:
 
     step(warm_batch(), settings_of(Counting(), kl_coef=0.1, num_iterations=3, micro_batch_size=4), new_denoiser(seed=7))
     assert [len(one) for one in draws] == [ROWS]
+
+
+def three_draws() -> list[Tensor]:
+    """What three draws in a row of an update's generator give 2-MF."""
+    generator = torch.Generator().manual_seed(DRAW_SEED)
+    return [TwoTimesMeanField().draw(warm_batch().rollout, generator) for _ in range(3)]
+
+
+def test_draws_of_their_own_give_every_iteration_its_own_gradient_and_kl() -> None:
+    base = new_denoiser(seed=7)
+
+    def settings(estimator: Estimator, **changes: Any) -> PolicyUpdate:
+        return settings_of(estimator, objective=ClippedSurrogate(0.2, 2.0), kl_coef=0.1, **changes)
+
+    update = settings(TwoTimesMeanField(), num_iterations=3, redraw=True)
+    found, metrics = step(warm_batch(), update, base, lr=1e-4)  # the weights stay about where they are
+    alone = [step(warm_batch(), settings(FixedBoundary(steps)), base, lr=1e-4) for steps in three_draws()]
+    assert len({float(change.norm()) for change, _ in alone}) == 3
+    torch.testing.assert_close(found, sum(change for change, _ in alone), atol=2e-2, rtol=2e-2)
+    assert metrics["kl"] == pytest.approx(sum(one["kl"] for _, one in alone) / 3, rel=1e-3)
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 5])
+def test_the_old_policy_is_scored_on_every_draw_before_the_first_step(micro_batch_size: int | None) -> None:
+    spy = Spy(0.2, 2.0)
+    update = settings_of(
+        TwoTimesMeanField(), objective=spy, num_iterations=3, redraw=True, micro_batch_size=micro_batch_size
+    )
+    step(warm_batch(), update, lr=0.1)
+    parts = len(spy.seen) // 3
+    for iteration, steps in enumerate(three_draws()):
+        plan = TwoTimesMeanField()(warm_batch().rollout, steps, MASK)
+        with torch.no_grad():
+            scored = conditionals(new_denoiser(), plan, warm_batch().is_scored)
+            expected = scored.logp(warm_batch().rollout.completion_ids, 1.0)
+        seen = spy.seen[iteration * parts : (iteration + 1) * parts]
+        torch.testing.assert_close(torch.cat([old for _, old, _ in seen]), expected, atol=1e-4, rtol=1e-4)
+        ratio = torch.cat([found.policy_ratio for _, _, found in seen])
+        assert torch.allclose(ratio, torch.ones_like(ratio), atol=1e-3) == (iteration == 0)
+
+
+@pytest.mark.parametrize(("baseline", "times"), [("neg", 1), ("unbias", 2)])
+def test_credit_from_likelihoods_is_of_the_first_draw_or_of_each(baseline: Any, times: int) -> None:
+    seen: list[Groups] = []
+
+    @dataclass(frozen=True)
+    class SeenMatching(DistributionMatching):
+        def credit(self, groups: Groups) -> Credit:
+            seen.append(groups)
+            return super().credit(groups)
+
+    update = settings_of(Elbo(2), objective=SeenMatching(baseline=baseline), num_iterations=2, redraw=True)
+    step(graded(warm_batch()), update, new_denoiser(seed=7), lr=0.1)
+    assert len(seen) == times
+    if times == 2:
+        first, second = ((groups.old_logp, groups.reference_logp) for groups in seen)
+        for one, other in zip(first, second, strict=True):
+            assert one is not None and other is not None and not torch.allclose(one, other)
+
+
+@pytest.mark.parametrize(
+    ("objective", "passes"),
+    [
+        (ClippedSurrogate(0.2), 5),
+        (Wddo(Target(0.5)), 5),
+        (Reinforce(), 3),
+        (WeightedLikelihood(), 3),
+        (DistributionMatching(Target(0.5), "neg"), 3),
+        (DistributionMatching(Target(0.5), "unbias"), 5),
+    ],
+)
+def test_the_old_policy_is_scored_on_later_draws_only_where_it_is_compared_with(
+    objective: Objective, passes: int
+) -> None:
+    denoiser, base = new_denoiser(), new_denoiser(seed=7)
+    update = settings_of(MeanField(prompt_mask_rate=0.0), objective=objective, num_iterations=3, redraw=True)
+    optimizer = torch.optim.SGD(denoiser.model.parameters(), lr=0.01)
+    update_policy(denoiser, base, graded(warm_batch()), update, optimizer, torch.Generator())
+    assert denoiser.usage.canvases == PROMPTS * passes
 
 
 # ---------------------------------------------------------------------------------------- credit of whole groups

@@ -129,6 +129,7 @@ def own_update(denoiser: ModelDenoiser, batch: Batch, estimator: FixedDraw) -> T
         kl_estimator="k3",
         temperature=TEMPERATURE,
         num_iterations=1,
+        redraw=False,
         micro_batch_size=None,
         grad_clip=1e9,
     )

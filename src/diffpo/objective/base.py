@@ -58,7 +58,10 @@ class PolicyLoss:
 
 @runtime_checkable
 class Objective(Protocol):
-    """An objective answers two questions: how much does each completion count, and what is then each token's loss?"""
+    """An objective answers two questions: how much does each completion count, and what is then each token's loss?
+
+    One whose loss does not use `old_logp` may say so by a class attribute `has_ratio` = False, which spares passes.
+    """
 
     @property
     def requires(self) -> Requires: ...
@@ -82,6 +85,11 @@ class Objective(Protocol):
         the batch was drawn; tokens that are not scored have log-probability 0, and their loss is not counted.
         """
         ...
+
+
+def needs_old_logp(objective: Objective) -> bool:
+    """Return whether the objective compares the policy with the one that drew the batch: a ratio, or its credit."""
+    return getattr(objective, "has_ratio", True) or objective.requires == "current"
 
 
 def token_loss(

@@ -1,7 +1,7 @@
 """DMPO (arXiv 2510.08233): match a target, the reference tilted by the reward, from samples of the old policy."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -47,6 +47,8 @@ class DistributionMatching:
 
     target: Target = Target()
     baseline: Literal["none", "mean", "unbias", "neg"] = "neg"
+
+    has_ratio: ClassVar[bool] = False
 
     @property
     def requires(self) -> Requires:

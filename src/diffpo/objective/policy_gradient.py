@@ -1,6 +1,7 @@
 """Log-likelihoods times a credit, without a ratio: REINFORCE, SPG and wd1."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -15,6 +16,8 @@ class Reinforce:
     With leave-one-out advantages, RLOO (Kool et al. 2019; arXiv 2402.14740). On the sandwich of bounds (`Eubo`), SPG
     (arXiv 2510.09541), which has no ratio either.
     """
+
+    has_ratio: ClassVar[bool] = False
 
     @property
     def requires(self) -> Requires:
@@ -43,6 +46,8 @@ class WeightedLikelihood:
     """
 
     psi: float = 1.0
+
+    has_ratio: ClassVar[bool] = False
 
     @property
     def requires(self) -> Requires:

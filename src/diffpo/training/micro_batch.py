@@ -52,11 +52,10 @@ def split_into_micro_batches(
     reference: ModelDenoiser | None,
     batch: Batch,
     update: PolicyUpdate,
-    generator: torch.Generator,
+    draw: Tensor,
     rows: Int[Tensor, " m"],
 ) -> list[MicroBatch]:
-    """Draw the estimator's randomness for the whole batch, cut these rows, and score the reference on each part."""
-    draw = update.estimator.draw(batch.rollout, generator)
+    """Cut these rows, plan each part by the estimator's draw for the whole batch, and score the reference on it."""
     weight = token_weights(batch.is_scored, update.loss_aggregation)
     micro_batches = []
     for index in rows.split(update.micro_batch_size or len(batch.rollout)) if len(rows) else ():

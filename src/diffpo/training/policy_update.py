@@ -8,7 +8,7 @@ from diffpo.core.errors import UserError
 from diffpo.distributed.collectives import all_gather_rows
 from diffpo.distributed.process import rank_slice
 from diffpo.models.denoiser import ModelDenoiser
-from diffpo.objective.base import Credit, Groups, Objective, PolicyLoss
+from diffpo.objective.base import Credit, Groups, Objective, PolicyLoss, needs_old_logp
 from diffpo.runs.optimizer import Optimizer
 from diffpo.training.micro_batch import (
     MicroBatch,
@@ -37,7 +37,10 @@ def update_policy(
     processes, all of which have the whole batch, each scores its slice of the groups.
 
     An objective whose credit needs likelihoods gets those of whole groups first: with several micro-batches that is one
-    more forward pass of the policy, at the first iteration or, where it needs the current policy's, at each.
+    more forward pass of the policy, at the first iteration or, where it needs the current policy's, at each. Where each
+    iteration has a draw of its own, the policy before the first step is scored on all of them: one more forward pass
+    for each iteration but the first, if the objective compares policies. Credit from likelihoods is that of the first
+    draw, unless it needs the current policy's.
 
     Raises NonFiniteLossError before the optimiser is touched.
     """
@@ -45,12 +48,23 @@ def update_policy(
     if not len(rows):
         return {}
     own = rank_slice(len(rows), unit=batch.reward.shape[1])
-    micro_batches = split_into_micro_batches(denoiser, reference, batch, update, generator, rows[own])
-    metrics = UpdateMetrics(batch, rows)
-    # The policy before the first step, [b, L] of each micro-batch: taken with the credit, or in the first iteration.
+    draws = [
+        update.estimator.draw(batch.rollout, generator) for _ in range(update.num_iterations if update.redraw else 1)
+    ]
+    # The policy before the first step, [b, L] of each micro-batch, on the canvases of later draws ...
+    later_old_logp = [
+        score_before_steps(denoiser, batch, update, draw, rows[own]) if needs_old_logp(update.objective) else []
+        for draw in draws[1:]
+    ]
+    # ... and on those of the first one: taken with the credit, or in the first iteration.
     old_logp: list[Tensor] = []
+    micro_batches: list[MicroBatch] = []
+    metrics = UpdateMetrics(batch, rows)
     credit: Credit | None = None
     for iteration in range(update.num_iterations):
+        if iteration < len(draws):
+            micro_batches = split_into_micro_batches(denoiser, reference, batch, update, draws[iteration], rows[own])
+            old_logp = later_old_logp[iteration - 1] if iteration else []
         optimizer.zero_grad()
         # A single micro-batch is scored once, for its credit and for its gradient.
         single = score_policy(denoiser, micro_batches[0], update) if len(micro_batches) == 1 else None
@@ -89,6 +103,15 @@ def rows_in_update(batch: Batch, drop_zero_std_groups: bool) -> Int[Tensor, " m"
     """Return the rows that are in the update: whole groups, without those of equal rewards if they are dropped."""
     rows = torch.arange(len(batch.rollout), device=batch.advantage.device)
     return rows[batch.has_spread] if drop_zero_std_groups else rows
+
+
+@torch.no_grad()
+def score_before_steps(
+    denoiser: ModelDenoiser, batch: Batch, update: PolicyUpdate, draw: Tensor, rows: Int[Tensor, " m"]
+) -> list[Tensor]:
+    """Return the policy's surrogate log-probabilities [b, L] of each micro-batch on a draw's canvases."""
+    micro_batches = split_into_micro_batches(denoiser, None, batch, update, draw, rows)
+    return [score_policy(denoiser, micro_batch, update).logp for micro_batch in micro_batches]
 
 
 def logp_for_credit(

@@ -83,6 +83,7 @@ def train_step(recipe: RlRecipe, state: RlState, stage: Stage, batch: Batch, ste
             kl_estimator=settings.kl_estimator,
             temperature=stage.temperature,
             num_iterations=settings.num_iterations,
+            redraw=settings.redraw,
             micro_batch_size=settings.micro_batch_size,
             drop_zero_std_groups=settings.drop_zero_std_groups,
             grad_clip=recipe.optimizer.grad_clip,

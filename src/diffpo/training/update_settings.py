@@ -19,6 +19,8 @@ class PolicyUpdate:
     temperature: float
     """Temperature of the rollouts: tokens are scored under the distribution that they were drawn from."""
     num_iterations: int
+    redraw: bool
+    """Whether each iteration has a draw of the estimator of its own; else one draw serves them all."""
     micro_batch_size: int | None
     """Completions of one forward and backward pass in each process; None: all that it has."""
     grad_clip: float

@@ -27,6 +27,8 @@ class UpdateSettings(Strict):
     scored_tokens: ScoredTokens = "to-stop"
     """to-stop: up to and including the first stop token, as published; drawn: also those drawn behind it."""
     num_iterations: Count = 2
+    redraw: bool = False
+    """Draw the estimator's steps or masks anew at each iteration, as d1, SPG and DiFFPO do; false: once for a batch."""
     micro_batch_size: Count | None = None
     """Completions of one forward and backward pass, in each process; None: all that it has."""
     drop_zero_std_groups: bool = False

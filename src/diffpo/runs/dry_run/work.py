@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from diffpo.objective.base import Objective
+from diffpo.objective.base import Objective, needs_old_logp
 from diffpo.recipes.parts import build_objective
 from diffpo.recipes.tables import (
     CoupledEstimator,
@@ -72,9 +72,18 @@ def rl_work(recipe: RlRecipe, prompt_tokens: int) -> Work:
         calls=calls,
         is_bound=per_call is None,
         canvases=canvases_of(recipe.estimator, recipe.rollout.group_size, calls),
-        passes=(steps + needs_reference(recipe) + is_split) if steps else 0,
+        passes=forward_passes(recipe, steps, is_split),
         backward=steps,
     )
+
+
+def forward_passes(recipe: RlRecipe, steps: int, is_split: bool) -> int:
+    """Return the forward passes over an update's canvases: of the policy, of the reference, of the old policy."""
+    if not steps:
+        return 0
+    draws = steps if recipe.objective.redraw else 1
+    old = draws - 1 if needs_old_logp(build_objective(recipe.objective)) else 0
+    return steps + needs_reference(recipe) * draws + old + is_split
 
 
 def sft_work(recipe: SftRecipe, prompt_tokens: int) -> Work:
