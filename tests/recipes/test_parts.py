@@ -103,3 +103,24 @@ def test_recipes_are_read_without_torch() -> None:
         "assert not {'torch', 'transformers'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["bounds=[0.1, 0.3]"], "bounds are for distribution = 'categorical', and it is 'log-normal'"),
+        (["distribution=categorical"], "distribution = 'categorical' needs a grid of at least two bounds"),
+        (
+            ["distribution=categorical", "bounds=[0.1]"],
+            "needs a grid of at least two bounds: bounds = [0.03, 0.1, 0.3]",
+        ),
+        (["distribution=categorical", "bounds=[0.3, 0.1, 0.3]"], "bounds [0.3, 0.1, 0.3] do not rise; sort them"),
+        (["distribution=categorical", "bounds=[0.0, 0.1]"], "greater than 0, got 0.0"),
+        (["features=states"], "features: should be 'entropy' or 'hidden', got 'states'"),
+    ],
+)
+def test_a_controller_that_cannot_be_made_is_refused_in_one_line(settings: list[str], told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(RlRecipe, None, [*RL, *(f"controller.{setting}" for setting in settings)])
+    (line,) = str(caught.value).splitlines()[1:]
+    assert told in line

@@ -123,6 +123,90 @@ def test_the_density_is_differentiable_in_head_and_spread() -> None:
         assert parameter.grad is not None and bool(parameter.grad.any()), name
 
 
+# --------------------------------------------------------------------------------------------------- a grid of bounds
+
+GRID = (0.05, 0.3, 0.9, 2.5)
+
+
+def on_grid(taught: bool = True) -> Controller:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        made = Controller(initial_bound=0.3, initial_spread=0.8, hidden=8, bounds=GRID)
+        if taught:
+            for parameter in made.head.parameters():
+                torch.nn.init.normal_(parameter, std=0.5)
+    return made
+
+
+def test_a_grid_starts_with_the_weights_of_the_log_normal_for_every_prompt() -> None:
+    density = [math.exp(-0.5 * (math.log(bound / 0.3) / 0.8) ** 2) for bound in GRID]
+    made, features = on_grid(taught=False), entropy_features(some_entropy())
+    for value, weight in zip(GRID, density, strict=True):
+        found = made.logp(features, torch.full((6,), value)).exp()
+        torch.testing.assert_close(found, torch.full((6,), weight / sum(density)), atol=1e-5, rtol=1e-5)
+    bound, logp = made.choose(features, None)
+    torch.testing.assert_close(bound, torch.full((6,), 0.3))
+    assert not logp.any()
+
+
+def test_bounds_of_a_grid_follow_their_probabilities_and_reproduce() -> None:
+    made, rows = on_grid(), 20000
+    features = entropy_features(some_entropy(1)).expand(rows, -1)
+    with torch.no_grad():
+        bound, logp = made.choose(features, torch.rand(rows, generator=torch.Generator().manual_seed(0)))
+        probability = [float(made.logp(features[:1], torch.tensor([value])).exp()) for value in GRID]
+        again = made.logp(features, bound)
+    assert sum(probability) == pytest.approx(1, abs=1e-5) and max(probability) < 0.9
+    for value, expected in zip(GRID, probability, strict=True):
+        error = math.sqrt(expected * (1 - expected) / rows)
+        assert float(torch.isclose(bound, torch.tensor(value)).float().mean()) == pytest.approx(expected, abs=4 * error)
+    assert torch.equal(again, logp)
+    mean = sum(p * math.log(value) for p, value in zip(probability, GRID, strict=True))
+    variance = sum(p * (math.log(value) - mean) ** 2 for p, value in zip(probability, GRID, strict=True))
+    law = made.log_bound(features[:1])
+    assert float(law.scale.detach()) == pytest.approx(math.sqrt(variance), abs=1e-5)
+    assert float(law.loc.exp()) == pytest.approx(GRID[probability.index(max(probability))])
+
+
+def test_a_larger_uniform_gives_no_smaller_bound_of_a_grid_and_the_ends_are_on_it() -> None:
+    features = entropy_features(some_entropy(1)).expand(7, -1)
+    with torch.no_grad():
+        bound, logp = on_grid(taught=False).choose(features, torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8, 0.999, 1.0]))
+    assert bound.tolist() == sorted(bound.tolist())
+    assert float(bound[0]) == pytest.approx(GRID[0]) and float(bound[-1]) == pytest.approx(GRID[-1])
+    assert bool(logp.isfinite().all())
+
+
+def test_the_gradient_of_a_grids_log_probability_is_a_difference_quotient() -> None:
+    made, features = on_grid().double(), entropy_features(some_entropy()).double()
+    bound = torch.tensor([GRID[i % 4] for i in range(6)], dtype=torch.float64)
+    made.logp(features, bound).sum().backward()
+    for name, parameter in made.named_parameters():
+        assert parameter.grad is not None and bool(parameter.grad.any()), name
+        flat, gradient = parameter.data.view(-1), parameter.grad.view(-1)
+        for at in range(0, len(flat), max(1, len(flat) // 3)):
+            values = []
+            for move in (1e-5, -1e-5):
+                flat[at] += move
+                values.append(float(made.logp(features, bound).sum().detach()))
+                flat[at] -= move
+            assert float(gradient[at]) == pytest.approx((values[0] - values[1]) / 2e-5, abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------- hidden states
+
+
+def test_hidden_features_are_the_hidden_states_and_those_of_another_width_are_refused() -> None:
+    made = Controller(hidden=8, feature_kind="hidden", num_features=5)
+    hidden = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    assert made.needs_hidden and not Controller().needs_hidden
+    assert torch.equal(made.features(some_entropy(), hidden), hidden)
+    assert made.features(some_entropy(), hidden.bfloat16()).dtype == torch.float32
+    assert torch.equal(Controller().features(some_entropy()), entropy_features(some_entropy()))
+    with pytest.raises(UserError, match="hidden states of width 5, and the model's have 4"):
+        made.features(some_entropy(), hidden[:, :4])
+
+
 # ---------------------------------------------------------------------------------------------------------- statistics
 
 
@@ -156,16 +240,32 @@ def test_features_that_never_vary_do_not_divide_by_zero() -> None:
 # -------------------------------------------------------------------------------------------------------------- folder
 
 
-def test_saved_and_loaded_is_bit_equal(tmp_path: Path) -> None:
-    made, features = controller(spread=0.7), entropy_features(some_entropy())
+@pytest.mark.parametrize("kind", ["log-normal", "grid", "hidden"])
+def test_saved_and_loaded_is_bit_equal(kind: str, tmp_path: Path) -> None:
+    features = entropy_features(some_entropy())
+    made = {
+        "log-normal": controller(spread=0.7),
+        "grid": on_grid(),
+        "hidden": Controller(0.3, 0.5, 8, "hidden", NUM_FEATURES, GRID),
+    }[kind]
     made.observe(features, 0.5)
     save_controller(made, tmp_path)
     loaded = load_controller(tmp_path)
     assert loaded is not None
+    assert (loaded.feature_kind, loaded.bounds) == (made.feature_kind, made.bounds)
     assert loaded.state_dict().keys() == made.state_dict().keys()
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in made.state_dict().items())
     assert torch.equal(loaded.log_bound(features).loc, made.log_bound(features).loc)
     assert torch.equal(loaded.log_bound(features).scale, made.log_bound(features).scale)
+
+
+def test_one_saved_before_there_were_grids_and_hidden_features_loads(tmp_path: Path) -> None:
+    made, features = controller(), entropy_features(some_entropy())
+    save_controller(made, tmp_path)
+    config = {"kind": "log-normal-entropy-bound", "initial_bound": 0.3, "hidden": 8}
+    (tmp_path / CONTROLLER_CONFIG).write_text(json.dumps(config))
+    loaded = load_controller(tmp_path)
+    assert loaded is not None and torch.equal(loaded.log_bound(features).loc, made.log_bound(features).loc)
 
 
 def test_a_folder_without_one_holds_none(tmp_path: Path) -> None:

@@ -548,6 +548,47 @@ def test_the_controller_reads_the_first_call_and_sets_each_rows_bound(explore: b
         assert keys_of(alone) == keys_of(rollout.rows(one))
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"max_in_flight": 3}, {"block_length": 4, "cache": "dual", "max_in_flight": 3}]
+)
+@pytest.mark.parametrize("max_vocab", [4096, 0], ids=["logits", "hidden-states"])
+def test_the_controller_reads_the_mean_hidden_states_of_the_first_call(
+    max_vocab: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diffpo.models.denoiser.FULL_LOGITS_MAX_VOCAB", max_vocab)
+    denoiser = tiny_llada(VOCAB, MASK)
+    settings: dict[str, Any] = {"length": 8, "block_length": 8, "temperature": 1.0, "rule": EntropyBound()} | options
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        controller = Controller(0.5, 0.8, 8, "hidden", num_features=32, bounds=(0.1, 0.5, 2.0))
+        torch.nn.init.normal_(controller.head[2].weight)  # type: ignore[arg-type]
+    prompt_ids, prompt_mask = padded_prompts()
+    rollout = sample_with(
+        denoiser,
+        prompt_ids,
+        prompt_mask,
+        **settings,
+        seeds=torch.arange(len(prompt_ids)),
+        controller=controller,
+        explore=True,
+    )
+    with torch.no_grad():
+        states = denoiser.model.states(canvas_at(rollout, 0, MASK), full_attention_mask(prompt_mask, 8))
+    torch.testing.assert_close(rollout.prompt_features, states[:, -8:].mean(dim=1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        rollout.entropy_bound_logp,
+        controller.logp(rollout.prompt_features, rollout.entropy_bound),
+        atol=1e-5,
+        rtol=1e-5,
+    )
+    assert len({round(bound, 4) for bound in rollout.entropy_bound.tolist()} - {0.1, 0.5, 2.0}) == 0
+
+
+def test_hidden_features_of_a_denoiser_without_hidden_states_are_refused() -> None:
+    with pytest.raises(UserError, match=r"gives no hidden states, which controller.features = 'hidden' needs"):
+        draw(EntropyBound(), 2, controller=Controller(feature_kind="hidden", num_features=4), explore=True)
+
+
 def test_the_controller_draws_its_bound_apart_from_the_tokens() -> None:
     controller = taught_controller()
     rollout = draw(EntropyBound(), 2000, controller=controller, explore=True, block_length=2)

@@ -248,6 +248,22 @@ def test_rl_trains_what_it_is_told_to(train: str, kl: float, estimator: str, bas
     assert any(path.name.startswith("controller") for path in last.iterdir()) == (train != "policy")
 
 
+def test_a_controller_of_hidden_states_and_a_grid_trains_is_kept_and_goes_on(base: Path, tmp_path: Path) -> None:
+    grid = ["controller.features=hidden", "controller.distribution=categorical", "controller.bounds=[0.1, 0.5, 2.0]"]
+    run_rl(rl_recipe(base, *grid, "budget.steps=4"), tmp_path / "straight")
+    halves = rl_recipe(base, *grid, "budget.steps=4", "checkpoint.every=2")
+    with pytest.raises(Crash), pytest.MonkeyPatch.context() as patch:
+        after_step(patch, 3, crash)
+        run_rl(halves, tmp_path / "halves")
+    run_rl(halves, tmp_path / "halves", resume=True)
+    assert weights_of(checkpoints(tmp_path / "straight")[-1]) == weights_of(checkpoints(tmp_path / "halves")[-1])
+    controller = load(checkpoints(tmp_path / "straight")[-1]).controller
+    assert controller is not None and (controller.feature_kind, controller.num_features) == ("hidden", 32)
+    assert controller.bounds == (0.1, 0.5, 2.0)
+    assert bool(controller.state_dict()["head.2.weight"].any()), "it has learned"
+    assert all(line["bound_median"] == pytest.approx(0.5) for line in lines_of(tmp_path / "straight")[:1])
+
+
 def test_slots_and_a_cache_reach_the_sampler(base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[tuple[int | None, str]] = []
 

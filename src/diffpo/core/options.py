@@ -5,6 +5,7 @@ from typing import Literal
 SampledKl = Literal["k1", "k2", "k3"]
 KlEstimator = Literal["full", "k1", "k2", "k3"]
 CacheKind = Literal["none", "prefix", "dual"]
+BoundFeatures = Literal["entropy", "hidden"]
 Tail = Literal["shown", "hidden"]
 ScoredTokens = Literal["to-stop", "drawn"]
 LossAggregation = Literal["sequence-mean", "token-mean"]

@@ -89,8 +89,8 @@ class ModelDenoiser:
         head = self.lm_head
         if head is not None:
             return HiddenStates(self.model.states(canvas, attention_mask, at, window), head)
-        logits = self.model(input_ids=canvas, attention_mask=attention_mask, logits_at=at, window=window).logits
-        return Logits(mask_forbidden_(logits.float(), self.mask_id, self.vocabulary))
+        found = self.model(input_ids=canvas, attention_mask=attention_mask, logits_at=at, window=window)
+        return Logits(mask_forbidden_(found.logits.float(), self.mask_id, self.vocabulary), found.hidden_states[-1])
 
     def new_cache(self, rows: int, width: int) -> Cache:
         """Return an empty cache for `rows` canvases of one width.

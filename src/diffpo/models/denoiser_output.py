@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from diffpo.core.errors import UserError
 from diffpo.models.lm_head import LMHead, lm_head_kl, lm_head_logp
 from diffpo.objective.kl import kl_full
 
@@ -14,6 +16,8 @@ class Logits:
     """Full logits, which small vocabularies keep."""
 
     logits: Float[Tensor, "M V"]
+    hidden: Float[Tensor, "M D"] | None = None
+    """The hidden states from which they were made, where the denoiser has any."""
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -25,7 +29,7 @@ class Logits:
 
     def rows(self, index: Int[Tensor, " m"]) -> "Logits":
         """Return the output at some of the M positions."""
-        return Logits(self.logits[index])
+        return Logits(self.logits[index], None if self.hidden is None else self.hidden[index])
 
     def logp(self, index: Int[Tensor, " T"], token: Int[Tensor, " T"], temperature: float) -> Float[Tensor, " T"]:
         """Return the log-probability of each token at position `index` of the M, under softmax(logits / temperature).
@@ -74,3 +78,17 @@ class HiddenStates:
 
 
 DenoiserOutput = Logits | HiddenStates
+
+
+def mean_hidden(output: DenoiserOutput, index: Int[Tensor, "n L"]) -> Float[Tensor, "n D"]:
+    """Return the mean of the hidden states at L positions of the output, for each of n rows.
+
+    Raises UserError for a denoiser that gives none.
+    """
+    if output.hidden is None:
+        raise UserError(
+            "the denoiser gives no hidden states, which controller.features = 'hidden' needs; use 'entropy'"
+        )
+    if not len(index):
+        return output.hidden[:0]
+    return torch.stack([output.hidden[row].mean(dim=0) for row in index])

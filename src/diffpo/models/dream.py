@@ -173,9 +173,10 @@ class DreamModel(PreTrainedModel):
 
         Position k's logits predict token k: they are computed at k - 1, and at k itself for a row's first visible
         token. Positions count from that token, so padding on the left changes nothing. Every row needs at least one
-        visible token.
+        visible token. `hidden_states` holds what enters the output head at these positions.
         """
-        return MaskedLMOutput(logits=self.lm_head(self.states(input_ids, attention_mask, logits_at, window)))
+        hidden = self.states(input_ids, attention_mask, logits_at, window)
+        return MaskedLMOutput(logits=self.lm_head(hidden), hidden_states=(hidden,))
 
     def states(
         self,

@@ -148,11 +148,13 @@ class LLaDAModelLM(PreTrainedModel):
     ) -> MaskedLMOutput:
         """Return logits [B, N, V], or [M, V] at the M positions where `logits_at` is True, in row-major order.
 
+        `hidden_states` holds what enters the output head at these positions.
+
         Positions count from each row's first visible token, so padding on the left changes nothing. Every row needs at
         least one visible token.
         """
-        head = self.model.transformer["ff_out"]
-        return MaskedLMOutput(logits=head(self.states(input_ids, attention_mask, logits_at, window)))
+        hidden = self.states(input_ids, attention_mask, logits_at, window)
+        return MaskedLMOutput(logits=self.model.transformer["ff_out"](hidden), hidden_states=(hidden,))
 
     def states(
         self,

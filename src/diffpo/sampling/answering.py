@@ -8,9 +8,10 @@ from torch import Tensor
 
 from diffpo.core.canvas import full_attention_mask
 from diffpo.core.rollout import Rollout
+from diffpo.models.denoiser_output import DenoiserOutput, mean_hidden
 from diffpo.models.encoding import encode_prompts
 from diffpo.models.tokenizer import decode_text
-from diffpo.sampling.decoding import Decoding
+from diffpo.sampling.decoding import BoundController, Decoding
 from diffpo.sampling.loop import sample
 from diffpo.sampling.policy import Policy
 from diffpo.sampling.rules import entropy
@@ -75,9 +76,27 @@ def first_call_entropy(
 
     `rows` as in `answer_problems`.
     """
+    return entropy(first_call(policy, problems, length, rows).logits).view(-1, length)
+
+
+def first_call_features(
+    policy: Policy, controller: BoundController, problems: Sequence[Problem], length: int, rows: slice = ALL
+) -> Float[Tensor, "B F"]:
+    """Return the controller's features of each prompt. `rows` as in `answer_problems`."""
+    output = first_call(policy, problems, length, rows)
+    index = torch.arange(len(output), device=policy.device).view(-1, length)
+    hidden = mean_hidden(output, index) if controller.needs_hidden else None
+    return controller.features(entropy(output.logits).view(-1, length), hidden)
+
+
+@torch.no_grad()
+def first_call(policy: Policy, problems: Sequence[Problem], length: int, rows: slice = ALL) -> DenoiserOutput:
+    """Return the output at every position of a fully masked completion after each prompt.
+
+    `rows` as in `answer_problems`.
+    """
     encoded = encode_prompts(policy.tokenizer, [problem.prompt for problem in problems])
     prompt_ids, prompt_mask = (x[rows].to(policy.device) for x in encoded)
     canvas = torch.nn.functional.pad(prompt_ids, (0, length), value=policy.denoiser.mask_id)
     at = torch.nn.functional.pad(torch.zeros_like(prompt_mask), (0, length), value=True)
-    output = policy.denoiser.predict(canvas, full_attention_mask(prompt_mask, length), at)
-    return entropy(output.logits).view(len(canvas), length)
+    return policy.denoiser.predict(canvas, full_attention_mask(prompt_mask, length), at)

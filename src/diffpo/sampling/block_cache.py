@@ -113,4 +113,5 @@ def _concatenate(outputs: list[DenoiserOutput]) -> DenoiserOutput:
     first, second = outputs
     if isinstance(first, HiddenStates) and isinstance(second, HiddenStates):
         return HiddenStates(torch.cat([first.hidden, second.hidden]), first.head)
-    return Logits(torch.cat([first.logits, second.logits]))
+    hidden = [output.hidden for output in outputs if output.hidden is not None]
+    return Logits(torch.cat([first.logits, second.logits]), torch.cat(hidden) if len(hidden) == 2 else None)

@@ -16,14 +16,21 @@ from diffpo.sampling.rules import EntropyBound, Rule
 class BoundController(Protocol):
     """The part of a controller that the sampler uses."""
 
-    def features(self, entropy: Float[Tensor, "B L"]) -> Float[Tensor, "B F"]: ...
+    @property
+    def needs_hidden(self) -> bool:
+        """Whether `features` needs the mean hidden states of the first call."""
+        ...
+
+    def features(
+        self, entropy: Float[Tensor, "B L"], hidden: Float[Tensor, "B D"] | None = None
+    ) -> Float[Tensor, "B F"]: ...
 
     def choose(
         self, features: Float[Tensor, "B F"], uniform: Float[Tensor, " B"] | None
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
         """Return entropy bounds and the log-densities of their logs.
 
-        Bounds are drawn with the given uniform numbers, or are the mean of each distribution without them.
+        Bounds are drawn with the given uniform numbers, or are the centre of each distribution without them.
         """
         ...
 
@@ -45,7 +52,7 @@ class Decoding:
     temperature: float = 0.0
     """0 takes the likeliest token."""
     controller: BoundController | None = None
-    """Chooses each row's entropy bound from the first call's entropies, in place of the rule's own bound."""
+    """Chooses each row's entropy bound from the first call's output, in place of the rule's own bound."""
     explore: bool = False
     """Whether the controller's bounds are drawn; else they are the mean of its distribution."""
     max_in_flight: int | None = None

@@ -8,6 +8,7 @@ from diffpo.core.canvas import full_attention_mask, open_block
 from diffpo.core.errors import UserError
 from diffpo.core.rollout import Rollout
 from diffpo.models.denoiser import Denoiser
+from diffpo.models.denoiser_output import mean_hidden
 from diffpo.sampling.block_cache import BlockCache
 from diffpo.sampling.categorical import draw_and_score, round_down_to_float32, row_noise
 from diffpo.sampling.decoding import Decoding
@@ -65,7 +66,10 @@ def sample(
         drawn = draw_and_score(output, index, token_noise[rows][needs_logits], decoding.temperature, decoding.rule)
         token, logp, score = (x.new_zeros(needs_logits.shape).masked_scatter(needs_logits, x) for x in drawn)
         # With a controller the rule is the entropy bound, whose scores are entropies.
-        state.choose_bounds_(new_rows, score[len(rows) - len(new_rows) :], decoding, bound_noise)
+        hidden = None
+        if decoding.controller is not None and decoding.controller.needs_hidden:
+            hidden = mean_hidden(output, index[len(index) - len(new_rows) * length :].view(-1, length))
+        state.choose_bounds_(new_rows, score[len(rows) - len(new_rows) :], hidden, decoding, bound_noise)
 
         is_commit = decoding.rule.select(score, is_candidate, state.entropy_bound[rows])
         check_commit(decoding.rule, is_commit, is_candidate)

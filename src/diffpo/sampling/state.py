@@ -37,13 +37,19 @@ class SamplerState:
         return torch.cat([self.prompt_ids[rows], self.completion_ids[rows]], dim=1)
 
     def choose_bounds_(
-        self, rows: Int[Tensor, " n"], entropy: Float[Tensor, "n L"], decoding: Decoding, uniform: Float[Tensor, " B"]
+        self,
+        rows: Int[Tensor, " n"],
+        entropy: Float[Tensor, "n L"],
+        hidden: Float[Tensor, "n D"] | None,
+        decoding: Decoding,
+        uniform: Float[Tensor, " B"],
     ) -> None:
-        """Give new rows the entropy bounds that the controller chooses from their first call's entropies."""
+        """Give new rows the entropy bounds that the controller chooses from their first call's entropies, or from its
+        mean hidden states."""
         controller = decoding.controller
         if controller is None or len(rows) == 0:
             return
-        features = controller.features(entropy)
+        features = controller.features(entropy, hidden)
         if self.prompt_features.shape[1] == 0:
             self.prompt_features = features.new_zeros(len(self.step), features.shape[1])
         self.prompt_features[rows] = features

@@ -29,5 +29,5 @@ def update_controller(controller: Controller, batch: Batch, optimizer: Optimizer
         "bound_reward": float(batch.bound_reward.mean()),
         "bound_median": float(distribution.loc.median().exp()),
         "bound_log_std_across_prompts": float(distribution.loc.std()),
-        "bound_log_sigma": float(distribution.scale[0]),
+        "bound_log_sigma": float(distribution.scale.mean()),
     }

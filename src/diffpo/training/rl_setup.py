@@ -22,8 +22,8 @@ from diffpo.runs.memory_check import check_memory
 from diffpo.runs.optimizer import Optimizer, adam, policy_optimizer
 from diffpo.runs.prompt_filter import filter_long_prompts
 from diffpo.runs.run_dir import Run, open_run
-from diffpo.sampling.answering import first_call_entropy
-from diffpo.sampling.controller import Controller
+from diffpo.sampling.answering import first_call_features
+from diffpo.sampling.controller import NUM_FEATURES, Controller
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy, load, load_base
 from diffpo.tasks.base import Task
@@ -106,7 +106,7 @@ def prepare(recipe: RlRecipe, run: Run, start: Policy) -> RlState:
     if recipe.train == "policy":
         controller = None
     elif run.checkpoint is None:
-        controller = new_controller(recipe)
+        controller = new_controller(recipe, denoiser)
     optimizers = make_optimizers(recipe, denoiser, controller)
     if run.checkpoint:
         restore_optimizers(run.checkpoint, optimizers)
@@ -157,16 +157,25 @@ def make_optimizers(recipe: RlRecipe, denoiser: ModelDenoiser, controller: Contr
     return optimizers
 
 
-def new_controller(recipe: RlRecipe) -> Controller:
+def new_controller(recipe: RlRecipe, denoiser: ModelDenoiser) -> Controller:
+    """Return a controller as the recipe describes it, for the model's width where it looks at hidden states."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "controller"))
         settings = recipe.controller
-        return Controller(settings.initial_bound, settings.initial_spread, settings.hidden)
+        width = denoiser.model.get_output_embeddings().weight.shape[1]
+        return Controller(
+            settings.initial_bound,
+            settings.initial_spread,
+            settings.hidden,
+            settings.features,
+            width if settings.features == "hidden" else NUM_FEATURES,
+            settings.bounds or (),
+        )
 
 
 def calibrate_(recipe: RlRecipe, state: RlState, controller: Controller) -> None:
     """Give the controller's standardisation its first statistics: one denoiser call for each of some train problems."""
     problems = state.task.problems("train", CALIBRATION_PROBLEMS, derive_seed(recipe.seed, "calibration"))
     own = rank_slice(len(problems))
-    entropies = all_gather_rows(first_call_entropy(state.policy, problems, state.decoding.length, own))
-    controller.observe(controller.features(entropies), momentum=1.0)
+    features = first_call_features(state.policy, controller, problems, state.decoding.length, own)
+    controller.observe(all_gather_rows(features), momentum=1.0)

@@ -1,9 +1,11 @@
 """The `controller` table: the learned sampler that chooses each completion's entropy bound."""
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from diffpo.core.options import BoundFeatures
 from diffpo.recipes.strict import Strict
 from diffpo.recipes.tables.advantages import AdvantageRecipe
 from diffpo.recipes.tables.fields import Count, Positive, Share
@@ -22,6 +24,11 @@ class GreedyStageRecipe(Strict):
 class ControllerRecipe(Strict):
     """Used where `train` is "controller" or "joint"."""
 
+    features: BoundFeatures = "entropy"
+    """What it looks at in the first call: the entropies of the completion, or the mean of its hidden states."""
+    distribution: Literal["log-normal", "categorical"] = "log-normal"
+    bounds: tuple[Positive, ...] | None = None
+    """The grid of a categorical distribution, in rising order; it starts with the weights of the log-normal one."""
     initial_bound: Positive = 0.3
     initial_spread: Positive = 1.0
     hidden: Count = 64
@@ -32,3 +39,11 @@ class ControllerRecipe(Strict):
     """How fast the running statistics that standardise the controller's features follow the model."""
     optimizer: AdamRecipe = AdamRecipe(lr=3e-3)
     greedy_stage: GreedyStageRecipe | None = None
+
+    def problems(self) -> Iterable[str]:
+        if self.distribution == "log-normal" and self.bounds is not None:
+            yield "bounds are for distribution = 'categorical', and it is 'log-normal'; change it, or leave them out"
+        if self.distribution == "categorical" and (self.bounds is None or len(self.bounds) < 2):
+            yield "distribution = 'categorical' needs a grid of at least two bounds: bounds = [0.03, 0.1, 0.3]"
+        elif self.bounds is not None and list(self.bounds) != sorted(set(self.bounds)):
+            yield f"bounds {list(self.bounds)} do not rise; sort them, and leave out what is there twice"
