@@ -453,7 +453,7 @@ PADDED = TableDenoiser(width=2 + LENGTH, seed=3)
 
 
 @pytest.mark.parametrize("antithetic", [False, True])
-def test_with_a_hidden_tail_the_elbo_over_all_masks_is_the_mean_over_the_answers_orders(antithetic: bool) -> None:
+def test_the_elbo_of_a_hidden_tail_is_the_mean_over_the_answers_orders(antithetic: bool) -> None:
     rollout, lengths = ended_completions(), ended_completions().is_answer.sum(dim=1)
     assert set(lengths.tolist()) == {1, 2, 3, 4}
     for row in (0, 13, 25, 26, 53, 80):

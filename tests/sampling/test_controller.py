@@ -196,7 +196,7 @@ def test_the_gradient_of_a_grids_log_probability_is_a_difference_quotient() -> N
 # ------------------------------------------------------------------------------------------------------- hidden states
 
 
-def test_hidden_features_are_the_hidden_states_and_those_of_another_width_are_refused() -> None:
+def test_hidden_features_of_another_width_are_refused() -> None:
     made = Controller(hidden=8, feature_kind="hidden", num_features=5)
     hidden = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
     assert made.needs_hidden and not Controller().needs_hidden
