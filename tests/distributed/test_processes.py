@@ -55,6 +55,10 @@ RL_CASES: dict[str, tuple[str | None, list[str]]] = {
         [*RL, *GREEDY_STAGE, "rollout.prompts_per_step=4", "objective.micro_batch_size=4", "budget.steps=4"],
     ),
     "diffpo": ("tiny-diffpo", [*SMALL, "objective.micro_batch_size=2", "budget={steps=3}"]),
+    "literal": (
+        "tiny-diffpo-literal",
+        [*SMALL, "objective.drop_zero_std_groups=false", "objective.micro_batch_size=2", "budget={steps=3}"],
+    ),
     "d1": ("tiny-d1", [*SMALL, "objective.micro_batch_size=3", "budget={steps=3}"]),
     "dmpo": ("tiny-dmpo", [*SMALL, "objective.baseline=unbias", "objective.micro_batch_size=3", "budget={steps=3}"]),
     "ties": (

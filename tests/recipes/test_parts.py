@@ -12,7 +12,7 @@ from diffpo.core.errors import UserError
 from diffpo.likelihood import MeanField
 from diffpo.objective.advantages import ADVANTAGES, group_standardized
 from diffpo.objective.dmpo import DistributionMatching, Target
-from diffpo.recipes import Strict, load_recipe
+from diffpo.recipes import Strict, diff_recipes, load_recipe
 from diffpo.recipes.parts import (
     ESTIMATORS,
     OBJECTIVES,
@@ -116,6 +116,7 @@ def test_recipes_are_read_without_torch() -> None:
         ),
         (["distribution=categorical", "bounds=[0.3, 0.1, 0.3]"], "bounds [0.3, 0.1, 0.3] do not rise; sort them"),
         (["distribution=categorical", "bounds=[0.0, 0.1]"], "greater than 0, got 0.0"),
+        (["objective=shared"], "which train = 'policy' does not train together with it; use train = 'joint'"),
         (["features=states"], "features: should be 'entropy' or 'hidden', got 'states'"),
     ],
 )
@@ -124,3 +125,28 @@ def test_a_controller_that_cannot_be_made_is_refused_in_one_line(settings: list[
         load_recipe(RlRecipe, None, [*RL, *(f"controller.{setting}" for setting in settings)])
     (line,) = str(caught.value).splitlines()[1:]
     assert told in line
+
+
+def test_a_shared_objective_has_no_stage_of_the_controllers_own() -> None:
+    shared = [*RL, "train=joint", "controller.objective=shared"]
+    assert load_recipe(RlRecipe, None, shared).controller.objective == "shared"
+    with pytest.raises(
+        UserError, match=r"controller\.greedy_stage trains the controller alone, and with objective = 'sh"
+    ):
+        load_recipe(RlRecipe, None, [*shared, "controller.greedy_stage.share=0.1"])
+
+
+def test_the_literal_recipe_differs_from_ours_in_its_switches_alone() -> None:
+    ours, literal = (load_recipe(RlRecipe, name) for name in ("tiny-diffpo", "tiny-diffpo-literal"))
+    changed = {line.partition(":")[0] for line in diff_recipes(ours, literal)}
+    switches = {
+        "objective.redraw",
+        *(f"controller.{name}" for name in ("objective", "features", "distribution", "bounds")),
+    }
+    unused = {"controller.nfe_penalty", "controller.optimizer.lr", "controller.optimizer.decay"}
+    stage = {f"controller.greedy_stage.{name}" for name in ("share", "nfe_penalty", "lr")}
+    assert changed == switches | unused | stage
+    assert ours.objective.nfe_penalty == literal.objective.nfe_penalty == 0, (
+        "tokens are paid for accuracy alone in both"
+    )
+    assert literal.controller.bounds is not None and len(literal.controller.bounds) == 16

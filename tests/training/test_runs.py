@@ -264,6 +264,25 @@ def test_a_controller_of_hidden_states_and_a_grid_trains_is_kept_and_goes_on(bas
     assert all(line["bound_median"] == pytest.approx(0.5) for line in lines_of(tmp_path / "straight")[:1])
 
 
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_shared_objective_has_one_optimiser_and_goes_on_bit_for_bit(kind: str, base: Path, tmp_path: Path) -> None:
+    shared = ["controller.objective=shared", f"optimizer.kind={kind}", "objective.redraw=true", "budget.steps=4"]
+    run_rl(rl_recipe(base, *shared), tmp_path / "straight")
+    halves = rl_recipe(base, *shared, "checkpoint.every=2")
+    with pytest.raises(Crash), pytest.MonkeyPatch.context() as patch:
+        after_step(patch, 3, crash)
+        run_rl(halves, tmp_path / "halves")
+    run_rl(halves, tmp_path / "halves", resume=True)
+    assert snapshot(tmp_path / "straight") == snapshot(tmp_path / "halves")
+    last = checkpoints(tmp_path / "straight")[-1]
+    assert list(torch.load(last / "optimizer.pt", weights_only=True)) == ["policy"]
+    controller = load(last).controller
+    assert controller is not None and bool(controller.state_dict()["head.2.weight"].any()), "it has learned"
+    for line in lines_of(tmp_path / "straight"):
+        assert line["bound_reward"] == line["reward"]
+        assert line.keys() >= BOUND_KEYS
+
+
 def test_slots_and_a_cache_reach_the_sampler(base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[tuple[int | None, str]] = []
 

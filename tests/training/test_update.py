@@ -1086,6 +1086,86 @@ def test_a_controller_loss_that_is_no_number_leaves_it_untouched(value: float) -
     assert all(torch.equal(*pair) for pair in zip(before, controller.parameters(), strict=True))
 
 
+# ------------------------------------------------------------------------------------- the bound as one more token
+
+
+def shared_step(update: PolicyUpdate, batch: Batch, lr: float = 0.01) -> tuple[tuple[Tensor, Tensor], dict[str, float]]:
+    """What SGD adds to the weights of denoiser and controller, over the learning rate; and metrics."""
+    denoiser, controller = new_denoiser(), new_controller()
+    both = [*denoiser.model.parameters()], [*controller.parameters()]
+    before = [torch.cat([p.detach().flatten().clone() for p in some]) for some in both]
+    optimizer = torch.optim.SGD([*both[0], *both[1]], lr=lr)
+    generator = torch.Generator().manual_seed(DRAW_SEED)
+    metrics = update_policy(denoiser, new_denoiser(seed=7), batch, update, optimizer, generator, controller)
+    after = [torch.cat([p.detach().flatten() for p in some]) for some in both]
+    model, bounds = ((now - then) / lr for now, then in zip(after, before, strict=True))
+    return (model, bounds), metrics
+
+
+def drawn_bounds() -> Batch:
+    """The batch that most tests share, as if its bounds were drawn by a new controller."""
+    bound = (math.log(0.3) + torch.linspace(-0.6, 0.6, ROWS)).exp()
+    return bound_batch(bound, torch.zeros(ROWS), some_features(), new_controller())
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 5])
+@pytest.mark.parametrize("loss_aggregation", ["sequence-mean", "token-mean"])
+@pytest.mark.parametrize("objective", [ClippedSurrogate(0.2, 2.0), Reinforce()], ids=["clipped", "reinforce"])
+def test_a_bound_that_is_one_more_token_has_its_weight_and_its_completions_credit(
+    objective: Objective, loss_aggregation: Any, micro_batch_size: int | None
+) -> None:
+    batch = drawn_bounds()
+    update = settings_of(
+        MeanField(prompt_mask_rate=0.0),
+        objective=objective,
+        kl_coef=0.3,
+        loss_aggregation=loss_aggregation,
+        micro_batch_size=micro_batch_size,
+    )
+    (model, bounds), metrics = shared_step(update, batch)
+    tokens = batch.is_scored.sum(dim=1)
+    is_by_completion = loss_aggregation == "sequence-mean"
+    weight = 1 / (tokens + 1) / ROWS if is_by_completion else torch.full((ROWS,), 1 / float(tokens.sum() + ROWS))
+    controller = new_controller()
+    logp = controller.logp(batch.rollout.prompt_features, batch.rollout.entropy_bound)
+    expected = torch.autograd.grad((weight * batch.advantage * logp).sum(), [*controller.parameters()])
+    torch.testing.assert_close(bounds, torch.cat([g.flatten() for g in expected]), atol=1e-5, rtol=1e-3)
+    # The completion's own tokens share what is left; nothing else about them changes.
+    alone, plain = step(batch, replace(update, loss_aggregation="token-mean"), new_denoiser(seed=7))
+    if not is_by_completion:
+        share = float(tokens.sum() / (tokens.sum() + ROWS))
+        torch.testing.assert_close(model, share * alone, atol=1e-4, rtol=1e-3)
+        assert metrics["kl"] == pytest.approx(share * plain["kl"], rel=1e-3), "the bound has no KL"
+    for name in ("importance_weight_ess", "importance_weight_right"):
+        assert metrics.get(name) == plain.get(name)
+
+
+def test_the_ratio_of_a_bound_that_is_one_more_token_is_clipped() -> None:
+    batch = drawn_bounds()
+    stale = replace(batch.rollout, entropy_bound_logp=batch.rollout.entropy_bound_logp - 1)  # ratio e
+    push = replace(batch, rollout=stale, advantage=torch.ones(ROWS))
+    (_, held), metrics = shared_step(settings_of(MeanField(prompt_mask_rate=0.0)), push)
+    assert not held.any()
+    assert metrics["clip_fraction"] == pytest.approx(float((1 / (batch.is_scored.sum(dim=1) + 1)).mean()))
+    (_, free), _ = shared_step(settings_of(MeanField(prompt_mask_rate=0.0)), replace(push, advantage=-torch.ones(ROWS)))
+    assert free.any()
+
+
+def test_the_gradient_of_a_shared_loss_is_clipped_as_one() -> None:
+    free, metrics = shared_step(settings_of(MeanField(prompt_mask_rate=0.0)), drawn_bounds())
+    norm = float(torch.cat(free).norm())
+    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-3) and float(free[1].norm()) > 0.01 * norm
+    held, _ = shared_step(settings_of(MeanField(prompt_mask_rate=0.0), grad_clip=norm / 4), drawn_bounds())
+    torch.testing.assert_close(torch.cat(held), torch.cat(free) / 4, atol=1e-4, rtol=1e-2)
+
+
+def test_bounds_of_their_own_token_learn_over_iterations() -> None:
+    update = settings_of(TwoTimesMeanField(), num_iterations=3, redraw=True)
+    (_, once), _ = shared_step(replace(update, num_iterations=1), drawn_bounds(), lr=1e-3)
+    (_, thrice), _ = shared_step(update, drawn_bounds(), lr=1e-3)
+    torch.testing.assert_close(thrice, 3 * once, atol=1e-3, rtol=5e-2)
+
+
 # ----------------------------------------------------------------------------------------------------------- collecting
 
 

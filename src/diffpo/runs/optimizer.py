@@ -54,15 +54,17 @@ class MuonAndAdam:
             part.load_state_dict(state_dict[name])
 
 
-def policy_optimizer(model: torch.nn.Module, recipe: PolicyOptimizerRecipe) -> Optimizer:
-    """Return the optimiser of the weights that are trained: a denoiser's, or its adapter's if it has one."""
+def policy_optimizer(
+    model: torch.nn.Module, recipe: PolicyOptimizerRecipe, others: Iterable[torch.nn.Parameter] = ()
+) -> Optimizer:
+    """Return the optimiser of the weights that are trained: a denoiser's, or its adapter's if it has one, and others."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if recipe.kind == "adamw":
-        return adam(trained.values(), recipe)
+        return adam([*trained.values(), *others], recipe)
     matrices = [p for name, p in trained.items() if p.dim() == 2 and ".blocks." in name]
-    others = [p for name, p in trained.items() if not (p.dim() == 2 and ".blocks." in name)]
+    rest = [p for name, p in trained.items() if not (p.dim() == 2 and ".blocks." in name)]
     muon = Muon([{"params": matrices, "scale": MUON_SCALE}], recipe.lr * MUON_SCALE, recipe.weight_decay)
-    return MuonAndAdam(muon, adam(others, recipe))
+    return MuonAndAdam(muon, adam([*rest, *others], recipe))
 
 
 def adam(parameters: Iterable[torch.nn.Parameter], recipe: AdamRecipe) -> torch.optim.AdamW:

@@ -23,6 +23,12 @@ def update_controller(controller: Controller, batch: Batch, optimizer: Optimizer
     if not bool(norm.isfinite()):
         raise NonFiniteLossError(f"the controller's gradient norm is {float(norm)}")
     optimizer.step()
+    return bound_metrics(controller, batch)
+
+
+def bound_metrics(controller: Controller, batch: Batch) -> dict[str, float]:
+    """Return what the controller would choose for the batch's prompts, and what its bounds earned."""
+    rollout = batch.rollout
     with torch.no_grad():
         distribution = controller.log_bound(rollout.prompt_features)
     return {

@@ -11,6 +11,7 @@ from diffpo.likelihood import Conditionals, ScoringPlan, conditionals, surrogate
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.objective.base import token_weights
 from diffpo.objective.kl import SAMPLED_KL
+from diffpo.training.bound_token import one_more
 from diffpo.training.rollouts import Batch
 from diffpo.training.update_settings import PolicyUpdate
 
@@ -31,8 +32,8 @@ class MicroBatch:
     index: Int[Tensor, " b"]
     """Its rows in the whole batch."""
     batch: Batch
-    weight: Float[Tensor, "b L"]
-    """How much each token counts in the loss of the whole batch."""
+    weight: Float[Tensor, "b M"]
+    """How much each token counts in the loss of the whole batch; M = L + 1 where the bound is one more token."""
     plan: ScoringPlan
     reference: ReferenceScores | None
 
@@ -54,9 +55,14 @@ def split_into_micro_batches(
     update: PolicyUpdate,
     draw: Tensor,
     rows: Int[Tensor, " m"],
+    has_bound: bool = False,
 ) -> list[MicroBatch]:
-    """Cut these rows, plan each part by the estimator's draw for the whole batch, and score the reference on it."""
-    weight = token_weights(batch.is_scored, update.loss_aggregation)
+    """Cut these rows, plan each part by the estimator's draw for the whole batch, and score the reference on it.
+
+    `has_bound`: the entropy bound is one more token of each completion, which counts in the weights.
+    """
+    is_counted = one_more(batch.is_scored, torch.ones_like(batch.is_scored[:, 0])) if has_bound else batch.is_scored
+    weight = token_weights(is_counted, update.loss_aggregation)
     micro_batches = []
     for index in rows.split(update.micro_batch_size or len(batch.rollout)) if len(rows) else ():
         part = batch.rows(index)

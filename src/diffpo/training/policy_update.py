@@ -5,11 +5,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffpo.core.errors import UserError
-from diffpo.distributed.collectives import all_gather_rows
 from diffpo.distributed.process import rank_slice
 from diffpo.models.denoiser import ModelDenoiser
-from diffpo.objective.base import Credit, Groups, Objective, PolicyLoss, needs_old_logp
+from diffpo.objective.base import Credit, Objective, PolicyLoss, needs_old_logp
 from diffpo.runs.optimizer import Optimizer
+from diffpo.sampling.controller import Controller
+from diffpo.training.bound_token import Tokens, one_more, with_bound
+from diffpo.training.credit import credit_of_groups, logp_for_credit
 from diffpo.training.micro_batch import (
     MicroBatch,
     PolicyScores,
@@ -30,11 +32,13 @@ def update_policy(
     update: PolicyUpdate,
     optimizer: Optimizer,
     generator: torch.Generator,
+    controller: Controller | None = None,
 ) -> dict[str, float]:
     """Take `num_iterations` optimiser steps on one batch; return metrics, averaged over tokens and iterations.
 
     There is no step, and no metric, where groups of equal rewards are dropped and all groups are such. Of several
-    processes, all of which have the whole batch, each scores its slice of the groups.
+    processes, all of which have the whole batch, each scores its slice of the groups. With a controller the entropy
+    bounds that were drawn are trained in the same steps, each as one more token of its completion.
 
     An objective whose credit needs likelihoods gets those of whole groups first: with several micro-batches that is one
     more forward pass of the policy, at the first iteration or, where it needs the current policy's, at each. Where each
@@ -48,9 +52,7 @@ def update_policy(
     if not len(rows):
         return {}
     own = rank_slice(len(rows), unit=batch.reward.shape[1])
-    draws = [
-        update.estimator.draw(batch.rollout, generator) for _ in range(update.num_iterations if update.redraw else 1)
-    ]
+    draws = [update.estimator.draw(batch.rollout, generator) for _ in range(update.num_draws)]
     # The policy before the first step, [b, L] of each micro-batch, on the canvases of later draws ...
     later_old_logp = [
         score_before_steps(denoiser, batch, update, draw, rows[own]) if needs_old_logp(update.objective) else []
@@ -59,11 +61,14 @@ def update_policy(
     # ... and on those of the first one: taken with the credit, or in the first iteration.
     old_logp: list[Tensor] = []
     micro_batches: list[MicroBatch] = []
+    parameters = [*denoiser.model.parameters(), *(() if controller is None else controller.parameters())]
     metrics = UpdateMetrics(batch, rows)
     credit: Credit | None = None
     for iteration in range(update.num_iterations):
         if iteration < len(draws):
-            micro_batches = split_into_micro_batches(denoiser, reference, batch, update, draws[iteration], rows[own])
+            micro_batches = split_into_micro_batches(
+                denoiser, reference, batch, update, draws[iteration], rows[own], controller is not None
+            )
             old_logp = later_old_logp[iteration - 1] if iteration else []
         optimizer.zero_grad()
         # A single micro-batch is scored once, for its credit and for its gradient.
@@ -81,22 +86,37 @@ def update_policy(
             scores = single or score_policy(denoiser, micro_batch, update)
             if len(old_logp) == number:
                 old_logp.append(scores.logp.detach())
-            part = micro_batch.batch
-            behaviour_logp = part.rollout.behaviour_logp
-            terms = update.objective(scores.logp, old_logp[number], behaviour_logp, credits[number], part.is_scored)
-            check_terms(update.objective, terms, scores.logp)
-            kl = kl_to_reference(scores, micro_batch, update)
+            terms, kl = loss_terms(scores, old_logp[number], credits[number], micro_batch, update, controller)
             token_loss = terms.loss if kl is None else terms.loss + update.kl_coef * kl
             loss = (micro_batch.weight * token_loss).sum()
             loss.backward()
-            value = float(loss.detach())
-            total += value
-            metrics.add(micro_batch.weight, value, terms, kl, is_first_iteration=iteration == 0)
-        norm, _ = step_optimizer(denoiser, optimizer, update.grad_clip, total)
-        metrics.add_grad_norm(norm)
+            total += float(loss.detach())
+            metrics.add(micro_batch.weight, float(loss.detach()), terms, kl, is_first_iteration=iteration == 0)
+        metrics.add_grad_norm(step_optimizer(parameters, optimizer, update.grad_clip, total)[0])
         if iteration == 0:
             metrics.add_weights(credit)
     return metrics.averages(update.num_iterations)
+
+
+def loss_terms(
+    scores: PolicyScores,
+    old_logp: Float[Tensor, "b L"],
+    credit: Float[Tensor, " b"],
+    micro_batch: MicroBatch,
+    update: PolicyUpdate,
+    controller: Controller | None,
+) -> tuple[PolicyLoss, Float[Tensor, "b M"] | None]:
+    """Return the objective's loss of each token and its KL to the reference, if there is one.
+
+    M = L, or L + 1 where the entropy bound is one more token, which has no KL.
+    """
+    part = micro_batch.batch
+    tokens = Tokens(scores.logp, old_logp, part.rollout.behaviour_logp, part.is_scored)
+    tokens = with_bound(tokens, controller, part.rollout)
+    terms = update.objective(tokens.logp, tokens.old_logp, tokens.behaviour_logp, credit, tokens.is_scored)
+    check_terms(update.objective, terms, tokens.logp)
+    kl = kl_to_reference(scores, micro_batch, update)
+    return terms, kl if kl is None or controller is None else one_more(kl, torch.zeros_like(credit))
 
 
 def rows_in_update(batch: Batch, drop_zero_std_groups: bool) -> Int[Tensor, " m"]:
@@ -112,49 +132,6 @@ def score_before_steps(
     """Return the policy's surrogate log-probabilities [b, L] of each micro-batch on a draw's canvases."""
     micro_batches = split_into_micro_batches(denoiser, None, batch, update, draw, rows)
     return [score_policy(denoiser, micro_batch, update).logp for micro_batch in micro_batches]
-
-
-def logp_for_credit(
-    denoiser: ModelDenoiser, micro_batches: list[MicroBatch], update: PolicyUpdate, single: PolicyScores | None
-) -> list[Tensor]:
-    """Return the current policy's surrogate log-probabilities [b, L] of each micro-batch, without a gradient.
-
-    Empty where the objective's credit needs none.
-    """
-    if update.objective.requires == "none":
-        return []
-    if single is not None:
-        return [single.logp.detach()]
-    with torch.no_grad():
-        return [score_policy(denoiser, micro_batch, update).logp for micro_batch in micro_batches]
-
-
-def credit_of_groups(
-    batch: Batch,
-    rows: Int[Tensor, " m"],
-    micro_batches: list[MicroBatch],
-    objective: Objective,
-    has_reference: bool,
-    old_logp: list[Tensor],
-    current_logp: list[Tensor],
-) -> Credit:
-    """Return the objective's credit of the completions of whole groups, however they are split over micro-batches and
-    processes."""
-    reward = batch.reward.flatten()[rows].view(-1, batch.reward.shape[1])
-    advantage = batch.advantage[rows].view(reward.shape)
-    if objective.requires == "none":
-        return objective.credit(Groups(reward, advantage))
-
-    def completion_logp(tokens: list[Tensor]) -> Float[Tensor, "Q G"]:
-        own = torch.cat([part.sum(dim=1) for part in tokens]) if tokens else batch.advantage[:0]
-        return all_gather_rows(own).view(reward.shape)
-
-    reference_logp = None
-    if has_reference:  # also in a process without rows of its own, which the others wait for
-        scored = [micro_batch.reference for micro_batch in micro_batches if micro_batch.reference is not None]
-        reference_logp = completion_logp([scores.logp for scores in scored if scores.logp is not None])
-    old, current = completion_logp(old_logp), completion_logp(current_logp)
-    return objective.credit(Groups(reward, advantage, reference_logp, old, current))
 
 
 def check_terms(objective: Objective, terms: PolicyLoss, logp: Float[Tensor, "b L"]) -> None:

@@ -40,7 +40,7 @@ class RlState:
     reference: ModelDenoiser | None
     """The frozen start, where a KL term or the objective's target needs it."""
     optimizers: dict[str, Optimizer]
-    """`policy` and `controller`, where they are trained."""
+    """`policy` and `controller`, where they are trained; one for both where they share it."""
     task: Task
     decoding: Decoding
     estimator: Estimator
@@ -110,6 +110,8 @@ def prepare(recipe: RlRecipe, run: Run, start: Policy) -> RlState:
     optimizers = make_optimizers(recipe, denoiser, controller)
     if run.checkpoint:
         restore_optimizers(run.checkpoint, optimizers)
+    token_incentive = Incentive(recipe.objective.nfe_penalty, build_advantage(recipe.objective.advantage))
+    bound_incentive = Incentive(recipe.controller.nfe_penalty, build_advantage(recipe.controller.advantage))
     settings = recipe.rollout
     return RlState(
         policy=replace(policy, controller=controller),
@@ -127,8 +129,8 @@ def prepare(recipe: RlRecipe, run: Run, start: Policy) -> RlState:
         ),
         estimator=build_estimator(recipe.estimator),
         objective=objective,
-        token_incentive=Incentive(recipe.objective.nfe_penalty, build_advantage(recipe.objective.advantage)),
-        bound_incentive=Incentive(recipe.controller.nfe_penalty, build_advantage(recipe.controller.advantage)),
+        token_incentive=token_incentive,
+        bound_incentive=token_incentive if recipe.controller.objective == "shared" else bound_incentive,
     )
 
 
@@ -150,9 +152,11 @@ def make_reference(
 
 def make_optimizers(recipe: RlRecipe, denoiser: ModelDenoiser, controller: Controller | None) -> dict[str, Optimizer]:
     optimizers: dict[str, Optimizer] = {}
+    is_shared = controller is not None and recipe.controller.objective == "shared"
     if recipe.train != "controller":
-        optimizers["policy"] = policy_optimizer(denoiser.model, recipe.optimizer)
-    if controller is not None:
+        others = controller.parameters() if controller is not None and is_shared else ()
+        optimizers["policy"] = policy_optimizer(denoiser.model, recipe.optimizer, others)
+    if controller is not None and not is_shared:
         optimizers["controller"] = adam(controller.parameters(), recipe.controller.optimizer)
     return optimizers
 

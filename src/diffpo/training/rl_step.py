@@ -9,7 +9,7 @@ from diffpo.recipes.tables import AdamRecipe, BudgetRecipe, RlRecipe
 from diffpo.runs.optimizer import set_learning_rate
 from diffpo.runs.progress import ProgressBar
 from diffpo.runs.prompt_filter import PROMPTS_TOO_LONG, draw_problems
-from diffpo.training.controller_update import update_controller
+from diffpo.training.controller_update import bound_metrics, update_controller
 from diffpo.training.policy_update import update_policy
 from diffpo.training.rl_setup import RlState
 from diffpo.training.rollouts import Batch, collect_batch
@@ -49,7 +49,8 @@ def stage_at(recipe: RlRecipe, share: float) -> Stage:
         optimizer = bound.optimizer.model_copy(update={"lr": last.lr})
         return Stage(False, 0.0, last.nfe_penalty, optimizer, spent=(share - start) / last.share)
     trains_policy = recipe.train != "controller"
-    return Stage(trains_policy, recipe.rollout.temperature, bound.nfe_penalty, bound.optimizer, spent=share / start)
+    penalty = recipe.objective.nfe_penalty if bound.objective == "shared" else bound.nfe_penalty
+    return Stage(trains_policy, recipe.rollout.temperature, penalty, bound.optimizer, spent=share / start)
 
 
 def collect_rollouts(recipe: RlRecipe, state: RlState, stage: Stage, step: int) -> Batch:
@@ -73,6 +74,8 @@ def collect_rollouts(recipe: RlRecipe, state: RlState, stage: Stage, step: int) 
 def train_step(recipe: RlRecipe, state: RlState, stage: Stage, batch: Batch, step: int) -> dict[str, float]:
     """Update what the stage trains on this batch; return the metrics of both updates."""
     metrics: dict[str, float] = {}
+    controller = state.policy.controller
+    shared = controller if recipe.controller.objective == "shared" else None
     if stage.trains_policy:
         optimizer, settings = state.optimizers["policy"], recipe.objective
         update = PolicyUpdate(
@@ -90,13 +93,15 @@ def train_step(recipe: RlRecipe, state: RlState, stage: Stage, batch: Batch, ste
         )
         set_learning_rate(optimizer, recipe.optimizer, step * settings.num_iterations, stage.spent)
         generator = generator_for(recipe.seed, "estimator", step)
-        metrics |= update_policy(state.policy.denoiser, state.reference, batch, update, optimizer, generator)
-    controller = state.policy.controller
+        metrics |= update_policy(state.policy.denoiser, state.reference, batch, update, optimizer, generator, shared)
     if controller is not None:
-        bound, optimizer = recipe.controller, state.optimizers["controller"]
-        set_learning_rate(optimizer, stage.bound_optimizer, step, stage.spent)
-        metrics |= update_controller(controller, batch, optimizer, bound.optimizer.grad_clip)
-        controller.observe(batch.rollout.prompt_features, bound.momentum)
+        if shared is None:
+            optimizer = state.optimizers["controller"]
+            set_learning_rate(optimizer, stage.bound_optimizer, step, stage.spent)
+            metrics |= update_controller(controller, batch, optimizer, recipe.controller.optimizer.grad_clip)
+        else:
+            metrics |= bound_metrics(controller, batch)
+        controller.observe(batch.rollout.prompt_features, recipe.controller.momentum)
     return metrics
 
 

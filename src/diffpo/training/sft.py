@@ -208,7 +208,7 @@ def train_step(
     """
     optimizer.zero_grad()
     loss = backward(denoiser, targets, noise, recipe.micro_batch_size or recipe.batch)
-    return step_optimizer(denoiser, optimizer, recipe.optimizer.grad_clip, loss)[1]
+    return step_optimizer([*denoiser.model.parameters()], optimizer, recipe.optimizer.grad_clip, loss)[1]
 
 
 def backward(denoiser: ModelDenoiser, targets: Targets, noise: Noise, micro_batch_size: int) -> float:

@@ -1,7 +1,7 @@
 """Metrics of a policy update: averages over tokens and iterations, and statistics of the weights."""
 
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import fields
 
 import torch
 from jaxtyping import Float, Int
@@ -25,10 +25,10 @@ class UpdateMetrics:
 
     def add(
         self,
-        weight: Float[Tensor, "b L"],
+        weight: Float[Tensor, "b M"],
         loss: float,
         terms: PolicyLoss,
-        kl: Float[Tensor, "b L"] | None,
+        kl: Float[Tensor, "b M"] | None,
         is_first_iteration: bool,
     ) -> None:
         """Add a micro-batch: its loss, and its tokens' terms by the weight with which each counts."""
@@ -43,7 +43,12 @@ class UpdateMetrics:
             totals["importance_weight_capped"] += _total(weight, terms.is_capped)
         if is_first_iteration:
             # Importance weights do not change with the policy: one sample, however the batch was cut.
-            self._first_terms.append(replace(terms, loss=terms.loss.detach()))
+            length = self._batch.is_scored.shape[
+                1
+            ]  # the entropy bound, if it is one more token, has no importance weight
+            self._first_terms.append(
+                PolicyLoss(**{field.name: getattr(terms, field.name)[:, :length].detach() for field in fields(terms)})
+            )
             self._token_weight += float(weight.sum())
 
     def add_grad_norm(self, norm: float) -> None:

@@ -25,3 +25,8 @@ class PolicyUpdate:
     """Completions of one forward and backward pass in each process; None: all that it has."""
     grad_clip: float
     drop_zero_std_groups: bool = False
+
+    @property
+    def num_draws(self) -> int:
+        """How many draws of the estimator an update needs."""
+        return self.num_iterations if self.redraw else 1

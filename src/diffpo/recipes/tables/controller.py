@@ -24,6 +24,9 @@ class GreedyStageRecipe(Strict):
 class ControllerRecipe(Strict):
     """Used where `train` is "controller" or "joint"."""
 
+    objective: Literal["own", "shared"] = "own"
+    """own: its loss and optimiser are its own. shared: the bound is one more token of the completion in the policy's
+    loss, with its reward, advantage, weight and optimiser; `nfe_penalty`, `advantage`, `optimizer` here are unused."""
     features: BoundFeatures = "entropy"
     """What it looks at in the first call: the entropies of the completion, or the mean of its hidden states."""
     distribution: Literal["log-normal", "categorical"] = "log-normal"

@@ -44,6 +44,16 @@ class RlRecipe(DeviceSettings):
                 f"controller.greedy_stage is the end of a joint run, and train = '{self.train}' is none; "
                 "leave it out or use train = 'joint'"
             )
+        if self.controller.objective == "shared" and self.train != "joint":
+            yield (
+                "controller.objective = 'shared' makes the bound a token of the policy's loss, which train = "
+                f"'{self.train}' does not train together with it; use train = 'joint' or objective = 'own'"
+            )
+        if self.controller.objective == "shared" and self.controller.greedy_stage:
+            yield (
+                "controller.greedy_stage trains the controller alone, and with objective = 'shared' it has no loss of "
+                "its own; leave it out or use objective = 'own'"
+            )
         if self.lora is not None and self.train == "controller":
             yield "lora trains the model, and train = 'controller' leaves it alone; leave lora out"
         yield from pairing_problems(self.objective, self.estimator)
