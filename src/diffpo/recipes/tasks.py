@@ -6,10 +6,11 @@ from typing import Any, get_args
 
 from diffpo.models.model_paths import base_folder
 from diffpo.recipes.build import build_part
-from diffpo.recipes.tables import GameSettings, RlRecipe, S1kTask, SftRecipe, TaskRecipe, TextSettings
+from diffpo.recipes.tables import CustomTask, GameSettings, RlRecipe, S1kTask, SftRecipe, TaskRecipe, TextSettings
 from diffpo.tasks.base import Split, Task
 from diffpo.tasks.countdown import Countdown
 from diffpo.tasks.custom_reward import WithReward, load_reward
+from diffpo.tasks.custom_task import CheckedTask
 from diffpo.tasks.datasets import is_elsewhere
 from diffpo.tasks.families import TASK_FAMILIES
 from diffpo.tasks.s1k import S1K
@@ -26,8 +27,13 @@ TASKS: Mapping[str, Callable[..., Task]] = {
 
 
 def build_task(recipe: TaskRecipe) -> Task:
-    """Return the task, with the user's own reward if the recipe names one, whose code is run for it."""
+    """Return the task, with the user's own reward if the recipe names one, whose code is run for it.
+
+    One of the user's own is checked as it is used.
+    """
     task = _build_without_reward(recipe)
+    if isinstance(recipe, CustomTask):
+        return CheckedTask(task, recipe.kind)
     if isinstance(recipe, GameSettings | TextSettings) and _is_own_reward(recipe.reward):
         return WithReward(task, load_reward(str(recipe.reward)))
     return task

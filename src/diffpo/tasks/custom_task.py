@@ -1,0 +1,80 @@
+"""A task of the user's own: what its class does wrong is told in one sentence. Imports no torch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffpo.core.errors import UserError
+from diffpo.core.user_code import describe
+from diffpo.tasks.base import Grade, Problem, Split, Task
+
+TEXTS = ("id", "prompt", "answer", "cluster")
+
+
+@dataclass(frozen=True)
+class CheckedTask:
+    """The user's task, with its problems and its grades checked.
+
+    A grader that raises, or whose reward is not finite, has failed on that completion, as one of the user's own rewards
+    does: 0, and status `grader_failed`. What is no grade at all is a mistake in the class, and ends the run.
+    """
+
+    task: Task
+    kind: str
+    """How the recipe names its class: file.py:Class."""
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    @property
+    def alphabet(self) -> str:
+        return self.task.alphabet
+
+    @property
+    def completion_length(self) -> int:
+        return self.task.completion_length
+
+    def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
+        """Return the task's problems. Raises UserError where they cannot be had, or are no problems.
+
+        There are `count` of them; to measure with, there may be fewer.
+        """
+        call = f"{self.kind}: problems({split!r}, {count}, {seed})"
+        try:
+            found = self.task.problems(split, count, seed)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{call} raises {describe(error)}; mend it") from error
+        if not isinstance(found, Sequence) or not all(isinstance(problem, Problem) for problem in found):
+            raise UserError(f"{call} gives {_shown(found)}; return a list of diffpo.Problem")
+        # The problems to measure with may end; those to train on must not.
+        if not 0 < len(found) <= count or (split == "train" and len(found) < count):
+            raise UserError(f"{call} gives {len(found)} problems; return as many as are asked for")
+        for problem in found:
+            for field in TEXTS:
+                if not isinstance(value := getattr(problem, field), str):
+                    raise UserError(f"{call} gives a problem whose {field} is {_shown(value)}; make it a text")
+        return list(found)
+
+    def grade(self, problem: Problem, completion: str) -> Grade:
+        """Return the task's grade. Raises UserError where it is none."""
+        try:
+            grade = self.task.grade(problem, completion)
+        except Exception:  # noqa: BLE001  it is the user's, and a completion must not be able to end a run
+            return Grade(0.0, {}, "grader_failed")
+        if not isinstance(grade, Grade) or not isinstance(grade.parts, Mapping):
+            raise UserError(f"{self.kind}: grade gives {_shown(grade)}; return diffpo.Grade(reward, parts)")
+        try:
+            reward = float(grade.reward)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{self.kind}: grade gives the reward {_shown(grade.reward)}; make it a number") from error
+        return Grade(reward, grade.parts, grade.status) if math.isfinite(reward) else Grade(0.0, {}, "grader_failed")
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message shows it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
