@@ -1,4 +1,4 @@
-"""Reinforcement learning for masked diffusion language models: better answers in fewer denoiser calls.
+"""Reinforcement learning for masked diffusion language models: accuracy, and the denoiser calls that it takes.
 
 `__init__.pyi` lists the public names with their types. Each is imported when it is first used, so `import diffpo`
 itself imports no torch.
