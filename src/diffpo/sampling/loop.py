@@ -1,7 +1,7 @@
 """The denoising loop. There is one: rules choose positions, and a controller may choose each row's entropy bound."""
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diffpo.core.canvas import full_attention_mask, open_block
@@ -12,7 +12,7 @@ from diffpo.models.denoiser_output import mean_hidden
 from diffpo.sampling.block_cache import BlockCache
 from diffpo.sampling.categorical import draw_and_score, round_down_to_float32, row_noise
 from diffpo.sampling.decoding import Decoding
-from diffpo.sampling.rules import Rule
+from diffpo.sampling.rules import EntropyBound, Rule
 from diffpo.sampling.shared_canvases import SharedCanvases
 from diffpo.sampling.state import fully_masked
 
@@ -24,6 +24,7 @@ def sample(
     prompt_mask: Bool[Tensor, "B P"],
     decoding: Decoding,
     seeds: Int[Tensor, " B"] | None = None,
+    entropy_bound: Float[Tensor, " B"] | None = None,
 ) -> Rollout:
     """Fill `decoding.length` masked positions after each prompt, block by block, and record how it was done.
 
@@ -31,12 +32,19 @@ def sample(
     alone, not on the rest of the batch. A row is done when no mask is left before its first stop token; what is masked
     behind that token is filled with it as part of the last call, at log-probability 0.
 
-    Raises ValueError where something is drawn and there are no seeds, and UserError for a rule that commits nothing or
-    what is no candidate, and where a cache is asked for that the denoiser does not have.
+    `entropy_bound`, in nats, gives each row a bound of its own in place of the entropy-bound rule's: the same prompts
+    under many bounds are decoded together, and where their canvases are equal the denoiser sees one of them.
+
+    Raises ValueError where something is drawn and there are no seeds, and where bounds are given for a rule that has
+    none, or beside a controller; UserError for a rule that commits nothing or what is no candidate, and where a cache
+    is asked for that the denoiser does not have.
     """
     if seeds is None and decoding.needs_seeds:
         raise ValueError("drawing at a temperature above 0, or exploring bounds, needs one seed per row")
     state = fully_masked(prompt_ids, prompt_mask, denoiser.mask_id, denoiser.stop_ids, decoding)
+    if entropy_bound is not None:
+        check_takes_bounds(decoding)
+        state.entropy_bound = entropy_bound.to(state.entropy_bound)
     batch, length, device = len(prompt_ids), decoding.length, prompt_ids.device
     noise = torch.zeros(batch, length + 1, dtype=torch.float64) if seeds is None else row_noise(seeds, length + 1)
     bound_noise, token_noise = round_down_to_float32(noise[:, 0]).to(device), noise[:, 1:].to(device)
@@ -76,6 +84,15 @@ def sample(
         state.commit_(rows, is_commit, token, logp)
         rows = state.finish_call_(rows)
     return state.rollout()
+
+
+def check_takes_bounds(decoding: Decoding) -> None:
+    """Raise ValueError where bounds of rows cannot take the place of the rule's."""
+    reason = None if isinstance(decoding.rule, EntropyBound) else f"{decoding.rule} has none"
+    if decoding.controller is not None:
+        reason = "a controller chooses them, too"
+    if reason:
+        raise ValueError(f"entropy bounds are given for rows, but {reason}")
 
 
 def check_commit(rule: Rule, is_commit: Bool[Tensor, "b L"], is_candidate: Bool[Tensor, "b L"]) -> None:
