@@ -24,6 +24,7 @@ from .likelihood.masks import (
 from .likelihood.masks import (
     Eubo as Eubo,
 )
+from .likelihood.sampled import SampledExact as SampledExact
 from .likelihood.scoring_plan import Estimator as Estimator
 from .likelihood.scoring_plan import ScoringPlan as ScoringPlan
 from .likelihood.trajectory import (

@@ -21,6 +21,7 @@ from tests.helpers.oracle import (
     tiny_llada,
     trajectories,
 )
+from tests.helpers.sampled import every_draw
 from tests.helpers.sampling import sample_with
 from torch import Tensor
 
@@ -37,6 +38,7 @@ from diffpo.likelihood import (
     Exact,
     ManyTimesMeanField,
     MeanField,
+    SampledExact,
     ScoringPlan,
     TwoTimesMeanField,
     conditionals,
@@ -627,24 +629,33 @@ def policy_gradient(
     bound: float = 0.6,
 ) -> tuple[Tensor, Tensor]:
     """Of the objective with the estimator's log-probabilities, all trajectories weighed by what they are; and the true
-    one, of the expected reward, by autograd through the enumerated probabilities."""
+    one, of the expected reward, by autograd through the enumerated probabilities.
+
+    Where calls are drawn, the former is the mean over all draws."""
     length = table.width - 1
     known = trajectories(table, PROMPT, length, length, entropy_bound(bound), temperature, stop_ids)
     ids, steps = (torch.tensor([key[part] for key in known]) for part in (0, 1))
     is_drawn = torch.tensor([trajectory.is_drawn for trajectory in known.values()])
     is_answer = torch.tensor([[not set(stop_ids) & set(key[0][:i]) for i in range(length)] for key in known])
     rollout = rollout_of(torch.full((len(known), 1), PROMPT[0]), ids, steps)
-    rollout = replace(rollout, is_drawn=is_drawn, is_answer=is_answer)
+    logps = torch.tensor([trajectory.token_logp for trajectory in known.values()])
+    rollout = replace(rollout, is_drawn=is_drawn, is_answer=is_answer, behaviour_logp=logps)
     is_scored = scored(rollout, scored_tokens)
     rewards = [reward_of(key[0], stop_ids) for key in known]
     weights = torch.tensor([trajectory.probability for trajectory in known.values()], dtype=torch.float64)
     table.table = table.table.double().requires_grad_(True)
 
-    read_once = conditionals(table, estimator(rollout, estimator.draw(rollout, torch.Generator()), MASK), is_scored)
-    logp = read_once.logp(ids, temperature)
     credit = weights * torch.tensor(rewards, dtype=torch.float64)
-    terms = ClippedSurrogate(0.2)(logp, logp.detach(), logp.detach(), credit, is_scored)
-    (found,) = torch.autograd.grad(-(is_scored * terms.loss).sum(), table.table)
+    draws = [(1.0, estimator.draw(rollout, torch.Generator()))]
+    if isinstance(estimator, SampledExact):
+        draws = every_draw(estimator, rollout)
+    found = torch.zeros_like(table.table)
+    for chance, draw in draws:
+        plan = estimator(rollout, draw, MASK)
+        logp = conditionals(table, plan, is_scored).logp(ids, temperature)
+        terms = ClippedSurrogate(0.2)(logp, logp.detach(), logp.detach(), credit, is_scored)
+        counts = is_scored if plan.loss_weight is None else is_scored * plan.loss_weight
+        found += chance * torch.autograd.grad(-(counts * terms.loss).sum(), table.table)[0]
 
     expected_reward = torch.zeros((), dtype=torch.float64)
     for (completion, order), drawn, reward in zip(known, is_drawn.tolist(), rewards, strict=True):
@@ -659,6 +670,21 @@ def policy_gradient(
         expected_reward = expected_reward + probability * reward
     (true,) = torch.autograd.grad(expected_reward, table.table)
     return found, true
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [SampledExact(1), SampledExact(2, "surprisal", "drawn"), SampledExact(1, "uniform", "drawn")],
+    ids=str,
+)
+@pytest.mark.parametrize("stop_ids", [(), (2,)])
+@pytest.mark.parametrize("bound", [0.0, 0.6])
+def test_the_mean_gradient_of_sampled_calls_is_that_of_the_expected_reward(
+    estimator: SampledExact, stop_ids: tuple[int, ...], bound: float
+) -> None:
+    found, true = policy_gradient(TableDenoiser(width=4, seed=2), estimator, 1.0, stop_ids, "drawn", bound)
+    assert float(true.abs().max()) > 0.05
+    torch.testing.assert_close(found, true, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -718,13 +744,15 @@ def test_canvases_of_an_update(prompts: int, group: int) -> None:
         for estimator in (
             MeanField(prompt_mask_rate=0.0), TwoTimesMeanField(), ManyTimesMeanField(4), Exact(), Coupled(),
             Elbo(2), Eubo(2, antithetic=True),
-            Coupled(weighting="published"),
+            Coupled(weighting="published"), SampledExact(2), SampledExact(2, first_call="drawn"),
         )
     }  # fmt: skip
     assert cost[MeanField(prompt_mask_rate=0.0)] == 1 / group
     assert 1 / group < cost[TwoTimesMeanField()] <= (1 + 1 / group) / 2 * 2
     assert 2 < cost[ManyTimesMeanField(4)] <= 3 + 1 / group
     assert cost[Exact()] == 7 + 1 / group
+    assert cost[SampledExact(2)] == 2 + 1 / group
+    assert cost[SampledExact(2, first_call="drawn")] <= 2
     assert cost[Coupled()] == 2
     assert cost[Coupled(weighting="published")] == 2 + 1 / group
     assert cost[Elbo(2)] == cost[Eubo(2, antithetic=True)] <= 2

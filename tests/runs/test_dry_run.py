@@ -153,6 +153,7 @@ def test_the_estimate_of_activations_is_near_what_torch_keeps(rank: int | None, 
         ['estimator={kind="coupled"}', "objective.num_iterations=3"],
         ['estimator={kind="coupled"}', "objective.num_iterations=3", "objective.redraw=true", "objective.kl_coef=0.1"],
         ['estimator={kind="elbo", antithetic=false}', 'objective={kind="reinforce", num_iterations=3, redraw=true}'],
+        ['estimator={kind="sampled-exact", draws=2, first_call="drawn"}', "objective.scored_tokens=drawn"],
         ["train=controller", "rollout.rule={kind='entropy-bound', bound=0.0}"],
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 import torch
 from tests.helpers.marks import computes_in_bfloat16
 from tests.helpers.oracle import TableDenoiser, entropy_bound, rollout_of, tiny_llada, trajectories
+from tests.helpers.sampled import every_draw
 from torch import Tensor
 
 from diffpo.core.canvas import canvas_at, completion_mask, full_attention_mask
@@ -25,6 +26,7 @@ from diffpo.likelihood import (
     Exact,
     ManyTimesMeanField,
     MeanField,
+    SampledExact,
     ScoringPlan,
     TwoTimesMeanField,
     conditionals,
@@ -189,6 +191,8 @@ ESTIMATORS: list[Estimator] = [
     TwoTimesMeanField(),
     ManyTimesMeanField(3),
     Exact(),
+    SampledExact(2),
+    SampledExact(1, "surprisal", "drawn"),
     Coupled(),
     Coupled(weighting="published"),
     Elbo(2),
@@ -436,6 +440,87 @@ def test_the_gradients_norm_is_clipped() -> None:
     assert float(held.norm()) == pytest.approx(0.25, rel=1e-3)
     assert metrics["grad_norm"] == pytest.approx(float(free.norm()), rel=1e-3)  # said before clipping
     torch.testing.assert_close(held / held.norm(), free / free.norm(), atol=1e-3, rtol=1e-2)
+
+
+# ------------------------------------------------------------------------------------------------------- sampled calls
+
+
+@dataclass(frozen=True)
+class FixedDraw(SampledExact):
+    """Sampled calls whose draw is given."""
+
+    weights: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    def draw(self, rollout: Rollout, generator: torch.Generator) -> Tensor:
+        return self.weights
+
+
+@pytest.mark.parametrize(("loss_aggregation", "kl"), [("sequence-mean", 0.3), ("token-mean", 0.0)])
+@pytest.mark.parametrize("scored_tokens", ["to-stop", "drawn"])
+def test_the_mean_update_from_sampled_calls_is_the_exact_one(
+    scored_tokens: Any, loss_aggregation: Any, kl: float
+) -> None:
+    batch = new_batch(temperature=0.7, scored_tokens=scored_tokens)
+    assert bool((batch.rollout.is_drawn & ~batch.rollout.is_answer).any())
+    base = new_denoiser(seed=7) if kl else None
+    update = settings_of(Exact(), temperature=0.7, loss_aggregation=loss_aggregation, kl_coef=kl)
+    expected, exact = step(batch, update, base)
+    estimator = SampledExact(2, "gradient", "always" if kl else "drawn")
+    found, total = torch.zeros_like(expected), 0.0
+    for probability, draw in every_draw(estimator, batch.rollout):
+        moved, metrics = step(batch, replace(update, estimator=FixedDraw(weights=draw)), base)
+        found += probability * moved
+        total += probability * metrics["loss"]
+    assert float((moved - expected).norm() / expected.norm()) > 0.1, "a single draw is not the exact gradient"
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+    assert total == pytest.approx(exact["loss"], rel=1e-3, abs=1e-5)
+
+
+class Replacing(torch.optim.SGD):
+    """An optimiser whose step gives the model other weights, whatever the gradient."""
+
+    def __init__(self, denoiser: ModelDenoiser, other: ModelDenoiser) -> None:
+        super().__init__(denoiser.model.parameters(), lr=1.0)
+        self.model, self.other = denoiser.model, other.model
+
+    def step(self, closure: Any = None) -> Any:
+        self.model.load_state_dict(self.other.state_dict())
+
+
+def test_what_a_sampled_call_counts_is_outside_of_the_ratio() -> None:
+    """Once the policy has moved, a token that is read has the exact likelihood's ratio, clipped where that is."""
+    read = SampledExact(2).draw(warm_batch().rollout, torch.Generator().manual_seed(0))
+    seen = {}
+    for estimator in (Exact(), FixedDraw(weights=read)):
+        spy, denoiser = Spy(0.2, 2.0), new_denoiser()
+        update = settings_of(estimator, num_iterations=2, objective=spy)
+        optimizer = Replacing(denoiser, new_denoiser(seed=3))
+        update_policy(denoiser, None, warm_batch(), update, optimizer, torch.Generator())
+        seen[type(estimator)] = spy.seen[1][2]
+    exact, sampled = seen[Exact], seen[FixedDraw]
+    is_read = (read.gather(1, warm_batch().rollout.unmask_step) > 0) & warm_batch().is_scored
+    assert 20 < int(is_read.sum()) < int(warm_batch().is_scored.sum())
+    assert bool(exact.is_clipped[is_read].any()) and float(read.max()) > 1.5
+    for found, expected in (
+        (sampled.policy_ratio, exact.policy_ratio),
+        (sampled.is_clipped, exact.is_clipped),
+        (sampled.importance_weight, exact.importance_weight),
+        (sampled.loss, exact.loss),
+    ):
+        torch.testing.assert_close(found[is_read], expected[is_read], atol=1e-4, rtol=1e-4)
+
+
+def test_a_token_that_is_not_read_has_no_importance_weight() -> None:
+    """Tokens that are read have weight 1, since they were drawn on the same canvas; the others are in no metric."""
+    spy = Spy(0.2, 2.0)
+    _, metrics = step(warm_batch(), settings_of(SampledExact(1), objective=spy))
+    names = ("importance_weight_mean", "importance_weight_ess", "importance_weight_right", "importance_weight_wrong")
+    assert {name: metrics[name] for name in names if name in metrics} == pytest.approx(
+        {name: 1.0 for name in names if name in metrics}, abs=1e-4
+    )
+    assert "importance_weight_ess" in metrics and metrics["importance_weight_capped"] == 0
+    ((_, _, found),) = spy.seen
+    assert float(found.importance_weight.max()) > 1.5, "what an unread token would have had"
 
 
 # ------------------------------------------------------------------------------------------------ how the batch is cut

@@ -8,6 +8,7 @@ completions of a prompt share the call on the fully masked completion. The mathe
 """
 
 from diffpo.likelihood.masks import Coupled, Elbo, Eubo
+from diffpo.likelihood.sampled import SampledExact
 from diffpo.likelihood.scoring import Conditionals, conditionals, surrogate_logp
 from diffpo.likelihood.scoring_plan import Estimator, ScoringPlan, UpperBound
 from diffpo.likelihood.trajectory import Exact, ManyTimesMeanField, MeanField, TwoTimesMeanField
@@ -21,6 +22,7 @@ __all__ = [
     "Exact",
     "ManyTimesMeanField",
     "MeanField",
+    "SampledExact",
     "ScoringPlan",
     "TwoTimesMeanField",
     "UpperBound",

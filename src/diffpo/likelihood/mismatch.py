@@ -36,7 +36,7 @@ def committed_kl(
     total = torch.zeros(is_scored.shape, device=is_scored.device)
     for _ in range(draws):
         plan = estimator(rollout, estimator.draw(rollout, generator), denoiser.mask_id)
-        if plan.weight is not None:
+        if plan.weight is not None or plan.loss_weight is not None:
             raise ValueError(f"{estimator} has no one conditional for each token")
         found = conditionals(denoiser, plan, is_scored)
         total[is_scored] += true.at(is_scored).kl(found.at(is_scored))

@@ -29,6 +29,10 @@ class ScoringPlan:
     """Index, from 0 to R - 1, of the canvas on which each token is scored; [K, B, L] where there are K of them."""
     weight: Float[Tensor, "*K B L"] | None = None
     """Weight of the token's log-probability on each of K canvases; 0: it is not scored there. None: one canvas each."""
+    loss_weight: Float[Tensor, "B L"] | None = None
+    """How often each token's loss counts, where some are drawn to stand for all; 0: it is not scored. None: once each.
+
+    Unlike `weight` it is outside of the log-probability: a policy ratio is that of one token, whatever it counts."""
     upper: UpperBound | None = None
     """None: completions of negative advantage are scored like the others."""
 
@@ -43,6 +47,8 @@ class ScoringPlan:
 
     def is_needed(self, is_scored: Bool[Tensor, "B L"]) -> Bool[Tensor, "*K B L"]:
         """Return on which canvases the scored tokens must be scored."""
+        if self.loss_weight is not None:
+            is_scored = is_scored & (self.loss_weight > 0)
         return is_scored if self.weight is None else is_scored & (self.weight > 0)
 
     def total(self, values: Float[Tensor, "*K B L"]) -> Float[Tensor, "B L"]:

@@ -5,7 +5,17 @@ A run builds each part once.
 
 from collections.abc import Callable, Mapping
 
-from diffpo.likelihood import Coupled, Elbo, Estimator, Eubo, Exact, ManyTimesMeanField, MeanField, TwoTimesMeanField
+from diffpo.likelihood import (
+    Coupled,
+    Elbo,
+    Estimator,
+    Eubo,
+    Exact,
+    ManyTimesMeanField,
+    MeanField,
+    SampledExact,
+    TwoTimesMeanField,
+)
 from diffpo.objective.advantages import ADVANTAGES, Advantage
 from diffpo.objective.base import Objective
 from diffpo.objective.clipped import ClippedSurrogate
@@ -46,6 +56,7 @@ ESTIMATORS: Mapping[str, Callable[..., Estimator]] = {
     "two-times-mean-field": TwoTimesMeanField,
     "many-times-mean-field": ManyTimesMeanField,
     "exact": Exact,
+    "sampled-exact": SampledExact,
     "coupled": Coupled,
     "elbo": Elbo,
     "eubo": Eubo,

@@ -1,6 +1,6 @@
 """A batch cut into micro-batches, and the scores of the policy and of the reference on them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -33,7 +33,8 @@ class MicroBatch:
     """Its rows in the whole batch."""
     batch: Batch
     weight: Float[Tensor, "b M"]
-    """How much each token counts in the loss of the whole batch; M = L + 1 where the bound is one more token."""
+    """How much each token counts in the loss of the whole batch, 0 for one that is not read; M = L + 1 where the bound
+    is one more token."""
     plan: ScoringPlan
     reference: ReferenceScores | None
 
@@ -67,8 +68,13 @@ def split_into_micro_batches(
     for index in rows.split(update.micro_batch_size or len(batch.rollout)) if len(rows) else ():
         part = batch.rows(index)
         plan = update.estimator(part.rollout, draw[index.to(draw.device)], denoiser.mask_id)
+        own_weight = weight[index]
+        if plan.loss_weight is not None:  # tokens that are not read stand in the loss by those that are
+            part = replace(part, is_scored=plan.is_needed(part.is_scored))
+            counts = plan.loss_weight
+            own_weight = own_weight * (one_more(counts, torch.ones_like(counts[:, 0])) if has_bound else counts)
         scores = score_reference(reference, part, plan, update) if reference is not None else None
-        micro_batches.append(MicroBatch(index, part, weight[index], plan, scores))
+        micro_batches.append(MicroBatch(index, part, own_weight, plan, scores))
     return micro_batches
 
 

@@ -46,9 +46,9 @@ class UpdateMetrics:
             length = self._batch.is_scored.shape[
                 1
             ]  # the entropy bound, if it is one more token, has no importance weight
-            self._first_terms.append(
-                PolicyLoss(**{field.name: getattr(terms, field.name)[:, :length].detach() for field in fields(terms)})
-            )
+            first = {field.name: getattr(terms, field.name)[:, :length].detach() for field in fields(terms)}
+            first["is_weighted"] = first["is_weighted"] & (weight[:, :length] > 0)  # a token that is not read has none
+            self._first_terms.append(PolicyLoss(**first))
             self._token_weight += float(weight.sum())
 
     def add_grad_norm(self, norm: float) -> None:

@@ -14,6 +14,7 @@ from diffpo.recipes.tables.estimators import (
     ManyTimesMeanFieldEstimator,
     MaskDraws,
     MeanFieldEstimator,
+    SampledExactEstimator,
     TwoTimesMeanFieldEstimator,
     gives_token_probabilities,
 )
@@ -127,6 +128,7 @@ __all__ = [
     "RolloutRecipe",
     "RuleRecipe",
     "S1kTask",
+    "SampledExactEstimator",
     "SftRecipe",
     "Share",
     "SourceSettings",

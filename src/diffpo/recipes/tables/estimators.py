@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny
 
-from diffpo.core.options import Tail
+from diffpo.core.options import CallProposal, FirstCall, Tail
 from diffpo.recipes.custom import Contract, CustomPart
 from diffpo.recipes.strict import Strict
 from diffpo.recipes.tables.fields import Count, Share
@@ -28,6 +28,20 @@ class ManyTimesMeanFieldEstimator(Strict):
 
 class ExactEstimator(Strict):
     kind: Literal["exact"] = "exact"
+
+
+class SampledExactEstimator(Strict):
+    """AGRPO: the exact likelihood's gradient without bias, from some of the rollout's calls."""
+
+    kind: Literal["sampled-exact"] = "sampled-exact"
+    draws: Count = 4
+    """K, the calls of each rollout that are read (besides the first)."""
+    proposal: CallProposal = "gradient"
+    """How likely a call is read: by its tokens' gradients at the logits, their surprisal (AGRPO), or all alike."""
+    first_call: FirstCall = "always"
+    """always: besides the draws; the completions of a prompt share its canvas. drawn: as the others."""
+    uniform_share: Share = 0.1
+    """The share of the proposal that is spread evenly over the calls."""
 
 
 class CoupledEstimator(Strict):
@@ -85,6 +99,7 @@ EstimatorRecipe = (
     | TwoTimesMeanFieldEstimator
     | ManyTimesMeanFieldEstimator
     | ExactEstimator
+    | SampledExactEstimator
     | CoupledEstimator
     | ElboEstimator
     | EuboEstimator

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SerializeAsAny
 
 from diffpo.core.options import KlEstimator, LossAggregation, ScoredTokens
-from diffpo.recipes.custom import Contract, CustomPart
+from diffpo.recipes.custom import Contract, CustomPart, attribute_or_none
 from diffpo.recipes.strict import Strict
 from diffpo.recipes.tables.advantages import AdvantageRecipe
 from diffpo.recipes.tables.estimators import (
@@ -14,6 +14,7 @@ from diffpo.recipes.tables.estimators import (
     EstimatorRecipe,
     EuboEstimator,
     MaskDraws,
+    SampledExactEstimator,
     gives_token_probabilities,
 )
 from diffpo.recipes.tables.fields import Count, NonNegative, Positive, Share
@@ -171,6 +172,14 @@ def pairing_problems(objective: ObjectiveRecipe, estimator: EstimatorRecipe) -> 
         yield (
             "objective.scored_tokens = 'drawn' scores tokens behind the first stop token, which estimator.tail = "
             "'hidden' masks on every canvas; use tail = 'shown', or scored_tokens = 'to-stop'"
+        )
+    needs_completions = isinstance(objective, TargetSettings) or (
+        isinstance(objective, CustomObjective) and attribute_or_none(objective, "requires") not in (None, "none")
+    )
+    if needs_completions and isinstance(estimator, SampledExactEstimator):
+        yield (
+            f"objective '{objective.kind}' compares likelihoods of whole completions, and estimator 'sampled-exact' "
+            "reads some of their tokens only; use estimator 'exact', 'many-times-mean-field' or 'elbo'"
         )
     is_published = isinstance(estimator, CoupledEstimator) and estimator.weighting == "published"
     if isinstance(objective, TargetSettings) and is_published:

@@ -10,6 +10,7 @@ from diffpo.recipes.tables.estimators import (
     EstimatorRecipe,
     ManyTimesMeanFieldEstimator,
     MeanFieldEstimator,
+    SampledExactEstimator,
     TwoTimesMeanFieldEstimator,
     gives_token_probabilities,
 )
@@ -75,7 +76,12 @@ class StudyMismatch(Strict):
 
     def problems(self) -> Iterable[str]:
         for estimator in self.estimators:
-            if not gives_token_probabilities(estimator):
+            if isinstance(estimator, SampledExactEstimator):
+                yield (
+                    "estimators: 'sampled-exact' reads each token on the canvas that it was drawn from or not at all, "
+                    "so there is no distance to measure; leave it out"
+                )
+            elif not gives_token_probabilities(estimator):
                 yield (
                     f"estimators: '{estimator.kind}' scores a token on several canvases, so there is no one "
                     "conditional to compare with the true one; leave it out"

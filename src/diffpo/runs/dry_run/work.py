@@ -14,6 +14,7 @@ from diffpo.recipes.tables import (
     MaskDraws,
     MeanFieldEstimator,
     RlRecipe,
+    SampledExactEstimator,
     SftRecipe,
     TopKRule,
     TwoTimesMeanFieldEstimator,
@@ -118,6 +119,10 @@ def canvases_of(estimator: EstimatorRecipe, group_size: int, calls: int) -> floa
             return min(estimator.boundaries, calls) - 1 + 1 / group_size
         case ExactEstimator():
             return calls - 1 + 1 / group_size
+        case SampledExactEstimator():
+            if estimator.first_call == "always":
+                return min(estimator.draws, calls - 1) + 1 / group_size
+            return float(min(estimator.draws, calls))
         case CoupledEstimator():
             return 2.0 if estimator.weighting == "plain" else 2 + 1 / group_size
         case MaskDraws():
