@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 from tests.helpers.oracle import (
+    Chooser,
     TableDenoiser,
     conditional,
     entropy_bound,
+    leftmost,
     random_order_logp,
     random_order_mean,
     rollout_of,
@@ -626,14 +628,14 @@ def policy_gradient(
     temperature: float,
     stop_ids: tuple[int, ...] = (),
     scored_tokens: ScoredTokens = "drawn",
-    bound: float = 0.6,
+    choose: Chooser | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Of the objective with the estimator's log-probabilities, all trajectories weighed by what they are; and the true
     one, of the expected reward, by autograd through the enumerated probabilities.
 
     Where calls are drawn, the former is the mean over all draws."""
-    length = table.width - 1
-    known = trajectories(table, PROMPT, length, length, entropy_bound(bound), temperature, stop_ids)
+    length, choose = table.width - 1, choose or entropy_bound(0.6)
+    known = trajectories(table, PROMPT, length, length, choose, temperature, stop_ids)
     ids, steps = (torch.tensor([key[part] for key in known]) for part in (0, 1))
     is_drawn = torch.tensor([trajectory.is_drawn for trajectory in known.values()])
     is_answer = torch.tensor([[not set(stop_ids) & set(key[0][:i]) for i in range(length)] for key in known])
@@ -682,7 +684,9 @@ def policy_gradient(
 def test_the_mean_gradient_of_sampled_calls_is_that_of_the_expected_reward(
     estimator: SampledExact, stop_ids: tuple[int, ...], bound: float
 ) -> None:
-    found, true = policy_gradient(TableDenoiser(width=4, seed=2), estimator, 1.0, stop_ids, "drawn", bound)
+    found, true = policy_gradient(
+        TableDenoiser(width=4, seed=2), estimator, 1.0, stop_ids, "drawn", entropy_bound(bound)
+    )
     assert float(true.abs().max()) > 0.05
     torch.testing.assert_close(found, true, atol=1e-5, rtol=1e-4)
 
@@ -696,11 +700,25 @@ def test_the_exact_estimators_gradient_is_that_of_the_expected_reward(temperatur
     assert float((mean_field - true).abs().max()) > 0.05
 
 
+@pytest.mark.parametrize("stop_ids", [(), (2,)])
+@pytest.mark.parametrize("estimator", [Exact(), SampledExact(1)], ids=str)
+def test_from_left_to_right_the_gradient_is_that_of_the_expected_reward(
+    estimator: Estimator, stop_ids: tuple[int, ...]
+) -> None:
+    """JustGRPO. No token is drawn behind the first stop token, so that the answer's tokens are all that were drawn."""
+    both: tuple[ScoredTokens, ...] = ("drawn", "to-stop")
+    for scored_tokens in both:
+        table = TableDenoiser(width=4, seed=2)
+        found, true = policy_gradient(table, estimator, 0.7, stop_ids, scored_tokens, leftmost(1))
+        assert float(true.abs().max()) > 0.02
+        torch.testing.assert_close(found, true, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("bound", [0.0, 0.6])
 def test_tokens_drawn_behind_the_first_stop_token_belong_to_the_gradient(bound: float) -> None:
     def cosine(scored_tokens: ScoredTokens) -> float:
         table = TableDenoiser(width=4, seed=1)
-        found, true = policy_gradient(table, Exact(), 1.0, (2,), scored_tokens, bound)
+        found, true = policy_gradient(table, Exact(), 1.0, (2,), scored_tokens, entropy_bound(bound))
         if scored_tokens == "drawn":
             torch.testing.assert_close(found, true, atol=1e-5, rtol=1e-5)
         return float(torch.nn.functional.cosine_similarity(found.flatten(), true.flatten(), dim=0))

@@ -15,6 +15,8 @@ ITERATIONS = {
     "diffpo": (12, 12, 8, 8),  # d1's: its own could not be had
     "diffpo-model-only": (12, 12, 8, 8),
     "exact": (12, 12, 8, 8),
+    "justgrpo": (1, 1, 1, 1),  # the default of its one script
+    "agrpo": (1, 1, 1, 1),  # its train.yaml
     "wd1": (12, 12, 12, 8),  # its scripts wll_NP_*
     "spg": (4, 4, 4, 4),  # its scripts *_base_spg_mix_*
     "coupled": (2, 2, 2, 2),  # its one configuration, config_coupled_code

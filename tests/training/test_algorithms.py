@@ -15,6 +15,7 @@ from diffpo.sampling.policy import load
 from diffpo.training.rl import run_rl
 
 ALGORITHMS = [
+    "agrpo",
     "coupled",
     "d1",
     "diffpo",
@@ -23,6 +24,7 @@ ALGORITHMS = [
     "dmpo",
     "dmpo-wddo",
     "exact",
+    "justgrpo",
     "spg",
     "wd1",
 ]

@@ -33,7 +33,7 @@ class SampledExact:
     draws: int = 4
     proposal: CallProposal = "gradient"
     first_call: FirstCall = "always"
-    uniform_share: float = 0.1
+    uniform_share: float = 0.05
 
     def draw(self, rollout: Rollout, generator: torch.Generator) -> Float[Tensor, "B S"]:
         """Return what each call of the rollout counts, 0 where it is not read; S is the largest number of calls."""

@@ -40,7 +40,7 @@ class SampledExactEstimator(Strict):
     """How likely a call is read: by its tokens' gradients at the logits, their surprisal (AGRPO), or all alike."""
     first_call: FirstCall = "always"
     """always: besides the draws; the completions of a prompt share its canvas. drawn: as the others."""
-    uniform_share: Share = 0.1
+    uniform_share: Share = 0.05
     """The share of the proposal that is spread evenly over the calls."""
 
 
