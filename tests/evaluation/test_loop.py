@@ -16,6 +16,8 @@ from tests.helpers.sudoku import split_of
 from diffpo.core.errors import UserError
 from diffpo.core.randomness import derive_seed
 from diffpo.core.rollout import Rollout
+from diffpo.evaluation import loop
+from diffpo.evaluation.loop import Outcome, drawn_together, evaluate
 from diffpo.evaluation.run import run_eval
 from diffpo.models.model_paths import model_folder
 from diffpo.recipes import load_recipe
@@ -23,12 +25,13 @@ from diffpo.recipes.stored import stored_task
 from diffpo.recipes.tables import EvalRecipe, SftRecipe, SudokuTask
 from diffpo.report.data import read_run
 from diffpo.sampling import answering
-from diffpo.sampling.answering import answer_problems, first_call_entropy
+from diffpo.sampling.answering import answer_bounds, answer_problems, first_call_entropy
 from diffpo.sampling.controller import Controller
 from diffpo.sampling.controller_files import save_controller
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.loop import sample
 from diffpo.sampling.policy import load
+from diffpo.sampling.rules import EntropyBound, TopK
 from diffpo.tasks.base import Grade, Problem, Status
 from diffpo.tasks.sudoku import Sudoku
 from diffpo.training.sft import run_sft
@@ -45,7 +48,7 @@ class Lenient(Sudoku):
     """Takes about half of all completions for right, so that figures of an untrained model are not all zero."""
 
     def grade(self, problem: Problem, completion: str) -> Grade:
-        is_solved = sum(map(int, completion)) % 2
+        is_solved = sum(map(ord, completion)) % 2  # as the sum of its digits
         return Grade(float(is_solved), {"solved": float(is_solved)})
 
 
@@ -144,15 +147,18 @@ def test_every_rule_meets_the_same_problems_of_the_split(
 ) -> None:
     met: dict[Decoding, list[Problem]] = {}
 
-    def spy(*arguments: Any) -> Any:
-        *_, problems, decoding, _ = arguments
-        met.setdefault(decoding, []).extend(problems)
-        return answer_problems(*arguments)
+    def spied(answer: Callable[..., Any]) -> Callable[..., Any]:
+        def spy(*arguments: Any) -> Any:
+            met.setdefault(arguments[3], []).extend(arguments[2])
+            return answer(*arguments)
 
-    monkeypatch.setattr(answering, "answer_problems", spy)
+        return spy
+
+    for function in (answer_problems, answer_bounds):
+        monkeypatch.setattr(loop, function.__name__, spied(function))
     record = evaluated("batch=7", model=controlled)
     first, *others = met.values()
-    assert len(others) == 5 and all(problems == first for problems in others)
+    assert len(others) == 2 and all(problems == first for problems in others), "four bounds, top-k, the controller"
     assert len({problem.id for problem in first}) == COUNT
     assert {split_of(problem.answer) for problem in first} == {"test"}
     assert record["clusters"] == [problem.answer for problem in first]
@@ -174,6 +180,60 @@ def test_the_batch_size_changes_nothing(evaluated: Evaluate, controlled: Path) -
         assert all(mine[key] == theirs[key] for key in ("rule", "solved", "nfe_rows"))
     assert whole["learned"]["bounds"] == pytest.approx(cut["learned"]["bounds"], rel=1e-4)
     assert [c["completion"] for c in whole["playback"]] == [c["completion"] for c in cut["playback"]]
+
+
+TOGETHER = {
+    **{f"bound {bound:g}": Decoding(EntropyBound(bound), LENGTH, LENGTH) for bound in (0.0, 0.3, 1.0, 3.0, HUGE)},
+    "top-k": Decoding(TopK(3), LENGTH, LENGTH),
+    "plain sum": Decoding(EntropyBound(1.0, subtract_max=False), LENGTH, LENGTH),
+    "blocks": Decoding(EntropyBound(1.0), LENGTH, 4),
+    "drawn": Decoding(EntropyBound(1.0), LENGTH, LENGTH, temperature=1.0),
+    "drawn slowly": Decoding(EntropyBound(0.0), LENGTH, LENGTH, temperature=1.0),
+}
+
+
+def test_decodings_that_differ_in_their_bound_alone_share_batches() -> None:
+    @dataclass(frozen=True)
+    class Own(EntropyBound):
+        """A rule of one's own, which may do anything with the bounds of rows."""
+
+    own = {"own": Decoding(Own(1.0), LENGTH, LENGTH), "own too": Decoding(Own(2.0), LENGTH, LENGTH)}
+    bounds = list(TOGETHER)[:5]
+    others = [["top-k"], ["plain sum"], ["blocks"], ["drawn", "drawn slowly"], ["own"], ["own too"]]
+    assert drawn_together(TOGETHER | own, 5) == [bounds, *others]
+    assert drawn_together(TOGETHER | own, 3) == [bounds[:3], bounds[3:], *others]
+    assert drawn_together(TOGETHER, 1) == [[name] for name in TOGETHER]
+
+
+@pytest.mark.parametrize("batch_size", [256, 11, 3, 1])
+def test_results_are_those_of_each_decoding_alone(trained: Path, batch_size: int) -> None:
+    policy, task = load(trained), Lenient()
+    problems = task.problems("test", 7, seed=3)
+    seeds = torch.arange(len(problems))
+    shown: list[Outcome] = []
+    progress: list[int] = []
+    found = evaluate(policy, task, problems, TOGETHER, batch_size, seeds, shown.append, progress.append)
+    assert [outcome.name for outcome in found] == list(TOGETHER) and sorted(map(id, shown)) == sorted(map(id, found))
+    assert progress == sorted(progress) and progress[-1] == len(TOGETHER) * len(problems)
+    for outcome, decoding in zip(found, TOGETHER.values(), strict=True):
+        rollout, grades = answer_problems(policy, task, problems, decoding, seeds)
+        assert outcome.grades == tuple(grades)
+        for name, value in vars(outcome.rollout).items():
+            torch.testing.assert_close(value, getattr(rollout, name), equal_nan=True)
+
+
+def test_equal_answers_to_a_problem_are_graded_once(trained: Path) -> None:
+    graded: list[tuple[str, str]] = []
+
+    class Counting(Lenient):
+        def grade(self, problem: Problem, completion: str) -> Grade:
+            graded.append((problem.id, completion))
+            return super().grade(problem, completion)
+
+    problems = Sudoku().problems("test", 7, seed=3)
+    decodings = dict(list(TOGETHER.items())[:5])
+    evaluate(load(trained), Counting(), problems, decodings)
+    assert len(graded) == len(set(graded)) < len(problems) * len(decodings)
 
 
 def test_seeds_choose_the_problems(evaluated: Evaluate) -> None:

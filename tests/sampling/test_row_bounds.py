@@ -1,4 +1,4 @@
-"""Many entropy bounds in one batch: each row is what it is alone, and equal canvases are shown once."""
+"""Many entropy bounds in one batch: each row is what it is alone, and every canvas is shown once."""
 
 from typing import Any
 
@@ -6,6 +6,8 @@ import pytest
 import torch
 from tests.helpers.oracle import TableDenoiser, keys_of, tiny_llada
 
+from diffpo.core.canvas import canvas_at
+from diffpo.core.options import CacheKind
 from diffpo.core.rollout import Rollout
 from diffpo.sampling.controller import Controller
 from diffpo.sampling.decoding import Decoding
@@ -48,15 +50,34 @@ def test_rows_with_bounds_of_their_own_are_bit_equal_to_each_bound_alone(
         assert all(torch.equal(value, getattr(alone, name)) for name, value in vars(rows).items()), bound
 
 
-def test_equal_canvases_of_different_bounds_are_shown_once() -> None:
-    together, apart = (tiny_llada(8, 5) for _ in range(2))
+@pytest.mark.parametrize("stop_ids", [(), (6,)])
+@pytest.mark.parametrize("block_length", [6, 3])
+def test_every_canvas_is_shown_once_whatever_call_comes_to_it(block_length: int, stop_ids: tuple[int, ...]) -> None:
+    denoiser = tiny_llada(8, 5, stop_ids)
     prompts = PROMPTS.repeat_interleave(len(BOUNDS), dim=0)
-    bounds = torch.tensor(BOUNDS).repeat(len(PROMPTS))
-    rollout = draw(together, prompts, 0.1, torch.arange(len(prompts)), entropy_bound=bounds)
+    decoding = Decoding(EntropyBound(), LENGTH, block_length)
+    is_prompt = torch.ones_like(prompts, dtype=torch.bool)
+    rollout = sample(denoiser, prompts, is_prompt, decoding, None, torch.tensor(BOUNDS).repeat(len(PROMPTS)))
+    shown = {
+        tuple(canvas) for step in range(LENGTH) for canvas in canvas_at(rollout, step, 5)[rollout.nfe > step].tolist()
+    }
+    assert denoiser.usage.canvases == len(shown) < 0.5 * int(rollout.nfe.sum())
     for i, bound in enumerate(BOUNDS):
-        alone = draw(apart, PROMPTS, bound, SEEDS)
+        decoding = Decoding(EntropyBound(bound), LENGTH, block_length)
+        alone = sample(denoiser, PROMPTS, is_prompt[: len(PROMPTS)], decoding)
         assert keys_of(alone) == keys_of(rollout.rows(slice(i, None, len(BOUNDS))))
-    assert together.usage.canvases < 0.6 * apart.usage.canvases == 0.6 * int(rollout.nfe.sum())
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_bounds_of_rows_go_with_a_cache(cache: CacheKind) -> None:
+    denoiser = tiny_llada(8, 5)
+    prompts, bounds = PROMPTS.repeat_interleave(len(BOUNDS), dim=0), torch.tensor(BOUNDS).repeat(len(PROMPTS))
+    is_prompt = torch.ones_like(prompts, dtype=torch.bool)
+    together = sample(denoiser, prompts, is_prompt, Decoding(EntropyBound(), LENGTH, 3, cache=cache), None, bounds)
+    for i, bound in enumerate(BOUNDS):
+        decoding = Decoding(EntropyBound(bound), LENGTH, 3, cache=cache)
+        alone = sample(denoiser, PROMPTS, is_prompt[: len(PROMPTS)], decoding)
+        assert keys_of(alone) == keys_of(together.rows(slice(i, None, len(BOUNDS))))
 
 
 @pytest.mark.parametrize(

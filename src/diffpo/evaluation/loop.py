@@ -15,9 +15,10 @@ from diffpo.core.rollout import Rollout
 from diffpo.recipes.tables import EvalRecipe
 from diffpo.recipes.tables.study import StudyEvaluation
 from diffpo.runs.prompt_filter import draw_problems
-from diffpo.sampling.answering import answer_in_batches
+from diffpo.sampling.answering import answer_bounds, answer_problems
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy
+from diffpo.sampling.rules import EntropyBound
 from diffpo.tasks.base import Grade, Problem, Status, Task
 
 
@@ -52,18 +53,61 @@ def evaluate(
     batch_size: int = 256,
     seeds: Int[Tensor, " B"] | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> list[Outcome]:
-    """Answer the same problems under every decoding, at most `batch_size` at a time.
+    """Answer the same problems under every decoding, at most `batch_size` completions at a time.
 
-    Decodings above temperature 0 need one seed per problem. `on_outcome` is called after each of them.
+    Decodings that differ in their entropy bound alone are drawn together, a problem under all of them in one batch:
+    results are the same, and the denoiser sees equal canvases once.
+
+    Decodings above temperature 0 need one seed per problem. `on_outcome` is called after each decoding, `on_progress`
+    after each batch with the number of completions so far.
     """
-    outcomes = []
+    found: dict[str, Outcome] = {}
+    num_done = 0
+    for names in drawn_together(decodings, batch_size):
+        parts: list[list[tuple[Rollout, list[Grade]]]] = []
+        size = batch_size // len(names)
+        for start in range(0, len(problems), size):
+            rows = slice(start, start + size)
+            own_seeds = None if seeds is None else seeds[rows]
+            parts.append(_answers(policy, task, problems[rows], [decodings[name] for name in names], own_seeds))
+            num_done += len(problems[rows]) * len(names)
+            if on_progress is not None:
+                on_progress(num_done)
+        for name, answers in zip(names, zip(*parts, strict=True), strict=True):
+            grades = tuple(grade for _, batch in answers for grade in batch)
+            found[name] = Outcome(name, concatenate_rollouts([rollout for rollout, _ in answers]), grades)
+            if on_outcome is not None:
+                on_outcome(found[name])
+    return [found[name] for name in decodings]
+
+
+def drawn_together(decodings: Mapping[str, Decoding], batch_size: int) -> list[list[str]]:
+    """Return the names of decodings that can share a batch: at most `batch_size` that differ in the bound alone."""
+    groups: dict[object, list[str]] = {}
     for name, decoding in decodings.items():
-        rollouts, grades = answer_in_batches(policy, task, problems, decoding, batch_size, seeds)
-        outcomes.append(Outcome(name, concatenate_rollouts(rollouts), tuple(grades)))
-        if on_outcome is not None:
-            on_outcome(outcomes[-1])
-    return outcomes
+        rule, key = decoding.rule, object()
+        # Not a class derived from it: what that does with the bounds of rows is not known.
+        if isinstance(rule, EntropyBound) and type(rule) is EntropyBound and decoding.controller is None:
+            key = replace(decoding, rule=replace(rule, bound=0.0))
+        groups.setdefault(key, []).append(name)
+    return [
+        names[start : start + batch_size] for names in groups.values() for start in range(0, len(names), batch_size)
+    ]
+
+
+def _answers(
+    policy: Policy,
+    task: Task,
+    problems: Sequence[Problem],
+    decodings: Sequence[Decoding],
+    seeds: Int[Tensor, " B"] | None,
+) -> list[tuple[Rollout, list[Grade]]]:
+    if len(decodings) == 1:
+        return [answer_problems(policy, task, problems, decodings[0], seeds)]
+    bounds = [decoding.rule.bound for decoding in decodings if isinstance(decoding.rule, EntropyBound)]
+    return answer_bounds(policy, task, problems, decodings[0], bounds, seeds)
 
 
 def evaluation_problems(task: Task, settings: EvalRecipe | StudyEvaluation) -> tuple[list[Problem], int]:

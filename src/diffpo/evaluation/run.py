@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diffpo.core.files import explain_write_errors, write_json
-from diffpo.evaluation.loop import Outcome, evaluate, evaluation_problems
+from diffpo.evaluation.loop import Outcome, drawn_together, evaluate, evaluation_problems
 from diffpo.evaluation.record import Evaluation, as_record, table
 from diffpo.models.chat import encode_prompt
 from diffpo.models.hub import short_name
@@ -48,27 +48,27 @@ def evaluate_recipe(recipe: EvalRecipe, policy: Policy, task: Task, label: str) 
     """Answer the recipe's problems under each of its rules, and by the controller if the policy has one."""
     problems, too_long = evaluation_problems(task, recipe)
     block_length = recipe.block_length or task.completion_length
+    rules = {rule_name(rule): rule for rule in rules_of(recipe)}
+    decodings = decodings_of(recipe, rules, policy, task.completion_length, block_length)
+    most_together = max(map(len, drawn_together(decodings, recipe.batch)))
     check_memory(
         policy.denoiser,
-        min(recipe.max_in_flight or recipe.batch, recipe.batch, len(problems)),
+        min(recipe.max_in_flight or recipe.batch, recipe.batch, len(problems) * most_together),
         prompt_tokens=max(len(encode_prompt(policy.tokenizer, problem.prompt)) for problem in problems),
         length=task.completion_length,
         block_length=block_length,
         has_cache=recipe.cache != "none",
         option="max_in_flight",
     )
-    rules = {rule_name(rule): rule for rule in rules_of(recipe)}
-    decodings = decodings_of(recipe, rules, policy, task.completion_length, block_length)
-    with ProgressBar(label, len(decodings)) as bar:
-        done = []
+    with ProgressBar(label, len(decodings) * len(problems)) as bar:
 
-        def show(outcome: Outcome) -> None:
-            done.append(outcome)
+        def warn(outcome: Outcome) -> None:
             if failed := outcome.count("grader_failed"):
                 bar.warn(GRADER_FAILED, failed=failed, num_answers=len(outcome.grades))
-            bar.update(len(done), rule=outcome.name, accuracy=float(outcome.is_solved.mean()))
 
-        outcomes = evaluate(policy, task, problems, decodings, recipe.batch, on_outcome=show)
+        outcomes = evaluate(
+            policy, task, problems, decodings, recipe.batch, on_outcome=warn, on_progress=lambda done: bar.update(done)
+        )
     fixed = {outcome.name: outcome for outcome in outcomes}
     learned = fixed.pop(LEARNED, None)
     return Evaluation(problems, rules, list(fixed.values()), learned, task.completion_length, too_long)

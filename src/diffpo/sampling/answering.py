@@ -1,6 +1,7 @@
 """Problems become completions with grades."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from jaxtyping import Float, Int
@@ -46,26 +47,31 @@ def answer_problems(
     return rollout, [task.grade(problem, text) for problem, text in zip(problems[rows], texts, strict=True)]
 
 
-def answer_in_batches(
+def answer_bounds(
     policy: Policy,
     task: Task,
     problems: Sequence[Problem],
     decoding: Decoding,
-    batch_size: int,
+    bounds: Sequence[float],
     seeds: Int[Tensor, " B"] | None = None,
-) -> tuple[list[Rollout], list[Grade]]:
-    """Call `answer_problems` for at most `batch_size` problems at a time.
+) -> list[tuple[Rollout, list[Grade]]]:
+    """Do for each entropy bound, in nats, what `answer_problems` does for one, in a single batch of all.
 
-    Returns a rollout for each batch, and a grade for each problem.
+    `decoding` has the entropy-bound rule; its own bound is not used. Equal completions of a problem are graded once.
     """
-    rollouts: list[Rollout] = []
-    grades: list[Grade] = []
-    for start in range(0, len(problems), batch_size):
-        rows = slice(start, start + batch_size)
-        found = answer_problems(policy, task, problems[rows], decoding, None if seeds is None else seeds[rows])
-        rollouts.append(found[0])
-        grades += found[1]
-    return rollouts, grades
+    encoded = encode_prompts(policy.tokenizer, [problem.prompt for problem in problems])
+    prompt_ids, prompt_mask = (x.to(policy.device).repeat_interleave(len(bounds), dim=0) for x in encoded)
+    seeds = None if seeds is None else seeds.repeat_interleave(len(bounds))
+    rollout = sample(
+        policy.denoiser, prompt_ids, prompt_mask, decoding, seeds, torch.tensor(bounds).repeat(len(problems))
+    )
+
+    @cache
+    def grade(row: int, completion: tuple[int, ...]) -> Grade:
+        return task.grade(problems[row], decode_text(policy.tokenizer, completion, policy.denoiser.stop_ids))
+
+    parts = [rollout.rows(slice(i, None, len(bounds))) for i in range(len(bounds))]
+    return [(part, [grade(row, tuple(ids)) for row, ids in enumerate(part.completion_ids.tolist())]) for part in parts]
 
 
 @torch.no_grad()

@@ -33,7 +33,8 @@ def sample(
     behind that token is filled with it as part of the last call, at log-probability 0.
 
     `entropy_bound`, in nats, gives each row a bound of its own in place of the entropy-bound rule's: the same prompts
-    under many bounds are decoded together, and where their canvases are equal the denoiser sees one of them.
+    under many bounds are decoded together. Unless a cache or a limit of rows in flight is in the way, rows wait for
+    those with fewer committed tokens then, and the denoiser sees every canvas of the batch once.
 
     Raises ValueError where something is drawn and there are no seeds, and where bounds are given for a rule that has
     none, or beside a controller; UserError for a rule that commits nothing or what is no candidate, and where a cache
@@ -56,11 +57,14 @@ def sample(
         if decoding.cache == "none"
         else BlockCache.allocate(denoiser, attention_mask, decoding.cache, decoding.block_length, capacity)
     )
+    # Equal canvases have as many committed tokens. Rows that wait for those with fewer come to each at the same call.
+    is_level = entropy_bound is not None and decoding.cache == "none" and capacity >= batch
     waiting = arrival_order(prompt_mask, capacity)
     rows = waiting[:0]
     while len(rows) + len(waiting) > 0:
         new_rows, waiting = waiting.tensor_split([capacity - len(rows)])
         rows = torch.cat([rows, new_rows])
+        rows, ahead = state.split_by_progress(rows) if is_level else (rows, rows[:0])
 
         is_masked = state.is_masked(rows)
         is_candidate = open_block(is_masked, decoding.block_length)
@@ -82,7 +86,7 @@ def sample(
         is_commit = decoding.rule.select(score, is_candidate, state.entropy_bound[rows])
         check_commit(decoding.rule, is_commit, is_candidate)
         state.commit_(rows, is_commit, token, logp)
-        rows = state.finish_call_(rows)
+        rows = torch.cat([ahead, state.finish_call_(rows)])
     return state.rollout()
 
 

@@ -36,6 +36,12 @@ class SamplerState:
     def canvas(self, rows: Int[Tensor, " b"]) -> Int[Tensor, "b N"]:
         return torch.cat([self.prompt_ids[rows], self.completion_ids[rows]], dim=1)
 
+    def split_by_progress(self, rows: Int[Tensor, " b"]) -> tuple[Int[Tensor, " behind"], Int[Tensor, " ahead"]]:
+        """Return the rows with the fewest committed tokens, and the others."""
+        num_masked = self.is_masked(rows).sum(dim=1)
+        is_behind = num_masked == num_masked.max()
+        return rows[is_behind], rows[~is_behind]
+
     def choose_bounds_(
         self,
         rows: Int[Tensor, " n"],
