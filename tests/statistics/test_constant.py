@@ -1,0 +1,79 @@
+"""Constants chosen on other problems, and gains over them, against arithmetic by hand and the gain of shared rules."""
+
+import numpy as np
+import pytest
+
+from diffpo.statistics.bootstrap import mean_interval
+from diffpo.statistics.constant import best_constant, constant_within, gain_over_constant, mean_gain_over_fixed
+from diffpo.statistics.frontier import gain_over_fixed
+
+ACCURACY = np.array([0.90, 0.90, 0.80, 0.55, 0.50])
+NFE = np.array([16.0, 8.0, 4.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("price", "expected"),
+    [
+        (0.0, 1),  # of two that solve as much, the cheaper
+        (0.3, 1),  # .90 - .15 = .75 against .80 - .075 = .725 and .55 - .01875
+        (0.5, 2),  # .65 against .675 and .51875
+        (1.5, 3),  # .15, .425, .45625
+    ],
+)
+def test_the_best_constant_at_a_price(price: float, expected: int) -> None:
+    assert best_constant(ACCURACY, NFE, 16, price) == expected
+
+
+@pytest.mark.parametrize(("calls", "expected"), [(16.0, 1), (8.0, 1), (7.9, 2), (4.0, 2), (3.9, 3), (1.0, 3), (0.5, 3)])
+def test_the_best_constant_within_a_number_of_calls(calls: float, expected: int) -> None:
+    assert constant_within(ACCURACY, NFE, calls) == expected
+
+
+def rows(seed: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return (rng.random(shape) < 0.7).astype(float), rng.integers(1, 9, size=shape).astype(float)
+
+
+CLUSTERS = [str(i // 3) for i in range(90)]
+
+
+def test_the_gain_over_a_constant_is_paired() -> None:
+    solved, nfe = rows(0, (90,))
+    learned_solved, learned_nfe = np.minimum(solved + rows(1, (90,))[0] * 0.1, 1.0), nfe - 0.5
+    gain = gain_over_constant(solved, nfe, learned_solved, learned_nfe, CLUSTERS)
+    assert gain.accuracy == pytest.approx((learned_solved - solved).mean())
+    assert (gain.nfe, *gain.nfe_ci95) == pytest.approx((0.5, 0.5, 0.5)), "saved calls are positive"
+    assert gain.accuracy_ci95 == pytest.approx(mean_interval(learned_solved - solved, CLUSTERS), abs=0.004)
+    assert gain.accuracy_ci95[1] - gain.accuracy_ci95[0] < 0.05, "what both solve does not widen it"
+
+
+def test_runs_have_constants_of_their_own_and_widen_the_interval() -> None:
+    solved, nfe = rows(0, (90, 3))
+    shift = np.array([-0.2, 0.0, 0.5])
+    one, three = (
+        gain_over_constant(solved, nfe, solved + shifts, nfe - 2 * shifts, CLUSTERS)
+        for shifts in (np.full(3, shift.mean()), shift)
+    )
+    assert one.accuracy == pytest.approx(0.1) and three.accuracy == pytest.approx(0.1)
+    assert one.accuracy_ci95 == pytest.approx((0.1, 0.1))
+    assert three.accuracy_ci95 == pytest.approx((-0.2, 0.5))
+    assert three.nfe_ci95 == pytest.approx((-0.4, 1.0))
+
+
+def test_the_mean_gain_of_runs_that_share_a_model_is_that_over_shared_rules() -> None:
+    (solved, nfe), (learned_solved, learned_nfe) = rows(2, (90, 5)), rows(3, (90, 1))
+    nfe = nfe + np.arange(5) * 2
+    shared = gain_over_fixed(solved, nfe, learned_solved, learned_nfe, CLUSTERS)
+    own = mean_gain_over_fixed(solved[:, None], nfe[:, None], learned_solved, learned_nfe, CLUSTERS)
+    assert own == shared
+
+
+def test_each_run_is_compared_with_the_mixtures_of_its_own_model() -> None:
+    strong, weak = np.array([0.9, 0.9]), np.array([0.5, 0.3])  # each at 4 and at 2 calls
+    solved = np.broadcast_to(np.stack([strong, weak]), (90, 2, 2))
+    nfe = np.broadcast_to(np.array([4.0, 2.0]), (90, 2, 2))
+    learned_solved, learned_nfe = (np.broadcast_to(np.array(x), (90, 2)) for x in ([0.9, 0.5], [3.0, 3.0]))
+    gain = mean_gain_over_fixed(solved, nfe, learned_solved, learned_nfe, CLUSTERS)
+    assert gain.accuracy == pytest.approx((0.0 + 0.1) / 2), "at three calls the weak one's mixture solves .4"
+    assert gain.nfe == pytest.approx((-1.0 + 1.0) / 2), "the strong one solves as much in two calls, the weak in four"
+    assert gain.accuracy_ci95 == pytest.approx((0.0, 0.1)), "all problems are alike, and the runs are not"
