@@ -28,7 +28,7 @@ ALGORITHMS = [
     "spg",
     "wd1",
 ]
-VARIANTS = ["tiny-diffpo-literal"]
+VARIANTS = ["tiny-diffpo-literal", "tiny-lightningrl"]
 """Recipes beside those, with other choices than ours."""
 TASKS = {
     "sudoku": '{kind="sudoku", min_clues=13, max_clues=15, cell_credit=0.5}',

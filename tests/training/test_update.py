@@ -44,7 +44,7 @@ from diffpo.sampling.policy import Policy
 from diffpo.sampling.rules import EntropyBound
 from diffpo.tasks.base import Grade, Problem, Split
 from diffpo.training.controller_update import update_controller
-from diffpo.training.policy_update import update_policy
+from diffpo.training.policy_update import rows_in_update, update_policy
 from diffpo.training.rollouts import Batch, Incentive, collect_batch
 from diffpo.training.update_settings import PolicyUpdate
 
@@ -463,7 +463,8 @@ def test_the_mean_update_from_sampled_calls_is_the_exact_one(
     batch = new_batch(temperature=0.7, scored_tokens=scored_tokens)
     assert bool((batch.rollout.is_drawn & ~batch.rollout.is_answer).any())
     base = new_denoiser(seed=7) if kl else None
-    update = settings_of(Exact(), temperature=0.7, loss_aggregation=loss_aggregation, kl_coef=kl)
+    batch = replace(batch, is_solved=torch.arange(ROWS).view(PROMPTS, GROUP) % 3 == 0)
+    update = settings_of(Exact(), temperature=0.7, loss_aggregation=loss_aggregation, kl_coef=kl, right_nll_coef=0.2)
     expected, exact = step(batch, update, base)
     estimator = SampledExact(2, "gradient", "always" if kl else "drawn")
     found, total = torch.zeros_like(expected), 0.0
@@ -574,6 +575,68 @@ def test_tied_prompts_are_left_out_when_they_are_skipped(micro_batch_size: int |
     base = new_denoiser(seed=7)
     held = step(batch, replace(some, kl_coef=0.1), base)[0]
     assert not torch.allclose(held, step(batch, replace(everything, kl_coef=0.1), base)[0], rtol=1e-2)
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 3])
+def test_unsolved_prompts_and_prompts_of_one_speed_are_left_out_when_they_are_dropped(
+    micro_batch_size: int | None,
+) -> None:
+    batch = warm_batch()
+    is_answer = torch.zeros_like(batch.rollout.is_answer)
+    is_answer[:, 0] = True  # one token an answer: a prompt's speeds are 1 / calls
+    calls = torch.tensor([[2, 2, 2, 2], [4, 8, 8, 8], [100, 200, 100, 200]]).flatten()  # the last differ by 0.005
+    is_solved = torch.tensor([[True] * 4, [False, True, False, False], [False] * 4])
+    changed = replace(batch, rollout=replace(batch.rollout, is_answer=is_answer, nfe=calls), is_solved=is_solved)
+    everything = settings_of(MeanField(0.0), micro_batch_size=micro_batch_size)
+
+    def rows(**dropped: Any) -> list[int]:
+        return sorted({row // GROUP for row in rows_in_update(changed, replace(everything, **dropped)).tolist()})
+
+    assert rows() == [0, 1, 2]
+    assert rows(drop_unsolved_groups=True) == [0, 1]
+    assert rows(drop_same_speed_groups=True) == [1]
+    none_right = replace(changed, is_solved=torch.zeros_like(is_solved))
+    assert step(none_right, replace(everything, drop_unsolved_groups=True))[1] == {}
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 3])
+@pytest.mark.parametrize("loss_aggregation", ["sequence-mean", "token-mean"])
+def test_the_likelihood_of_right_completions_is_added_token_by_token(
+    loss_aggregation: Any, micro_batch_size: int | None
+) -> None:
+    is_right = torch.tensor([[True, False, False, True], [False] * 4, [False, True, False, False]])
+    batch = replace(warm_batch(), is_solved=is_right)
+    plain = settings_of(Exact(), loss_aggregation=loss_aggregation, micro_batch_size=micro_batch_size)
+    without, _ = step(batch, plain)
+    found, metrics = step(batch, replace(plain, right_nll_coef=0.5))
+
+    denoiser, rollout = new_denoiser(), batch.rollout
+    attention_mask = full_attention_mask(rollout.prompt_mask, LENGTH)
+    is_token = torch.arange(len(TOKENIZER)) != MASK
+    counts, right_rows = batch.is_scored.sum(dim=1), is_right.flatten().nonzero().flatten().tolist()
+    total = torch.zeros(())
+    for row in right_rows:
+        own = rollout.rows(slice(row, row + 1))
+        for position in batch.is_scored[row].nonzero().flatten().tolist():
+            canvas = canvas_at(own, int(own.unmask_step[0, position]), MASK)
+            logits = denoiser.model(canvas, attention_mask[row : row + 1]).logits[0, position - LENGTH][is_token]
+            token = int(own.completion_ids[0, position])
+            logp = logits.log_softmax(-1)[token - (token > MASK)]
+            is_mean_of_means = loss_aggregation == "sequence-mean"
+            share = 1 / int(counts[row]) / 3 if is_mean_of_means else 1 / int(counts[right_rows].sum())
+            total = total + share * logp
+    total.backward()
+    expected = 0.5 * torch.cat([p.grad.flatten() for p in denoiser.model.parameters() if p.grad is not None])
+    assert metrics["right_nll"] == pytest.approx(-float(total.detach()), rel=1e-4)
+    assert float(expected.abs().max()) > 0.05
+    torch.testing.assert_close(found - without, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_where_nothing_is_right_no_likelihood_is_added() -> None:
+    batch = replace(warm_batch(), is_solved=torch.zeros(PROMPTS, GROUP, dtype=torch.bool))
+    found, metrics = step(batch, settings_of(Exact(), right_nll_coef=0.5))
+    assert metrics["right_nll"] == 0
+    torch.testing.assert_close(found, step(batch, settings_of(Exact()))[0])
 
 
 def test_where_all_prompts_are_tied_nothing_is_done() -> None:

@@ -35,6 +35,8 @@ class MicroBatch:
     weight: Float[Tensor, "b M"]
     """How much each token counts in the loss of the whole batch, 0 for one that is not read; M = L + 1 where the bound
     is one more token."""
+    right_weight: Float[Tensor, "b L"]
+    """How much each token counts in the mean log-likelihood of the batch's right completions; 0 in wrong ones."""
     plan: ScoringPlan
     reference: ReferenceScores | None
 
@@ -64,17 +66,20 @@ def split_into_micro_batches(
     """
     is_counted = one_more(batch.is_scored, torch.ones_like(batch.is_scored[:, 0])) if has_bound else batch.is_scored
     weight = token_weights(is_counted, update.loss_aggregation)
+    right_weight = token_weights(batch.is_scored & batch.is_solved.view(-1, 1), update.loss_aggregation)
+    right_weight = right_weight / right_weight.sum().clamp(min=torch.finfo(right_weight.dtype).tiny)
     micro_batches = []
     for index in rows.split(update.micro_batch_size or len(batch.rollout)) if len(rows) else ():
         part = batch.rows(index)
         plan = update.estimator(part.rollout, draw[index.to(draw.device)], denoiser.mask_id)
-        own_weight = weight[index]
+        own_weight, own_right_weight = weight[index], right_weight[index]
         if plan.loss_weight is not None:  # tokens that are not read stand in the loss by those that are
             part = replace(part, is_scored=plan.is_needed(part.is_scored))
             counts = plan.loss_weight
+            own_right_weight = own_right_weight * counts
             own_weight = own_weight * (one_more(counts, torch.ones_like(counts[:, 0])) if has_bound else counts)
         scores = score_reference(reference, part, plan, update) if reference is not None else None
-        micro_batches.append(MicroBatch(index, part, own_weight, plan, scores))
+        micro_batches.append(MicroBatch(index, part, own_weight, own_right_weight, plan, scores))
     return micro_batches
 
 

@@ -24,6 +24,9 @@ from diffpo.training.rollouts import Batch
 from diffpo.training.update_metrics import UpdateMetrics
 from diffpo.training.update_settings import PolicyUpdate
 
+SAME_SPEED = 0.01
+"""Tokens per call: completions of a prompt that lie within this range are equally quick, as in LightningRL's code."""
+
 
 def update_policy(
     denoiser: ModelDenoiser,
@@ -36,7 +39,7 @@ def update_policy(
 ) -> dict[str, float]:
     """Take `num_iterations` optimiser steps on one batch; return metrics, averaged over tokens and iterations.
 
-    There is no step, and no metric, where groups of equal rewards are dropped and all groups are such. Of several
+    There is no step, and no metric, where all groups are of a kind that is dropped. Of several
     processes, all of which have the whole batch, each scores its slice of the groups. With a controller the entropy
     bounds that were drawn are trained in the same steps, each as one more token of its completion.
 
@@ -48,7 +51,7 @@ def update_policy(
 
     Raises NonFiniteLossError before the optimiser is touched.
     """
-    rows = rows_in_update(batch, update.drop_zero_std_groups)
+    rows = rows_in_update(batch, update)
     if not len(rows):
         return {}
     own = rank_slice(len(rows), unit=batch.reward.shape[1])
@@ -89,9 +92,13 @@ def update_policy(
             terms, kl = loss_terms(scores, old_logp[number], credits[number], micro_batch, update, controller)
             token_loss = terms.loss if kl is None else terms.loss + update.kl_coef * kl
             loss = (micro_batch.weight * token_loss).sum()
+            nll = None
+            if update.right_nll_coef > 0:
+                nll = -(micro_batch.right_weight * scores.logp).sum()
+                loss = loss + update.right_nll_coef * nll
             loss.backward()
             total += float(loss.detach())
-            metrics.add(micro_batch.weight, float(loss.detach()), terms, kl, is_first_iteration=iteration == 0)
+            metrics.add(micro_batch.weight, float(loss.detach()), terms, kl, nll, is_first_iteration=iteration == 0)
         metrics.add_grad_norm(step_optimizer(parameters, optimizer, update.grad_clip, total)[0])
         if iteration == 0:
             metrics.add_weights(credit)
@@ -119,10 +126,17 @@ def loss_terms(
     return terms, kl if kl is None or controller is None else one_more(kl, torch.zeros_like(credit))
 
 
-def rows_in_update(batch: Batch, drop_zero_std_groups: bool) -> Int[Tensor, " m"]:
-    """Return the rows that are in the update: whole groups, without those of equal rewards if they are dropped."""
-    rows = torch.arange(len(batch.rollout), device=batch.advantage.device)
-    return rows[batch.has_spread] if drop_zero_std_groups else rows
+def rows_in_update(batch: Batch, update: PolicyUpdate) -> Int[Tensor, " m"]:
+    """Return the rows that are in the update: whole groups, without those of a kind that is dropped."""
+    is_kept = torch.ones(len(batch.reward), dtype=torch.bool, device=batch.reward.device)
+    if update.drop_zero_std_groups:
+        is_kept &= batch.has_spread.view(batch.reward.shape)[:, 0]
+    if update.drop_unsolved_groups:
+        is_kept &= batch.is_solved.any(dim=1)
+    if update.drop_same_speed_groups:
+        speed = batch.tokens_per_call
+        is_kept &= speed.amax(dim=1) - speed.amin(dim=1) >= SAME_SPEED
+    return is_kept.repeat_interleave(batch.reward.shape[1]).nonzero().flatten()
 
 
 @torch.no_grad()

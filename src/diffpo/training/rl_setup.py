@@ -110,7 +110,9 @@ def prepare(recipe: RlRecipe, run: Run, start: Policy) -> RlState:
     optimizers = make_optimizers(recipe, denoiser, controller)
     if run.checkpoint:
         restore_optimizers(run.checkpoint, optimizers)
-    token_incentive = Incentive(recipe.objective.nfe_penalty, build_advantage(recipe.objective.advantage))
+    token_incentive = Incentive(
+        recipe.objective.nfe_penalty, build_advantage(recipe.objective.advantage), recipe.objective.speed_coef
+    )
     bound_incentive = Incentive(recipe.controller.nfe_penalty, build_advantage(recipe.controller.advantage))
     settings = recipe.rollout
     return RlState(

@@ -89,6 +89,9 @@ def train_step(recipe: RlRecipe, state: RlState, stage: Stage, batch: Batch, ste
             redraw=settings.redraw,
             micro_batch_size=settings.micro_batch_size,
             drop_zero_std_groups=settings.drop_zero_std_groups,
+            drop_unsolved_groups=settings.drop_unsolved_groups,
+            drop_same_speed_groups=settings.drop_same_speed_groups,
+            right_nll_coef=settings.right_nll_coef,
             grad_clip=recipe.optimizer.grad_clip,
         )
         set_learning_rate(optimizer, recipe.optimizer, step * settings.num_iterations, stage.spent)

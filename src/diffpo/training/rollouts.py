@@ -13,6 +13,7 @@ from diffpo.core.rollout import Rollout
 from diffpo.distributed.collectives import all_gather_object, all_gather_rows, raise_on_all_ranks
 from diffpo.distributed.process import rank_slice
 from diffpo.objective.advantages import Advantage
+from diffpo.objective.rewards import standardized_apart
 from diffpo.sampling.answering import answer_problems
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy
@@ -38,6 +39,11 @@ class Batch:
     """Completions that earned nothing because the grader failed, which is no fault of the model's."""
     prompts_too_long: int = 0
     """Prompts that were left out before these were found."""
+
+    @property
+    def tokens_per_call(self) -> Float[Tensor, "Q G"]:
+        """Tokens of each answer, its stop token included, over the denoiser calls that it took."""
+        return answer_tokens_per_call(self.rollout, self.reward.shape[1])
 
     @property
     def has_spread(self) -> Bool[Tensor, " B"]:
@@ -66,10 +72,14 @@ class Incentive:
     it takes one call per token. The factor `solved` is a gate: a wrong answer, or one that earns only partial credit,
     gains nothing by being quick. The price ends where it would make a solved answer worth less than an unsolved one of
     its prompt, which partial credit, or a reward of the user's own, pays: slow and right is never the worse answer.
+
+    With `speed_coef` it is instead LightningRL's sum of grade and tokens per call, each standardised within its group
+    (`standardized_apart`), without a gate: a wrong answer that is quick gains by it, too.
     """
 
     nfe_penalty: float
     advantage: Advantage
+    speed_coef: float | None = None
 
     def advantages(self, reward: Float[Tensor, "Q G"]) -> Float[Tensor, " B"]:
         """Return the advantages of all completions. Raises UserError for an advantage function of the wrong shape."""
@@ -83,9 +93,16 @@ class Incentive:
         return found.flatten()
 
     def reward(
-        self, grade: Float[Tensor, "Q G"], is_solved: Bool[Tensor, "Q G"], nfe_share: Float[Tensor, "Q G"]
+        self,
+        grade: Float[Tensor, "Q G"],
+        is_solved: Bool[Tensor, "Q G"],
+        nfe_share: Float[Tensor, "Q G"],
+        tokens_per_call: Float[Tensor, "Q G"],
     ) -> Float[Tensor, "Q G"]:
-        """Return the rewards of completions that took `nfe_share` calls per token."""
+        """Return the rewards of completions that took `nfe_share` calls per position, and whose answers have so many
+        tokens per call."""
+        if self.speed_coef is not None:
+            return standardized_apart(grade, tokens_per_call, self.speed_coef)
         best_unsolved = grade.masked_fill(is_solved, -torch.inf).amax(dim=1, keepdim=True)
         priced = grade - self.nfe_penalty * nfe_share
         return torch.where(is_solved, priced.maximum(best_unsolved.minimum(grade)), grade)
@@ -94,6 +111,11 @@ class Incentive:
 def scored(rollout: Rollout, scored_tokens: ScoredTokens) -> Bool[Tensor, "B L"]:
     """Return the tokens whose log-probabilities count: up to and including the first stop token, or all drawn ones."""
     return rollout.is_answer if scored_tokens == "to-stop" else rollout.is_drawn
+
+
+def answer_tokens_per_call(rollout: Rollout, group_size: int) -> Float[Tensor, "Q G"]:
+    """Return the tokens of each answer, its stop token included, over the denoiser calls that it took."""
+    return (rollout.is_answer.sum(dim=1) / rollout.nfe).view(-1, group_size)
 
 
 def collect_batch(
@@ -123,8 +145,9 @@ def collect_batch(
     grade = all_gather_rows(torch.tensor([g.reward for g in grades], device=device)).view(-1, group_size)
     is_solved = all_gather_rows(torch.tensor([g.is_solved for g in grades], device=device)).view(-1, group_size)
     nfe_share = (rollout.nfe / decoding.length).view(-1, group_size)
-    reward = token_incentive.reward(grade, is_solved, nfe_share)
-    bound_reward = bound_incentive.reward(grade, is_solved, nfe_share)
+    speed = answer_tokens_per_call(rollout, group_size)
+    reward = token_incentive.reward(grade, is_solved, nfe_share, speed)
+    bound_reward = bound_incentive.reward(grade, is_solved, nfe_share, speed)
     return Batch(
         rollout=rollout,
         reward=reward,

@@ -29,10 +29,14 @@ class UpdateMetrics:
         loss: float,
         terms: PolicyLoss,
         kl: Float[Tensor, "b M"] | None,
+        nll: Float[Tensor, ""] | None,
         is_first_iteration: bool,
     ) -> None:
-        """Add a micro-batch: its loss, and its tokens' terms by the weight with which each counts."""
+        """Add a micro-batch: its loss, its part of the negative log-likelihood of right completions, and the terms of
+        its tokens by the weight with which each counts."""
         totals = self._totals
+        if nll is not None:
+            totals["right_nll"] += float(nll.detach())
         if kl is not None:
             totals["kl"] += _total(weight, kl)
         totals["loss"] += loss
@@ -65,11 +69,11 @@ class UpdateMetrics:
         """Return the metrics of all processes together.
 
         Averages are over the tokens that were in the update, whose weights do not sum to 1 where groups are dropped;
-        loss and gradient norm are those of the whole batch.
+        loss, the likelihood of right completions and gradient norm are those of the whole batch.
         """
         sums = all_reduce_metrics(self._totals | {"token_weight": self._token_weight})
         token_weight = sums.pop("token_weight")
-        whole = {"loss": 1.0, "grad_norm": 1.0}
+        whole = {"loss": 1.0, "right_nll": 1.0, "grad_norm": 1.0}
         sums["grad_norm"] = self._grad_norm
         metrics = {name: value / num_iterations / whole.get(name, token_weight) for name, value in sums.items()}
         return metrics | self._weight_metrics

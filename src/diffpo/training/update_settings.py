@@ -25,6 +25,10 @@ class PolicyUpdate:
     """Completions of one forward and backward pass in each process; None: all that it has."""
     grad_clip: float
     drop_zero_std_groups: bool = False
+    drop_unsolved_groups: bool = False
+    drop_same_speed_groups: bool = False
+    right_nll_coef: float = 0.0
+    """Weight of the negative log-likelihood of right completions, a mean over them."""
 
     @property
     def num_draws(self) -> int:

@@ -34,6 +34,23 @@ class UpdateSettings(Strict):
     """Completions of one forward and backward pass, in each process; None: all that it has."""
     drop_zero_std_groups: bool = False
     """Leave prompts whose completions all earned the same out of the update, KL included: DAPO's filter."""
+    speed_coef: NonNegative | None = None
+    """LightningRL's reward: grade and tokens per call, each standardised within the prompt's completions, the latter
+    times this. None: the grade less `nfe_penalty`."""
+    drop_unsolved_groups: bool = False
+    """Leave prompts out of which no completion is right."""
+    drop_same_speed_groups: bool = False
+    """Leave prompts out whose completions have the same tokens per call, to 0.01."""
+    right_nll_coef: NonNegative = 0.0
+    """Weight of the negative log-likelihood of right completions, which is added to the loss."""
+
+    def problems(self) -> Iterable[str]:
+        yield from super().problems()
+        if self.speed_coef is not None and self.nfe_penalty > 0:
+            yield (
+                f"nfe_penalty {self.nfe_penalty:g} and speed_coef {self.speed_coef:g} are two rewards of speed; set "
+                "nfe_penalty = 0, or leave speed_coef out"
+            )
 
 
 class AdvantageSettings(UpdateSettings):
@@ -62,6 +79,7 @@ class ClippedSurrogateObjective(AdvantageSettings):
     """positive: completions whose advantage is not positive keep weight 1."""
 
     def problems(self) -> Iterable[str]:
+        yield from super().problems()
         if self.importance_cap is None and (self.importance_floor > 0 or self.importance_on != "all"):
             yield (
                 "importance_floor and importance_on shape importance weights, and without importance_cap there are "
