@@ -141,7 +141,7 @@ def every_draw(estimator: SampledExact, rollout: Rollout) -> list[tuple[float, T
 
 
 @pytest.mark.parametrize("estimator", SAMPLED, ids=str)
-def test_every_token_counts_once_on_average_on_the_canvas_that_it_was_drawn_from(estimator: SampledExact) -> None:
+def test_every_token_counts_once_on_average_and_on_its_own_canvas(estimator: SampledExact) -> None:
     rollout = population().rows(torch.arange(0, len(population()), 7))
     exact = Exact()(rollout, Exact().draw(rollout, torch.Generator()), MASK)
     true = conditionals(TABLE, exact, rollout.is_drawn).logp(rollout.completion_ids, 1.0)

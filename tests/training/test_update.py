@@ -578,7 +578,7 @@ def test_tied_prompts_are_left_out_when_they_are_skipped(micro_batch_size: int |
 
 
 @pytest.mark.parametrize("micro_batch_size", [None, 3])
-def test_unsolved_prompts_and_prompts_of_one_speed_are_left_out_when_they_are_dropped(
+def test_unsolved_prompts_and_those_of_one_speed_are_left_out_when_dropped(
     micro_batch_size: int | None,
 ) -> None:
     batch = warm_batch()
