@@ -45,7 +45,7 @@ RECIPES = {
         """,
     "rl/tiny-d1": f"{RL}\nestimator.kind = 'mean-field'",
     "rl/tiny-diffpo": f"{RL}\ntrain = 'joint'\nobjective.nfe_penalty = 0.5",
-    "eval/sudoku4-eval": f"{TASK}\nmodel = 'overridden'\ncount = 20\nbounds = [0.0, 1.0, 100.0]",
+    "eval/sudoku4-eval": f"{TASK}\nmodel = 'overridden'\ncount = 20\nbounds = [0.0, 1.0, 100.0]\nvalidation_count = 12",
 }
 POINT = {"rule", "accuracy", "ci95", "nfe", "n"}
 

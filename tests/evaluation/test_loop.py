@@ -38,7 +38,12 @@ from diffpo.training.sft import run_sft
 
 COUNT, LENGTH = 24, 16
 HUGE = 1e9
-OPTIONS = [f"count={COUNT}", f"bounds=[0.0, 2.0, 6.0, {HUGE:.1f}]", 'rules=[{kind = "top-k", k = 8}]']
+OPTIONS = [
+    f"count={COUNT}",
+    f"bounds=[0.0, 2.0, 6.0, {HUGE:.1f}]",
+    'rules=[{kind = "top-k", k = 8}]',
+    "validation_count=0",
+]
 
 Evaluate = Callable[..., dict[str, Any]]
 
@@ -285,7 +290,10 @@ def test_answers_that_were_not_read_are_counted_and_failures_are_told(
 ) -> None:
     monkeypatch.setattr("diffpo.evaluation.run.build_task", lambda recipe: Failing(recipe.size))
     model = f"model={json.dumps(str(trained))}"
-    said = run_eval(load_recipe(EvalRecipe, None, ["count=40", "bounds=[1e9, 1e8]", model]), tmp_path / "mine.json")
+    said = run_eval(
+        load_recipe(EvalRecipe, None, ["count=40", "bounds=[1e9, 1e8]", "validation_count=0", model]),
+        tmp_path / "mine.json",
+    )
     record = json.loads((tmp_path / "mine.json").read_text())
     failed, even = record["clues"].count(9), sum(clues % 2 == 0 for clues in record["clues"])
     assert 0 < failed != even > 0

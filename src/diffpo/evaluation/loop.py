@@ -40,6 +40,10 @@ class Outcome:
         """Denoiser calls of each problem."""
         return self.rollout.nfe.cpu().numpy()
 
+    def rows(self, index: slice) -> "Outcome":
+        """Return the outcome on some of the problems."""
+        return Outcome(self.name, self.rollout.rows(index), self.grades[index])
+
     def count(self, status: Status) -> int:
         """Return how many grades have a status: `unparseable` (the model's fault), `grader_failed` (the grader's)."""
         return Counter(grade.status for grade in self.grades)[status]
@@ -113,6 +117,11 @@ def _answers(
 def evaluation_problems(task: Task, settings: EvalRecipe | StudyEvaluation) -> tuple[list[Problem], int]:
     """Return the problems on which everything with these settings is evaluated, and how many were too long."""
     return draw_problems(task, settings.split, settings.count, derive_seed(settings.seed, "eval"))
+
+
+def validation_problems(task: Task, settings: EvalRecipe | StudyEvaluation, count: int) -> list[Problem]:
+    """Return the `count` problems on which constants are chosen, fewer where the validation split ends."""
+    return draw_problems(task, "validation", count, derive_seed(settings.seed, "validation"))[0] if count else []
 
 
 def concatenate_rollouts(rollouts: Sequence[Rollout]) -> Rollout:

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from diffpo.evaluation.loop import Outcome
+from diffpo.evaluation.points import point_with_rows
+from diffpo.evaluation.validated import Outcomes, validated_gain, validation_record
 from diffpo.models.tokenizer import decode_text
-from diffpo.recipes.tables import EntropyBoundRule, RuleRecipe
+from diffpo.recipes.tables import RuleRecipe
 from diffpo.sampling.policy import Policy
-from diffpo.statistics.bootstrap import Estimate, mean_interval
+from diffpo.statistics.bootstrap import Estimate
 from diffpo.statistics.frontier import aup_estimate, frontier_area_estimate, gain_over_fixed
 from diffpo.tasks.base import Problem
 
@@ -22,20 +24,17 @@ FRONTIER_FIGURES = (("area under the frontier", "area"), ("AUP", "aup"))
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All outcomes of one model on one set of problems."""
+    """All outcomes of one model."""
 
-    problems: Sequence[Problem]
+    test: Outcomes
+    """Those that are reported."""
+    validation: Outcomes | None
+    """Those that choose constants; None where there are no validation problems."""
     rules: Mapping[str, RuleRecipe]
     """The rule of each fixed outcome, by its name."""
-    fixed: Sequence[Outcome]
-    learned: Outcome | None
     length: int
     prompts_too_long: int = 0
-    """Problems that were left out."""
-
-    @property
-    def clusters(self) -> list[str]:
-        return [problem.cluster for problem in self.problems]
+    """Problems that were left out of the test."""
 
 
 def table(record: dict[str, Any]) -> str:
@@ -52,15 +51,33 @@ def table(record: dict[str, Any]) -> str:
     lines += [
         f"{name:24s} {_with_interval(record[key]['value'], record[key]['ci95'])}" for name, key in FRONTIER_FIGURES
     ]
+    lines += _constant_lines(record)
     if gain := record["gain"]:
         lines.append(
-            f"{'learned - best fixed':24s} "
+            f"{'learned - best mixture':24s} "
             f"accuracy {_with_interval(gain['accuracy'], gain['accuracy_ci95'])} at equal NFE, "
             f"calls saved {_with_interval(gain['nfe'], gain['nfe_ci95'])} at equal accuracy"
+        )
+    if gain := record["validated_gain"]:
+        lines.append(
+            f"{'learned - validated':24s} accuracy {_with_interval(gain['accuracy'], gain['accuracy_ci95'])}, "
+            f"calls saved {_with_interval(gain['nfe'], gain['nfe_ci95'])}, against {gain['rule']}"
         )
     if left_out := record["prompts_too_long"]:
         lines.append(f"{'prompts too long':24s} {left_out}, left out of all of this; {points[0]['n']} were measured")
     return "\n".join(lines)
+
+
+def _constant_lines(record: Mapping[str, Any]) -> list[str]:
+    """Return a line for each constant that the validation problems choose, or what is missing without them."""
+    if record["validation"] is None:
+        return [f"{'validated constant':24s} none: validation_count is 0"] if record["learned"] else []
+    point_of_rule = {point["rule"]: point for point in record["points"]}
+    chosen = [(found["price"], point_of_rule[found["rule"]]) for found in record["validation"]["best_constants"]]
+    return [
+        f"{f'constant at price {price:g}':24s} {point['rule']}: {point['accuracy']:.3f} in {point['nfe']:.3f} calls"
+        for price, point in chosen
+    ]
 
 
 def _with_interval(value: float, interval: Sequence[float]) -> str:
@@ -70,28 +87,32 @@ def _with_interval(value: float, interval: Sequence[float]) -> str:
 
 def as_record(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
     """Return figures with intervals, and the rows that they are computed from."""
-    fixed, learned, clusters, length = evaluation.fixed, evaluation.learned, evaluation.clusters, evaluation.length
+    test, length = evaluation.test, evaluation.length
+    fixed, learned, clusters = test.fixed, test.learned, test.clusters
     solved = np.stack([outcome.is_solved for outcome in fixed], axis=1)
     nfe = np.stack([outcome.nfe for outcome in fixed], axis=1)
     gain = None
     if learned is not None:
         found = gain_over_fixed(solved, nfe, learned.is_solved, learned.nfe, clusters)
         gain = dict(vars(found))
-    points = [_point(outcome, evaluation.rules[outcome.name], clusters) for outcome in fixed]
+    points = [point_with_rows(outcome, evaluation.rules[outcome.name], clusters) for outcome in fixed]
+    validation = validation_record(evaluation.validation, evaluation.rules, length) if evaluation.validation else None
     replayed = learned or fixed[int(np.argmin(np.abs(nfe.mean(axis=0) - length / 3)))]
     return {
         "completion_length": length,
         "prompts_too_long": evaluation.prompts_too_long,
         "clusters": clusters,
-        "clues": clues_of(evaluation.problems),
+        "clues": clues_of(test.problems),
         "points": points,
-        "learned": _learned(learned, evaluation.problems, clusters) if learned is not None else None,
+        "learned": _learned(learned, test.problems, clusters) if learned is not None else None,
+        "validation": validation,
         "area": _estimate(frontier_area_estimate(solved, nfe, clusters, hi=length)),
         "aup": aup_of(points, clusters, length, best_accuracy=max(point["accuracy"] for point in points)),
         "gain": gain,
+        "validated_gain": validated_gain(test, validation) if validation else None,
         "playback": [
-            _played_back(evaluation.problems[row], replayed, row, policy)
-            for row in range(min(PLAYED_BACK, len(evaluation.problems)))
+            _played_back(test.problems[row], replayed, row, policy)
+            for row in range(min(PLAYED_BACK, len(test.problems)))
         ],
     }
 
@@ -109,23 +130,6 @@ def clues_of(problems: Sequence[Problem]) -> list[int]:
     return [int(problem.facts["clues"]) for problem in problems if "clues" in problem.facts]
 
 
-def _point(outcome: Outcome, rule: RuleRecipe | None, clusters: list[str]) -> dict[str, Any]:
-    return {
-        "rule": outcome.name,
-        "kind": rule.kind if rule is not None else "learned",
-        "bound": rule.bound if isinstance(rule, EntropyBoundRule) else None,
-        "accuracy": float(outcome.is_solved.mean()),
-        "ci95": mean_interval(outcome.is_solved, clusters),
-        "nfe": float(outcome.nfe.mean()),
-        "nfe_ci95": mean_interval(outcome.nfe, clusters),
-        "n": len(outcome.is_solved),
-        "unparseable": outcome.count("unparseable"),
-        "grader_failed": outcome.count("grader_failed"),
-        "solved": outcome.is_solved.astype(int).tolist(),
-        "nfe_rows": outcome.nfe.tolist(),
-    }
-
-
 def _learned(outcome: Outcome, problems: Sequence[Problem], clusters: list[str]) -> dict[str, Any]:
     bounds = outcome.rollout.entropy_bound.cpu().numpy()
     groups: defaultdict[int, list[int]] = defaultdict(list)
@@ -141,7 +145,7 @@ def _learned(outcome: Outcome, problems: Sequence[Problem], clusters: list[str])
         }
         for clues, rows in sorted(groups.items())
     ]
-    return _point(outcome, None, clusters) | {"bounds": bounds.tolist(), "by_clues": by_clues}
+    return point_with_rows(outcome, None, clusters) | {"bounds": bounds.tolist(), "by_clues": by_clues}
 
 
 def _estimate(estimate: Estimate) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Evaluate a model by a recipe, and write the record that reports are made from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from diffpo.core.files import explain_write_errors, write_json
-from diffpo.evaluation.loop import Outcome, drawn_together, evaluate, evaluation_problems
+from diffpo.evaluation.loop import Outcome, drawn_together, evaluate, evaluation_problems, validation_problems
 from diffpo.evaluation.record import Evaluation, as_record, table
+from diffpo.evaluation.validated import Outcomes
 from diffpo.models.chat import encode_prompt
 from diffpo.models.hub import short_name
 from diffpo.recipes.parts import build_rule, build_task
@@ -19,7 +20,7 @@ from diffpo.sampling.controller import Controller
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy, load
 from diffpo.sampling.rules import EntropyBound, Rule
-from diffpo.tasks.base import Task
+from diffpo.tasks.base import Problem, Task
 
 LEARNED = "learned"
 GRADER_FAILED = "the grader failed on {failed} of {num_answers} answers, which count as wrong: look at their problems"
@@ -35,7 +36,7 @@ def run_eval(recipe: EvalRecipe, out: Path) -> str:
     policy = load(recipe.model, *resolve_device(recipe))
     configure_model_(policy.denoiser, recipe)
     task = filter_long_prompts(build_task(task_recipe), task_recipe, policy.denoiser.model.config, policy.tokenizer)
-    evaluation = evaluate_recipe(recipe, policy, task, f"eval {arm}")
+    evaluation = evaluate_recipe(recipe, policy, task, recipe.num_validation(task_recipe), f"eval {arm}")
     record = {"arm": arm, "task": task.name, "split": recipe.split, "seed": recipe.seed}
     record |= {"block_length": recipe.block_length or task.completion_length, "cache": recipe.cache}
     record |= as_record(evaluation, policy)
@@ -44,9 +45,12 @@ def run_eval(recipe: EvalRecipe, out: Path) -> str:
     return f"{table(record)}\nwrote {out}"
 
 
-def evaluate_recipe(recipe: EvalRecipe, policy: Policy, task: Task, label: str) -> Evaluation:
-    """Answer the recipe's problems under each of its rules, and by the controller if the policy has one."""
-    problems, too_long = evaluation_problems(task, recipe)
+def evaluate_recipe(recipe: EvalRecipe, policy: Policy, task: Task, num_validation: int, label: str) -> Evaluation:
+    """Answer the recipe's problems, and `num_validation` others, under each of its rules and by the policy's controller
+    if it has one."""
+    test, too_long = evaluation_problems(task, recipe)
+    validation = validation_problems(task, recipe, num_validation)
+    problems = [*test, *validation]
     block_length = recipe.block_length or task.completion_length
     rules = {rule_name(rule): rule for rule in rules_of(recipe)}
     decodings = decodings_of(recipe, rules, policy, task.completion_length, block_length)
@@ -69,9 +73,19 @@ def evaluate_recipe(recipe: EvalRecipe, policy: Policy, task: Task, label: str) 
         outcomes = evaluate(
             policy, task, problems, decodings, recipe.batch, on_outcome=warn, on_progress=lambda done: bar.update(done)
         )
+    return Evaluation(
+        _outcomes(test, [outcome.rows(slice(None, len(test))) for outcome in outcomes]),
+        _outcomes(validation, [outcome.rows(slice(len(test), None)) for outcome in outcomes]) if validation else None,
+        rules,
+        task.completion_length,
+        too_long,
+    )
+
+
+def _outcomes(problems: Sequence[Problem], outcomes: Sequence[Outcome]) -> Outcomes:
     fixed = {outcome.name: outcome for outcome in outcomes}
     learned = fixed.pop(LEARNED, None)
-    return Evaluation(problems, rules, list(fixed.values()), learned, task.completion_length, too_long)
+    return Outcomes(problems, list(fixed.values()), learned)
 
 
 def rules_of(recipe: EvalRecipe) -> list[RuleRecipe]:

@@ -32,6 +32,8 @@ def evaluated_task(recipe: EvalRecipe) -> TaskRecipe:
     if problems := [*grading_problems("evaluation", task), *blocks, *caches]:
         raise UserError(problems[0])
     checked_task(task, recipe.split)
+    if recipe.num_validation(task):
+        checked_task(task, "validation")
     model_folder(path)
     return task
 

@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from diffpo.core.options import CacheKind
+from diffpo.core.options import DENSE_BOUNDS, CacheKind
 from diffpo.recipes.tables.device import DeviceSettings
 from diffpo.recipes.tables.fields import Count, NonNegative
 from diffpo.recipes.tables.rollout import cache_problems, kernel_problems
 from diffpo.recipes.tables.rules import RuleRecipe
-from diffpo.recipes.tables.tasks import TaskRecipe, grading_problems
+from diffpo.recipes.tables.tasks import CountdownTask, SudokuTask, TaskRecipe, WalkTask, grading_problems
 
 
 class EvalRecipe(DeviceSettings):
@@ -28,11 +28,24 @@ class EvalRecipe(DeviceSettings):
     block_length: Count | None = None
     cache: CacheKind = "none"
     """As `rollout.cache` in RL: quicker, and only approximately the model's own answers."""
-    bounds: tuple[NonNegative, ...] = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
+    bounds: tuple[NonNegative, ...] = DENSE_BOUNDS
     rules: tuple[RuleRecipe, ...] = ()
     """Rules besides the entropy bounds."""
+    validation_count: Annotated[int, Field(ge=0)] | None = None
+    """Validation problems, answered under the same rules, that choose the constant which a learned sampler has to beat.
+    None: 400 for the made-up tasks, which cost little, and none for others."""
+
+    def num_validation(self, task: TaskRecipe) -> int:
+        """Return how many validation problems choose a constant: none where figures are of that split themselves."""
+        if self.split == "validation":
+            return 0
+        if self.validation_count is not None:
+            return self.validation_count
+        return 400 if isinstance(task, SudokuTask | CountdownTask | WalkTask) else 0
 
     def problems(self) -> Iterable[str]:
+        if self.split == "validation" and self.validation_count:
+            yield "validation_count: split = 'validation' reports the problems that would choose one; leave it out"
         if self.task is not None:
             yield from grading_problems("evaluation", self.task)
             yield from cache_problems("", self.cache, self.block_length, self.task)
