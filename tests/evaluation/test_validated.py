@@ -67,7 +67,7 @@ def test_the_record_has_the_validation_frontier_and_the_best_constant_at_each_pr
     assert chosen == {0.0: 0.0, 0.1: 0.0, 0.3: 0.1, 1.0: 0.1} and tuple(chosen) == PRICES
 
 
-def test_the_validated_constant_is_the_best_that_costs_no_more_on_validation_whatever_the_test_says() -> None:
+def test_the_validated_constant_is_the_best_on_validation_and_not_on_the_test() -> None:
     gain = validated_gain(TEST, validation_record(VALIDATION, RULES, LENGTH))
     assert gain is not None
     assert (gain["rule"], gain["bound"]) == ("entropy bound 0.1", 0.1), (
