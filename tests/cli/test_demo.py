@@ -200,9 +200,14 @@ def test_the_summary_has_its_shape(observed: Observed) -> None:
     assert summary["seed"] == 3
     assert list(summary["arms"]) == ["base", "d1", "diffpo"]
     for name, arm in summary["arms"].items():
-        learned = {"learned"} if name == "diffpo" else set()
+        learned = {"learned", "gain", "validated_gain"} if name == "diffpo" else set()
         # What more there is, is there for the table that the demo prints.
-        assert set(arm) == {"frontier", "train_denoiser_calls", "area", "aup"} | learned
+        assert set(arm) == {"frontier", "train_denoiser_calls", "area", "aup", "validation"} | learned
+        rules = [point["rule"] for point in arm["frontier"]]
+        assert [point["rule"] for point in arm["validation"]["frontier"]] == rules
+        assert {point["n"] for point in arm["validation"]["frontier"]} == {12}
+        assert (arm["validation"]["learned"] is not None) == bool(learned)
+        assert {constant["rule"] for constant in arm["validation"]["best_constants"]} <= set(rules)
         assert [set(point) for point in arm["frontier"]] == [POINT] * 3
         assert [point["rule"] for point in arm["frontier"]] == [f"entropy bound {bound}" for bound in (0, 1, 100)]
         for point in (*arm["frontier"], *([arm["learned"]] if learned else [])):
@@ -210,6 +215,7 @@ def test_the_summary_has_its_shape(observed: Observed) -> None:
             assert 1 <= point["nfe"] <= 16
             assert point["n"] == 20
     assert set(summary["arms"]["diffpo"]["learned"]) == POINT - {"rule"}
+    assert summary["arms"]["diffpo"]["validated_gain"]["rule"] in rules
 
 
 def test_both_arms_had_the_same_denoiser_calls(observed: Observed) -> None:

@@ -30,6 +30,10 @@ def point(rule: str, accuracy: float, nfe: float, **more: Any) -> dict[str, Any]
     return {"rule": rule, "accuracy": accuracy, "ci95": [accuracy - 0.04, accuracy + 0.04], "nfe": nfe, "n": N, **more}
 
 
+def gain(accuracy: float, interval: list[float]) -> dict[str, Any]:
+    return {"accuracy": accuracy, "accuracy_ci95": interval, "nfe": 0.6, "nfe_ci95": [-0.1, 1.2]}
+
+
 def evaluation(arm: str, rng: np.random.Generator) -> dict[str, Any]:
     skill = SKILL[arm]
     clues = rng.integers(4, 9, size=N)
@@ -61,9 +65,9 @@ def evaluation(arm: str, rng: np.random.Generator) -> dict[str, Any]:
         "learned": learned,
         "area": {"value": skill / 2, "ci95": [skill / 2 - 0.02, skill / 2 + 0.02]},
         "aup": {"value": 200 * skill, "ci95": [200 * skill - 9, 200 * skill + 9]},
-        "gain": {"accuracy": 0.021, "accuracy_ci95": [0.004, 0.04], "nfe": 0.6, "nfe_ci95": [-0.1, 1.2]}
-        if learned
-        else None,
+        "gain": gain(0.021, [0.004, 0.04]) if learned else None,
+        "validated_gain": gain(0.012, [-0.01, 0.03]) | {"rule": "entropy bound 0.2"} if learned else None,
+        "validation": {"best_constants": [{"price": 0.1, "rule": "entropy bound 0.2", "bound": 0.2}]},
         "playback": [
             {
                 "prompt": "1..43....1.3...1=",
@@ -384,6 +388,17 @@ def test_the_picture_stands_alone(run_dir: Path) -> None:
     assert len(root.findall(".//s:polyline", space)) == 3
     assert len(root.findall(".//s:line[@class='bar arm-d1']", space)) == 6
     assert len(root.findall(".//s:polygon[@class='mark arm-diffpo']", space)) == 8  # 6 bounds, the star, the legend
+
+
+def test_a_dense_line_has_a_band_in_place_of_bars() -> None:
+    points = tuple(
+        FrontierPoint(f"entropy bound {i}", "entropy-bound", 0.5 + i / 50, (0.4, 0.9), 1.0 + i, N) for i in range(9)
+    )
+    other = FrontierPoint("top-k 2", "top-k", 0.5, (0.4, 0.6), 8.0, N)
+    svg = frontier_svg([Arm("d1", (*points, other))])
+    assert svg.count('class="band arm-d1"') == 1 and svg.count('class="bar ') == 1, "the other rule keeps its bar"
+    assert svg.count("<title>d1, ") == 10
+    assert 'class="band' not in frontier_svg([Arm("d1", (*points[:8], other))])
 
 
 def test_by_clues() -> None:

@@ -31,6 +31,7 @@ SUMMARY = "summary.json"
 CLOCK = "clock.json"
 POINT = ("rule", "accuracy", "ci95", "nfe", "n")
 """What the summary keeps of a point of an evaluation; the learned sampler has no rule."""
+GAINS = ("gain", "validated_gain")
 
 
 def run_demo(out: Path, seed: int) -> None:
@@ -216,6 +217,16 @@ def rescale_aup(out: Path) -> dict[str, dict[str, Any]]:
     return records
 
 
+def validation_summary(validation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the constants that the validation problems chose, and what they chose them by."""
+    learned = validation["learned"]
+    return {
+        "best_constants": validation["best_constants"],
+        "frontier": [{name: point[name] for name in POINT} for point in validation["points"]],
+        "learned": {name: learned[name] for name in POINT[1:]} if learned is not None else None,
+    }
+
+
 def summarise(out: Path, seed: int, records: Mapping[str, Mapping[str, Any]], wall_s: float) -> dict[str, Any]:
     """Write `summary.json`, the demo in one small file, and return what it holds. `wall_s` is in seconds."""
     arms: dict[str, dict[str, Any]] = {}
@@ -225,9 +236,11 @@ def summarise(out: Path, seed: int, records: Mapping[str, Mapping[str, Any]], wa
             "train_denoiser_calls": read_progress(checkpoints(out / arm)[-1]).denoiser_calls,
             "area": record["area"],
             "aup": record["aup"],
+            "validation": validation_summary(record["validation"]),
         }
         if record["learned"] is not None:
             arms[arm]["learned"] = {name: record["learned"][name] for name in POINT[1:]}
+            arms[arm] |= {name: record[name] for name in GAINS}
     summary = {"seed": seed, "wall_s": round(wall_s, 1), "arms": arms}
     write_json(out / SUMMARY, summary, indent=2)
     return summary

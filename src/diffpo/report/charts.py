@@ -10,6 +10,8 @@ from diffpo.report.svg import Axis, Panel, linear_axis, log_axis, marker, pictur
 from diffpo.report.table import display, interval_percent, percent
 
 SHAPES = {"base": "circle", "d1": "square", "diffpo": "diamond"}
+MOST_BARS = 8
+"""A line of more points than this has a band of intervals instead of a bar at each."""
 CURVE_POINTS = 40
 """A training curve has at most this many points; each is a mean of consecutive log lines."""
 
@@ -35,8 +37,9 @@ def style_of(arm: str) -> str:
 def frontier_svg(arms: Sequence[Arm], width: int = 760, height: int = 440, is_standalone: bool = False) -> str:
     """Draw accuracy against mean NFE (log axis) with 95 % intervals: a line per arm, a star for the learned sampler.
 
-    The line of an arm joins its entropy bounds; the marks of other rules are hollow. `is_standalone` gives the contents
-    of a file that any viewer of SVG can show. `width` and `height` are in user units.
+    Intervals are bars or, along a line of many points, a band. The line of an arm joins its entropy bounds; marks of
+    other rules are hollow. `is_standalone` gives the contents of a file that any viewer of SVG can show. `width` and
+    `height` are in user units.
     """
     every = [point for arm in arms for point in _points(arm)]
     shares = [100 * value for point in every for value in (point.accuracy, *point.ci95)]
@@ -53,14 +56,21 @@ def frontier_svg(arms: Sequence[Arm], width: int = 760, height: int = 440, is_st
         style = style_of(arm.name)
         shape = SHAPES.get(arm.name, "circle")
         joined = sorted((p for p in arm.points if p.kind == _main_kind(arm)), key=lambda p: p.nfe)
+        is_dense = len(joined) > MOST_BARS
+        if is_dense:
+            low, high = ([100 * p.ci95[end] for p in joined] for end in (0, 1))
+            body += panel.band([p.nfe for p in joined], low, high, style)
         body += panel.line([(p.nfe, 100 * p.accuracy) for p in joined], style)
         for point in arm.points:
-            hollow = "" if point.kind == _main_kind(arm) else " hollow"
-            body += _bar_and_marker(panel, point, f"{display(arm.name)}, {point.rule}", shape, style + hollow)
+            is_joined = point.kind == _main_kind(arm)
+            name = f"{display(arm.name)}, {point.rule}"
+            body += _mark(
+                panel, point, name, shape, style + ("" if is_joined else " hollow"), not (is_joined and is_dense)
+            )
         if arm.learned:
             point = arm.learned.point
             name = f"{display(arm.name)}, learned sampler"
-            stars += _bar_and_marker(panel, point, name, "star", style)
+            stars += _mark(panel, point, name, "star", style)
             x, y = panel.at((point.nfe, 100 * point.accuracy))
             to_the_left = x > 0.6 * width
             stars += text((x + (-14 if to_the_left else 14), y - 10), name, "label", "end" if to_the_left else "start")
@@ -82,10 +92,10 @@ def _main_kind(arm: Arm) -> str:
     )
 
 
-def _bar_and_marker(panel: Panel, point: FrontierPoint, name: str, shape: str, style: str) -> str:
+def _mark(panel: Panel, point: FrontierPoint, name: str, shape: str, style: str, has_bar: bool = True) -> str:
     low, high = (100 * end for end in point.ci95)
     tooltip = f"{name}: {percent(point.accuracy)} % {interval_percent(point.ci95)} in {point.nfe:.2f} calls"
-    bar = panel.error_bar(point.nfe, low, high, style)
+    bar = panel.error_bar(point.nfe, low, high, style) if has_bar else ""
     return bar + panel.marker((point.nfe, 100 * point.accuracy), shape, style, tooltip)
 
 

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 from diffpo.core.errors import UserError
 from diffpo.recipes.renamed import renamed_metric
 from diffpo.statistics.bootstrap import Estimate, Interval
+from diffpo.statistics.constant import ConstantGain
 from diffpo.statistics.frontier import Gain
 
 ARMS = ("base", "d1", "diffpo")
@@ -44,6 +45,14 @@ class LearnedSampler:
 
 
 @dataclass(frozen=True)
+class ValidatedGain:
+    """What the learned sampler adds to a fixed rule that was chosen on validation problems."""
+
+    rule: str
+    gain: ConstantGain
+
+
+@dataclass(frozen=True)
 class PlaybackCompletion:
     """One finished completion: the prompt, what was answered, and the denoiser call that committed each token."""
 
@@ -69,6 +78,9 @@ class Arm:
     area: Estimate | None = None
     aup: Estimate | None = None
     gain: Gain | None = None
+    validated_gain: ValidatedGain | None = None
+    best_constants: Mapping[float, str] = field(default_factory=dict)
+    """By price of a call, the fixed rule that validation problems chose."""
     clues: tuple[int, ...] = ()
     playback: tuple[PlaybackCompletion, ...] = ()
     metrics: tuple[Mapping[str, float], ...] = field(default=(), repr=False)
@@ -149,7 +161,7 @@ def _arm_of_summary(name: str, found: Mapping[str, Any]) -> Arm:
 
 def _with_evaluation(arm: Arm, found: Mapping[str, Any]) -> Arm:
     learned = found.get("learned")
-    gain = found.get("gain")
+    gain, validated = found.get("gain"), found.get("validated_gain")
     return replace(
         arm,
         points=tuple(_point(p) for p in found.get("points", [])) or arm.points,
@@ -157,6 +169,8 @@ def _with_evaluation(arm: Arm, found: Mapping[str, Any]) -> Arm:
         area=_estimate(found, "area") or arm.area,
         aup=_estimate(found, "aup") or arm.aup,
         gain=_gain(gain) if gain else arm.gain,
+        validated_gain=_validated_gain(validated) if validated else arm.validated_gain,
+        best_constants=_best_constants(found) or arm.best_constants,
         clues=tuple(found.get("clues", ())),
         playback=tuple(_completion(c) for c in found.get("playback", [])),
     )
@@ -200,6 +214,15 @@ def _gain(found: Mapping[str, Any]) -> Gain:
         nfe=float(found["nfe"]),
         nfe_ci95=_interval(found["nfe_ci95"]),
     )
+
+
+def _validated_gain(found: Mapping[str, Any]) -> ValidatedGain:
+    return ValidatedGain(str(found["rule"]), ConstantGain(**vars(_gain(found))))
+
+
+def _best_constants(found: Mapping[str, Any]) -> dict[float, str]:
+    chosen = (found.get("validation") or {}).get("best_constants", ())
+    return {float(constant["price"]): str(constant["rule"]) for constant in chosen}
 
 
 def _interval(found: Any) -> Interval:

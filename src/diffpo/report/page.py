@@ -10,6 +10,7 @@ from markupsafe import Markup
 from diffpo.core.files import explain_write_errors, write_whole
 from diffpo.report import charts, playback, sentences, table
 from diffpo.report.data import ARMS, Arm, ReportedRun, read_run
+from diffpo.report.learned import gain_sentences
 
 HERE = Path(__file__).parent
 NARROW, WIDE = (380, 400), (760, 440)
@@ -78,7 +79,10 @@ def render(run: ReportedRun) -> str:
         ]
         if evaluated
         else [],
-        gain=sentences.gain_sentence(learned) if learned else None,
+        gains=[
+            *(gain_sentences(learned) if learned else []),
+            *filter(None, [sentences.frontier_sentence(run.arms)]),
+        ],
         header=table.HEADER,
         rows=table.table_rows(run.arms),
         clue_charts=[Markup(svg) for svg in charts.clue_charts(learned)] if learned else [],

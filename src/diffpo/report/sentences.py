@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffpo.report.data import Arm, FrontierPoint
+from diffpo.report.learned import VERDICTS, verdict
 from diffpo.report.table import display, interval_percent, percent
-from diffpo.statistics.bootstrap import Interval
 from diffpo.statistics.frontier import upper_hull_nfe
 
 NEAR_BEST = 0.01
+PRICE = 0.1
+"""The price of as many calls as a completion has tokens at which an arm's constant stands for the arm."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,18 @@ class Figure:
 
 
 def representative(arm: Arm) -> FrontierPoint | None:
-    """Return the point that stands for an arm: its learned sampler's, else that of its cheapest nearly best rule.
+    """Return the point that stands for an arm: its learned sampler's, else that of the constant that validation chose.
 
-    Nearly best is within one percentage point of the arm's best. The most accurate rule itself is often a slow one that
-    is ahead by noise, and would make any arm that is compared with it look fast. None where nothing was evaluated.
+    The constant is the best at a price of `PRICE`. Where none was chosen it is the cheapest rule within one percentage
+    point of the arm's best: the most accurate rule itself is often a slow one that is ahead by noise, and would make
+    any arm that is compared with it look fast. None where nothing was evaluated.
     """
     if arm.learned:
         return arm.learned.point
     if not arm.points:
         return None
+    if chosen := next((p for p in arm.points if p.rule == arm.best_constants.get(PRICE)), None):
+        return chosen
     best = max(point.accuracy for point in arm.points)
     return min((p for p in arm.points if p.accuracy >= best - NEAR_BEST), key=lambda p: (p.nfe, -p.accuracy))
 
@@ -53,7 +58,8 @@ def figures(arms: Sequence[Arm]) -> list[Figure]:
 
 
 def headline(arms: Sequence[Arm]) -> str:
-    """Return what DiFFPO, or else the last arm, achieves, and how that compares with each other arm."""
+    """Return what DiFFPO, or else the last arm, achieves, how that compares with each other arm, and whether its
+    learned sampler is better than fixed bounds."""
     known = [(arm, point) for arm in arms if (point := representative(arm))]
     if not known:
         return "Nothing was evaluated in this run yet."
@@ -64,7 +70,8 @@ def headline(arms: Sequence[Arm]) -> str:
         f"in {point.nfe:.1f} denoiser calls"
     )
     others = [_comparison(arm, other, point) for arm, other in known if arm is not main]
-    return f"{start}: {'; '.join(others)}." if others else f"{start}."
+    compared = f"{start}: {'; '.join(others)}." if others else f"{start}."
+    return f"{compared} Its learned sampler is {VERDICTS[verdict(main)]}." if main.learned and main.gain else compared
 
 
 def _comparison(arm: Arm, point: FrontierPoint, main: FrontierPoint) -> str:
@@ -89,23 +96,25 @@ def _times(ratio: float) -> str:
     return "in as many calls" if ratio > 1 / 1.05 else f"in {1 / ratio:.1f}\N{MULTIPLICATION SIGN} as many calls"
 
 
-def gain_sentence(arm: Arm) -> str | None:
-    """Return what the learned sampler adds to fixed bounds on the same model, with its uncertainty."""
-    if arm.gain is None:
+def frontier_sentence(arms: Sequence[Arm]) -> str | None:
+    """Return where d1 solves more than DiFFPO within as many calls, by the most; None where it does nowhere.
+
+    A gap of less than one point is not mentioned. Learned samplers are left out: their calls cannot be chosen.
+    """
+    found = {arm.name: arm for arm in arms if arm.points}
+    if not {"d1", "diffpo"} <= found.keys():
         return None
-    gain = arm.gain
-    accuracy = (
-        f"{100 * gain.accuracy:+.1f} points [{100 * gain.accuracy_ci95[0]:+.1f}, {100 * gain.accuracy_ci95[1]:+.1f}]"
-    )
-    calls = f"{gain.nfe:+.2f} [{gain.nfe_ci95[0]:+.2f}, {gain.nfe_ci95[1]:+.2f}]"
+    other, main = found["d1"], found["diffpo"]
+    calls = [point.nfe for point in other.points]
+    gap, within = max((_best_within(other, nfe) - _best_within(main, nfe), nfe) for nfe in calls)
+    if gap < NEAR_BEST:
+        return None
+    theirs, ours = (percent(_best_within(arm, within)) for arm in (other, main))
     return (
-        "Against the best mixture of fixed entropy bounds on the same model the learned sampler is worth "
-        f"{accuracy} of accuracy at equal NFE ({_verdict(gain.accuracy_ci95)}), and saves {calls} calls per problem "
-        f"at equal accuracy ({_verdict(gain.nfe_ci95)})."
+        f"With fixed bounds alone, d1 solves more than DiFFPO in few calls: {theirs} % against {ours} % within "
+        f"{within:.2f}. One arm is better than another where its whole line is above, and not where a point of it is."
     )
 
 
-def _verdict(interval: Interval) -> str:
-    if interval[0] > 0:
-        return "a gain"
-    return "a loss" if interval[1] < 0 else "not told apart from nothing by this many problems"
+def _best_within(arm: Arm, calls: float) -> float:
+    return max((point.accuracy for point in arm.points if point.nfe <= calls), default=0.0)

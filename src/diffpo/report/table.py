@@ -4,10 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from diffpo.report.data import Arm, FrontierPoint, arms_of_summary
 from diffpo.statistics.bootstrap import Estimate, Interval
+from diffpo.statistics.frontier import pareto_front
 
 ABSENT = "-"
+MOST_RULES = 8
 HEADER = ("arm", "rule", "accuracy %", "95 % interval", "NFE", "area", "AUP")
 DISPLAY = {"base": "Base", "d1": "d1", "diffpo": "DiFFPO"}
 
@@ -36,11 +40,14 @@ def interval_percent(interval: Interval, digits: int = 1) -> str:
 
 
 def table_rows(arms: Sequence[Arm]) -> list[Row]:
-    """Return the rows of all arms: for each its learned sampler first, then its rules as they were evaluated."""
+    """Return the rows of all arms: for each its learned sampler first, then its rules as they were evaluated.
+
+    Of more rules than `MOST_RULES` only those that no other of the arm beats are listed.
+    """
     rows = []
     for arm in arms:
         points: list[tuple[FrontierPoint | None, bool]] = [(arm.learned.point, True)] if arm.learned else []
-        points += [(point, False) for point in arm.points]
+        points += [(point, False) for point in listed(arm.points)]
         for i, (point, is_learned) in enumerate(points or [(None, False)]):
             figures = (_plain(arm.area, 3), _plain(arm.aup, 1)) if i == 0 else ("", "")
             if point is None:
@@ -50,6 +57,14 @@ def table_rows(arms: Sequence[Arm]) -> list[Row]:
                 cells = (rule, percent(point.accuracy), interval_percent(point.ci95), f"{point.nfe:.2f}")
             rows.append(Row(arm.name, (display(arm.name), *cells, *figures), i == 0, is_learned))
     return rows
+
+
+def listed(points: Sequence[FrontierPoint]) -> list[FrontierPoint]:
+    """Return the points that a table shows, in their order."""
+    if len(points) <= MOST_RULES:
+        return list(points)
+    front = pareto_front(*(np.array([getattr(point, name) for point in points]) for name in ("nfe", "accuracy")))
+    return [point for i, point in enumerate(points) if i in front]
 
 
 def summary_table(summary: Mapping[str, Any]) -> str:
