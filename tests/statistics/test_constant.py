@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 
-from diffpo.statistics.bootstrap import mean_interval
-from diffpo.statistics.constant import best_constant, constant_within, gain_over_constant, mean_gain_over_fixed
+from diffpo.statistics.bootstrap import Interval, mean_interval
+from diffpo.statistics.constant import (
+    best_constant,
+    constant_within,
+    gain_over_constant,
+    mean_gain_over_fixed,
+    verdict,
+)
 from diffpo.statistics.frontier import gain_over_fixed
 
 ACCURACY = np.array([0.90, 0.90, 0.80, 0.55, 0.50])
@@ -77,3 +83,23 @@ def test_each_run_is_compared_with_the_mixtures_of_its_own_model() -> None:
     assert gain.accuracy == pytest.approx((0.0 + 0.1) / 2), "at three calls the weak one's mixture solves .4"
     assert gain.nfe == pytest.approx((-1.0 + 1.0) / 2), "the strong one solves as much in two calls, the weak in four"
     assert gain.accuracy_ci95 == pytest.approx((0.0, 0.1)), "all problems are alike, and the runs are not"
+
+
+UP, DOWN, AROUND = (0.01, 0.05), (-0.05, -0.01), (-0.02, 0.03)
+
+
+@pytest.mark.parametrize(
+    ("mixture", "constant", "expected"),
+    [
+        (UP, UP, "ahead"),
+        (UP, AROUND, "undecided"),
+        (AROUND, UP, "undecided"),
+        (UP, DOWN, "behind"),
+        (DOWN, UP, "behind"),
+        (UP, None, "unknown"),
+        (DOWN, None, "behind"),
+        (None, None, "unknown"),
+    ],
+)
+def test_ahead_takes_both_comparisons(mixture: Interval | None, constant: Interval | None, expected: str) -> None:
+    assert verdict(mixture, constant) == expected

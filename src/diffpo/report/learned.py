@@ -1,17 +1,23 @@
 """Is the learned sampler of a run ahead of fixed rules on the same model? The sentences of a report that say so."""
 
-from typing import Literal
-
 from diffpo.report.data import Arm
 from diffpo.statistics.bootstrap import Interval
+from diffpo.statistics.constant import Verdict, verdict
 
-Verdict = Literal["ahead", "behind", "undecided", "unknown"]
 VERDICTS: dict[Verdict, str] = {
     "ahead": "ahead of fixed bounds",
     "behind": "behind fixed bounds",
     "undecided": "not told apart from fixed bounds by this many problems",
     "unknown": "not shown to be better than fixed bounds, since none was chosen on validation problems",
 }
+
+
+def verdict_words(arm: Arm) -> str:
+    """Return whether the learned sampler is ahead of fixed bounds, as what follows "it is"."""
+    mixture, constant = arm.gain, arm.validated_gain
+    return VERDICTS[
+        verdict(mixture.accuracy_ci95 if mixture else None, constant.gain.accuracy_ci95 if constant else None)
+    ]
 
 
 def gain_sentences(arm: Arm) -> list[str]:
@@ -31,25 +37,7 @@ def gain_sentences(arm: Arm) -> list[str]:
             f"worth {_points(validated.accuracy, validated.accuracy_ci95)}, and saves "
             f"{_calls(validated.nfe, validated.nfe_ci95)} calls at the same time."
         )
-    return [*found, f"So it is {VERDICTS[verdict(arm)]}."]
-
-
-def verdict(arm: Arm) -> Verdict:
-    """Return whether the learned sampler is ahead of fixed rules, behind them, or neither, as far as is known.
-
-    It is ahead where both intervals of accuracy are above zero, against the best mixture of fixed rules and against the
-    constant that was chosen on validation problems; behind where one of them is below zero.
-    """
-    against = [arm.gain.accuracy_ci95] if arm.gain else []
-    if any(high < 0 for _, high in [*against, *_validated_interval(arm)]):
-        return "behind"
-    if not arm.validated_gain or not against:
-        return "unknown"
-    return "ahead" if all(low > 0 for low, _ in [*against, *_validated_interval(arm)]) else "undecided"
-
-
-def _validated_interval(arm: Arm) -> list[Interval]:
-    return [arm.validated_gain.gain.accuracy_ci95] if arm.validated_gain else []
+    return [*found, f"So it is {verdict_words(arm)}."]
 
 
 def _points(value: float, interval: Interval) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffpo.report.data import Arm, FrontierPoint
-from diffpo.report.learned import VERDICTS, verdict
+from diffpo.report.learned import verdict_words
 from diffpo.report.table import display, interval_percent, percent
 from diffpo.statistics.frontier import upper_hull_nfe
 
@@ -71,7 +71,7 @@ def headline(arms: Sequence[Arm]) -> str:
     )
     others = [_comparison(arm, other, point) for arm, other in known if arm is not main]
     compared = f"{start}: {'; '.join(others)}." if others else f"{start}."
-    return f"{compared} Its learned sampler is {VERDICTS[verdict(main)]}." if main.learned and main.gain else compared
+    return f"{compared} Its learned sampler is {verdict_words(main)}." if main.learned and main.gain else compared
 
 
 def _comparison(arm: Arm, point: FrontierPoint, main: FrontierPoint) -> str:

@@ -5,19 +5,16 @@ is chosen on validation problems, so that its figures on the test's are not the 
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from diffpo.statistics.bootstrap import (
-    Clusters,
-    Interval,
-    Seed,
-    percentile_interval,
-    resampled_means,
-    resampled_run_means,
-)
+from diffpo.statistics.bootstrap import Clusters, Interval, Seed, percentile_interval, resampled_run_means
 from diffpo.statistics.frontier import Gain, Number, upper_hull_accuracy, upper_hull_nfe
+from diffpo.statistics.runs import mean_over_runs
+
+Verdict = Literal["ahead", "behind", "undecided", "unknown"]
 
 
 def best_constant(
@@ -92,22 +89,28 @@ def mean_gain_over_fixed(
     for runs that share one model. In every resample of clusters the mixtures are fitted again, and runs are drawn with
     replacement. Outside of the range of the fixed rules a run is compared with the end of that range.
     """
-    n, runs, k = solved.shape
+    k = solved.shape[2]
     table = np.concatenate([solved, nfe, learned_solved[:, :, None], learned_nfe[:, :, None]], axis=2)
-    rng = np.random.default_rng(seed)
-    means = resampled_means(table.reshape(n, -1), clusters, draws, rng).reshape(draws, runs, -1)
-    weights = rng.multinomial(runs, np.full(runs, 1 / runs), size=draws) / runs
-    samples = np.array([weight @ _gains(row, k) for row, weight in zip(means, weights, strict=True)])
-    accuracy, calls = _gains(table.mean(axis=0), k).mean(axis=0)
-    return Gain(float(accuracy), percentile_interval(samples[:, 0]), float(calls), percentile_interval(samples[:, 1]))
+
+    def statistic(means: Float[np.ndarray, " columns"]) -> Interval:
+        fixed_accuracy, fixed_nfe, (accuracy, calls) = means[:k], means[k : 2 * k], means[2 * k :]
+        accuracy_of_fixed = upper_hull_accuracy(fixed_nfe, fixed_accuracy, max(calls, fixed_nfe.min()))
+        nfe_of_fixed = upper_hull_nfe(fixed_nfe, fixed_accuracy, min(accuracy, fixed_accuracy.max()))
+        return accuracy - accuracy_of_fixed, nfe_of_fixed - calls
+
+    accuracy, calls = mean_over_runs(table, clusters, statistic, draws, seed)
+    return Gain(accuracy.value, accuracy.ci95, calls.value, calls.ci95)
 
 
-def _gains(means: Float[np.ndarray, "s c"], k: int) -> Float[np.ndarray, "s 2"]:
-    """Return accuracy gained and calls saved by each run, from its column means."""
-    found = []
-    for row in means:
-        fixed_accuracy, fixed_nfe, (accuracy, calls) = row[:k], row[k : 2 * k], row[2 * k :]
-        at_equal_nfe = upper_hull_accuracy(fixed_nfe, fixed_accuracy, max(calls, fixed_nfe.min()))
-        at_equal_accuracy = upper_hull_nfe(fixed_nfe, fixed_accuracy, min(accuracy, fixed_accuracy.max()))
-        found.append((accuracy - at_equal_nfe, at_equal_accuracy - calls))
-    return np.array(found)
+def verdict(mixture: Interval | None, constant: Interval | None) -> Verdict:
+    """Return whether a learned sampler is ahead of fixed rules, behind them, or neither, as far as is known.
+
+    The intervals are of its gain in accuracy over the best mixture of fixed rules and over the validated constant, None
+    where there is none. It is ahead where both are above zero, and behind where one of them is below.
+    """
+    known = [interval for interval in (mixture, constant) if interval is not None]
+    if any(high < 0 for _, high in known):
+        return "behind"
+    if len(known) < 2:
+        return "unknown"
+    return "ahead" if all(low > 0 for low, _ in known) else "undecided"
