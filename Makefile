@@ -8,7 +8,7 @@ IS_NEW_ENOUGH := 'import sys; sys.exit(sys.version_info < (3, 11))'
 BIN := .venv/bin
 BEAT := sh tools/heartbeat.sh
 
-.PHONY: help demo test coverage lint mutants study-sampler study-arms study-likelihood clean
+.PHONY: help demo test coverage lint mutants study-sampler study-arms study-full study-likelihood clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -38,6 +38,9 @@ study-sampler: .venv/.ready ## Slow: learned sampler against fixed ones
 
 study-arms: .venv/.ready ## Slow: nine algorithms at equal calls, with and without KL (JOBS=2)
 	@$(BIN)/diffpo study study-arms --out results/arms --against d1,d1+KL --jobs $(JOBS)
+
+study-full: .venv/.ready ## Slow, days: every algorithm tuned on seeds of its own, five seeds reported (JOBS=2)
+	@$(BIN)/diffpo study study-full --out results/full --against d1,diffpo --jobs $(JOBS)
 
 study-likelihood: .venv/.ready ## Slow: how far the surrogates are from the behaviour (JOBS=2)
 	@$(BIN)/diffpo study study-likelihood --out results/likelihood --jobs $(JOBS)

@@ -98,5 +98,5 @@ def snapshot(run: Path) -> dict[str, Any]:
     """Return all that a run has become: its last checkpoint's weights and optimisers, and its log without the times."""
     last = checkpoints(run)[-1]
     optimizers = dict(leaves(torch.load(last / "optimizer.pt", weights_only=True), "optimizer"))
-    log = [{key: value for key, value in line.items() if key != "seconds"} for line in lines_of(run)]
+    log = [{key: value for key, value in line.items() if not key.endswith("seconds")} for line in lines_of(run)]
     return weights_of(last) | optimizers | {"progress": read_progress(last), "log": log}

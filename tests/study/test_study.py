@@ -70,7 +70,7 @@ name = "2-MF+IS"
 recipe = "rl.toml"
 overrides = ["objective.importance_cap=2.0"]
 """
-CLOCKS = {"seconds"}
+CLOCKS = {"seconds", "cpu_seconds"}
 SHARES = [0.0, 0.25, 0.5, 0.75, 1.0]
 
 

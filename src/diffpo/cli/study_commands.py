@@ -9,7 +9,7 @@ from diffpo.cli.options import Overrides
 from diffpo.core.errors import UserError
 
 
-def study(  # eleven arguments: every option of a command is one
+def study(  # twelve arguments: every option of a command is one
     out: Annotated[Path, typer.Option("--out", help="Where the results go: results/NAME.", file_okay=False)],
     recipe: Annotated[
         str | None, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a built-in study.")
@@ -23,6 +23,7 @@ def study(  # eleven arguments: every option of a command is one
         Path | None, typer.Option(file_okay=False, help="For bases and runs. [default: runs/study-NAME]")
     ] = None,
     against: Annotated[str | None, typer.Option(help="Compare all arms with these: a,b. [default: none]")] = None,
+    tune_only: Annotated[bool, typer.Option("--tune-only", help="Only choose what a study that tunes tries.")] = False,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave broken result lines out.")] = False,
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Only write table and figures, from the results.")
@@ -46,7 +47,7 @@ def study(  # eleven arguments: every option of a command is one
 
     names = (tuple(text.split(",")) if text is not None else None for text in (arms, tasks, seeds))
     work = work or Path("runs") / f"study-{loaded.name}"
-    run_study(loaded, out, work, jobs, Selection(*names), skip_broken, references)
+    run_study(loaded, out, work, jobs, Selection(*names), skip_broken, references, tune_only)
     typer.echo(f"results and table: {out}")
 
 

@@ -20,11 +20,14 @@ from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy, load
 from diffpo.sampling.rules import EntropyBound
 from diffpo.statistics.bootstrap import mean_interval
-from diffpo.study.plan import StudyPaths, StudyRun, rl_recipe, settings_of, sft_recipe, task_named
+from diffpo.study.plan import StudyPaths, StudyRun, base_seed, rl_recipe, settings_of, sft_recipe, task_named
 from diffpo.study.results import Result
 from diffpo.tasks.base import Task
 from diffpo.training.rl import run_rl
 from diffpo.training.rl_setup import RlState
+
+CLOCKS = ("seconds", "cpu_seconds")
+"""Metrics of a step that differ from one execution to the next."""
 
 
 def run_arm(recipe: StudyRecipe, run: StudyRun, paths: StudyPaths) -> Result:
@@ -54,8 +57,9 @@ def run_arm(recipe: StudyRecipe, run: StudyRun, paths: StudyPaths) -> Result:
 
     trained = rl_recipe(recipe, run, paths)
     run_rl(trained, out, resume=(out / RECIPE).is_file(), on_step=measure)
-    task = filtered_task(trained.task, load(paths.base(run.task)))
+    task = filtered_task(trained.task, load(paths.base(run.task, base_seed(recipe, run))))
     log = [json.loads(line) for line in (out / METRICS).read_text().splitlines()]
+    points = [base_point(recipe, run, paths), *(json.loads(file.read_text())["point"] for file in files)]
     return {
         "study": recipe.name,
         "kind": recipe.kind,
@@ -65,10 +69,16 @@ def run_arm(recipe: StudyRecipe, run: StudyRun, paths: StudyPaths) -> Result:
         "settings": settings_of(recipe, run, paths),
         "completion_length": task.completion_length,
         "clusters": [problem.cluster for problem in evaluation_problems(task, evaluation)[0]],
-        "points": [base_point(recipe, run.task, paths), *(json.loads(file.read_text())["point"] for file in files)],
-        "training": [{name: value for name, value in step.items() if name != "seconds"} for step in log],
+        "points": points,
+        "training": [{name: v for name, v in step.items() if name not in CLOCKS} for step in log],
+        "cpu_seconds": [cpu_seconds(log[: point["step"]]) for point in points],
         "seconds": sum(step["seconds"] for step in log),
     }
+
+
+def cpu_seconds(log: list[dict[str, Any]]) -> float:
+    """Return the processor's time for these steps; the wall's for those of a run begun before it was logged."""
+    return float(round(sum(step.get("cpu_seconds", step["seconds"]) for step in log), 3))
 
 
 def shares_of(evaluation: StudyEvaluation) -> list[float]:
@@ -77,14 +87,15 @@ def shares_of(evaluation: StudyEvaluation) -> list[float]:
     return [min(1.0, round((i + 1) * evaluation.every, 9)) for i in range(count)]
 
 
-def base_point(recipe: StudyRecipe, task_name: str, paths: StudyPaths) -> dict[str, Any]:
-    """Return the point at which all runs of a task start. The first to need it measures it and keeps it in a file."""
-    kept = paths.base(task_name) / "point.json"
+def base_point(recipe: StudyRecipe, run: StudyRun, paths: StudyPaths) -> dict[str, Any]:
+    """Return the point at which a run starts. The first run to need it measures it and keeps it in a file."""
+    base = paths.base(run.task, base_seed(recipe, run))
+    kept = base / "point.json"
     settings = recipe.evaluation.model_dump(mode="json")
     if kept.is_file() and (record := json.loads(kept.read_text()))["measured"] == settings:
         return dict(record["point"])
-    policy = replace(load(paths.base(task_name)), controller=None)
-    task = filtered_task(sft_recipe(task_named(recipe, task_name)).task, policy)
+    policy = replace(load(base), controller=None)
+    task = filtered_task(sft_recipe(task_named(recipe, run.task)).task, policy)
     rules = evaluate_rules(policy, task, recipe.evaluation)
     point = {"share": 0.0, "step": 0, "calls": 0, "rules": rules}
     write_json(kept, {"measured": settings, "point": point})

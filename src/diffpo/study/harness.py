@@ -24,6 +24,7 @@ from diffpo.study.plan import (
     Selection,
     StudyPaths,
     StudyRun,
+    base_seed,
     check,
     settings_of,
     sft_recipe,
@@ -42,7 +43,21 @@ from diffpo.study.results import (
     key_of,
     read_results,
 )
+from diffpo.study.tuning import (
+    TUNED,
+    chosen_settings,
+    settings_tried,
+    tuned_record,
+    tuning_arms,
+    tuning_study,
+    with_chosen,
+)
 from diffpo.training.sft import run_sft
+
+
+class RunsFailedError(RuntimeError):
+    """Some runs of a study diverged. All others are done."""
+
 
 STUDY = "study.toml"
 RESULTS = "results.json"
@@ -55,17 +70,23 @@ class Job:
 
     task: str
     run: StudyRun | None = None
+    seed: int | None = None
+    """The seed of the base, where each seed has its own."""
 
     @property
     def arguments(self) -> list[str]:
-        """Those of `diffpo.study.worker` after the folder: TASK for a base, TASK ARM SEED for a run."""
-        return [self.task] if self.run is None else [self.task, self.run.arm, str(self.run.seed)]
+        """Those of `diffpo.study.worker` after the folder: TASK for a base, or TASK SEED; TASK ARM SEED for a run."""
+        if self.run is None:
+            return [self.task] if self.seed is None else [self.task, str(self.seed)]
+        return [self.task, self.run.arm, str(self.run.seed)]
 
     def __str__(self) -> str:
-        return f"{self.task} base" if self.run is None else str(self.run)
+        if self.run is None:
+            return f"{self.task} base" if self.seed is None else f"{self.task} base of seed {self.seed}"
+        return str(self.run)
 
     def folder(self, paths: StudyPaths) -> Path:
-        return paths.base(self.task) if self.run is None else paths.run(self.run)
+        return paths.base(self.task, self.seed) if self.run is None else paths.run(self.run)
 
 
 def run_study(
@@ -76,16 +97,24 @@ def run_study(
     selection: Selection | None = None,
     skip_broken: bool = False,
     against: Sequence[str] = (),
+    tune_only: bool = False,
 ) -> None:
     """Do all selected runs whose results `out` lacks, then write its table, figures and comparisons with `against`.
 
+    A study that tunes does that first, for the selected arms and tasks (`tune_arms`); with `tune_only` it ends there.
+
     `work` is the folder of bases and runs; `jobs` runs are done at a time. Raises UserError before anything is trained
     where a combination cannot run, a result is broken, or a result that is there has other settings; Stopped when
-    interrupted; RuntimeError, when all others are done, where a run failed.
+    interrupted; RunsFailedError, when all others are done, where a run failed.
     """
     paths = StudyPaths(work)
-    runs = study_runs(recipe, selection or Selection())
+    selection = selection or Selection()
+    runs = study_runs(recipe, selection)
     check(recipe, runs, paths)
+    if recipe.tune is not None:
+        recipe = tune_arms(recipe, out, work, jobs, selection, skip_broken)
+    if tune_only:
+        return
     with _locked(out):
         done = {key_of(result): result for result in read_results(out / RUNS, skip_broken)}
         missing = [run for run in runs if not _is_done(recipe, run, paths, done)]
@@ -93,6 +122,38 @@ def run_study(
         if missing:
             _do_missing(recipe, missing, paths, out / RUNS, done, jobs)
         write_study_report(out, skip_broken, against)
+
+
+def tune_arms(
+    recipe: StudyRecipe, out: Path, work: Path, jobs: int, selection: Selection, skip_broken: bool
+) -> StudyRecipe:
+    """Choose what the selected arms of a study try on the selected tasks, and return the study with what was chosen.
+
+    Each setting is a run for each tuning seed, with its results and its table in `out`/tune; what has been done is not
+    done again. What was chosen, and by which figures, is in `out`/tuned.json. Raises UserError where a setting cannot
+    run, and where all settings of an arm failed.
+    """
+    tune = recipe.tune
+    if tune is None or not (names := tuning_arms(recipe, tune, selection.arms)):
+        return with_chosen(recipe, ())
+    tuning = tuning_study(recipe, tune)
+    selected = Selection(names, selection.tasks)
+    try:
+        run_study(tuning, out / "tune", work / "tune", jobs, selected, skip_broken)
+    except RunsFailedError as error:
+        print(f"tuning goes on without what failed: {error}", flush=True)
+    results = read_results(out / "tune" / RUNS, skip_broken)
+    every = list(chosen_settings(recipe, tune, results, None, None))
+    tuned = list(chosen_settings(recipe, tune, results, selection.arms, selection.tasks))
+    write_json(out / TUNED, tuned_record(recipe, tune, every))
+    for one in tuned:
+        print(f"tuned: {one.arm} on {one.task}: {', '.join(one.choice.overrides)}", flush=True)
+    found = {(one.task, one.arm) for one in tuned}
+    wanted = {(r.task, r.arm) for r in study_runs(recipe, selection)}
+    tried = {arm.name for arm in recipe.arms if settings_tried(arm, tune)}
+    if lacking := sorted(f"{arm} on {task}" for task, arm in wanted - found if arm in tried):
+        raise UserError(f"no setting of {', '.join(lacking)} has a result for every tuning seed; change its grid")
+    return with_chosen(recipe, tuned)
 
 
 def _is_done(recipe: StudyRecipe, run: StudyRun, paths: StudyPaths, done: dict[Key, Result]) -> bool:
@@ -148,18 +209,18 @@ def _do_missing(
         append_results(results, [result for result in found if key_of(result) not in done])
 
     do_jobs = _in_processes if jobs > 1 else _one_by_one
-    bases = [Job(task) for task in dict.fromkeys(run.task for run in missing)]
+    bases = [Job(task, seed=seed) for task, seed in dict.fromkeys((r.task, base_seed(recipe, r)) for r in missing)]
     if failed := do_jobs(recipe, bases, paths, jobs, lambda job: None):
         raise RuntimeError(f"no base, no study: {'; '.join(failed)}")
     if failed := do_jobs(recipe, [Job(run.task, run) for run in missing], paths, jobs, collect):
-        raise RuntimeError(f"{len(failed)} of {len(missing)} runs failed: {'; '.join(failed)}")
+        raise RunsFailedError(f"{len(failed)} of {len(missing)} runs failed: {'; '.join(failed)}")
 
 
 def perform(recipe: StudyRecipe, job: Job, paths: StudyPaths) -> None:
     """Do one job, or go on with it. A run leaves its results in its folder."""
     with _locked(folder := job.folder(paths)):
         if job.run is None:
-            run_sft(sft_recipe(task_named(recipe, job.task)), folder, resume=(folder / RECIPE).is_file())
+            run_sft(sft_recipe(task_named(recipe, job.task), job.seed), folder, resume=(folder / RECIPE).is_file())
         elif recipe.kind == "arms":
             write_json(folder / RESULTS, [run_arm(recipe, job.run, paths)])
         else:
@@ -254,5 +315,8 @@ def perform_stored(work: Path, arguments: Sequence[str]) -> None:
     """
     recipe = load_recipe(StudyRecipe, str(work / STUDY))
     task, *others = arguments
-    run = StudyRun(task, others[0], int(others[1])) if others else None
-    perform(recipe, Job(task, run), StudyPaths(work))
+    if len(others) < 2:
+        job = Job(task, seed=int(others[0]) if others else None)
+    else:
+        job = Job(task, StudyRun(task, others[0], int(others[1])))
+    perform(recipe, job, StudyPaths(work))

@@ -18,7 +18,7 @@ from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import load
 from diffpo.sampling.rules import EntropyBound
 from diffpo.statistics.bootstrap import percentile_interval, resampled_means
-from diffpo.study.plan import StudyPaths, StudyRun, rl_recipe, settings_of, sft_recipe, task_named
+from diffpo.study.plan import StudyPaths, StudyRun, base_seed, rl_recipe, settings_of, sft_recipe, task_named
 from diffpo.study.results import BOUNDARIES, Result
 from diffpo.training.rl import run_rl
 
@@ -28,7 +28,7 @@ FEWEST_ROLLOUTS = 20
 
 def run_likelihood(recipe: StudyRecipe, run: StudyRun, paths: StudyPaths) -> list[Result]:
     """Return a result for each estimator and one for all boundaries, of the base or the model that the arm trains."""
-    model = paths.base(run.task)
+    model = paths.base(run.task, base_seed(recipe, run))
     if run.arm != BASE:
         model = paths.run(run)
         run_rl(rl_recipe(recipe, run, paths), model, resume=(model / RECIPE).is_file())

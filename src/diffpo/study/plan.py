@@ -41,8 +41,10 @@ class StudyPaths:
 
     work: Path
 
-    def base(self, task: str) -> Path:
-        return self.work / "bases" / task
+    def base(self, task: str, seed: int | None = None) -> Path:
+        """Return the folder of a task's base, or of its base for a seed."""
+        folder = self.work / "bases" / task
+        return folder if seed is None else folder / f"seed-{seed}"
 
     def run(self, run: StudyRun) -> Path:
         return self.work / "runs" / run.task / run.arm / f"seed-{run.seed}"
@@ -86,21 +88,33 @@ def arm_named(recipe: StudyRecipe, name: str) -> StudyArm:
     return next(arm for arm in recipe.arms if arm.name == name)
 
 
-def sft_recipe(task: StudyTask) -> SftRecipe:
-    """Return the recipe of a task's base, on one thread: a study is parallel over its runs."""
-    return load_recipe(SftRecipe, task.base, [*task.overrides, "threads=1"])
+def base_seed(recipe: StudyRecipe, run: StudyRun) -> int | None:
+    """Return the seed of the base that a run starts from; None where all seeds of a task have one base."""
+    return run.seed if recipe.base_per_seed else None
+
+
+def sft_recipe(task: StudyTask, seed: int | None = None) -> SftRecipe:
+    """Return the recipe of a task's base, or of its base for a seed.
+
+    It takes one thread: a study is parallel over its runs.
+    """
+    own = [] if seed is None else [f"seed={seed}"]
+    return load_recipe(SftRecipe, task.base, [*task.overrides, "threads=1", *own])
 
 
 def rl_recipe(recipe: StudyRecipe, run: StudyRun, paths: StudyPaths) -> RlRecipe:
-    """Return the recipe of a run: its arm's, with the study's task, base, seed and budget in place of the arm's own."""
+    """Return the recipe of a run: its arm's, with the study's task, base, seed and budget in place of the arm's own.
+
+    What was chosen for the arm on this task comes after its overrides."""
     task, arm = task_named(recipe, run.task), arm_named(recipe, run.arm)
     overrides = [
         f"task={_inline(sft_recipe(task).task.model_dump(mode='json', exclude_none=True))}",
         *task.rl,
         *arm.overrides,
+        *(override for chosen in arm.chosen if chosen.task == run.task for override in chosen.overrides),
         f"budget={_inline({'denoiser_calls': recipe.budget})}",
         f"seed={run.seed}",
-        f"base={json.dumps(str(paths.base(run.task)))}",
+        f"base={json.dumps(str(paths.base(run.task, base_seed(recipe, run))))}",
         "threads=1",
     ]
     return load_recipe(RlRecipe, arm.recipe, overrides)
@@ -141,7 +155,7 @@ def _on_one_line(error: UserError) -> str:
 
 def settings_of(recipe: StudyRecipe, run: StudyRun, paths: StudyPaths) -> dict[str, Any]:
     """Return everything that a run's result depends on, but for the names of folders. Each result keeps it."""
-    settings: dict[str, Any] = {"base": plain_table(sft_recipe(task_named(recipe, run.task)))}
+    settings: dict[str, Any] = {"base": plain_table(sft_recipe(task_named(recipe, run.task), base_seed(recipe, run)))}
     settings["measured"] = plain_table(_measurement(recipe))
     if run.arm != BASE:
         settings["rl"] = plain_table(rl_recipe(recipe, run, paths)) | {"base": run.task}

@@ -1,6 +1,6 @@
 """`table.md` and the SVG figures of a study, from its results alone. Imports no torch."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from diffpo.core.errors import UserError
@@ -8,6 +8,7 @@ from diffpo.core.files import write_whole
 from diffpo.report.table import interval_percent, percent
 from diffpo.statistics.bootstrap import Estimate
 from diffpo.study.charts import ends_svg, profiles_svg, trajectories_svg
+from diffpo.study.equal import Spent, at_equal
 from diffpo.study.results import BOUNDARIES, RUNS, Result, read_results
 from diffpo.study.summary import Difference, Profile, Trajectory, differences, profiles, trajectories, verdicts
 
@@ -15,12 +16,21 @@ TABLE = "table.md"
 ARMS_NOTE = (
     "Mean over seeds with 95 % intervals by resampling clusters of problems and seeds; all arms met the same problems. "
     "With few seeds the spread between them is understated (with 3, by a third in variance): look at the column by "
-    "seed. All seeds start from one base."
+    "seed."
 )
+ONE_BASE, OWN_BASES = "All seeds start from one base.", "Each seed starts from a base of its own."
 DIFFERENCES_NOTE = (
     "Points of accuracy by which an arm ends above (or below) another, with 95 % intervals by resampling clusters of "
     "problems and seeds, both paired. Among many comparisons one in twenty lies off 0 by chance."
 )
+EQUAL_NOTE = (
+    "At equal cost: every arm where it had spent as much as the run that spent least, by denoiser calls, by steps and "
+    "by CPU seconds of training. Between two points of a trajectory figures are taken in proportion. Area: under the "
+    "greedy frontier, over log NFE from 1 to the completion's length, the learned sampler's point included. The rate "
+    "of a run decays with its own budget of calls, so an arm far from the end of its run is shown a little below what "
+    "it would reach."
+)
+EQUAL: Mapping[str, Spent] = {"denoiser calls": "calls", "steps": "steps", "CPU seconds": "cpu_seconds"}
 LIKELIHOOD_NOTE = (
     "KL in nats per token, of the conditional that drew the token to the surrogate's, on the model's own rollouts at "
     "temperature 1; mean over seeds with 95 % intervals by resampling clusters of problems and seeds."
@@ -45,9 +55,13 @@ def write_study_report(out: Path, skip_broken: bool = False, against: Sequence[s
     sections = [f"# {results[0]['study']}\n"]
     if arms := [result for result in results if result["kind"] == "arms"]:
         found = trajectories(arms)
-        sections += [ARMS_NOTE + "\n", *final_tables(found)]
+        has_own = any(
+            result["settings"]["base"].get("seed") != arms[0]["settings"]["base"].get("seed") for result in arms
+        )
+        sections += [f"{ARMS_NOTE} {OWN_BASES if has_own else ONE_BASE}\n", *final_tables(found)]
         sections += [DIFFERENCES_NOTE + "\n"] if against else []
         sections += [table for arm in against for table in difference_tables(differences(arms, arm))]
+        sections += equal_sections(arms)
         sections += trajectory_tables(found)
         for task in dict.fromkeys(trajectory.task for trajectory in found):
             of_task = [t for t in found if t.task == task]
@@ -94,6 +108,26 @@ def final_tables(found: Sequence[Trajectory]) -> Iterator[str]:
             rows.append((t.arm, t.rule, seeds, share_text(end.accuracy), each, plain_text(end.nfe, 2)))
         header = ("arm", "rule", "seeds", "accuracy % at the end", "by seed", "NFE")
         yield f"## {task}: at the end of the budget\n\n{markdown_table(header, rows)}"
+
+
+def equal_sections(arms: Sequence[Result]) -> Iterator[str]:
+    """Yield for each task the arms at equal calls, steps and CPU time; nothing where older results have no CPU time."""
+    if not all("cpu_seconds" in result for result in arms):
+        return
+    yield EQUAL_NOTE + "\n"
+    found = {name: at_equal(arms, spent) for name, spent in EQUAL.items()}
+    for task in dict.fromkeys(result["task"] for result in arms):
+        for name, of_all in found.items():
+            members = [one for one in of_all if one.task == task]
+            rules = list(dict.fromkeys(rule for one in members for rule in one.accuracy))
+            rows = [
+                [one.arm, " ".join(map(str, one.seeds)), percent(one.share), plain_text(one.area, 3)]
+                + [share_text(one.accuracy[rule]) if rule in one.accuracy else "-" for rule in rules]
+                for one in sorted(members, key=lambda one: -one.area.value)
+            ]
+            header = ["arm", "seeds", "% of its run", "area", *rules]
+            title = f"## {task}: at equal {name} ({members[0].amount:,.0f})"
+            yield f"{title}\n\n{markdown_table(header, rows)}"
 
 
 def difference_tables(found: Sequence[Difference]) -> Iterator[str]:

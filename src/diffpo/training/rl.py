@@ -36,7 +36,7 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, on_step: OnStep | 
         interruptible() as interrupt,
     ):
         while (share := spent(recipe.budget, step, calls)) < 1:
-            started = time.perf_counter()
+            started, cpu_started = time.perf_counter(), time.process_time()
             stage = stage_at(recipe, share)
             before = state.total_usage()
             batch = collect_rollouts(recipe, state, stage, step)
@@ -50,7 +50,8 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, on_step: OnStep | 
                 "rollout_tokens": between.tokens - before.tokens,
                 "update_tokens": after.tokens - between.tokens,
             }
-            metrics |= {"denoiser_calls": calls, "seconds": time.perf_counter() - started}
+            metrics |= {"denoiser_calls": calls, "cpu_seconds": time.process_time() - cpu_started}
+            metrics |= {"seconds": time.perf_counter() - started}
             on_rank_zero(run.log, step, metrics)
             show_step(bar, step if recipe.budget.steps else calls, metrics)
             if on_step is not None:

@@ -34,12 +34,41 @@ class StudyTask(Strict):
     """Overrides of every arm's recipe on this task: task.step_credit=0.3."""
 
 
+class StudyChoice(Strict):
+    """What was chosen for an arm on one task: more overrides of its recipe."""
+
+    task: Name
+    overrides: tuple[str, ...]
+
+
 class StudyArm(Strict):
     """One way to train: an RL recipe, a file or a built-in name, with overrides."""
 
     name: Name
     recipe: str
     overrides: tuple[str, ...] = ()
+    grid: tuple[tuple[str, ...], ...] | None = None
+    """What tuning tries: of each list one override. None: `tune.grid`; []: nothing, the arm stays as it is."""
+    chosen: tuple[StudyChoice, ...] = ()
+    """Overrides on some tasks alone, as tuning chooses them."""
+
+
+class StudyTuning(Strict):
+    """How what an arm tries is chosen: on other seeds and other problems than those reported, one run for each."""
+
+    seeds: tuple[int, ...] = (100, 101)
+    grid: tuple[tuple[str, ...], ...] = ()
+    """Of each list one override: [["optimizer.lr=4e-5", "optimizer.lr=1.2e-4"], ["rollout.rule.bound=0.1", ...]]."""
+    budget: Count | None = None
+    """Denoiser calls of each run. None: those of the study."""
+    count: Annotated[int, Field(ge=2)] = 200
+    """Validation problems."""
+
+    def problems(self) -> Iterable[str]:
+        if not self.seeds:
+            yield "seeds: none is given; name at least one"
+        if any(not choices for choices in self.grid):
+            yield "grid: a list is empty; leave it out, or give it overrides to choose from"
 
 
 class StudyEvaluation(Strict):
@@ -97,6 +126,10 @@ class StudyRecipe(Strict):
     seeds: tuple[int, ...] = (0, 1, 2)
     budget: Count
     """Denoiser calls of each run."""
+    base_per_seed: bool = False
+    """Whether each seed has a base of its own, trained with that seed; else all seeds of a task start from one."""
+    tune: StudyTuning | None = None
+    """What is tuned, before the runs that are reported. None: nothing."""
     evaluation: StudyEvaluation = StudyEvaluation()
     mismatch: StudyMismatch = StudyMismatch()
 
@@ -111,8 +144,23 @@ class StudyRecipe(Strict):
                 yield f"{what}: none is given; name at least one"
             for name in sorted({str(name) for name in names if names.count(name) > 1}):
                 yield f"{what}: {name} is there twice; rename one or leave it out"
+        if self.tune is not None:
+            yield from self._tuning_problems(self.tune)
         if any(arm.name == BASE for arm in self.arms):
             yield f"arms: '{BASE}' is the model before training; choose another name"
+
+    def _tuning_problems(self, tune: StudyTuning) -> Iterable[str]:
+        if self.kind != "arms":
+            yield f"tune: a study of kind '{self.kind}' reports no accuracy to tune by; leave it out"
+        if both := sorted(set(tune.seeds) & set(self.seeds)):
+            yield (
+                f"tune.seeds: {', '.join(map(str, both))} would be tuned on and reported; tune on other seeds than "
+                "those in seeds"
+            )
+        if self.evaluation.split == "validation":
+            yield "evaluation.split: tuning is on validation problems; report on split = 'test'"
+        if any(arm.grid is not None and not all(arm.grid) for arm in self.arms):
+            yield "arms: a list of a grid is empty; leave it out, or give it overrides to choose from"
 
 
 def estimator_name(estimator: EstimatorRecipe) -> str:

@@ -1,0 +1,111 @@
+"""Arms at equal denoiser calls, equal steps and equal CPU time, read off their trajectories. Imports no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from diffpo.statistics.bootstrap import Estimate, percentile_interval, resampled_run_means
+from diffpo.statistics.frontier import frontier_area
+from diffpo.study.results import Result
+from diffpo.study.summary import groups
+
+Spent = Literal["calls", "steps", "cpu_seconds"]
+"""What training has spent: denoiser calls, batches, or seconds of the processor."""
+
+
+@dataclass(frozen=True)
+class AtEqual:
+    """An arm on a task, where all arms of that task have spent the same."""
+
+    task: str
+    arm: str
+    seeds: tuple[int, ...]
+    amount: float
+    """How much they have spent: the least that any run of the task spent in all."""
+    share: float
+    """The mean share of what the arm's own runs spent in all."""
+    area: Estimate
+    """The area under the greedy frontier."""
+    accuracy: dict[str, Estimate]
+    """By rule."""
+
+
+def at_equal(results: Sequence[Result], spent: Spent) -> list[AtEqual]:
+    """Return every arm at the largest amount that all runs of its task have spent.
+
+    Between two points of a trajectory, accuracy and calls of each problem are taken in proportion: about what a run
+    that stopped there would show, but for the curve's shape in between, and for a rate that decays with the budget.
+    """
+    found: list[AtEqual] = []
+    arms = groups(results)
+    for task in dict.fromkeys(members[0]["task"] for members in arms):
+        of_task = [members for members in arms if members[0]["task"] == task]
+        amount = min(float(spent_by(result, spent)[-1]) for members in of_task for result in members)
+        found += [arm_at(members, spent, amount) for members in of_task]
+    return found
+
+
+def spent_by(result: Result, spent: Spent) -> Float[np.ndarray, " points"]:
+    """Return what a run had spent at each of its points."""
+    if spent == "cpu_seconds":
+        return np.array(result["cpu_seconds"], dtype=float)
+    name = "step" if spent == "steps" else "calls"
+    return np.array([point[name] for point in result["points"]], dtype=float)
+
+
+def arm_at(members: Sequence[Result], spent: Spent, amount: float) -> AtEqual:
+    """Return the runs of an arm on a task where each of them has spent `amount`."""
+    first = members[0]
+    places = [place_of(spent_by(result, spent), amount) for result in members]
+    rules = [
+        name
+        for name in _rules(first, -1)
+        if all(name in _rules(result, index) for result, (index, _) in zip(members, places, strict=True))
+    ]
+    values = np.stack(
+        [
+            np.concatenate([_values(result, *place, rules, what) for what in ("solved", "nfe_rows")], axis=1)
+            for result, place in zip(members, places, strict=True)
+        ],
+        axis=1,
+    )
+    drawn, whole = resampled_run_means(values, first["clusters"]), values.mean(axis=(0, 1))
+    greedy = [i for i, name in enumerate(rules) if not name.startswith("temperature")]
+    calls = [len(rules) + i for i in greedy]
+
+    def area(means: Float[np.ndarray, " columns"]) -> float:
+        return frontier_area(means[calls], means[greedy], hi=first["completion_length"])
+
+    return AtEqual(
+        task=first["task"],
+        arm=first["arm"],
+        seeds=tuple(result["seed"] for result in members),
+        amount=amount,
+        share=float(np.mean([amount / spent_by(result, spent)[-1] for result in members])),
+        area=Estimate(area(whole), percentile_interval(np.array([area(means) for means in drawn]))),
+        accuracy={name: Estimate(float(whole[i]), percentile_interval(drawn[:, i])) for i, name in enumerate(rules)},
+    )
+
+
+def place_of(spent: Float[np.ndarray, " points"], amount: float) -> tuple[int, float]:
+    """Return the point before the amount, and how far it lies on the way to the next one, from 0 to 1."""
+    index = min(int(np.searchsorted(spent, amount, side="right")) - 1, len(spent) - 2)
+    width = spent[index + 1] - spent[index]
+    return index, float((amount - spent[index]) / width) if width > 0 else 1.0
+
+
+def _rules(result: Result, index: int) -> list[str]:
+    return [rule["rule"] for rule in result["points"][index]["rules"]]
+
+
+def _values(result: Result, index: int, share: float, rules: Sequence[str], what: str) -> Float[np.ndarray, "n k"]:
+    """Return a column for each rule, in proportion between two points of a run's trajectory."""
+    before, after = (
+        np.array([next(r[what] for r in point["rules"] if r["rule"] == rule) for rule in rules], dtype=float).T
+        for point in result["points"][index : index + 2]
+    )
+    between: np.ndarray = (1 - share) * before + share * after
+    return between
