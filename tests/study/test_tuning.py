@@ -12,7 +12,7 @@ from diffpo.recipes import dump_recipe, load_recipe
 from diffpo.recipes.tables import StudyRecipe
 from diffpo.study import harness
 from diffpo.study.harness import run_study
-from diffpo.study.plan import Selection, StudyPaths, StudyRun, rl_recipe
+from diffpo.study.plan import Selection, StudyPaths, StudyRun, check, rl_recipe, study_runs
 from diffpo.study.results import RUNS, read_results
 from diffpo.study.tuning import TUNED, area_at_end, chosen_settings, settings_tried, tuning_study, with_chosen
 
@@ -245,3 +245,15 @@ def test_a_setting_that_cannot_run_is_named_before_anything_is_trained(here: Pat
     with pytest.raises(UserError, match=r"(?s)nothing was trained.*mf--optimizer.lr-0.*on task walk"):
         run_study(study('tune.grid=[["optimizer.lr=0"]]'), here / "results", here / "work")
     assert not (here / "work").exists() or not list((here / "work").rglob("recipe.toml"))
+
+
+def test_every_setting_of_the_built_in_study_can_run(tmp_path: Path) -> None:
+    recipe = load_recipe(StudyRecipe, "study-full")
+    assert recipe.tune is not None and len(recipe.evaluation.bounds) >= 20
+    tuning = tuning_study(recipe, recipe.tune)
+    check(tuning, study_runs(tuning, Selection()), StudyPaths(tmp_path))
+    for arm in recipe.arms:
+        tried = {override for overrides in settings_tried(arm, recipe.tune) for override in overrides}
+        assert len({override for override in tried if ".lr=" in override}) >= 2, "every arm has a rate to choose"
+        is_quick = {"rollout.rule.bound=10", "controller.initial_bound=10", "controller.initial_bound=1.0"} & tried
+        assert is_quick or "justgrpo" in arm.name, "one call included"
