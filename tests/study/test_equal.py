@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffpo.study.equal import arm_at, at_equal, place_of
+from diffpo.study.equal import Spent, arm_at, at_equal, place_of
 from diffpo.study.report import equal_sections
 
 RULES = ("entropy bound 0", "entropy bound 1", "temperature 1")
@@ -33,6 +33,7 @@ def result(arm: str, seed: int, steps: int, cpu: list[float], last: list[int]) -
     return line | {"completion_length": 8, "clusters": list("abcd"), "points": points, "cpu_seconds": cpu}
 
 
+COSTS: tuple[Spent, ...] = ("calls", "steps", "cpu_seconds")
 SLOW = result("slow", 0, 40, [0.0, 20.0, 40.0], [1, 1, 1, 1])
 QUICK = result("quick", 0, 200, [0.0, 5.0, 10.0], [1, 1, 0, 0])
 
@@ -44,18 +45,20 @@ def test_a_place_lies_between_two_points() -> None:
     ]  # fmt: skip
 
 
-def test_all_arms_are_compared_where_the_one_that_spent_least_ends() -> None:
-    calls, steps, cpu = (at_equal([SLOW, QUICK], spent) for spent in ("calls", "steps", "cpu_seconds"))
-    assert [(one.arm, one.amount, one.share) for one in calls] == [("slow", 1000, 1.0), ("quick", 1000, 1.0)]
-    assert [(one.arm, one.amount, one.share) for one in steps] == [("slow", 40, 1.0), ("quick", 40, 0.2)]
-    assert [(one.arm, one.amount, one.share) for one in cpu] == [("slow", 10, 0.25), ("quick", 10, 1.0)]
+def test_arms_are_compared_from_where_the_first_ends_to_where_the_last_does() -> None:
+    found = {name: {(one.arm, round(one.amount)): one for one in at_equal([SLOW, QUICK], name)} for name in COSTS}
+    assert list(found["calls"]) == [("slow", 1000), ("quick", 1000)]
+    # 40 and 200 steps, and two between in equal ratios; slow has not got further than 40.
+    assert list(found["steps"]) == [("slow", 40), ("quick", 40), ("quick", 68), ("quick", 117), ("quick", 200)]
+    assert list(found["cpu_seconds"]) == [("slow", 10), ("quick", 10), ("slow", 16), ("slow", 25), ("slow", 40)]
     # After 40 of its 200 steps quick is at two fifths of the way to its first point, where it solves half.
-    assert {rule: one.value for rule, one in steps[1].accuracy.items()} == pytest.approx(
+    assert {rule: one.value for rule, one in found["steps"]["quick", 40].accuracy.items()} == pytest.approx(
         {"entropy bound 0": 0.2, "entropy bound 1": 0.0, "temperature 1": 0.2}
     )
     # After 10 of its 40 seconds slow is half way to its first point, where it solves all at bound 0.
-    assert cpu[0].accuracy["entropy bound 0"].value == pytest.approx(0.5)
-    assert cpu[0].accuracy["entropy bound 0"].ci95 == pytest.approx((0.5, 0.5)), "all problems are alike"
+    early = found["cpu_seconds"]["slow", 10].accuracy["entropy bound 0"]
+    assert early.value == pytest.approx(0.5)
+    assert early.ci95 == pytest.approx((0.5, 0.5)), "all problems are alike"
 
 
 def test_the_area_is_that_of_the_greedy_frontier() -> None:
@@ -78,8 +81,9 @@ def test_tables_are_there_where_all_results_have_cpu_times() -> None:
     note, *tables = equal_sections([SLOW, QUICK])
     assert "At equal cost" in note
     titles = [table.splitlines()[0] for table in tables]
-    assert titles == [f"## t: at equal {what}" for what in ("denoiser calls (1,000)", "steps (40)", "CPU seconds (10)")]
-    assert "| slow | 0 | 100.0 | 0.667 [0.667, 0.667] |" in tables[0]
-    assert tables[0].index("slow") < tables[0].index("quick"), "the largest area first"
+    assert titles == [f"## t: area at equal {what}" for what in ("denoiser calls", "steps", "CPU seconds")]
+    assert "| slow | 0.667 [0.667, 0.667] |" in tables[0]
+    assert "| arm | 40 steps | 68 steps | 117 steps | 200 steps |" in tables[1]
+    assert "| slow | 0.667 [0.667, 0.667] | - | - | - |" in tables[1]
     old = {name: value for name, value in SLOW.items() if name != "cpu_seconds"}
     assert list(equal_sections([old, QUICK])) == []

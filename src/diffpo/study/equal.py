@@ -16,17 +16,19 @@ Spent = Literal["calls", "steps", "cpu_seconds"]
 """What training has spent: denoiser calls, batches, or seconds of the processor."""
 
 
+NUM_AMOUNTS = 4
+DRAWS = 500
+"""Resamples of an interval, fewer than elsewhere: there is one for each arm, task, amount and kind of cost."""
+
+
 @dataclass(frozen=True)
 class AtEqual:
-    """An arm on a task, where all arms of that task have spent the same."""
+    """An arm on a task, where all its runs have spent some amount."""
 
     task: str
     arm: str
     seeds: tuple[int, ...]
     amount: float
-    """How much they have spent: the least that any run of the task spent in all."""
-    share: float
-    """The mean share of what the arm's own runs spent in all."""
     area: Estimate
     """The area under the greedy frontier."""
     accuracy: dict[str, Estimate]
@@ -34,18 +36,36 @@ class AtEqual:
 
 
 def at_equal(results: Sequence[Result], spent: Spent) -> list[AtEqual]:
-    """Return every arm at the largest amount that all runs of its task have spent.
+    """Return every arm at each of its task's amounts that all its runs have reached.
 
     Between two points of a trajectory, accuracy and calls of each problem are taken in proportion: about what a run
     that stopped there would show, but for the curve's shape in between, and for a rate that decays with the budget.
     """
-    found: list[AtEqual] = []
     arms = groups(results)
-    for task in dict.fromkeys(members[0]["task"] for members in arms):
-        of_task = [members for members in arms if members[0]["task"] == task]
-        amount = min(float(spent_by(result, spent)[-1]) for members in of_task for result in members)
-        found += [arm_at(members, spent, amount) for members in of_task]
-    return found
+    return [
+        arm_at(members, spent, amount)
+        for task in dict.fromkeys(members[0]["task"] for members in arms)
+        for amount in amounts_of([members for members in arms if members[0]["task"] == task], spent)
+        for members in arms
+        if members[0]["task"] == task and amount <= reach(members, spent)
+    ]
+
+
+def amounts_of(arms: Sequence[Sequence[Result]], spent: Spent) -> list[float]:
+    """Return the amounts at which the arms of a task are compared.
+
+    They go in equal ratios from the largest that all arms have reached to the largest that any has; just the former
+    where the two are within a tenth.
+    """
+    reached = [reach(members, spent) for members in arms]
+    if max(reached) <= 1.1 * min(reached):
+        return [min(reached)]
+    return [float(amount) for amount in np.geomspace(min(reached), max(reached), NUM_AMOUNTS)[:-1]] + [max(reached)]
+
+
+def reach(members: Sequence[Result], spent: Spent) -> float:
+    """Return what all runs of an arm have spent at least, in all."""
+    return min(float(spent_by(result, spent)[-1]) for result in members)
 
 
 def spent_by(result: Result, spent: Spent) -> Float[np.ndarray, " points"]:
@@ -72,7 +92,7 @@ def arm_at(members: Sequence[Result], spent: Spent, amount: float) -> AtEqual:
         ],
         axis=1,
     )
-    drawn, whole = resampled_run_means(values, first["clusters"]), values.mean(axis=(0, 1))
+    drawn, whole = resampled_run_means(values, first["clusters"], DRAWS), values.mean(axis=(0, 1))
     greedy = [i for i, name in enumerate(rules) if not name.startswith("temperature")]
     calls = [len(rules) + i for i in greedy]
 
@@ -84,7 +104,6 @@ def arm_at(members: Sequence[Result], spent: Spent, amount: float) -> AtEqual:
         arm=first["arm"],
         seeds=tuple(result["seed"] for result in members),
         amount=amount,
-        share=float(np.mean([amount / spent_by(result, spent)[-1] for result in members])),
         area=Estimate(area(whole), percentile_interval(np.array([area(means) for means in drawn]))),
         accuracy={name: Estimate(float(whole[i]), percentile_interval(drawn[:, i])) for i, name in enumerate(rules)},
     )

@@ -24,11 +24,11 @@ DIFFERENCES_NOTE = (
     "problems and seeds, both paired. Among many comparisons one in twenty lies off 0 by chance."
 )
 EQUAL_NOTE = (
-    "At equal cost: every arm where it had spent as much as the run that spent least, by denoiser calls, by steps and "
-    "by CPU seconds of training. Between two points of a trajectory figures are taken in proportion. Area: under the "
-    "greedy frontier, over log NFE from 1 to the completion's length, the learned sampler's point included. The rate "
-    "of a run decays with its own budget of calls, so an arm far from the end of its run is shown a little below what "
-    "it would reach."
+    "At equal cost: the area under the greedy frontier of every arm (over log NFE from 1 to the completion's length, "
+    "the learned sampler's point included) where it had spent equal denoiser calls, equal steps and equal CPU seconds "
+    "of training, from what all arms reached to what the longest run did. Between two points of a trajectory figures "
+    "are taken in proportion. The rate of a run decays with its own budget of calls, so an arm far from the end of its "
+    "run is shown a little below what it would reach."
 )
 EQUAL: Mapping[str, Spent] = {"denoiser calls": "calls", "steps": "steps", "CPU seconds": "cpu_seconds"}
 LIKELIHOOD_NOTE = (
@@ -62,6 +62,7 @@ def write_study_report(out: Path, skip_broken: bool = False, against: Sequence[s
         sections += [DIFFERENCES_NOTE + "\n"] if against else []
         sections += [table for arm in against for table in difference_tables(differences(arms, arm))]
         sections += equal_sections(arms)
+        sections += settings_tables(arms) if all("cpu_seconds" in result for result in arms) else []
         sections += trajectory_tables(found)
         for task in dict.fromkeys(trajectory.task for trajectory in found):
             of_task = [t for t in found if t.task == task]
@@ -118,16 +119,25 @@ def equal_sections(arms: Sequence[Result]) -> Iterator[str]:
     found = {name: at_equal(arms, spent) for name, spent in EQUAL.items()}
     for task in dict.fromkeys(result["task"] for result in arms):
         for name, of_all in found.items():
-            members = [one for one in of_all if one.task == task]
-            rules = list(dict.fromkeys(rule for one in members for rule in one.accuracy))
-            rows = [
-                [one.arm, " ".join(map(str, one.seeds)), percent(one.share), plain_text(one.area, 3)]
-                + [share_text(one.accuracy[rule]) if rule in one.accuracy else "-" for rule in rules]
-                for one in sorted(members, key=lambda one: -one.area.value)
-            ]
-            header = ["arm", "seeds", "% of its run", "area", *rules]
-            title = f"## {task}: at equal {name} ({members[0].amount:,.0f})"
-            yield f"{title}\n\n{markdown_table(header, rows)}"
+            areas = {(one.arm, one.amount): plain_text(one.area, 3) for one in of_all if one.task == task}
+            names, amounts = list(dict.fromkeys(arm for arm, _ in areas)), list(dict.fromkeys(x for _, x in areas))
+            rows = [[arm, *(areas.get((arm, amount), "-") for amount in amounts)] for arm in names]
+            header = ["arm", *(f"{amount:,.0f} {name}" for amount in amounts)]
+            yield f"## {task}: area at equal {name}\n\n{markdown_table(header, rows)}"
+
+
+def settings_tables(arms: Sequence[Result]) -> Iterator[str]:
+    """Yield for each task the rate and the rule of the rollouts of each arm, as they were given or tuned."""
+    for task in dict.fromkeys(result["task"] for result in arms):
+        settings = {result["arm"]: result["settings"]["rl"] for result in arms if result["task"] == task}
+        rows = []
+        for arm, rl in settings.items():
+            rule = dict(rl["rollout"]["rule"])
+            kind = rule.pop("kind")
+            learned = f"controller, from {rl['controller']['initial_bound']:g}" if rl["train"] != "policy" else ""
+            options = ", ".join(f"{name} {value}" for name, value in rule.items() if not isinstance(value, bool))
+            rows.append([arm, f"{rl['optimizer']['lr']:g}", learned or f"{kind}, {options}"])
+        yield f"## {task}: rates and rules of rollouts\n\n{markdown_table(('arm', 'rate', 'rollouts'), rows)}"
 
 
 def difference_tables(found: Sequence[Difference]) -> Iterator[str]:
