@@ -127,7 +127,10 @@ def test_every_setting_is_tried_on_every_tuning_seed_and_the_best_is_reported(do
         assert lines[arm]["settings"]["base"]["seed"] == rl["seed"] == 0
         assert lines[arm]["settings"]["measured"]["split"] == "test"
     assert lines["fixed"]["settings"]["rl"]["optimizer"]["lr"] == 1e-4
-    assert (done / "results" / "table.md").read_text().count("at equal") >= 3
+    table = (done / "results" / "table.md").read_text()
+    assert table.count("area at equal") == 3
+    bound = lines["mf"]["settings"]["rl"]["rollout"]["rule"]["bound"]
+    assert f"| entropy-bound, bound {bound} |" in table and "| fixed | 0.0001 | entropy-bound, bound 0.1 |" in table
 
 
 def test_a_tuned_study_has_nothing_to_do_and_a_larger_grid_tries_what_is_new(
@@ -216,6 +219,15 @@ def test_settings_are_chosen_by_the_mean_area_over_seeds_by_hand(here: Path) -> 
 def written(folder: Path, recipe: StudyRecipe) -> str:
     (folder / "dumped.toml").write_text(dump_recipe(recipe), encoding="utf-8")
     return str(folder / "dumped.toml")
+
+
+def test_a_study_without_a_grid_has_nothing_to_tune(here: Path) -> None:
+    text = STUDY[: STUDY.index("[tune]")] + STUDY[STUDY.index("[[tasks]]") :]
+    (here / "study.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r"study tiny has nothing to tune; give it a \[tune\] table, or leave --tune-only"
+    ):
+        run_study(study(), here / "results", here / "work", tune_only=True)
 
 
 def test_an_arms_own_grid_comes_before_the_studys(here: Path) -> None:

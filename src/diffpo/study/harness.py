@@ -110,6 +110,10 @@ def run_study(
     paths = StudyPaths(work)
     selection = selection or Selection()
     runs = study_runs(recipe, selection)
+    if tune_only and recipe.tune is None:
+        raise UserError(
+            f"the study {recipe.name} has nothing to tune; give it a [tune] table, or leave --tune-only out"
+        )
     check(recipe, runs, paths)
     if recipe.tune is not None:
         recipe = tune_arms(recipe, out, work, jobs, selection, skip_broken)
