@@ -28,10 +28,11 @@ def answer_problems(
     decoding: Decoding,
     seeds: Int[Tensor, " B"] | None = None,
     rows: slice = ALL,
+    entropy_bound: Float[Tensor, " B"] | None = None,
 ) -> tuple[Rollout, list[Grade]]:
     """Draw one completion for each problem, and grade it.
 
-    `rows` chooses some of the problems; their canvases are as wide as those of all.
+    `rows` chooses some of the problems; their canvases are as wide as those of all. `entropy_bound` as in `sample`.
     """
     prompt_ids, prompt_mask = encode_prompts(policy.tokenizer, [problem.prompt for problem in problems])
     rollout = sample(
@@ -40,6 +41,7 @@ def answer_problems(
         prompt_mask[rows].to(policy.device),
         decoding,
         None if seeds is None else seeds[rows],
+        None if entropy_bound is None else entropy_bound[rows],
     )
     completions = [tuple(row) for row in rollout.completion_ids.tolist()]
     text_of = {row: decode_text(policy.tokenizer, row, policy.denoiser.stop_ids) for row in set(completions)}

@@ -13,6 +13,7 @@ from diffpo.training.controller_update import bound_metrics, update_controller
 from diffpo.training.policy_update import update_policy
 from diffpo.training.rl_setup import RlState
 from diffpo.training.rollouts import Batch, collect_batch
+from diffpo.training.speeds import draw_bounds
 from diffpo.training.update_settings import PolicyUpdate
 
 GRADER_FAILED = "the grader failed on {grader_failed:g} completions of a step, which earned 0: look at their problems"
@@ -56,17 +57,24 @@ def stage_at(recipe: RlRecipe, share: float) -> Stage:
 def collect_rollouts(recipe: RlRecipe, state: RlState, stage: Stage, step: int) -> Batch:
     """Draw the step's batch. Its problems and its random numbers depend on the seed and the step alone."""
     seed = derive_seed(recipe.seed, "problems", step)
-    problems, too_long = draw_problems(state.task, "train", recipe.rollout.prompts_per_step, seed)
+    settings = recipe.rollout
+    problems, too_long = draw_problems(state.task, "train", settings.prompts_per_step, seed)
+    bounds = None
+    if (speeds := settings.speeds) is not None:
+        generator = generator_for(recipe.seed, "bounds", step)
+        shape = (len(problems), settings.group_size)
+        bounds = draw_bounds(shape, speeds.low, speeds.high, speeds.shared_by, generator)
     batch = collect_batch(
         state.policy,
         state.task,
         problems,
         replace(state.decoding, temperature=stage.temperature),
-        recipe.rollout.group_size,
+        settings.group_size,
         state.token_incentive,
         replace(state.bound_incentive, nfe_penalty=stage.bound_nfe_penalty),
         generator_for(recipe.seed, "rollout", step),
         recipe.objective.scored_tokens,
+        bounds,
     )
     return replace(batch, prompts_too_long=too_long)
 

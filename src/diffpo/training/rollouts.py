@@ -128,10 +128,12 @@ def collect_batch(
     bound_incentive: Incentive,
     generator: torch.Generator,
     scored_tokens: ScoredTokens,
+    entropy_bound: Float[Tensor, " B"] | None = None,
 ) -> Batch:
     """Draw `group_size` completions of every problem, grade them, and compare them with each other.
 
-    `scored_tokens`: those up to and including the first stop token, or all that were drawn.
+    `scored_tokens`: those up to and including the first stop token, or all that were drawn. `entropy_bound`: one for
+    each completion, in place of the rule's.
 
     Of several processes each draws and grades the completions of its slice of the problems; then all have all of them.
     """
@@ -139,7 +141,7 @@ def collect_batch(
     seeds = torch.randint(2**62, (len(repeated),), generator=generator)
     with raise_on_all_ranks():
         own = rank_slice(len(repeated), group_size)
-        rollout, grades = answer_problems(policy, task, repeated, decoding, seeds, own)
+        rollout, grades = answer_problems(policy, task, repeated, decoding, seeds, own, entropy_bound)
     rollout = Rollout(**{field.name: all_gather_rows(getattr(rollout, field.name)) for field in fields(rollout)})
     device = rollout.nfe.device
     grade = all_gather_rows(torch.tensor([g.reward for g in grades], device=device)).view(-1, group_size)

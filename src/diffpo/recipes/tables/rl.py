@@ -39,6 +39,11 @@ class RlRecipe(DeviceSettings):
                 f"train = '{self.train}' trains entropy bounds, which rollout.rule '{self.rollout.rule.kind}' does not "
                 "have; use kind = 'entropy-bound' or train = 'policy'"
             )
+        if self.rollout.speeds is not None and self.train != "policy":
+            yield (
+                f"rollout.speeds draws the entropy bounds that train = '{self.train}' would learn; "
+                "use train = 'policy', or leave rollout.speeds out"
+            )
         if self.controller.greedy_stage and self.train != "joint":
             yield (
                 f"controller.greedy_stage is the end of a joint run, and train = '{self.train}' is none; "

@@ -5,13 +5,28 @@ from typing import Annotated
 
 from pydantic import Field
 
-from diffpo.core.options import CacheKind
+from diffpo.core.options import BoundSharing, CacheKind
 from diffpo.recipes.custom import attribute_or_none
 from diffpo.recipes.strict import Strict
 from diffpo.recipes.tables.device import Attention
-from diffpo.recipes.tables.fields import Count, NonNegative
+from diffpo.recipes.tables.fields import Count, NonNegative, Positive
 from diffpo.recipes.tables.rules import CustomRule, EntropyBoundRule, LowConfidenceRule, RuleRecipe
 from diffpo.recipes.tables.tasks import TaskRecipe
+
+
+class SpeedsRecipe(Strict):
+    """The `rollout.speeds` table: entropy bounds drawn log-uniformly, so that one policy learns at every speed."""
+
+    low: Positive = 0.02
+    """In nats: slow, and about as many calls as the rule ever takes."""
+    high: Positive = 10.0
+    """In nats: one call, or few."""
+    shared_by: BoundSharing = "prompt"
+    """Which completions get one bound: those of a prompt share most canvases then, which makes rollouts cheap."""
+
+    def problems(self) -> Iterable[str]:
+        if self.low > self.high:
+            yield f"low {self.low:g} is above high {self.high:g}; give the smaller bound first"
 
 
 class RolloutRecipe(Strict):
@@ -25,8 +40,15 @@ class RolloutRecipe(Strict):
     cache: CacheKind = "none"
     """Keys and values kept within a block, approximately: dual: of all but the block; prefix: of what is before it."""
     rule: RuleRecipe = EntropyBoundRule()
+    speeds: SpeedsRecipe | None = None
+    """Draw bounds for the entropy-bound rule, in place of its own. None: its own bound for all."""
 
     def problems(self) -> Iterable[str]:
+        if self.speeds is not None and not isinstance(self.rule, EntropyBoundRule):
+            yield (
+                f"speeds draws entropy bounds, which rule.kind '{self.rule.kind}' does not have; "
+                "use 'entropy-bound', or leave speeds out"
+            )
         if isinstance(self.rule, CustomRule) and attribute_or_none(self.rule, "is_exact") is False:
             yield (
                 f"rule.kind: {self.rule.kind} is not exact, so its log-probabilities are not those of the rollout; "

@@ -1,0 +1,26 @@
+"""The speeds of a batch: entropy bounds drawn at random, so that one policy learns to decode at every speed."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffpo.core.options import BoundSharing
+from diffpo.core.randomness import stratified_uniform
+
+
+def draw_bounds(
+    shape: tuple[int, int], low: float, high: float, shared_by: BoundSharing, generator: torch.Generator
+) -> Float[Tensor, " B"]:
+    """Return a bound in nats for each of Q x G = B completions, ordered by prompt.
+
+    Their logs are uniform between those of `low` and `high`. `shared_by` says which completions get the same: those of
+    the batch, those of a prompt, or none ("completion"). Where there are several they are stratified, so that every
+    batch has its share of slow and of quick ones.
+    """
+    prompts, group = shape
+    count = {"batch": 1, "prompt": prompts, "completion": prompts * group}[shared_by]
+    uniform = stratified_uniform(count, 1, generator)[:, 0]
+    log_bound = math.log(low) + (math.log(high) - math.log(low)) * uniform
+    return log_bound.exp().repeat_interleave(prompts * group // count)
