@@ -59,6 +59,10 @@ RL_CASES: dict[str, tuple[str | None, list[str]]] = {
         "tiny-diffpo-literal",
         [*SMALL, "objective.drop_zero_std_groups=false", "objective.micro_batch_size=2", "budget={steps=3}"],
     ),
+    "speeds": (
+        "tiny-any-speed",
+        [*SMALL, "rollout.speeds.shared_by=completion", "objective.micro_batch_size=3", "budget={steps=3}"],
+    ),
     "d1": ("tiny-d1", [*SMALL, "objective.micro_batch_size=3", "budget={steps=3}"]),
     "dmpo": ("tiny-dmpo", [*SMALL, "objective.baseline=unbias", "objective.micro_batch_size=3", "budget={steps=3}"]),
     "ties": (

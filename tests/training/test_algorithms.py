@@ -28,7 +28,7 @@ ALGORITHMS = [
     "spg",
     "wd1",
 ]
-VARIANTS = ["tiny-diffpo-literal", "tiny-lightningrl"]
+VARIANTS = ["tiny-any-speed", "tiny-diffpo-literal", "tiny-lightningrl"]
 """Recipes beside those, with other choices than ours."""
 TASKS = {
     "sudoku": '{kind="sudoku", min_clues=13, max_clues=15, cell_credit=0.5}',
@@ -66,7 +66,7 @@ def train(name: str, overrides: list[str], start: tuple[str, Path], out: Path) -
 
 def test_every_algorithm_is_there_as_published_and_tiny_and_nothing_else() -> None:
     others = set(recipe_names()) - {*ALGORITHMS, *(f"tiny-{name}" for name in ALGORITHMS), *VARIANTS}
-    sorts = ("-base", "-sft", "-strong", "-eval", "study-arms", "study-full", "study-likelihood")
+    sorts = ("-base", "-sft", "-strong", "-shallow", "-eval", "study-arms", "study-full", "study-likelihood")
     assert all(name.endswith(sorts) for name in others)
 
 

@@ -41,7 +41,7 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, on_step: OnStep | 
             before = state.total_usage()
             batch = collect_rollouts(recipe, state, stage, step)
             between = state.total_usage()
-            metrics = summary(batch) | train_step(recipe, state, stage, batch, step)
+            metrics = summary(batch, recipe.rollout.speeds) | train_step(recipe, state, stage, batch, step)
             after = state.total_usage()
 
             step, calls = step + 1, calls_before + after.canvases

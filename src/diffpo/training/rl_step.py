@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from diffpo.core.randomness import derive_seed, generator_for
 from diffpo.objective.diagnostics import PUSHES_DOWN, pushes_down
-from diffpo.recipes.tables import AdamRecipe, BudgetRecipe, RlRecipe
+from diffpo.recipes.tables import AdamRecipe, BudgetRecipe, RlRecipe, SpeedsRecipe
 from diffpo.runs.optimizer import set_learning_rate
 from diffpo.runs.progress import ProgressBar
 from diffpo.runs.prompt_filter import PROMPTS_TOO_LONG, draw_problems
@@ -13,7 +13,7 @@ from diffpo.training.controller_update import bound_metrics, update_controller
 from diffpo.training.policy_update import update_policy
 from diffpo.training.rl_setup import RlState
 from diffpo.training.rollouts import Batch, collect_batch
-from diffpo.training.speeds import draw_bounds
+from diffpo.training.speeds import draw_bounds, speed_metrics
 from diffpo.training.update_settings import PolicyUpdate
 
 GRADER_FAILED = "the grader failed on {grader_failed:g} completions of a step, which earned 0: look at their problems"
@@ -116,16 +116,24 @@ def train_step(recipe: RlRecipe, state: RlState, stage: Stage, batch: Batch, ste
     return metrics
 
 
-def summary(batch: Batch) -> dict[str, float]:
-    """Return metrics of the rollouts; failures and what was left out only where there are any."""
+def summary(batch: Batch, speeds: SpeedsRecipe | None) -> dict[str, float]:
+    """Return metrics of the rollouts; failures and what was left out only where there are any.
+
+    With `speeds`, also those of slow and of quick completions.
+    """
     counts = {"grader_failed": float(batch.grader_failed), "prompts_too_long": float(batch.prompts_too_long)}
-    return {
+    by_speed = {}
+    if speeds is not None:
+        rollout, is_solved = batch.rollout, batch.is_solved.flatten()
+        by_speed = speed_metrics(rollout.entropy_bound, is_solved, rollout.nfe, speeds.middle)
+    rollouts = {
         "reward": float(batch.reward.mean()),
         "reward_std": float(batch.reward.std(dim=1).mean()),
         "frac_reward_zero_std": float((batch.reward.std(dim=1) == 0).float().mean()),
         "accuracy": float(batch.is_solved.float().mean()),
         "nfe": float(batch.rollout.nfe.float().mean()),
-    } | {name: count for name, count in counts.items() if count}
+    }
+    return rollouts | by_speed | {name: count for name, count in counts.items() if count}
 
 
 def show_step(bar: ProgressBar, done: int, metrics: Mapping[str, float]) -> None:

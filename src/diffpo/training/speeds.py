@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diffpo.core.options import BoundSharing
@@ -24,3 +24,20 @@ def draw_bounds(
     uniform = stratified_uniform(count, 1, generator)[:, 0]
     log_bound = math.log(low) + (math.log(high) - math.log(low)) * uniform
     return log_bound.exp().repeat_interleave(prompts * group // count)
+
+
+def speed_metrics(
+    bound: Float[Tensor, " B"], is_solved: Bool[Tensor, " B"], nfe: Int[Tensor, " B"], middle: float
+) -> dict[str, float]:
+    """Return accuracy and mean denoiser calls of slow completions, whose bound is below `middle`, and of the others.
+
+    A batch without slow ones, or without quick ones, has no metrics of them.
+    """
+    is_slow = bound < middle
+    halves = {"slow": is_slow, "quick": ~is_slow}
+    return {
+        f"{name}_{half}": float(values[rows].float().mean())
+        for half, rows in halves.items()
+        if bool(rows.any())
+        for name, values in (("accuracy", is_solved), ("nfe", nfe))
+    }

@@ -35,7 +35,7 @@ from diffpo.recipes.tables.objectives import (
 )
 from diffpo.recipes.tables.optimizer import AdamRecipe, HasLora, LoraRecipe, PolicyOptimizerRecipe, base_bits
 from diffpo.recipes.tables.rl import RlRecipe
-from diffpo.recipes.tables.rollout import RolloutRecipe, block_problems, cache_problems, kernel_problems
+from diffpo.recipes.tables.rollout import RolloutRecipe, SpeedsRecipe, block_problems, cache_problems, kernel_problems
 from diffpo.recipes.tables.rules import (
     CappedSumRule,
     ConfidenceRule,
@@ -134,6 +134,7 @@ __all__ = [
     "SftRecipe",
     "Share",
     "SourceSettings",
+    "SpeedsRecipe",
     "StudyArm",
     "StudyChoice",
     "StudyEvaluation",

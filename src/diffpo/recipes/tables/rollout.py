@@ -1,5 +1,6 @@
 """The `rollout` table: how the completions of a step are drawn."""
 
+import math
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -27,6 +28,11 @@ class SpeedsRecipe(Strict):
     def problems(self) -> Iterable[str]:
         if self.low > self.high:
             yield f"low {self.low:g} is above high {self.high:g}; give the smaller bound first"
+
+    @property
+    def middle(self) -> float:
+        """The bound, in nats, below which half of the completions are."""
+        return math.sqrt(self.low * self.high)
 
 
 class RolloutRecipe(Strict):
