@@ -52,8 +52,18 @@ name = "tiny"
 kind = "arms"
 seeds = [0, 1]
 budget = {BUDGET}
-evaluation = {{count = 12, batch = 5, bounds = [0.0, 1.0], every = 0.25}}
-mismatch = {{count = 24, draws = 2}}
+
+[evaluation]
+count = 12
+batch = 5
+bounds = [0.0, 0.5, 1.0, 4.0]
+bounds_between = [0.0, 1.0]
+validation_count = 9
+every = 0.25
+
+[mismatch]
+count = 24
+draws = 2
 
 [[tasks]]
 name = "walk"
@@ -131,8 +141,15 @@ def test_a_line_for_each_run_with_its_whole_trajectory(undisturbed: Path) -> Non
         calls = [point["calls"] for point in line["points"]]
         assert calls == sorted(calls) and calls[-1] >= BUDGET > calls[-2]
         assert all(point["calls"] >= share * BUDGET for point, share in zip(line["points"], SHARES, strict=True))
-        for point in line["points"]:
-            assert [rule["rule"] for rule in point["rules"]] == ["entropy bound 0", "entropy bound 1", "temperature 1"]
+        for share, point in zip(SHARES, line["points"], strict=True):
+            bounds = [0, 0.5, 1, 4] if share in (0, 1) else [0, 1]
+            names = [f"entropy bound {bound:g}" for bound in bounds]
+            assert [rule["rule"] for rule in point["rules"]] == [*names, "temperature 1"]
+            assert ("validation" in point) == (share in (0, 1))
+            if "validation" in point:
+                assert point["validation"]["n"] == 9
+                assert [set(rule) for rule in point["validation"]["rules"]] == [{"rule", "accuracy", "nfe"}] * 4
+                assert [rule["rule"] for rule in point["validation"]["rules"]] == names
             for rule in point["rules"]:
                 assert rule["accuracy"] == np.mean(rule["solved"]) and len(rule["solved"]) == 12
                 assert rule["nfe"] == np.mean(rule["nfe_rows"])
@@ -162,7 +179,7 @@ def test_a_finished_study_has_nothing_to_do(undisturbed: Path, here: Path, monke
 
 @pytest.mark.parametrize(
     ("module", "name", "nth", "finished"),
-    [(rl, "train_step", 5, 0), (rl, "train_step", 12, 1), (arms, "evaluate_rules", 4, 0)],
+    [(rl, "train_step", 5, 0), (rl, "train_step", 12, 1), (arms, "measure_policy", 4, 0)],
 )
 def test_interrupted_and_resumed_it_gives_the_same_lines(
     module: ModuleType,
@@ -371,7 +388,7 @@ def test_a_line_after_one_that_was_cut_short_is_whole(tmp_path: Path) -> None:
     (tmp_path / RUNS).write_text('{"a": 1')
     append_results(tmp_path / RUNS, [{"b": 2}])
     append_results(tmp_path / RUNS, [{"c": 3}])
-    assert (tmp_path / RUNS).read_text() == '{"a": 1\n{"b": 2}\n{"c": 3}\n'
+    assert (tmp_path / RUNS).read_text() == '{"a": 1\n{"b":2}\n{"c":3}\n'
 
 
 def test_the_same_run_twice_is_a_mistake(undisturbed: Path, here: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from diffpo.core.errors import UserError
 from diffpo.core.files import write_json
 from diffpo.core.randomness import generator_for
-from diffpo.evaluation.loop import evaluate, evaluation_problems
+from diffpo.evaluation.loop import Outcome, evaluate, evaluation_problems, validation_problems
 from diffpo.models.model_paths import RECIPE
 from diffpo.recipes.parts import build_task
 from diffpo.recipes.tables import StudyEvaluation, StudyRecipe, TaskRecipe
@@ -20,6 +20,7 @@ from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy, load
 from diffpo.sampling.rules import EntropyBound
 from diffpo.statistics.bootstrap import mean_interval
+from diffpo.study.frontiers import LEARNED
 from diffpo.study.plan import StudyPaths, StudyRun, base_seed, rl_recipe, settings_of, sft_recipe, task_named
 from diffpo.study.results import Result
 from diffpo.tasks.base import Task
@@ -50,9 +51,9 @@ def run_arm(recipe: StudyRecipe, run: StudyRun, paths: StudyPaths) -> Result:
         if not due:
             return
         # The calls of evaluations have a counter of their own: they are no part of the run's budget.
-        rules = evaluate_rules(state.policy.with_new_counter(), state.task, evaluation)
+        measured = measure_policy(state.policy.with_new_counter(), state.task, evaluation, shares[due[-1]] == 1)
         for i in due:
-            point = {"share": shares[i], "step": step, "calls": calls, "rules": rules}
+            point = {"share": shares[i], "step": step, "calls": calls} | measured
             write_json(files[i], {"measured": settings, "point": point})
 
     trained = rl_recipe(recipe, run, paths)
@@ -96,8 +97,7 @@ def base_point(recipe: StudyRecipe, run: StudyRun, paths: StudyPaths) -> dict[st
         return dict(record["point"])
     policy = replace(load(base), controller=None)
     task = filtered_task(sft_recipe(task_named(recipe, run.task)).task, policy)
-    rules = evaluate_rules(policy, task, recipe.evaluation)
-    point = {"share": 0.0, "step": 0, "calls": 0, "rules": rules}
+    point = {"share": 0.0, "step": 0, "calls": 0} | measure_policy(policy, task, recipe.evaluation, True)
     write_json(kept, {"measured": settings, "point": point})
     return point
 
@@ -107,31 +107,37 @@ def filtered_task(recipe: TaskRecipe, policy: Policy) -> Task:
     return filter_long_prompts(build_task(recipe), recipe, policy.denoiser.model.config, policy.tokenizer)
 
 
-def evaluate_rules(policy: Policy, task: Task, evaluation: StudyEvaluation) -> list[dict[str, Any]]:
-    """Measure accuracy and denoiser calls under every fixed bound, under the controller's bounds and at temperature 1.
+def measure_policy(policy: Policy, task: Task, evaluation: StudyEvaluation, is_end: bool) -> dict[str, Any]:
+    """Measure accuracy and denoiser calls under fixed bounds, under the controller's bounds and at temperature 1.
 
     Decoding is greedy but for the last; without a controller its rule is absent. The values of every problem are kept,
-    so that intervals over problems and seeds can be computed from the results.
+    so that intervals over problems and seeds can be computed from the results. At an end (the base's is one) all bounds
+    are measured, and the means on validation problems, by which constants are chosen.
     """
     problems, _ = evaluation_problems(task, evaluation)
     seeds = torch.randint(2**62, (len(problems),), generator=generator_for(evaluation.seed, "temperature 1"))
     length = task.completion_length
-    decodings = {
-        f"entropy bound {bound:g}": Decoding(EntropyBound(bound), length, length) for bound in evaluation.bounds
-    }
+    bounds = evaluation.bounds if is_end else evaluation.grid_between
+    greedy = {f"entropy bound {bound:g}": Decoding(EntropyBound(bound), length, length) for bound in bounds}
     if policy.controller is not None:
-        decodings["learned"] = Decoding(EntropyBound(), length, length, controller=policy.controller)
-    sampled = EntropyBound(evaluation.sampled_bound)
-    decodings["temperature 1"] = Decoding(sampled, length, length, temperature=1.0)
+        greedy[LEARNED] = Decoding(EntropyBound(), length, length, controller=policy.controller)
+    sampled = {"temperature 1": Decoding(EntropyBound(evaluation.sampled_bound), length, length, temperature=1.0)}
     clusters = [problem.cluster for problem in problems]
-    return [
-        {
-            "rule": outcome.name,
-            "accuracy": float(outcome.is_solved.mean()),
+    rules = [
+        _means(outcome)
+        | {
             "ci95": mean_interval(outcome.is_solved, clusters),
-            "nfe": float(outcome.nfe.mean()),
             "solved": outcome.is_solved.astype(int).tolist(),
             "nfe_rows": outcome.nfe.tolist(),
         }
-        for outcome in evaluate(policy, task, problems, decodings, evaluation.batch, seeds)
+        for outcome in evaluate(policy, task, problems, greedy | sampled, evaluation.batch, seeds)
     ]
+    validation = validation_problems(task, evaluation, evaluation.num_validation) if is_end else []
+    if not validation:
+        return {"rules": rules}
+    found = [_means(outcome) for outcome in evaluate(policy, task, validation, greedy, evaluation.batch)]
+    return {"rules": rules, "validation": {"n": len(validation), "rules": found}}
+
+
+def _means(outcome: Outcome) -> dict[str, Any]:
+    return {"rule": outcome.name, "accuracy": float(outcome.is_solved.mean()), "nfe": float(outcome.nfe.mean())}

@@ -83,7 +83,11 @@ def arm_at(members: Sequence[Result], spent: Spent, amount: float) -> AtEqual:
     rules = [
         name
         for name in _rules(first, -1)
-        if all(name in _rules(result, index) for result, (index, _) in zip(members, places, strict=True))
+        if all(
+            name in _rules(result, point)
+            for result, (index, _) in zip(members, places, strict=True)
+            for point in (index, index + 1)
+        )
     ]
     values = np.stack(
         [

@@ -19,6 +19,7 @@ from diffpo.recipes.tables import StudyRecipe, estimator_name
 from diffpo.runs.progress import ProgressBar
 from diffpo.runs.run_dir import interruptible
 from diffpo.study.arms import run_arm
+from diffpo.study.grids import check_one_grid
 from diffpo.study.likelihood import run_likelihood
 from diffpo.study.plan import (
     Selection,
@@ -104,8 +105,8 @@ def run_study(
     A study that tunes does that first, for the selected arms and tasks (`tune_arms`); with `tune_only` it ends there.
 
     `work` is the folder of bases and runs; `jobs` runs are done at a time. Raises UserError before anything is trained
-    where a combination cannot run, a result is broken, or a result that is there has other settings; Stopped when
-    interrupted; RunsFailedError, when all others are done, where a run failed.
+    where a combination cannot run, a result is broken, or a result that is there has other settings or was measured on
+    another grid of bounds; Stopped when interrupted; RunsFailedError, when all others are done, where a run failed.
     """
     paths = StudyPaths(work)
     selection = selection or Selection()
@@ -120,7 +121,10 @@ def run_study(
     if tune_only:
         return
     with _locked(out):
-        done = {key_of(result): result for result in read_results(out / RUNS, skip_broken)}
+        results = read_results(out / RUNS, skip_broken)
+        if recipe.kind == "arms":
+            check_one_grid(out / RUNS, results, wanted=recipe.evaluation.bounds)
+        done = {key_of(result): result for result in results}
         missing = [run for run in runs if not _is_done(recipe, run, paths, done)]
         print(f"{recipe.name}: {len(runs) - len(missing)} of {len(runs)} runs are done", flush=True)
         if missing:

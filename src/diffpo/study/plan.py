@@ -168,6 +168,8 @@ def with_defaults(recipe: StudyRecipe, settings: Mapping[str, Any], current: Map
     An option that was added since then did what its default does. Settings that no recipe of today can have stay as
     they are, and so do those that name code of the user's own which the `current` ones do not name: it is not run.
     """
+    if recipe.kind == "arms":  # results from before there were validation problems have none, whatever the default is
+        settings = {**settings, "measured": {"validation_count": 0, **settings.get("measured", {})}}
     kinds: dict[str, type[Strict]] = {"base": SftRecipe, "rl": RlRecipe, "measured": type(_measurement(recipe))}
     found = dict(settings)
     for name in kinds.keys() & settings.keys():

@@ -7,8 +7,11 @@ from diffpo.core.errors import UserError
 from diffpo.core.files import write_whole
 from diffpo.report.table import interval_percent, percent
 from diffpo.statistics.bootstrap import Estimate
+from diffpo.statistics.constant import verdict
 from diffpo.study.charts import ends_svg, profiles_svg, trajectories_svg
 from diffpo.study.equal import Spent, at_equal
+from diffpo.study.frontiers import PRICE, Frontier, frontiers
+from diffpo.study.grids import check_one_grid
 from diffpo.study.results import BOUNDARIES, RUNS, Result, read_results
 from diffpo.study.summary import Difference, Profile, Trajectory, differences, profiles, trajectories, verdicts
 
@@ -25,16 +28,24 @@ DIFFERENCES_NOTE = (
 )
 EQUAL_NOTE = (
     "At equal cost: the area under the greedy frontier of every arm (over log NFE from 1 to the completion's length, "
-    "the learned sampler's point included) where it had spent equal denoiser calls, equal steps and equal CPU seconds "
-    "of training, from what all arms reached to what the longest run did. Between two points of a trajectory figures "
-    "are taken in proportion. The rate of a run decays with its own budget of calls, so an arm far from the end of its "
-    "run is shown a little below what it would reach."
+    "the learned sampler's point included, of fixed bounds those that every point has) where it had spent equal "
+    "denoiser calls, equal steps and equal CPU seconds of training, from what all arms reached to what the longest run "
+    "did. Between two points of a trajectory figures are taken in proportion. The rate of a run decays with its own "
+    "budget of calls, so an arm far from the end of its run is shown a little below what it would reach."
 )
 EQUAL: Mapping[str, Spent] = {"denoiser calls": "calls", "steps": "steps", "CPU seconds": "cpu_seconds"}
+FRONTIERS_NOTE = (
+    "Area: the mean over log NFE of the best accuracy within so many calls, over all fixed bounds. The constant is the "
+    f"bound that validation problems choose at a price of {PRICE:g} for one call per token, in each seed its own. A "
+    "learned sampler is compared with the best mixture of fixed bounds of its own model at equal NFE, and with the "
+    "bound that is best on validation problems among those that cost no more there; it is ahead where both intervals "
+    "are above 0."
+)
 LIKELIHOOD_NOTE = (
     "KL in nats per token, of the conditional that drew the token to the surrogate's, on the model's own rollouts at "
     "temperature 1; mean over seeds with 95 % intervals by resampling clusters of problems and seeds."
 )
+LEARNED_COLUMNS = ("learned - mixture", "learned - constant", "calls saved", "learned is")
 RISES_NOTE = (
     "Assumption 2 says that no figure of the rises is above 0: they are the mean rise of a token's KL when it is "
     "scored on the rollout's canvas of call s instead of s - 1, over the tokens committed after call s. The last table "
@@ -46,11 +57,13 @@ RISES_NOTE = (
 def write_study_report(out: Path, skip_broken: bool = False, against: Sequence[str] = ()) -> list[Path]:
     """Write the table and the figures of a folder of results, and return the files.
 
-    All arms are compared with those in `against`. Raises UserError where there are no results, or none of such an arm.
+    All arms are compared with those in `against`. Raises UserError where there are no results, or none of such an arm,
+    and where they were measured on different grids of bounds.
     """
     results = read_results(out / RUNS, skip_broken)
     if not results:
         raise UserError(f"nothing to report: {out} holds no results (no {RUNS}, or an empty one)")
+    check_one_grid(out / RUNS, results)
     texts: dict[str, str] = {}
     sections = [f"# {results[0]['study']}\n"]
     if arms := [result for result in results if result["kind"] == "arms"]:
@@ -59,6 +72,8 @@ def write_study_report(out: Path, skip_broken: bool = False, against: Sequence[s
             result["settings"]["base"].get("seed") != arms[0]["settings"]["base"].get("seed") for result in arms
         )
         sections += [f"{ARMS_NOTE} {OWN_BASES if has_own else ONE_BASE}\n", *final_tables(found)]
+        whole = frontiers(arms)
+        sections += [FRONTIERS_NOTE + "\n", *frontier_tables(whole)] if whole else []
         sections += [DIFFERENCES_NOTE + "\n"] if against else []
         sections += [table for arm in against for table in difference_tables(differences(arms, arm))]
         sections += equal_sections(arms)
@@ -138,6 +153,38 @@ def settings_tables(arms: Sequence[Result]) -> Iterator[str]:
             options = ", ".join(f"{name} {value}" for name, value in rule.items() if not isinstance(value, bool))
             rows.append([arm, f"{rl['optimizer']['lr']:g}", learned or f"{kind}, {options}"])
         yield f"## {task}: rates and rules of rollouts\n\n{markdown_table(('arm', 'rate', 'rollouts'), rows)}"
+
+
+def frontier_tables(found: Sequence[Frontier]) -> Iterator[str]:
+    """Yield for each task a row for each arm: the area of its frontier, its validated constant, its learned sampler."""
+    for task in dict.fromkeys(frontier.task for frontier in found):
+        rows = [
+            (
+                f.arm,
+                " ".join(map(str, f.seeds)),
+                share_text(f.area),
+                ", ".join(dict.fromkeys(f.constants)),
+                share_text(f.accuracy),
+                plain_text(f.nfe, 2),
+                *_learned_cells(f),
+            )
+            for f in found
+            if f.task == task
+        ]
+        header = ("arm", "seeds", "area %", "constants", "accuracy % of these", "NFE", *LEARNED_COLUMNS)
+        yield f"## {task}: whole frontiers at the end of the budget\n\n{markdown_table(header, rows)}"
+
+
+def _learned_cells(frontier: Frontier) -> tuple[str, str, str, str]:
+    mixture, constant = frontier.gain, frontier.validated_gain
+    if mixture is None or constant is None:
+        return ("",) * 4
+    return (
+        points_text(Estimate(mixture.accuracy, mixture.accuracy_ci95)),
+        points_text(Estimate(constant.accuracy, constant.accuracy_ci95)),
+        plain_text(Estimate(constant.nfe, constant.nfe_ci95), 2),
+        verdict(mixture.accuracy_ci95, constant.accuracy_ci95),
+    )
 
 
 def difference_tables(found: Sequence[Difference]) -> Iterator[str]:

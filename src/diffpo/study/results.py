@@ -65,7 +65,7 @@ def append_results(path: Path, results: Iterable[Mapping[str, Any]]) -> None:
 
     Where the last line in the file was cut short, they begin on a new one.
     """
-    data = b"".join(json.dumps(result).encode() + b"\n" for result in results)
+    data = b"".join(json.dumps(result, separators=(",", ":")).encode() + b"\n" for result in results)
     with path.open("ab+") as file:
         if file.tell() > 0:
             file.seek(-1, os.SEEK_END)

@@ -9,6 +9,11 @@ from diffpo.core.errors import UserError
 from diffpo.statistics.bootstrap import Estimate, percentile_interval, resampled_run_means
 from diffpo.study.results import BOUNDARIES, Result
 
+BOUND = "entropy bound "
+MOST_BOUNDS = 8
+SHOWN = frozenset(f"{BOUND}{bound:g}" for bound in (0, 0.03, 0.1, 0.3, 1, 10))
+"""The fixed bounds that are shown where all would be too many."""
+
 
 @dataclass(frozen=True)
 class TrajectoryPoint:
@@ -61,25 +66,37 @@ def groups(results: Sequence[Result]) -> list[list[Result]]:
 
 
 def trajectories(results: Sequence[Result]) -> list[Trajectory]:
-    """Return a trajectory for each task, arm and rule, in the order of the results."""
+    """Return a trajectory for each task, arm and rule of `rules_along`, in the order of the results."""
     found = []
     for members in groups(results):
         first = members[0]
         shares = tuple(float(point["share"]) for point in first["points"])
-        for rule in first["points"][-1]["rules"]:
+        for rule in rules_along(members):
             # The controller has no figure at the base, which has none yet.
-            at = [i for i, point in enumerate(first["points"]) if rule["rule"] in {r["rule"] for r in point["rules"]}]
+            at = [i for i, point in enumerate(first["points"]) if rule in {r["rule"] for r in point["rules"]}]
             found.append(
                 Trajectory(
                     first["task"],
                     first["arm"],
-                    rule["rule"],
+                    rule,
                     tuple(result["seed"] for result in members),
                     tuple(shares[i] for i in at),
-                    tuple(_point(members, i, rule["rule"]) for i in at),
+                    tuple(_point(members, i, rule) for i in at),
                 )
             )
     return found
+
+
+def rules_along(members: Sequence[Result]) -> list[str]:
+    """Return the rules that tables and figures show one by one: those that every point after the base has.
+
+    Of more fixed bounds than `MOST_BOUNDS` only some are shown; all are in the area of the frontier.
+    """
+    points = [point for result in members for point in (result["points"][1:] or result["points"])]
+    measured = set.intersection(*({rule["rule"] for rule in point["rules"]} for point in points))
+    if sum(rule.startswith(BOUND) for rule in measured) > MOST_BOUNDS:
+        measured = {rule for rule in measured if rule in SHOWN or not rule.startswith(BOUND)}
+    return [rule["rule"] for rule in points[-1]["rules"] if rule["rule"] in measured]
 
 
 def _point(members: Sequence[Result], index: int, rule: str) -> TrajectoryPoint:
@@ -110,6 +127,8 @@ class Difference:
 def differences(results: Sequence[Result], against: str) -> list[Difference]:
     """Compare every arm with one, problem by problem and seed by seed: equal seeds met the same problems in training.
 
+    It is done under the rules that both have all along (`rules_along`).
+
     Raises UserError where there are no results of the arm `against`, and where the problems differ.
     """
     if against not in (arms := list(dict.fromkeys(result["arm"] for result in results))):
@@ -127,7 +146,7 @@ def differences(results: Sequence[Result], against: str) -> list[Difference]:
         if any(result["clusters"] != other["clusters"] for result, other in pairs):
             raise UserError(f"{members[0]['arm']} and {against} were not measured on the same problems")
         seeds = tuple(result["seed"] for result, _ in pairs)
-        for rule in (rule for rule in _end(pairs[0][0]) if rule in _end(pairs[0][1])):
+        for rule in rules_along([result for pair in pairs for result in pair]):
             gains = np.stack([_end(result)[rule] - _end(other)[rule] for result, other in pairs], axis=1)
             drawn = resampled_run_means(gains[:, :, None], members[0]["clusters"])[:, 0]
             estimate = Estimate(float(gains.mean()), percentile_interval(drawn))

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from diffpo.core.options import DENSE_BOUNDS
 from diffpo.recipes.strict import Strict
 from diffpo.recipes.tables.estimators import (
     EstimatorRecipe,
@@ -80,10 +81,28 @@ class StudyEvaluation(Strict):
     split: Literal["validation", "test"] = "test"
     count: Annotated[int, Field(ge=2)] = 200
     batch: Count = 200
-    bounds: tuple[NonNegative, ...] = (0.0, 0.1, 0.5)
-    """Fixed entropy bounds, decoded greedily."""
+    bounds: tuple[NonNegative, ...] = DENSE_BOUNDS
+    """Fixed entropy bounds at the base and at the end, decoded greedily."""
+    bounds_between: tuple[NonNegative, ...] | None = None
+    """Those at the points between, which tables and figures of trajectories show. None: `bounds`."""
+    validation_count: Annotated[int, Field(ge=0)] = 200
+    """Validation problems, answered at the base and at the end, which choose constants. None with split validation."""
     sampled_bound: NonNegative = 0.1
     """Entropy bound of the completions at temperature 1, one for each problem."""
+
+    @property
+    def num_validation(self) -> int:
+        """How many validation problems choose constants: none where figures are of that split themselves."""
+        return 0 if self.split == "validation" else self.validation_count
+
+    @property
+    def grid_between(self) -> tuple[float, ...]:
+        """The fixed bounds that every point has."""
+        return self.bounds if self.bounds_between is None else self.bounds_between
+
+    def problems(self) -> Iterable[str]:
+        if missing := [bound for bound in self.grid_between if bound not in self.bounds]:
+            yield f"bounds_between: {', '.join(f'{bound:g}' for bound in missing)} is not in bounds; add it there"
 
 
 class StudyMismatch(Strict):
