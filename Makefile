@@ -3,12 +3,13 @@ SHELL := /bin/sh
 PYTHON ?= $(shell for p in python3.11 python3; do $$p -c $(IS_NEW_ENOUGH) 2>/dev/null && echo $$p && break; done)
 SEED ?= 0
 JOBS ?= 2
+SHARE ?= 1
 
 IS_NEW_ENOUGH := 'import sys; sys.exit(sys.version_info < (3, 11))'
 BIN := .venv/bin
 BEAT := sh tools/heartbeat.sh
 
-.PHONY: help demo test coverage lint mutants study-sampler study-arms study-full study-likelihood clean
+.PHONY: help demo test coverage lint mutants study-sampler study-arms study-full study-likelihood study-coverage clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -44,6 +45,9 @@ study-full: .venv/.ready ## Slow, days: every algorithm tuned on seeds of its ow
 
 study-likelihood: .venv/.ready ## Slow: how far the surrogates are from the behaviour (JOBS=2)
 	@$(BIN)/diffpo study study-likelihood --out results/likelihood --jobs $(JOBS)
+
+study-coverage: .venv/.ready ## Slow: how often intervals hold the truth, by simulation (SHARE=0.1 of the trials)
+	@PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python studies/coverage.py --share $(SHARE)
 
 clean: ## Remove the environment and every cache; runs/ stays
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

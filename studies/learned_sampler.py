@@ -31,9 +31,9 @@ from diffpo.sampling.controller import Controller, entropy_features
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy, load
 from diffpo.sampling.rules import EntropyBound
-from diffpo.statistics.bootstrap import mean_interval
 from diffpo.statistics.constant import constant_within, gain_over_constant, verdict
-from diffpo.statistics.frontier import gain_over_fixed
+from diffpo.statistics.gain import gain_over_fixed
+from diffpo.statistics.intervals import share_interval
 from diffpo.study.grids import grid_text
 from diffpo.tasks.base import Problem
 from diffpo.training.rl import run_rl
@@ -89,7 +89,7 @@ def main() -> None:
 
     record: dict[str, Any] = {
         "command": "make study-sampler",
-        "base_at_bound_0": {"accuracy": strength, "ci95": mean_interval(solved[:, 0], clusters), "n": TEST},
+        "base_at_bound_0": {"accuracy": strength, "ci95": share_interval(solved[:, 0], clusters), "n": TEST},
         "fixed": points(solved, nfe),
         "learned": [
             {"seed": s, "accuracy": float(r[0].mean()), "nfe": float(r[1].mean())}

@@ -138,6 +138,17 @@ from .sampling.rules import (
 from .sampling.rules import (
     TopK as TopK,
 )
+
+# two ways to train, compared by their frontiers
+from .statistics.comparison import (
+    FrontierDifference as FrontierDifference,
+)
+from .statistics.comparison import (
+    Frontiers as Frontiers,
+)
+from .statistics.comparison import (
+    compare_frontiers as compare_frontiers,
+)
 from .study.harness import run_study as run_study
 
 # tasks: problems and their graders

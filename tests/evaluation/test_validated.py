@@ -20,7 +20,7 @@ from diffpo.evaluation.run import run_eval
 from diffpo.evaluation.validated import PRICES, Outcomes, validated_gain, validation_record
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import EntropyBoundRule, EvalRecipe, SftRecipe, SudokuTask
-from diffpo.statistics.bootstrap import mean_interval
+from diffpo.statistics.intervals import difference_interval
 from diffpo.tasks.base import Grade, Problem
 from diffpo.tasks.sudoku import Sudoku
 from diffpo.training.sft import run_sft
@@ -75,7 +75,7 @@ def test_the_validated_constant_is_the_best_on_validation_and_not_on_the_test() 
     )
     assert (gain["accuracy"], gain["nfe"]) == (pytest.approx(1 / 6), pytest.approx(0.5))
     assert gain["accuracy_ci95"] == pytest.approx(
-        mean_interval(np.array([0, 1, 0, 0, 0, 0.0]), TEST.clusters), abs=0.02
+        difference_interval(np.array([0, 1, 0, 0, 0, 0.0]), TEST.clusters), rel=1e-9
     )
 
 

@@ -8,9 +8,9 @@ from diffpo.report.data import Arm, FrontierPoint, LearnedSampler, ValidatedGain
 from diffpo.report.learned import gain_sentences
 from diffpo.report.sentences import figures, frontier_sentence, headline, representative
 from diffpo.report.table import table_rows
-from diffpo.statistics.bootstrap import Interval
 from diffpo.statistics.constant import ConstantGain
-from diffpo.statistics.frontier import Gain
+from diffpo.statistics.gain import Gain
+from diffpo.statistics.intervals import Interval
 
 UP, DOWN, AROUND = (0.01, 0.05), (-0.05, -0.01), (-0.02, 0.03)
 

@@ -58,7 +58,7 @@ def test_arms_are_compared_from_where_the_first_ends_to_where_the_last_does() ->
     # After 10 of its 40 seconds slow is half way to its first point, where it solves all at bound 0.
     early = found["cpu_seconds"]["slow", 10].accuracy["entropy bound 0"]
     assert early.value == pytest.approx(0.5)
-    assert early.ci95 == pytest.approx((0.5, 0.5)), "all problems are alike"
+    assert early.ci95[0] < 0.1 and early.ci95[1] > 0.9, "four problems tell little, also where they are all alike"
 
 
 def test_the_area_is_that_of_the_greedy_frontier() -> None:
@@ -82,8 +82,8 @@ def test_tables_are_there_where_all_results_have_cpu_times() -> None:
     assert "At equal cost" in note
     titles = [table.splitlines()[0] for table in tables]
     assert titles == [f"## t: area at equal {what}" for what in ("denoiser calls", "steps", "CPU seconds")]
-    assert "| slow | 0.667 [0.667, 0.667] |" in tables[0]
+    assert "| slow | 0.667 [0.131, 0.964] |" in tables[0], "four problems"
     assert "| arm | 40 steps | 68 steps | 117 steps | 200 steps |" in tables[1]
-    assert "| slow | 0.667 [0.667, 0.667] | - | - | - |" in tables[1]
+    assert "| slow | 0.667 [0.131, 0.964] | - | - | - |" in tables[1]
     old = {name: value for name, value in SLOW.items() if name != "cpu_seconds"}
     assert list(equal_sections([old, QUICK])) == []

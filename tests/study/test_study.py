@@ -21,7 +21,6 @@ from diffpo.models.model_paths import checkpoints
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import StudyRecipe
 from diffpo.runs.run_dir import METRICS
-from diffpo.statistics.bootstrap import resampled_run_means
 from diffpo.study import arms, harness, worker
 from diffpo.study.harness import Job, run_study
 from diffpo.study.plan import Selection, StudyPaths, StudyRun, check, rl_recipe, study_runs
@@ -439,15 +438,6 @@ def test_the_figures_are_means_over_seeds(undisturbed: Path) -> None:
             assert point.accuracy.ci95[0] <= point.accuracy.value <= point.accuracy.ci95[1]
 
 
-def test_an_interval_over_seeds_is_wider_than_one_over_problems() -> None:
-    """Every row of a run is the same: all spread is between the runs, whose mean has sd sqrt(2 / 9) of 0, 0, 1."""
-    values = np.broadcast_to(np.array([0.0, 0.0, 1.0])[None, :, None], (50, 3, 1))
-    means = resampled_run_means(values, list(range(50)), draws=4000)[:, 0]
-    assert means.mean() == pytest.approx(1 / 3, abs=0.02)
-    assert means.std() == pytest.approx(np.sqrt(2 / 9 / 3), abs=0.02)
-    assert np.unique(means.round(9)).tolist() == pytest.approx([0, 1 / 3, 2 / 3, 1])
-
-
 def an_end(arm: str, seed: int, *solved: int) -> dict[str, Any]:
     rules = [{"rule": "entropy bound 0", "solved": list(solved), "nfe_rows": [4] * len(solved)}]
     clusters = [str(problem) for problem in range(len(solved))]
@@ -466,7 +456,8 @@ def test_arms_are_compared_problem_by_problem_and_seed_by_seed() -> None:
     (back,) = differences([line for line in lines if line["seed"] < 2], "b")
     assert back.gain.value == pytest.approx(-0.5)
     same = [line | {"arm": name} for line in lines[:3] for name in ("x", "y")]
-    assert differences(same, "x")[0].gain.ci95 == (0.0, 0.0)
+    half = 3.18245 / (3 * 4 + 2)  # of twelve rows none differs, which does not mean that none ever does
+    assert differences(same, "x")[0].gain.ci95 == pytest.approx((-half, half), rel=1e-4)
 
 
 def test_the_table_compares_with_the_arms_that_are_named(undisturbed: Path, tmp_path: Path, capfd: Any) -> None:

@@ -210,9 +210,9 @@ def last_record(path: Path) -> Mapping[str, int | float]:
 def rescale_aup(out: Path) -> dict[str, dict[str, Any]]:
     """Return the records of all arms, rewritten with AUP scaled by the best accuracy of any arm instead of its own."""
     records = {arm: json.loads((out / "eval" / f"{arm}.json").read_text()) for arm in ARMS}
-    best = max(point["accuracy"] for record in records.values() for point in record["points"])
     for arm, record in records.items():
-        record["aup"] = aup_of(record["points"], record["clusters"], record["completion_length"], best)
+        rivals = [point for name, other in records.items() if name != arm for point in other["points"]]
+        record["aup"] = aup_of(record["points"], record["clusters"], record["completion_length"], rivals)
         write_json(out / "eval" / f"{arm}.json", record)
     return records
 

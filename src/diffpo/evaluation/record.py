@@ -13,8 +13,9 @@ from diffpo.evaluation.validated import Outcomes, validated_gain, validation_rec
 from diffpo.models.tokenizer import decode_text
 from diffpo.recipes.tables import RuleRecipe
 from diffpo.sampling.policy import Policy
-from diffpo.statistics.bootstrap import Estimate
-from diffpo.statistics.frontier import aup_estimate, frontier_area_estimate, gain_over_fixed
+from diffpo.statistics.frontier import aup_estimate, frontier_area_estimate
+from diffpo.statistics.gain import gain_over_fixed
+from diffpo.statistics.intervals import Estimate
 from diffpo.tasks.base import Problem
 
 PLAYED_BACK = 6
@@ -107,7 +108,7 @@ def as_record(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
         "learned": _learned(learned, test.problems, clusters) if learned is not None else None,
         "validation": validation,
         "area": _estimate(frontier_area_estimate(solved, nfe, clusters, hi=length)),
-        "aup": aup_of(points, clusters, length, best_accuracy=max(point["accuracy"] for point in points)),
+        "aup": aup_of(points, clusters, length),
         "gain": gain,
         "validated_gain": validated_gain(test, validation) if validation else None,
         "playback": [
@@ -118,11 +119,15 @@ def as_record(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
 
 
 def aup_of(
-    points: Sequence[Mapping[str, Any]], clusters: Sequence[str], length: int, best_accuracy: float
+    points: Sequence[Mapping[str, Any]],
+    clusters: Sequence[str],
+    length: int,
+    rivals: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Return the AUP of a record's points, scaled by the best accuracy of all methods that are compared."""
+    """Return the AUP of a record's points, scaled by the best accuracy of these and of rivals on the same problems."""
     solved, nfe = (np.array([point[rows] for point in points], dtype=float).T for rows in ("solved", "nfe_rows"))
-    return _estimate(aup_estimate(solved, nfe, clusters, length, 100 * best_accuracy))
+    rivals_solved = np.array([point["solved"] for point in rivals], dtype=float).T if rivals else None
+    return _estimate(aup_estimate(solved, nfe, clusters, length, rivals_solved))
 
 
 def clues_of(problems: Sequence[Problem]) -> list[int]:

@@ -10,9 +10,9 @@ from typing import Any, ParamSpec, TypeVar
 
 from diffpo.core.errors import UserError
 from diffpo.recipes.renamed import renamed_metric
-from diffpo.statistics.bootstrap import Estimate, Interval
 from diffpo.statistics.constant import ConstantGain
-from diffpo.statistics.frontier import Gain
+from diffpo.statistics.gain import Gain
+from diffpo.statistics.intervals import Estimate, Interval
 
 ARMS = ("base", "d1", "diffpo")
 """The arms of a demo run, in the order of the story; others follow by name."""

@@ -1,8 +1,8 @@
 """Is the learned sampler of a run ahead of fixed rules on the same model? The sentences of a report that say so."""
 
 from diffpo.report.data import Arm
-from diffpo.statistics.bootstrap import Interval
 from diffpo.statistics.constant import Verdict, verdict
+from diffpo.statistics.intervals import Interval
 
 VERDICTS: dict[Verdict, str] = {
     "ahead": "ahead of fixed bounds",

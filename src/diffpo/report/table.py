@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from diffpo.report.data import Arm, FrontierPoint, arms_of_summary
-from diffpo.statistics.bootstrap import Estimate, Interval
 from diffpo.statistics.frontier import pareto_front
+from diffpo.statistics.intervals import Estimate, Interval
 
 ABSENT = "-"
 MOST_RULES = 8

@@ -10,9 +10,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from diffpo.statistics.bootstrap import Clusters, Interval, Seed, percentile_interval, resampled_run_means
-from diffpo.statistics.frontier import Gain, Number, upper_hull_accuracy, upper_hull_nfe
-from diffpo.statistics.runs import mean_over_runs
+from diffpo.statistics.frontier import Number
+from diffpo.statistics.intervals import Clusters, Interval, difference_interval, mean_interval
 
 Verdict = Literal["ahead", "behind", "undecided", "unknown"]
 
@@ -56,50 +55,20 @@ def gain_over_constant(
     learned_solved: Shaped[np.ndarray, " n *s"],
     learned_nfe: Shaped[np.ndarray, " n *s"],
     clusters: Clusters,
-    draws: int = 2000,
-    seed: Seed = 0,
 ) -> ConstantGain:
     """Compare a learned sampler with a constant on the same n problems, paired, in s training runs or in one.
 
-    Each run may have a constant of its own. Intervals resample clusters and runs; the choice of the constant, on other
-    problems, is held fixed.
+    Each run may have a constant of its own. Intervals speak of other problems and, of several runs, of other runs; the
+    choice of the constant, on other problems, is held fixed.
     """
-    n = len(solved)
     pairs = ((learned_solved, solved), (nfe, learned_nfe))
-    difference = np.stack([(np.asarray(a, dtype=float) - b).reshape(n, -1) for a, b in pairs], axis=2)
-    accuracy, calls = difference.mean(axis=(0, 1))
-    drawn = resampled_run_means(difference, clusters, draws, seed)
+    accuracy, calls = (np.asarray(a, dtype=float) - b for a, b in pairs)
     return ConstantGain(
-        float(accuracy), percentile_interval(drawn[:, 0]), float(calls), percentile_interval(drawn[:, 1])
+        float(accuracy.mean()),
+        difference_interval(accuracy, clusters),
+        float(calls.mean()),
+        mean_interval(calls, clusters),
     )
-
-
-def mean_gain_over_fixed(
-    solved: Shaped[np.ndarray, "n s k"],
-    nfe: Shaped[np.ndarray, "n s k"],
-    learned_solved: Shaped[np.ndarray, "n s"],
-    learned_nfe: Shaped[np.ndarray, "n s"],
-    clusters: Clusters,
-    draws: int = 2000,
-    seed: Seed = 0,
-) -> Gain:
-    """Return the mean over s training runs of each run's gain over the best mixture of the k fixed rules of its model.
-
-    For runs that train model and sampler together, where every model has a frontier of its own; `gain_over_fixed` is
-    for runs that share one model. In every resample of clusters the mixtures are fitted again, and runs are drawn with
-    replacement. Outside of the range of the fixed rules a run is compared with the end of that range.
-    """
-    k = solved.shape[2]
-    table = np.concatenate([solved, nfe, learned_solved[:, :, None], learned_nfe[:, :, None]], axis=2)
-
-    def statistic(means: Float[np.ndarray, " columns"]) -> Interval:
-        fixed_accuracy, fixed_nfe, (accuracy, calls) = means[:k], means[k : 2 * k], means[2 * k :]
-        accuracy_of_fixed = upper_hull_accuracy(fixed_nfe, fixed_accuracy, max(calls, fixed_nfe.min()))
-        nfe_of_fixed = upper_hull_nfe(fixed_nfe, fixed_accuracy, min(accuracy, fixed_accuracy.max()))
-        return accuracy - accuracy_of_fixed, nfe_of_fixed - calls
-
-    accuracy, calls = mean_over_runs(table, clusters, statistic, draws, seed)
-    return Gain(accuracy.value, accuracy.ci95, calls.value, calls.ci95)
 
 
 def verdict(mixture: Interval | None, constant: Interval | None) -> Verdict:

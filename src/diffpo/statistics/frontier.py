@@ -1,26 +1,21 @@
-"""Figures of an accuracy-NFE frontier: Pareto front, area under it, AUP, and the gain of a learned sampler over it.
+"""Figures of an accuracy-NFE frontier: Pareto front, area under it, AUP, and their 95 % intervals.
 
-Every figure is a function of column means (accuracy and mean NFE of each rule), so that the bootstrap can recompute it
-on each resample. NFE counts denoiser calls per row; accuracy is a fraction in [0, 1] unless a name says percent.
+Every figure is a function of column means (accuracy and mean NFE of each rule). NFE counts denoiser calls per row;
+accuracy is a fraction in [0, 1] unless a name says percent.
 """
 
 import math
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
-from diffpo.statistics.bootstrap import (
-    Clusters,
-    Estimate,
-    Interval,
-    Seed,
-    cluster_bootstrap,
-    percentile_interval,
-    resampled_means,
-)
+from diffpo.statistics.choice import Figure, measure
+from diffpo.statistics.intervals import Clusters, Estimate, half_width, left_out_means
 
 Number = int | float
+AUP_MARGIN = 5
+"""A point that is more percent below the slowest one has no part in AUP."""
 
 
 def pareto_front(nfe: Shaped[np.ndarray, " k"], accuracy: Shaped[np.ndarray, " k"]) -> Int[np.ndarray, " front"]:
@@ -47,30 +42,65 @@ def frontier_area(
     more point never lowers the area. Below the cheapest point the accuracy is 0. `hi` is the completion length L, the
     calls of one token at a time; a point beyond it is not counted. Raises ValueError unless 0 < lo < hi.
     """
+    return float(staircase_area(accuracy, nfe, accuracy, hi, lo))
+
+
+def staircase_area(
+    accuracy: Shaped[np.ndarray, "*b k"],
+    nfe: Shaped[np.ndarray, "*b k"],
+    chosen_by: Shaped[np.ndarray, "*b k"],
+    hi: Number,
+    lo: Number = 1,
+) -> Float[np.ndarray, "*b"]:
+    """Return the `frontier_area` of many frontiers, where the best rule at each NFE is the best by `chosen_by`."""
     if not 0 < lo < hi:
         raise ValueError(f"the range of NFE must have 0 < lo < hi, got lo={lo} hi={hi}")
-    front = pareto_front(nfe, accuracy)
-    steps = np.append(np.log(np.clip(nfe[front], lo, hi)), math.log(hi))
-    return float(np.diff(steps) @ accuracy[front] / math.log(hi / lo))
+    nfe, chosen = steps_of(accuracy, nfe, chosen_by)
+    edges = np.log(np.clip(nfe, lo, hi))
+    widths = np.diff(edges, axis=-1, append=math.log(hi))
+    return np.asarray((widths * chosen).sum(axis=-1) / math.log(hi / lo))
+
+
+def staircase_accuracy(
+    accuracy: Shaped[np.ndarray, "*b k"],
+    nfe: Shaped[np.ndarray, "*b k"],
+    chosen_by: Shaped[np.ndarray, "*b k"],
+    at: Number,
+) -> Float[np.ndarray, "*b"]:
+    """Return the accuracy of the best rule, by `chosen_by`, that needs at most `at` calls; 0 where none does."""
+    nfe, chosen = steps_of(accuracy, nfe, chosen_by)
+    within = (nfe <= at + 1e-9).sum(axis=-1, keepdims=True)  # a mean of n times `at` is not always `at`
+    best = np.take_along_axis(chosen, np.maximum(within - 1, 0), axis=-1)
+    return np.asarray(np.where(within > 0, best, 0.0)[..., 0])
+
+
+def steps_of(
+    accuracy: Shaped[np.ndarray, "*b k"], nfe: Shaped[np.ndarray, "*b k"], chosen_by: Shaped[np.ndarray, "*b k"]
+) -> tuple[Float[np.ndarray, "*b k"], Float[np.ndarray, "*b k"]]:
+    """Return NFE in rising order, and after each the accuracy of the rule up to there that is best by `chosen_by`."""
+    order = np.argsort(nfe, axis=-1, kind="stable")
+    nfe, accuracy, chosen_by = (np.take_along_axis(table, order, axis=-1) for table in (nfe, accuracy, chosen_by))
+    best = np.maximum.accumulate(chosen_by, axis=-1)
+    is_better = np.concatenate([np.ones_like(best[..., :1], dtype=bool), best[..., 1:] > best[..., :-1]], axis=-1)
+    which = np.maximum.accumulate(np.where(is_better, np.arange(nfe.shape[-1]), 0), axis=-1)
+    return nfe.astype(float), np.take_along_axis(accuracy, which, axis=-1).astype(float)
 
 
 def frontier_area_estimate(
-    solved: Shaped[np.ndarray, "n k"],
-    nfe: Shaped[np.ndarray, "n k"],
+    solved: Shaped[np.ndarray, "n *s k"],
+    nfe: Shaped[np.ndarray, "n *s k"],
     clusters: Clusters,
     hi: Number,
     lo: Number = 1,
-    draws: int = 2000,
-    seed: Seed = 0,
 ) -> Estimate:
-    """Return the `frontier_area` of k rules, with its interval, from one row per problem."""
+    """Return the `frontier_area` of k rules, with its interval, from one row per problem.
 
-    def statistic(means: Float[np.ndarray, " columns"]) -> float:
-        accuracy, calls = np.split(means, 2)
-        return frontier_area(calls, accuracy, hi, lo)
-
-    table = np.hstack([solved, nfe])
-    return Estimate(statistic(table.mean(0)), cluster_bootstrap(table, clusters, statistic, draws, seed))
+    Several training runs have an axis of their own, and the mean of their areas is estimated. The truth that the
+    interval speaks of is the area of the rules' true accuracies and calls, with the best rule at each NFE chosen by
+    them: the sample's area is above it on average (`choice` says why), and is not the middle of the interval.
+    """
+    found = measure(partial(staircase_area, hi=hi, lo=lo), solved, nfe, clusters)
+    return Estimate(found.value, found.interval_of_share(len(solved)))
 
 
 def aup(
@@ -87,12 +117,24 @@ def aup(
     """
     if best_accuracy <= 0:
         return 0.0
-    order = np.lexsort((-np.asarray(accuracy_percent, dtype=float), tokens_per_forward))
-    rho, y = tokens_per_forward[order], accuracy_percent[order]
-    is_kept = y >= y[0] - 5
-    rho, y = rho[is_kept], y[is_kept]
-    weighted = y * np.minimum(np.exp(-3 * (1 - y / best_accuracy)), 1)
-    return float(rho[0] * y[0] + np.diff(rho) @ (weighted[1:] + weighted[:-1]) / 2)
+    kept = accuracy_percent >= accuracy_percent[slowest(tokens_per_forward, accuracy_percent)] - AUP_MARGIN
+    return float(aup_of_kept(tokens_per_forward[kept], accuracy_percent[kept], np.asarray(float(best_accuracy))))
+
+
+def slowest(rho: Shaped[np.ndarray, " k"], y: Shaped[np.ndarray, " k"]) -> int:
+    """Return the index of the point of the smallest rho; of several, the most accurate."""
+    return int(np.lexsort((-np.asarray(y, dtype=float), rho))[0])
+
+
+def aup_of_kept(
+    rho: Shaped[np.ndarray, "*b k"], y: Shaped[np.ndarray, "*b k"], best: Shaped[np.ndarray, "*b"]
+) -> Float[np.ndarray, "*b"]:
+    """Return the `aup` of points of which all are kept. y_max is at least the best of them in `aup`'s use."""
+    order = np.lexsort((-np.asarray(y, dtype=float), rho), axis=-1)
+    rho, y = (np.take_along_axis(table, order, axis=-1) for table in (rho, y))
+    weighted = y * np.minimum(np.exp(-3 * (1 - y / best[..., None])), 1)
+    steps = np.diff(rho, axis=-1) * (weighted[..., 1:] + weighted[..., :-1]) / 2
+    return np.asarray(rho[..., 0] * y[..., 0] + steps.sum(axis=-1))
 
 
 def aup_estimate(
@@ -100,37 +142,48 @@ def aup_estimate(
     nfe: Shaped[np.ndarray, "n k"],
     clusters: Clusters,
     tokens: Number,
-    best_accuracy: Number,
-    draws: int = 2000,
-    seed: Seed = 0,
+    rivals_solved: Shaped[np.ndarray, "n m"] | None = None,
 ) -> Estimate:
     """Return the `aup` of k rules, with its interval, from one row per problem; rho is `tokens` over a rule's mean NFE.
 
-    `best_accuracy` (percent) belongs to the comparison, not to this frontier, and is held fixed.
+    y_max is the best accuracy of these rules and of the m rules of other methods, and is as uncertain as they are.
+    Which points AUP keeps jumps with y_i >= y_1 - 5. So there is an interval for every set of points that the sample
+    does not rule out: those that are surely kept, and from the undecided ones the best, the best two, and so on. The
+    interval returned spans them all, and is wide where a point with a large part in AUP is undecided.
     """
+    k = solved.shape[1]
+    all_solved = solved if rivals_solved is None else np.hstack([solved, rivals_solved])
+    all_nfe = np.hstack([nfe, np.ones((len(nfe), all_solved.shape[1] - k))])  # calls of rivals play no part
+    calls = nfe.mean(axis=0)
+    y, left_y = (100 * means for means in left_out_means(np.asarray(solved, dtype=float), clusters))
+    first = slowest(-calls, y)
+    above, left_above = (table - table[..., [first]] + AUP_MARGIN for table in (y, left_y))
+    doubt = np.array([half_width(moves[:, None], np.zeros(1)) for moves in (above - left_above).T])
+    is_sure = np.abs(above) > doubt
+    is_sure[first] = True
 
-    def statistic(means: Float[np.ndarray, " columns"]) -> float:
-        accuracy, calls = np.split(means, 2)
-        return aup(tokens / calls, 100 * accuracy, best_accuracy)
+    def of_kept(kept: Bool[np.ndarray, " k"]) -> Figure:
+        def figure(
+            accuracy: Shaped[np.ndarray, "*b j"], nfe: Shaped[np.ndarray, "*b j"], chosen_by: Shaped[np.ndarray, "*b j"]
+        ) -> Float[np.ndarray, "*b"]:
+            best = 100 * np.take_along_axis(accuracy, chosen_by.argmax(axis=-1)[..., None], axis=-1)[..., 0]
+            is_solved = best > 0
+            found = aup_of_kept(
+                tokens / nfe[..., :k][..., kept], 100 * accuracy[..., :k][..., kept], np.where(is_solved, best, 1.0)
+            )
+            return np.where(is_solved, found, 0.0)
 
-    table = np.hstack([solved, nfe])
-    return Estimate(statistic(table.mean(0)), cluster_bootstrap(table, clusters, statistic, draws, seed))
+        return figure
+
+    value = aup(tokens / calls, y, 100 * float(all_solved.mean(axis=0).max()))
+    ends = [value]
+    for least in (math.inf, *above[~is_sure]):
+        found = measure(of_kept(np.where(is_sure, above >= 0, above >= least)), all_solved, all_nfe, clusters)
+        ends += found.interval()
+    return Estimate(value, (min(ends), max(ends)))
 
 
-# ---------------------------------------------------------------------------------------- learned against fixed bounds
-
-
-@dataclass(frozen=True)
-class Gain:
-    """What a learned sampler adds to the best mixture of fixed bounds; positive is better in both.
-
-    `accuracy` is the difference at equal mean NFE (a fraction), `nfe` the denoiser calls saved at equal accuracy.
-    """
-
-    accuracy: float
-    accuracy_ci95: Interval
-    nfe: float
-    nfe_ci95: Interval
+# ----------------------------------------------------------------------------------------------------------- mixtures
 
 
 def upper_hull(nfe: Shaped[np.ndarray, " k"], accuracy: Shaped[np.ndarray, " k"]) -> Int[np.ndarray, " hull"]:
@@ -165,41 +218,3 @@ def upper_hull_nfe(nfe: Shaped[np.ndarray, " k"], accuracy: Shaped[np.ndarray, "
     """Return the mean calls that the best mixture of the k rules needs to reach `at_accuracy`, or infinity."""
     hull = upper_hull(nfe, accuracy)
     return float(np.interp(at_accuracy, accuracy[hull], nfe[hull], right=math.inf))
-
-
-def gain_over_fixed(
-    solved: Shaped[np.ndarray, "n k"],
-    nfe: Shaped[np.ndarray, "n k"],
-    learned_solved: Shaped[np.ndarray, " n *s"],
-    learned_nfe: Shaped[np.ndarray, " n *s"],
-    clusters: Clusters,
-    draws: int = 2000,
-    seed: Seed = 0,
-) -> Gain:
-    """Compare a learned sampler with the best mixture of k fixed rules, which is fitted again in every resample.
-
-    The learned arrays hold one column per training run, `[n, s]` or `[n]`. Their mean is compared; with several runs
-    the interval resamples runs beside clusters, so it speaks of the training and not of these runs only (with s runs
-    the spread between them is understated by a factor (s - 1) / s in variance).
-
-    Where the learned sampler leaves the range of the fixed rules it is compared with the end of that range: with the
-    cheapest rule's accuracy if it spends less, with the most accurate rule's NFE if it solves more. Both understate it.
-    """
-    k, n = solved.shape[1], len(solved)
-    learned = np.hstack([learned_solved.reshape(n, -1), learned_nfe.reshape(n, -1)])
-    runs = learned.shape[1] // 2
-
-    def statistic(means: Float[np.ndarray, " columns"], weights: Float[np.ndarray, " runs"]) -> Interval:
-        fixed_accuracy, fixed_nfe = means[:k], means[k : 2 * k]
-        accuracy, calls = (float(part @ weights) for part in np.split(means[2 * k :], 2))
-        accuracy_of_fixed = upper_hull_accuracy(fixed_nfe, fixed_accuracy, max(calls, float(fixed_nfe.min())))
-        nfe_of_fixed = upper_hull_nfe(fixed_nfe, fixed_accuracy, min(accuracy, float(fixed_accuracy.max())))
-        return accuracy - accuracy_of_fixed, nfe_of_fixed - calls
-
-    table = np.hstack([solved, nfe, learned])
-    rng = np.random.default_rng(seed)
-    means = resampled_means(table, clusters, draws, rng)
-    weights = rng.multinomial(runs, np.full(runs, 1 / runs), size=draws) / runs
-    samples = np.array([statistic(row, weight) for row, weight in zip(means, weights, strict=True)])
-    accuracy, calls = statistic(table.mean(0), np.full(runs, 1 / runs))
-    return Gain(accuracy, percentile_interval(samples[:, 0]), calls, percentile_interval(samples[:, 1]))

@@ -19,7 +19,7 @@ from diffpo.runs.run_dir import METRICS
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy, load
 from diffpo.sampling.rules import EntropyBound
-from diffpo.statistics.bootstrap import mean_interval
+from diffpo.statistics.intervals import share_interval
 from diffpo.study.frontiers import LEARNED
 from diffpo.study.plan import StudyPaths, StudyRun, base_seed, rl_recipe, settings_of, sft_recipe, task_named
 from diffpo.study.results import Result
@@ -126,7 +126,7 @@ def measure_policy(policy: Policy, task: Task, evaluation: StudyEvaluation, is_e
     rules = [
         _means(outcome)
         | {
-            "ci95": mean_interval(outcome.is_solved, clusters),
+            "ci95": share_interval(outcome.is_solved, clusters),
             "solved": outcome.is_solved.astype(int).tolist(),
             "nfe_rows": outcome.nfe.tolist(),
         }

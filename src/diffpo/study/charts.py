@@ -6,7 +6,7 @@ from pathlib import Path
 
 from diffpo import report
 from diffpo.report.svg import Axis, Panel, linear_axis, picture, text
-from diffpo.statistics.bootstrap import Estimate
+from diffpo.statistics.intervals import Estimate
 from diffpo.study.summary import Profile, Trajectory
 
 COLOURS = ("#2f6a96", "#c0432a", "#4f8a3c", "#8a5aa8", "#c08a1e", "#3a8f8c", "#a8456e", "#7b756c")

@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from diffpo.statistics.bootstrap import Estimate, percentile_interval, resampled_run_means
-from diffpo.statistics.frontier import frontier_area
+from diffpo.statistics.frontier import frontier_area_estimate
+from diffpo.statistics.intervals import Estimate, share_interval
 from diffpo.study.results import Result
 from diffpo.study.summary import groups
 
@@ -17,8 +17,6 @@ Spent = Literal["calls", "steps", "cpu_seconds"]
 
 
 NUM_AMOUNTS = 4
-DRAWS = 500
-"""Resamples of an interval, fewer than elsewhere: there is one for each arm, task, amount and kind of cost."""
 
 
 @dataclass(frozen=True)
@@ -89,27 +87,22 @@ def arm_at(members: Sequence[Result], spent: Spent, amount: float) -> AtEqual:
             for point in (index, index + 1)
         )
     ]
-    values = np.stack(
-        [
-            np.concatenate([_values(result, *place, rules, what) for what in ("solved", "nfe_rows")], axis=1)
-            for result, place in zip(members, places, strict=True)
-        ],
-        axis=1,
+    solved, nfe = (
+        np.stack([_values(result, *place, rules, what) for result, place in zip(members, places, strict=True)], axis=1)
+        for what in ("solved", "nfe_rows")
     )
-    drawn, whole = resampled_run_means(values, first["clusters"], DRAWS), values.mean(axis=(0, 1))
+    clusters = first["clusters"]
     greedy = [i for i, name in enumerate(rules) if not name.startswith("temperature")]
-    calls = [len(rules) + i for i in greedy]
-
-    def area(means: Float[np.ndarray, " columns"]) -> float:
-        return frontier_area(means[calls], means[greedy], hi=first["completion_length"])
-
     return AtEqual(
         task=first["task"],
         arm=first["arm"],
         seeds=tuple(result["seed"] for result in members),
         amount=amount,
-        area=Estimate(area(whole), percentile_interval(np.array([area(means) for means in drawn]))),
-        accuracy={name: Estimate(float(whole[i]), percentile_interval(drawn[:, i])) for i, name in enumerate(rules)},
+        area=frontier_area_estimate(solved[..., greedy], nfe[..., greedy], clusters, hi=first["completion_length"]),
+        accuracy={
+            name: Estimate(float(solved[..., i].mean()), share_interval(solved[..., i], clusters))
+            for i, name in enumerate(rules)
+        },
     )
 
 

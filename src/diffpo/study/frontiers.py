@@ -6,16 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from diffpo.statistics.bootstrap import Estimate, percentile_interval, resampled_run_means
 from diffpo.statistics.constant import (
     ConstantGain,
     best_constant,
     constant_within,
     gain_over_constant,
-    mean_gain_over_fixed,
 )
-from diffpo.statistics.frontier import Gain, frontier_area
-from diffpo.statistics.runs import mean_over_runs
+from diffpo.statistics.frontier import frontier_area_estimate
+from diffpo.statistics.gain import Gain, gain_over_fixed
+from diffpo.statistics.intervals import Estimate, mean_interval, share_interval
 from diffpo.study.results import Result
 from diffpo.study.summary import groups
 
@@ -55,20 +54,14 @@ def _frontier(members: Sequence[Result]) -> Frontier:
     validation = [{r["rule"]: r for r in member["points"][-1]["validation"]["rules"]} for member in members]
     solved, nfe = (np.stack([_rows(rules, names, key) for rules in end], axis=1) for key in ("solved", "nfe_rows"))
 
-    def area(means: np.ndarray) -> tuple[float]:
-        accuracy, calls = np.split(means, 2)
-        return (frontier_area(calls, accuracy, length),)
-
     chosen = [best_constant(*_figures(rules, names), length, PRICE) for rules in validation]
-    constants = np.stack([_chosen(column, chosen) for column in (solved, nfe)], axis=2)
-    drawn = resampled_run_means(constants, clusters)
-    accuracy, calls = (Estimate(float(constants[:, :, i].mean()), percentile_interval(drawn[:, i])) for i in range(2))
+    constant_solved, constant_nfe = (_chosen(table, chosen) for table in (solved, nfe))
     gain = validated_gain = None
     if all(LEARNED in rules for rules in end):
         learned = [
             np.stack([_rows(rules, [LEARNED], key)[:, 0] for rules in end], axis=1) for key in ("solved", "nfe_rows")
         ]
-        gain = mean_gain_over_fixed(solved, nfe, learned[0], learned[1], clusters)
+        gain = gain_over_fixed(solved, nfe, learned[0], learned[1], clusters)
         rivals = [constant_within(*_figures(rules, names), rules[LEARNED]["nfe"]) for rules in validation]
         validated_gain = gain_over_constant(
             _chosen(solved, rivals), _chosen(nfe, rivals), learned[0], learned[1], clusters
@@ -77,10 +70,10 @@ def _frontier(members: Sequence[Result]) -> Frontier:
         members[0]["task"],
         members[0]["arm"],
         tuple(member["seed"] for member in members),
-        mean_over_runs(np.concatenate([solved, nfe], axis=2), clusters, area)[0],
+        frontier_area_estimate(solved, nfe, clusters, length),
         tuple(names[index] for index in chosen),
-        accuracy,
-        calls,
+        Estimate(float(constant_solved.mean()), share_interval(constant_solved, clusters)),
+        Estimate(float(constant_nfe.mean()), mean_interval(constant_nfe, clusters)),
         gain,
         validated_gain,
     )

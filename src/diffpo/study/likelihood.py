@@ -17,13 +17,13 @@ from diffpo.sampling.answering import answer_problems
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import load
 from diffpo.sampling.rules import EntropyBound
-from diffpo.statistics.bootstrap import percentile_interval, resampled_means
+from diffpo.statistics.intervals import ratio_interval
 from diffpo.study.plan import StudyPaths, StudyRun, base_seed, rl_recipe, settings_of, sft_recipe, task_named
 from diffpo.study.results import BOUNDARIES, Result
 from diffpo.training.rl import run_rl
 
 FEWEST_ROLLOUTS = 20
-"""A call and a boundary need this many rollouts for an interval: a bootstrap of fewer is too narrow."""
+"""A call and a boundary need this many rollouts for an interval: one of fewer is too narrow."""
 
 
 def run_likelihood(recipe: StudyRecipe, run: StudyRun, paths: StudyPaths) -> list[Result]:
@@ -88,17 +88,10 @@ def rises_of_pairs(sums: np.ndarray, counts: np.ndarray, clusters: list[str]) ->
     `sums` and `counts` have shape [rollouts, calls, boundaries]. Pairs with fewer than `FEWEST_ROLLOUTS` are left out.
     """
     calls, boundaries = ((counts > 0).sum(axis=0) >= FEWEST_ROLLOUTS).nonzero()
-    if not len(calls):
-        return []
-    columns = [array[:, calls, boundaries] for array in (sums, counts)]
-    total, tokens = (column.sum(axis=0) for column in columns)
-    drawn_total, drawn_tokens = np.split(resampled_means(np.hstack(columns), clusters), 2, axis=1)
-    return [
-        {
-            "call": int(call),
-            "boundary": int(boundary),
-            "rise": float(total[i] / tokens[i]),
-            "ci95": percentile_interval(drawn_total[:, i] / drawn_tokens[:, i]),
-        }
-        for i, (call, boundary) in enumerate(zip(calls, boundaries, strict=True))
-    ]
+    found = []
+    for call, boundary in zip(calls, boundaries, strict=True):
+        total, tokens = (array[:, call, boundary] for array in (sums, counts))
+        if (interval := ratio_interval(total, tokens, clusters)) is not None:
+            rise = float(total.sum() / tokens.sum())
+            found.append({"call": int(call), "boundary": int(boundary), "rise": rise, "ci95": interval})
+    return found

@@ -6,8 +6,8 @@ from pathlib import Path
 from diffpo.core.errors import UserError
 from diffpo.core.files import write_whole
 from diffpo.report.table import interval_percent, percent
-from diffpo.statistics.bootstrap import Estimate
 from diffpo.statistics.constant import verdict
+from diffpo.statistics.intervals import Estimate
 from diffpo.study.charts import ends_svg, profiles_svg, trajectories_svg
 from diffpo.study.equal import Spent, at_equal
 from diffpo.study.frontiers import PRICE, Frontier, frontiers
@@ -17,14 +17,13 @@ from diffpo.study.summary import Difference, Profile, Trajectory, differences, p
 
 TABLE = "table.md"
 ARMS_NOTE = (
-    "Mean over seeds with 95 % intervals by resampling clusters of problems and seeds; all arms met the same problems. "
-    "With few seeds the spread between them is understated (with 3, by a third in variance): look at the column by "
-    "seed."
+    "Mean over seeds with 95 % intervals for other problems and other seeds (docs/evaluation.md#intervals); all arms "
+    "met the same problems."
 )
 ONE_BASE, OWN_BASES = "All seeds start from one base.", "Each seed starts from a base of its own."
 DIFFERENCES_NOTE = (
-    "Points of accuracy by which an arm ends above (or below) another, with 95 % intervals by resampling clusters of "
-    "problems and seeds, both paired. Among many comparisons one in twenty lies off 0 by chance."
+    "Points of accuracy by which an arm ends above (or below) another, with 95 % intervals for other problems and "
+    "other seeds, both paired. Among many comparisons one in twenty lies off 0 by chance."
 )
 EQUAL_NOTE = (
     "At equal cost: the area under the greedy frontier of every arm (over log NFE from 1 to the completion's length, "
@@ -43,7 +42,7 @@ FRONTIERS_NOTE = (
 )
 LIKELIHOOD_NOTE = (
     "KL in nats per token, of the conditional that drew the token to the surrogate's, on the model's own rollouts at "
-    "temperature 1; mean over seeds with 95 % intervals by resampling clusters of problems and seeds."
+    "temperature 1; mean over seeds with 95 % intervals for other problems and other seeds."
 )
 LEARNED_COLUMNS = ("learned - mixture", "learned - constant", "calls saved", "learned is")
 RISES_NOTE = (

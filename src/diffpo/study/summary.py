@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffpo.core.errors import UserError
-from diffpo.statistics.bootstrap import Estimate, percentile_interval, resampled_run_means
+from diffpo.statistics.intervals import Estimate, difference_interval, mean_interval, ratio_interval, share_interval
 from diffpo.study.results import BOUNDARIES, Result
 
 BOUND = "entropy bound "
@@ -50,7 +50,7 @@ class Profile:
     mean: Estimate
     """The mean over all tokens."""
     by_step: tuple[Estimate | None, ...]
-    """One figure for each call or boundary, None where no token was committed."""
+    """One figure for each call or boundary, None where fewer than two clusters of rollouts committed a token."""
 
 
 def groups(results: Sequence[Result]) -> list[list[Result]]:
@@ -102,11 +102,11 @@ def rules_along(members: Sequence[Result]) -> list[str]:
 def _point(members: Sequence[Result], index: int, rule: str) -> TrajectoryPoint:
     rows = [next(r for r in result["points"][index]["rules"] if r["rule"] == rule) for result in members]
     solved, nfe = (np.array([row[name] for row in rows], dtype=float).T for name in ("solved", "nfe_rows"))
-    drawn = resampled_run_means(np.stack([solved, nfe], axis=2), members[0]["clusters"])
+    clusters = members[0]["clusters"]
     return TrajectoryPoint(
         float(np.mean([result["points"][index]["calls"] for result in members])),
-        Estimate(float(solved.mean()), percentile_interval(drawn[:, 0])),
-        Estimate(float(nfe.mean()), percentile_interval(drawn[:, 1])),
+        Estimate(float(solved.mean()), share_interval(solved, clusters)),
+        Estimate(float(nfe.mean()), mean_interval(nfe, clusters)),
         tuple(float(value) for value in solved.mean(axis=0)),
     )
 
@@ -148,8 +148,7 @@ def differences(results: Sequence[Result], against: str) -> list[Difference]:
         seeds = tuple(result["seed"] for result, _ in pairs)
         for rule in rules_along([result for pair in pairs for result in pair]):
             gains = np.stack([_end(result)[rule] - _end(other)[rule] for result, other in pairs], axis=1)
-            drawn = resampled_run_means(gains[:, :, None], members[0]["clusters"])[:, 0]
-            estimate = Estimate(float(gains.mean()), percentile_interval(drawn))
+            estimate = Estimate(float(gains.mean()), difference_interval(gains, members[0]["clusters"]))
             found.append(Difference(members[0]["task"], members[0]["arm"], against, rule, seeds, estimate))
     return found
 
@@ -170,23 +169,18 @@ def profiles(results: Sequence[Result]) -> list[Profile]:
         sums, counts = (
             np.stack([np.array(result[name], dtype=float) for result in members], axis=1) for name in ("sums", "counts")
         )
-        steps = sums.shape[2]
-        table = np.concatenate([sums, counts, sums.sum(2, keepdims=True), counts.sum(2, keepdims=True)], axis=2)
-        drawn, whole = resampled_run_means(table, first["clusters"]), table.mean(axis=(0, 1))
-        by_step = tuple(_ratio(whole, drawn, step, steps + step) for step in range(steps))
-        mean = _ratio(whole, drawn, 2 * steps, 2 * steps + 1) or Estimate(0.0, (0.0, 0.0))
+        steps = range(sums.shape[2])
+        by_step = tuple(_ratio(sums[..., step], counts[..., step], first["clusters"]) for step in steps)
+        mean = _ratio(sums.sum(axis=2), counts.sum(axis=2), first["clusters"]) or Estimate(0.0, (0.0, 0.0))
         seeds = tuple(result["seed"] for result in members)
         found.append(Profile(first["task"], first["arm"], first["estimator"], seeds, mean, by_step))
     return found
 
 
-def _ratio(whole: np.ndarray, drawn: np.ndarray, over: int, under: int) -> Estimate | None:
-    """Return the ratio of two columns, None where there is no token. Resamples without a token do not count."""
-    if whole[under] == 0:
-        return None
-    has_tokens = drawn[:, under] > 0
-    ratios = drawn[has_tokens, over] / drawn[has_tokens, under]
-    return Estimate(float(whole[over] / whole[under]), percentile_interval(ratios))
+def _ratio(sums: np.ndarray, counts: np.ndarray, clusters: list[str]) -> Estimate | None:
+    """Return the sum over tokens; None where they are of one cluster at most, which tells nothing of others."""
+    interval = ratio_interval(sums, counts, clusters)
+    return Estimate(float(sums.sum() / counts.sum()), interval) if interval is not None else None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ class Problem:
     answer: str
     """A text that earns the full reward, and that SFT learns."""
     cluster: str
-    """The name of what makes problems dependent (the solution grid of a Sudoku): intervals resample clusters."""
+    """The name of what makes problems dependent (the solution grid of a Sudoku): intervals speak of other clusters."""
     facts: Mapping[str, int | float | str] = field(default_factory=dict)
     """Further values by name (the number of clues, ...), for rewards and reports."""
 
