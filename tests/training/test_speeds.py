@@ -22,6 +22,7 @@ from diffpo.training.rl_setup import RlState
 from diffpo.training.speeds import draw_bounds, speed_metrics
 
 LOW, HIGH = 0.02, 10.0
+RANGE = SpeedsRecipe(low=LOW, high=HIGH)
 SPEEDS = ["train=policy", "objective.nfe_penalty=0", "rollout.speeds.low=0.05"]
 
 
@@ -30,9 +31,17 @@ def log_share(bound: Tensor) -> Tensor:
     return (bound.double().log() - math.log(LOW)) / (math.log(HIGH) - math.log(LOW))
 
 
+def assert_uniform(shares: Tensor) -> None:
+    """Kolmogorov-Smirnov at 0.1 %."""
+    steps = torch.arange(len(shares) + 1) / len(shares)
+    ordered = shares.sort()[0]
+    distance = torch.maximum(steps[1:] - ordered, ordered - steps[:-1]).max()
+    assert float(distance) < 1.95 / math.sqrt(len(shares))
+
+
 @pytest.mark.parametrize(("shared_by", "run"), [("batch", 24), ("prompt", 4), ("completion", 1)])
 def test_who_shares_a_bound(shared_by: BoundSharing, run: int) -> None:
-    bound = draw_bounds((6, 4), LOW, HIGH, shared_by, generator_for("sharing"))
+    bound = draw_bounds((6, 4), SpeedsRecipe(low=LOW, high=HIGH, shared_by=shared_by), generator_for("sharing"))
     assert bound.shape == (24,) and bool(((bound >= LOW) & (bound <= HIGH)).all())
     groups = bound.view(-1, run)
     assert torch.equal(groups, groups[:, :1].expand(-1, run)), "those who share are neighbours"
@@ -41,25 +50,36 @@ def test_who_shares_a_bound(shared_by: BoundSharing, run: int) -> None:
 
 def test_every_batch_has_its_share_of_every_speed() -> None:
     """Q bounds: one in each of Q equal parts of the range of logs, in random order."""
-    drawn = [draw_bounds((8, 2), LOW, HIGH, "prompt", generator_for("strata", step))[::2] for step in range(50)]
+    drawn = [draw_bounds((8, 2), RANGE, generator_for("strata", step))[::2] for step in range(50)]
     parts = [(log_share(bound) * 8).floor().tolist() for bound in drawn]
     assert all(sorted(part) == list(range(8)) for part in parts)
     assert len({tuple(part) for part in parts}) > 40, "no prompt's place says its speed"
 
 
 def test_logs_of_bounds_are_uniform() -> None:
-    """Each by itself: with one bound for the batch there is nothing to stratify. Kolmogorov-Smirnov at 0.1 %."""
-    count = 2000
-    shares = torch.cat(
-        [log_share(draw_bounds((3, 2), LOW, HIGH, "batch", generator_for("uniform", i))[:1]) for i in range(count)]
-    ).sort()[0]
-    steps = torch.arange(count + 1) / count
-    distance = torch.maximum(steps[1:] - shares, shares - steps[:-1]).max()
-    assert float(distance) < 1.95 / math.sqrt(count)
+    """Each by itself: with one bound for the batch there is nothing to stratify."""
+    shared = SpeedsRecipe(low=LOW, high=HIGH, shared_by="batch")
+    assert_uniform(
+        log_share(torch.cat([draw_bounds((3, 2), shared, generator_for("uniform", i))[:1] for i in range(2000)]))
+    )
+
+
+@pytest.mark.parametrize("shared_by", ["batch", "prompt", "completion"])
+def test_a_share_of_one_call_and_the_rest_over_the_whole_range(shared_by: BoundSharing) -> None:
+    speeds = SpeedsRecipe(low=LOW, high=HIGH, shared_by=shared_by, one_call_share=0.75)
+    drawn = torch.stack([draw_bounds((4, 2), speeds, generator_for("share", step)) for step in range(2000)])
+    is_one_call = drawn.isinf()
+    if shared_by == "batch":
+        assert float(is_one_call.float().mean()) == pytest.approx(0.75, abs=3.3 * math.sqrt(0.75 * 0.25 / 2000))
+    else:
+        assert bool((is_one_call.sum(dim=1) == 6).all()), "six of eight, in every batch"
+    step = {"batch": 8, "prompt": 2, "completion": 1}[shared_by]
+    assert_uniform(log_share(drawn[:, ::step][~is_one_call[:, ::step]]))
 
 
 def test_a_range_of_one_bound() -> None:
-    torch.testing.assert_close(draw_bounds((3, 2), 0.3, 0.3, "completion", generator_for()), torch.full((6,), 0.3))
+    speeds = SpeedsRecipe(low=0.3, high=0.3, shared_by="completion")
+    torch.testing.assert_close(draw_bounds((3, 2), speeds, generator_for()), torch.full((6,), 0.3))
 
 
 def test_metrics_of_slow_and_of_quick_completions_by_hand() -> None:
@@ -73,6 +93,13 @@ def test_metrics_of_slow_and_of_quick_completions_by_hand() -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- a run
+
+
+def test_an_infinite_bound_takes_one_call_for_each_block(base: Path, tmp_path: Path) -> None:
+    share = ["rollout.speeds.one_call_share=0.99", "rollout.block_length=4", "budget.steps=1"]
+    run_rl(rl_recipe(base, *SPEEDS, *share), tmp_path / "run")
+    line = lines_of(tmp_path / "run")[0]
+    assert line["nfe"] == line["nfe_quick"] == 4 and "nfe_slow" not in line
 
 
 def bounds_of(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
@@ -92,7 +119,7 @@ def test_a_run_draws_bounds_by_seed_and_step_and_logs_what_came_of_them(
 ) -> None:
     seen = bounds_of(monkeypatch)
     run_rl(rl_recipe(base, *SPEEDS, "seed=5", "budget.steps=2"), tmp_path / "run")
-    expected = [draw_bounds((3, 4), 0.05, HIGH, "prompt", generator_for(5, "bounds", step)) for step in range(2)]
+    expected = [draw_bounds((3, 4), SpeedsRecipe(low=0.05), generator_for(5, "bounds", step)) for step in range(2)]
     assert [bound.tolist() for bound in seen] == [bound.tolist() for bound in expected]
     for line in lines_of(tmp_path / "run"):
         assert line["nfe_slow"] > line["nfe"] > line["nfe_quick"] >= 1
@@ -125,6 +152,7 @@ def test_a_run_at_many_speeds_goes_on_bit_for_bit(base: Path, tmp_path: Path) ->
     ("settings", "expected"),
     [
         (["rollout.speeds.low=3", "rollout.speeds.high=2"], "low 3 is above high 2; give the smaller bound first"),
+        (["rollout.speeds.one_call_share=1"], "rollout.speeds.one_call_share: should be less than 1"),
         (["rollout.speeds.low=0"], "rollout.speeds.low: should be greater than 0"),
         (
             ["rollout.speeds.low=1", "rollout.rule.kind=leftmost"],

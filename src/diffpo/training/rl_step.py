@@ -63,7 +63,7 @@ def collect_rollouts(recipe: RlRecipe, state: RlState, stage: Stage, step: int) 
     if (speeds := settings.speeds) is not None:
         generator = generator_for(recipe.seed, "bounds", step)
         shape = (len(problems), settings.group_size)
-        bounds = draw_bounds(shape, speeds.low, speeds.high, speeds.shared_by, generator)
+        bounds = draw_bounds(shape, speeds, generator)
     batch = collect_batch(
         state.policy,
         state.task,

@@ -6,24 +6,24 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from diffpo.core.options import BoundSharing
 from diffpo.core.randomness import stratified_uniform
+from diffpo.recipes.tables import SpeedsRecipe
 
 
-def draw_bounds(
-    shape: tuple[int, int], low: float, high: float, shared_by: BoundSharing, generator: torch.Generator
-) -> Float[Tensor, " B"]:
+def draw_bounds(shape: tuple[int, int], speeds: SpeedsRecipe, generator: torch.Generator) -> Float[Tensor, " B"]:
     """Return a bound in nats for each of Q x G = B completions, ordered by prompt.
 
-    Their logs are uniform between those of `low` and `high`. `shared_by` says which completions get the same: those of
-    the batch, those of a prompt, or none ("completion"). Where there are several they are stratified, so that every
-    batch has its share of slow and of quick ones.
+    A `one_call_share` of them is infinite, the logs of the others are uniform between those of `low` and `high`.
+    `shared_by` says which completions get the same: those of the batch, those of a prompt, or none ("completion").
+    Where there are several they are stratified, so that every batch has its share of slow and of quick ones.
     """
     prompts, group = shape
-    count = {"batch": 1, "prompt": prompts, "completion": prompts * group}[shared_by]
+    count = {"batch": 1, "prompt": prompts, "completion": prompts * group}[speeds.shared_by]
     uniform = stratified_uniform(count, 1, generator)[:, 0]
-    log_bound = math.log(low) + (math.log(high) - math.log(low)) * uniform
-    return log_bound.exp().repeat_interleave(prompts * group // count)
+    quick = speeds.one_call_share
+    low, high = math.log(speeds.low), math.log(speeds.high)
+    bound = (low + (high - low) * (uniform - quick) / (1 - quick)).exp().masked_fill(uniform < quick, math.inf)
+    return bound.repeat_interleave(prompts * group // count)
 
 
 def speed_metrics(

@@ -24,6 +24,8 @@ class SpeedsRecipe(Strict):
     """In nats: one call, or few."""
     shared_by: BoundSharing = "prompt"
     """Which completions get one bound: those of a prompt share most canvases then, which makes rollouts cheap."""
+    one_call_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The share of bounds that are infinite: one call a block. From the range alone, slow rollouts get most calls."""
 
     def problems(self) -> Iterable[str]:
         if self.low > self.high:
