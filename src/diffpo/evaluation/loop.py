@@ -18,8 +18,12 @@ from diffpo.runs.prompt_filter import draw_problems
 from diffpo.sampling.answering import answer_bounds, answer_problems
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy
+from diffpo.sampling.risk_rules import CommitRisk
 from diffpo.sampling.rules import EntropyBound
 from diffpo.tasks.base import Grade, Problem, Status, Task
+
+Bounded = EntropyBound | CommitRisk
+"""Rules of which many bounds can be decoded together."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def evaluate(
 ) -> list[Outcome]:
     """Answer the same problems under every decoding, at most `batch_size` completions at a time.
 
-    Decodings that differ in their entropy bound alone are drawn together, a problem under all of them in one batch:
+    Decodings that differ in their rule's bound alone are drawn together, a problem under all of them in one batch:
     results are the same, and the denoiser sees equal canvases once.
 
     Decodings above temperature 0 need one seed per problem. `on_outcome` is called after each decoding, `on_progress`
@@ -92,8 +96,8 @@ def drawn_together(decodings: Mapping[str, Decoding], batch_size: int) -> list[l
     groups: dict[object, list[str]] = {}
     for name, decoding in decodings.items():
         rule, key = decoding.rule, object()
-        # Not a class derived from it: what that does with the bounds of rows is not known.
-        if isinstance(rule, EntropyBound) and type(rule) is EntropyBound and decoding.controller is None:
+        # Not a class derived from one of them: what that does with the bounds of rows is not known.
+        if isinstance(rule, Bounded) and type(rule) in (EntropyBound, CommitRisk) and decoding.controller is None:
             key = replace(decoding, rule=replace(rule, bound=0.0))
         groups.setdefault(key, []).append(name)
     return [
@@ -110,7 +114,7 @@ def _answers(
 ) -> list[tuple[Rollout, list[Grade]]]:
     if len(decodings) == 1:
         return [answer_problems(policy, task, problems, decodings[0], seeds)]
-    bounds = [decoding.rule.bound for decoding in decodings if isinstance(decoding.rule, EntropyBound)]
+    bounds = [decoding.rule.bound for decoding in decodings if isinstance(decoding.rule, Bounded)]
     return answer_bounds(policy, task, problems, decodings[0], bounds, seeds)
 
 

@@ -28,11 +28,11 @@ def answer_problems(
     decoding: Decoding,
     seeds: Int[Tensor, " B"] | None = None,
     rows: slice = ALL,
-    entropy_bound: Float[Tensor, " B"] | None = None,
+    row_bound: Float[Tensor, " B"] | None = None,
 ) -> tuple[Rollout, list[Grade]]:
     """Draw one completion for each problem, and grade it.
 
-    `rows` chooses some of the problems; their canvases are as wide as those of all. `entropy_bound` as in `sample`.
+    `rows` chooses some of the problems; their canvases are as wide as those of all. `row_bound` as in `sample`.
     """
     prompt_ids, prompt_mask = encode_prompts(policy.tokenizer, [problem.prompt for problem in problems])
     rollout = sample(
@@ -41,7 +41,7 @@ def answer_problems(
         prompt_mask[rows].to(policy.device),
         decoding,
         None if seeds is None else seeds[rows],
-        None if entropy_bound is None else entropy_bound[rows],
+        None if row_bound is None else row_bound[rows],
     )
     completions = [tuple(row) for row in rollout.completion_ids.tolist()]
     text_of = {row: decode_text(policy.tokenizer, row, policy.denoiser.stop_ids) for row in set(completions)}
@@ -57,9 +57,9 @@ def answer_bounds(
     bounds: Sequence[float],
     seeds: Int[Tensor, " B"] | None = None,
 ) -> list[tuple[Rollout, list[Grade]]]:
-    """Do for each entropy bound, in nats, what `answer_problems` does for one, in a single batch of all.
+    """Do for each of the rule's bounds what `answer_problems` does for one, in a single batch of all.
 
-    `decoding` has the entropy-bound rule; its own bound is not used. Equal completions of a problem are graded once.
+    `decoding` has the rule, of which its own bound is not used. Equal completions of a problem are graded once.
     """
     encoded = encode_prompts(policy.tokenizer, [problem.prompt for problem in problems])
     prompt_ids, prompt_mask = (x.to(policy.device).repeat_interleave(len(bounds), dim=0) for x in encoded)

@@ -4,8 +4,9 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from diffpo.core.errors import UserError
 from diffpo.models.denoiser_output import DenoiserOutput
-from diffpo.sampling.rules import Rule
+from diffpo.sampling.rules import HiddenRule, Rule
 
 SEGMENT = 256
 """Tokens of a segment: a draw first finds its segment of the vocabulary, then its token within the segment."""
@@ -81,12 +82,12 @@ def draw_and_score(
     index: Int[Tensor, " T"],
     uniform: Float64[Tensor, " T"],
     temperature: float,
-    rule: Rule,
-) -> tuple[Int[Tensor, " T"], Float[Tensor, " T"], Float[Tensor, " T"]]:
+    rule: Rule | HiddenRule,
+) -> tuple[Int[Tensor, " T"], Float[Tensor, " T"], Float[Tensor, "T *S"]]:
     """Draw T tokens from the rows `index` of an output; return tokens, log-probabilities and the rule's scores.
 
     Every row of the output must occur in `index`. Rows that occur several times, as at the first call of a group, cost
-    the output head one product.
+    the output head one product. Raises UserError for a rule that looks at hidden states of a denoiser that gives none.
     """
     device, size = _device_kind(index), len(output)
     rows_per_product = max(1, HEAD_CHUNK[device] // output.num_tokens)
@@ -104,9 +105,19 @@ def draw_and_score(
             row = index[draw]
             own = logits[row - first] if is_shared else logits[int(row[0]) - first :][: len(draw)]
             token, logp = draw_tokens(own, uniform[draw], temperature)
-            found.append((token, logp, rule.score(own, token)))
+            if isinstance(rule, HiddenRule):
+                found.append((token, logp, rule.hidden_score(own, token, hidden_states(output, rule)[row])))
+            else:
+                found.append((token, logp, rule.score(own, token)))
     token, logp, score = (torch.cat(parts)[order.argsort()] for parts in zip(*found, strict=True))
     return token, logp, score
+
+
+def hidden_states(output: DenoiserOutput, rule: HiddenRule) -> Float[Tensor, "M D"]:
+    """Return the hidden states of an output. Raises UserError where there are none."""
+    if output.hidden is None:
+        raise UserError(f"the denoiser gives no hidden states, which the rule {type(rule).__name__} looks at")
+    return output.hidden
 
 
 def _device_kind(tensor: Tensor) -> str:

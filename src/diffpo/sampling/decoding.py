@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffpo.core.errors import UserError
 from diffpo.core.options import CacheKind
-from diffpo.sampling.rules import EntropyBound, Rule
+from diffpo.sampling.rules import EntropyBound, HiddenRule, Rule
 
 
 @runtime_checkable
@@ -44,7 +44,7 @@ class Decoding:
     negative or infinite.
     """
 
-    rule: Rule
+    rule: Rule | HiddenRule
     length: int
     """L, the tokens of a completion."""
     block_length: int

@@ -1,7 +1,10 @@
 """The denoising loop. There is one: rules choose positions, and a controller may choose each row's entropy bound."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from diffpo.core.canvas import full_attention_mask, open_block
@@ -12,9 +15,22 @@ from diffpo.models.denoiser_output import mean_hidden
 from diffpo.sampling.block_cache import BlockCache
 from diffpo.sampling.categorical import draw_and_score, round_down_to_float32, row_noise
 from diffpo.sampling.decoding import Decoding
-from diffpo.sampling.rules import EntropyBound, Rule
+from diffpo.sampling.risk_rules import CommitRisk
+from diffpo.sampling.rules import EntropyBound, HiddenRule, Rule
 from diffpo.sampling.shared_canvases import SharedCanvases
 from diffpo.sampling.state import fully_masked
+
+
+@dataclass(frozen=True)
+class SampledCall:
+    """What a denoiser call said of the rows that took part in it."""
+
+    rows: Int[Tensor, " b"]
+    is_candidate: Bool[Tensor, "b L"]
+    token: Int[Tensor, "b L"]
+    """The token drawn at each candidate."""
+    score: Float[Tensor, "b L *S"]
+    """The rule's scores of the candidates."""
 
 
 @torch.no_grad()
@@ -24,7 +40,9 @@ def sample(
     prompt_mask: Bool[Tensor, "B P"],
     decoding: Decoding,
     seeds: Int[Tensor, " B"] | None = None,
-    entropy_bound: Float[Tensor, " B"] | None = None,
+    row_bound: Float[Tensor, " B"] | None = None,
+    start: Int[Tensor, "B L"] | None = None,
+    observe: Callable[[SampledCall], None] | None = None,
 ) -> Rollout:
     """Fill `decoding.length` masked positions after each prompt, block by block, and record how it was done.
 
@@ -32,20 +50,25 @@ def sample(
     alone, not on the rest of the batch. A row is done when no mask is left before its first stop token; what is masked
     behind that token is filled with it as part of the last call, at log-probability 0.
 
-    `entropy_bound`, in nats, gives each row a bound of its own in place of the entropy-bound rule's: the same prompts
-    under many bounds are decoded together. Unless a cache or a limit of rows in flight is in the way, rows wait for
-    those with fewer committed tokens then, and the denoiser sees every canvas of the batch once.
+    `row_bound` gives each row a bound of its own in place of the rule's, which must be `EntropyBound` or `CommitRisk`:
+    the same prompts under many bounds are decoded together. Unless a cache or a limit of rows in flight is in the way,
+    rows wait for those with fewer committed tokens then, and the denoiser sees every canvas of the batch once.
 
-    Raises ValueError where something is drawn and there are no seeds, and where bounds are given for a rule that has
-    none, or beside a controller; UserError for a rule that commits nothing or what is no candidate, and where a cache
+    `start`: completions to go on from; every row has a mask before its first stop token. None: all is masked. `observe`
+    is called at each denoiser call, before tokens are committed.
+
+    Raises ValueError where something is drawn and there are no seeds, where bounds are given for a rule that has none,
+    or beside a controller, and for a start that is done; UserError for a rule that commits nothing or what is no candidate, and where a cache
     is asked for that the denoiser does not have.
     """
     if seeds is None and decoding.needs_seeds:
         raise ValueError("drawing at a temperature above 0, or exploring bounds, needs one seed per row")
     state = fully_masked(prompt_ids, prompt_mask, denoiser.mask_id, denoiser.stop_ids, decoding)
-    if entropy_bound is not None:
+    if row_bound is not None:
         check_takes_bounds(decoding)
-        state.entropy_bound = entropy_bound.to(state.entropy_bound)
+        state.row_bound = row_bound.to(state.row_bound)
+    if start is not None:
+        state.start_from_(start)
     batch, length, device = len(prompt_ids), decoding.length, prompt_ids.device
     noise = torch.zeros(batch, length + 1, dtype=torch.float64) if seeds is None else row_noise(seeds, length + 1)
     bound_noise, token_noise = round_down_to_float32(noise[:, 0]).to(device), noise[:, 1:].to(device)
@@ -58,7 +81,7 @@ def sample(
         else BlockCache.allocate(denoiser, attention_mask, decoding.cache, decoding.block_length, capacity)
     )
     # Equal canvases have as many committed tokens. Rows that wait for those with fewer come to each at the same call.
-    is_level = entropy_bound is not None and decoding.cache == "none" and capacity >= batch
+    is_level = row_bound is not None and decoding.cache == "none" and capacity >= batch
     waiting = arrival_order(prompt_mask, capacity)
     rows = waiting[:0]
     while len(rows) + len(waiting) > 0:
@@ -76,30 +99,41 @@ def sample(
 
         # One random number per position serves all calls: a position is drawn for good once.
         drawn = draw_and_score(output, index, token_noise[rows][needs_logits], decoding.temperature, decoding.rule)
-        token, logp, score = (x.new_zeros(needs_logits.shape).masked_scatter(needs_logits, x) for x in drawn)
+        token, logp, score = (on_grid(values, needs_logits) for values in drawn)
         # With a controller the rule is the entropy bound, whose scores are entropies.
         hidden = None
         if decoding.controller is not None and decoding.controller.needs_hidden:
             hidden = mean_hidden(output, index[len(index) - len(new_rows) * length :].view(-1, length))
         state.choose_bounds_(new_rows, score[len(rows) - len(new_rows) :], hidden, decoding, bound_noise)
 
-        is_commit = decoding.rule.select(score, is_candidate, state.entropy_bound[rows])
+        if observe is not None:
+            observe(SampledCall(rows, is_candidate, token, score))
+        is_commit = decoding.rule.select(score, is_candidate, state.row_bound[rows])
         check_commit(decoding.rule, is_commit, is_candidate)
         state.commit_(rows, is_commit, token, logp)
         rows = torch.cat([ahead, state.finish_call_(rows)])
     return state.rollout()
 
 
+def on_grid(values: Shaped[Tensor, "M *S"], where: Bool[Tensor, "b L"]) -> Shaped[Tensor, "b L *S"]:
+    """Put the M values where `where` is True, in row-major order, and 0 elsewhere."""
+    found = values.new_zeros((*where.shape, *values.shape[1:]))
+    found[where] = values
+    return found
+
+
 def check_takes_bounds(decoding: Decoding) -> None:
     """Raise ValueError where bounds of rows cannot take the place of the rule's."""
-    reason = None if isinstance(decoding.rule, EntropyBound) else f"{decoding.rule} has none"
+    reason = None if isinstance(decoding.rule, EntropyBound | CommitRisk) else f"{decoding.rule} has none"
     if decoding.controller is not None:
         reason = "a controller chooses them, too"
     if reason:
-        raise ValueError(f"entropy bounds are given for rows, but {reason}")
+        raise ValueError(f"bounds are given for rows, but {reason}")
 
 
-def check_commit(rule: Rule, is_commit: Bool[Tensor, "b L"], is_candidate: Bool[Tensor, "b L"]) -> None:
+def check_commit(
+    rule: Rule | HiddenRule, is_commit: Bool[Tensor, "b L"], is_candidate: Bool[Tensor, "b L"]
+) -> None:
     """Raise UserError for a rule that commits nothing in a row, which would never end, or what is no candidate."""
     if not bool(is_commit.any(dim=1).all()):
         raise UserError(

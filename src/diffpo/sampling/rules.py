@@ -44,6 +44,27 @@ class Rule(Protocol):
         ...
 
 
+@runtime_checkable
+class HiddenRule(Protocol):
+    """A rule that also looks at the hidden states from which the output head makes the logits.
+
+    As `Rule`, but for its score, which is several numbers for each position.
+    """
+
+    @property
+    def is_exact(self) -> bool: ...
+
+    def hidden_score(
+        self, logits: Float[Tensor, "M V"], drawn: Int[Tensor, " M"], hidden: Float[Tensor, "M D"]
+    ) -> Float[Tensor, "M S"]:
+        """Return S numbers for each position, from its own logits, drawn token and hidden state alone."""
+        ...
+
+    def select(
+        self, score: Float[Tensor, "B L S"], is_candidate: Positions, row_bound: RowBound | None = None
+    ) -> Positions: ...
+
+
 @dataclass(frozen=True)
 class EntropyBound:
     """EB sampler (arXiv 2505.24857): the largest set whose joint dependence error is at most `bound` (nats).

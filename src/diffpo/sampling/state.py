@@ -9,6 +9,7 @@ from torch import Tensor
 from diffpo.core.canvas import completion_mask
 from diffpo.core.rollout import Rollout
 from diffpo.sampling.decoding import Decoding
+from diffpo.sampling.risk_rules import CommitRisk
 from diffpo.sampling.rules import EntropyBound
 
 
@@ -24,7 +25,10 @@ class SamplerState:
     unmask_step: Int[Tensor, "B L"]
     is_drawn: Bool[Tensor, "B L"]
     behaviour_logp: Float[Tensor, "B L"]
-    entropy_bound: Float[Tensor, " B"]
+    row_bound: Float[Tensor, " B"]
+    """The rule's bound for each row; nan where it has none."""
+    is_entropy_bound: bool
+    """Whether those bounds are of entropies."""
     entropy_bound_logp: Float[Tensor, " B"]
     prompt_features: Float[Tensor, "B F"]
     step: Int[Tensor, " B"]
@@ -35,6 +39,13 @@ class SamplerState:
 
     def canvas(self, rows: Int[Tensor, " b"]) -> Int[Tensor, "b N"]:
         return torch.cat([self.prompt_ids[rows], self.completion_ids[rows]], dim=1)
+
+    def start_from_(self, completion_ids: Int[Tensor, "B L"]) -> None:
+        """Take these completions for those of all rows. Raises ValueError for one that is done already."""
+        is_open = (completion_ids == self.mask_id) & completion_mask(completion_ids, self.stop_ids)
+        if not bool(is_open.any(dim=1).all()):
+            raise ValueError("a completion to start from has no mask before its first stop token")
+        self.completion_ids = completion_ids.to(self.completion_ids, copy=True)
 
     def split_by_progress(self, rows: Int[Tensor, " b"]) -> tuple[Int[Tensor, " behind"], Int[Tensor, " ahead"]]:
         """Return the rows with the fewest committed tokens, and the others."""
@@ -60,7 +71,7 @@ class SamplerState:
             self.prompt_features = features.new_zeros(len(self.step), features.shape[1])
         self.prompt_features[rows] = features
         chosen = controller.choose(features, uniform[rows] if decoding.explore else None)
-        self.entropy_bound[rows], self.entropy_bound_logp[rows] = chosen
+        self.row_bound[rows], self.entropy_bound_logp[rows] = chosen
 
     def commit_(
         self,
@@ -109,7 +120,7 @@ class SamplerState:
             is_drawn=self.is_drawn,
             behaviour_logp=self.behaviour_logp,
             nfe=self.unmask_step.amax(dim=1) + 1,
-            entropy_bound=self.entropy_bound,
+            entropy_bound=self.row_bound if self.is_entropy_bound else torch.full_like(self.row_bound, torch.nan),
             entropy_bound_logp=self.entropy_bound_logp,
             prompt_features=self.prompt_features,
         )
@@ -124,7 +135,7 @@ def fully_masked(
 ) -> SamplerState:
     """Return the state before the first call: every completion position is masked."""
     batch, device = len(prompt_ids), prompt_ids.device
-    fixed_bound = decoding.rule.bound if isinstance(decoding.rule, EntropyBound) else float("nan")
+    fixed_bound = decoding.rule.bound if isinstance(decoding.rule, EntropyBound | CommitRisk) else float("nan")
     completion_ids = torch.full((batch, decoding.length), mask_id, device=device)
     return SamplerState(
         prompt_ids=prompt_ids,
@@ -135,7 +146,8 @@ def fully_masked(
         unmask_step=torch.zeros_like(completion_ids),
         is_drawn=torch.zeros_like(completion_ids, dtype=torch.bool),
         behaviour_logp=torch.zeros(batch, decoding.length, device=device),
-        entropy_bound=torch.full((batch,), fixed_bound, device=device),
+        row_bound=torch.full((batch,), fixed_bound, device=device),
+        is_entropy_bound=isinstance(decoding.rule, EntropyBound),
         entropy_bound_logp=torch.zeros(batch, device=device),
         prompt_features=torch.zeros(batch, 0, device=device),
         step=torch.zeros(batch, dtype=torch.long, device=device),
