@@ -10,7 +10,7 @@ from diffpo.cli.demo_command import demo
 from diffpo.cli.evaluation_commands import evaluate, report, score
 from diffpo.cli.model_commands import merge, sample
 from diffpo.cli.study_commands import bench, study
-from diffpo.cli.training_commands import rl, sft
+from diffpo.cli.training_commands import rl, sampler, sft
 
 app = typer.Typer(
     add_completion=False,
@@ -40,6 +40,7 @@ def diffpo(
 VERBS: Mapping[str, Callable[..., None]] = {
     "sft": sft,
     "rl": rl,
+    "sampler": sampler,
     "eval": evaluate,
     "score": score,
     "sample": sample,

@@ -16,6 +16,10 @@ def evaluate(
     recipe: Annotated[
         str | None, typer.Option(help="A TOML file or a built-in name; without it, the defaults.")
     ] = None,
+    price: Annotated[
+        float | None,
+        typer.Option(help="What one call per token costs in accuracy: the model's sampler decodes for it."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -25,12 +29,17 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure accuracy and denoiser calls on unseen problems."""
+    from diffpo.core.price import check_price
     from diffpo.models.hub import short_name
     from diffpo.recipes import load_recipe
     from diffpo.recipes.stored import evaluated_task
     from diffpo.recipes.tables import EvalRecipe
 
-    loaded = load_recipe(EvalRecipe, recipe, [*(overrides or ()), f"model={json.dumps(model)}"])
+    given = [f"model={json.dumps(model)}"]
+    if price is not None:
+        check_price(price)
+        given.append(f"price={price}")
+    loaded = load_recipe(EvalRecipe, recipe, [*(overrides or ()), *given])
     evaluated_task(loaded)  # a task that cannot be had is refused before torch is imported
     from diffpo.evaluation.run import run_eval
 

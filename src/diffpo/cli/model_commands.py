@@ -19,6 +19,10 @@ def sample(
         float | None,
         typer.Option(min=0, help="0: one token per denoiser call. [default: the controller's choice, or 0]"),
     ] = None,
+    price: Annotated[
+        float | None,
+        typer.Option(help="What one call per token costs in accuracy: the model's sampler decodes for it."),
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
     seed: Seed = 0,
     device: Annotated[
@@ -27,12 +31,21 @@ def sample(
     dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the weights.")] = "float32",
 ) -> None:
     """Complete a prompt, token by token."""
+    from diffpo.core.errors import UserError
+    from diffpo.core.price import check_price
     from diffpo.recipes.stored import sampled_length
+
+    if price is not None:
+        check_price(price)
+        if entropy_bound is not None:
+            raise UserError(
+                "--price lets the model's sampler choose how to decode, and --entropy-bound says how; give one"
+            )
 
     length = sampled_length(model, length)  # a folder without a model is refused before torch is imported
     from diffpo.cli.show_completion import run_sample
 
-    run_sample(model, prompt, length, entropy_bound, temperature, seed, device, dtype)
+    run_sample(model, prompt, length, entropy_bound, price, temperature, seed, device, dtype)
 
 
 def merge(

@@ -1,5 +1,7 @@
 """Print one completion as it is drawn, call by call."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +12,7 @@ from diffpo.recipes.tables import DeviceSettings
 from diffpo.runs.device import configure_torch_, resolve_device
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import load
+from diffpo.sampling.prices import require_sampler
 from diffpo.sampling.rules import EntropyBound
 
 MASKED, ENDED = "_", "·"
@@ -20,6 +23,7 @@ def run_sample(
     prompt: str,
     length: int | None = None,
     entropy_bound: float | None = None,
+    price: float | None = None,
     temperature: float = 0.0,
     seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -28,7 +32,8 @@ def run_sample(
     """Print the canvas after every denoiser call. `model` is a folder, a run or a hub name.
 
     Without a `length` the completion is as long as those of the task that the model was trained on. Without a bound the
-    controller chooses it, if there is one. Raises UserError for a prompt that the model has no positions for.
+    controller chooses it, if there is one; with a price the model's sampler decodes. Raises UserError for a price where
+    it has none, and for a prompt that the model has no positions for.
     """
     length = sampled_length(model, length)
     settings = DeviceSettings(device=device, dtype=dtype)
@@ -36,10 +41,15 @@ def run_sample(
     policy = load(model, *resolve_device(settings))
     controller = policy.controller if entropy_bound is None else None
     decoding = Decoding(EntropyBound(entropy_bound or 0.0), length, length, temperature, controller)
+    if price is not None:
+        sampler = require_sampler(policy.sampler, policy.controller is not None, str(model))
+        decoding = replace(decoding, rule=sampler.rule_at(price), controller=None)
     rollout = draw_completions(policy, [prompt], decoding, seed)
     mask_id = policy.denoiser.mask_id
     signs = {mask_id: MASKED} | dict.fromkeys(policy.denoiser.stop_ids, ENDED)
     for call in range(1, int(rollout.nfe) + 1):
         ids = canvas_at(rollout, call, mask_id)[0, -length:].tolist()
         print(f"{call:4d}  {''.join(signs.get(i) or policy.tokenizer.decode([i]) for i in ids)}")
-    print(f"{int(rollout.nfe)} denoiser calls, entropy bound {float(rollout.entropy_bound):.3g}")
+    bound = float(rollout.entropy_bound)
+    how = f"entropy bound {bound:.3g}" if math.isfinite(bound) else f"by the learned sampler at price {price:g}"
+    print(f"{int(rollout.nfe)} denoiser calls, {how}")

@@ -1,11 +1,12 @@
-"""`diffpo sft` and `diffpo rl`: train by a recipe, or only show what that would take."""
+"""`diffpo sft`, `diffpo rl` and `diffpo sampler`: train by a recipe, or only show what that would take."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffpo.cli.options import Overrides
+from diffpo.cli.options import Model, Overrides
 from diffpo.core.errors import UserError
 from diffpo.distributed.process import require_single_process
 
@@ -87,6 +88,28 @@ def rl(
     from diffpo.training.rl import run_rl
 
     run_rl(loaded, run_dir, resume)
+
+
+def sampler(
+    base: Model,
+    overrides: Overrides = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A TOML file or a built-in name; without it, the defaults.")
+    ] = None,
+    out: RunDir = None,
+) -> None:
+    """Fit a learned sampler to a denoiser: it takes the price of a call, and the denoiser stays as it is."""
+    from diffpo.recipes import load_recipe
+    from diffpo.recipes.stored import fitted_task
+    from diffpo.recipes.tables import SamplerRecipe
+
+    loaded = load_recipe(SamplerRecipe, recipe, [*(overrides or ()), f"base={json.dumps(base)}"])
+    fitted_task(loaded)  # a task that cannot be had is refused before torch is imported
+    if out is None:
+        raise UserError("where to? Give --out, the folder for the model with its sampler")
+    from diffpo.evaluation.fit_sampler import run_fit_sampler
+
+    typer.echo(run_fit_sampler(loaded, out))
 
 
 def _print_dry_run(recipe: RlRecipe | SftRecipe, prompt_tokens: int, devices: int) -> None:

@@ -15,7 +15,8 @@ from diffpo.runs.prompt_filter import prompt_capacity
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.loop import sample
 from diffpo.sampling.policy import Policy, load
-from diffpo.sampling.rules import EntropyBound, Rule
+from diffpo.sampling.prices import require_sampler
+from diffpo.sampling.rules import EntropyBound, HiddenRule, Rule
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Completion:
     unmask_step: tuple[int, ...]
     """The call, counted from 0, that fixed each of its tokens."""
     entropy_bound: float
-    """The tolerance it was decoded with; nan where the rule has none."""
+    """The entropy bound it was decoded with; nan where the rule has none."""
 
 
 def complete(
@@ -40,15 +41,18 @@ def complete(
     temperature: float = 0.0,
     block_length: int | None = None,
     seed: int = 0,
+    price: float | None = None,
 ) -> list[Completion]:
     """Complete plain strings, as the one message of a user where the model has a chat template.
 
     `model` is a policy, a model's folder, a run's, or a hub name. Without a `length` completions have as many tokens as
     those of the task that the model was trained on; without a `rule` the controller chooses each prompt's entropy bound
-    and, where the model has none, one token is committed per call. `temperature` 0 takes the likeliest tokens.
+    and, where the model has none, one token is committed per call. With a `price`, what one call per token costs in
+    accuracy, the model's sampler decodes by the rule that is best at it. `temperature` 0 takes the likeliest tokens.
     `block_length`: the semi-autoregressive window; None: the whole completion.
 
-    Raises UserError where there is no such model, no length is known, or a prompt is empty or too long for the model.
+    Raises UserError where there is no such model, no length is known, or a prompt is empty or too long for the model,
+    and for a price that is no price, comes beside a rule, or finds no sampler.
     """
     if isinstance(prompts, str):
         raise UserError("prompts is one string; give a list of prompts: [prompt]")
@@ -60,8 +64,13 @@ def complete(
     source = model.denoiser.model.name_or_path if isinstance(model, Policy) else model
     length = length or sampled_length(source, None)
     policy = model if isinstance(model, Policy) else load(model)
-    controller = policy.controller if rule is None else None
-    decoding = Decoding(rule or EntropyBound(0.0), length, block_length or length, temperature, controller)
+    controller = policy.controller if rule is None and price is None else None
+    chosen: Rule | HiddenRule = rule or EntropyBound(0.0)
+    if price is not None:
+        if rule is not None:
+            raise UserError("a price lets the model's sampler choose a rule, and a rule is given; give one of them")
+        chosen = require_sampler(policy.sampler, policy.controller is not None, str(source)).rule_at(price)
+    decoding = Decoding(chosen, length, block_length or length, temperature, controller)
     rollout = draw_completions(policy, prompts, decoding, seed)
     texts = [decode_text(policy.tokenizer, row, policy.denoiser.stop_ids) for row in rollout.completion_ids.tolist()]
     rows = zip(texts, rollout.nfe.tolist(), rollout.unmask_step.tolist(), rollout.entropy_bound.tolist(), strict=True)

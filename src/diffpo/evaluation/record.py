@@ -9,6 +9,7 @@ import numpy as np
 
 from diffpo.evaluation.loop import Outcome
 from diffpo.evaluation.points import point_with_rows
+from diffpo.evaluation.price_curve import price_curve
 from diffpo.evaluation.validated import Outcomes, validated_gain, validation_record
 from diffpo.models.tokenizer import decode_text
 from diffpo.recipes.tables import RuleRecipe
@@ -64,6 +65,7 @@ def table(record: dict[str, Any]) -> str:
             f"{'learned - validated':24s} accuracy {_with_interval(gain['accuracy'], gain['accuracy_ci95'])}, "
             f"calls saved {_with_interval(gain['nfe'], gain['nfe_ci95'])}, against {gain['rule']}"
         )
+    lines += _price_lines(record["price_curve"])
     if left_out := record["prompts_too_long"]:
         lines.append(f"{'prompts too long':24s} {left_out}, left out of all of this; {points[0]['n']} were measured")
     return "\n".join(lines)
@@ -79,6 +81,21 @@ def _constant_lines(record: Mapping[str, Any]) -> list[str]:
         f"{f'constant at price {price:g}':24s} {point['rule']}: {point['accuracy']:.3f} in {point['nfe']:.3f} calls"
         for price, point in chosen
     ]
+
+
+def _price_lines(curve: Mapping[str, Any] | None) -> list[str]:
+    """Return a line for each price that the model's sampler was asked for, and the area under its frontier."""
+    if curve is None:
+        return []
+    point_of_rule = {point["rule"]: point for point in curve["points"]}
+    chosen = [(found["price"], point_of_rule[found["rule"]]) for found in curve["prices"]]
+    lines = [
+        f"{f'sampler at price {price:g}':24s} accuracy {_with_interval(point['accuracy'], point['ci95'])}  "
+        f"NFE {_with_interval(point['nfe'], point['nfe_ci95'])}  by {point['rule']}"
+        for price, point in chosen
+    ]
+    area, gain = (_with_interval(curve[name]["value"], curve[name]["ci95"]) for name in ("area", "area_gain"))
+    return [*lines, f"{'area, sampler':24s} {area}, against fixed bounds {gain}"]
 
 
 def _with_interval(value: float, interval: Sequence[float]) -> str:
@@ -106,6 +123,7 @@ def as_record(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
         "clues": clues_of(test.problems),
         "points": points,
         "learned": _learned(learned, test.problems, clusters) if learned is not None else None,
+        "price_curve": price_curve(test, policy.sampler, length) if policy.sampler and test.front else None,
         "validation": validation,
         "area": _estimate(frontier_area_estimate(solved, nfe, clusters, hi=length)),
         "aup": aup_of(points, clusters, length),

@@ -1,6 +1,6 @@
 """Evaluate a model by a recipe, and write the record that reports are made from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from diffpo.core.files import explain_write_errors, write_json
@@ -19,7 +19,8 @@ from diffpo.runs.prompt_filter import filter_long_prompts
 from diffpo.sampling.controller import Controller
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy, load
-from diffpo.sampling.rules import EntropyBound, Rule
+from diffpo.sampling.prices import require_sampler
+from diffpo.sampling.rules import EntropyBound, HiddenRule, Rule
 from diffpo.tasks.base import Problem, Task
 
 LEARNED = "learned"
@@ -73,19 +74,23 @@ def evaluate_recipe(recipe: EvalRecipe, policy: Policy, task: Task, num_validati
         outcomes = evaluate(
             policy, task, problems, decodings, recipe.batch, on_outcome=warn, on_progress=lambda done: bar.update(done)
         )
+    front = [candidate.name for candidate in policy.sampler.front()] if policy.sampler else []
     return Evaluation(
-        _outcomes(test, [outcome.rows(slice(None, len(test))) for outcome in outcomes]),
-        _outcomes(validation, [outcome.rows(slice(len(test), None)) for outcome in outcomes]) if validation else None,
+        _outcomes(test, [outcome.rows(slice(None, len(test))) for outcome in outcomes], rules, front),
+        _outcomes(validation, [outcome.rows(slice(len(test), None)) for outcome in outcomes], rules, front)
+        if validation
+        else None,
         rules,
         task.completion_length,
         too_long,
     )
 
 
-def _outcomes(problems: Sequence[Problem], outcomes: Sequence[Outcome]) -> Outcomes:
-    fixed = {outcome.name: outcome for outcome in outcomes}
-    learned = fixed.pop(LEARNED, None)
-    return Outcomes(problems, list(fixed.values()), learned)
+def _outcomes(
+    problems: Sequence[Problem], outcomes: Sequence[Outcome], fixed: Iterable[str], front: Iterable[str]
+) -> Outcomes:
+    found = {outcome.name: outcome for outcome in outcomes}
+    return Outcomes(problems, [found[name] for name in fixed], found.get(LEARNED), [found[name] for name in front])
 
 
 def rules_of(recipe: EvalRecipe) -> list[RuleRecipe]:
@@ -95,9 +100,12 @@ def rules_of(recipe: EvalRecipe) -> list[RuleRecipe]:
 def decodings_of(
     recipe: EvalRecipe, rules: Mapping[str, RuleRecipe], policy: Policy, length: int, block_length: int
 ) -> dict[str, Decoding]:
-    """Greedy decodings by name: one for each rule, then the controller's."""
+    """Greedy decodings by name: one for each rule, then those of the policy's learned samplers.
 
-    def decoding(rule: Rule, controller: Controller | None = None) -> Decoding:
+    Raises UserError for a price where no sampler takes one.
+    """
+
+    def decoding(rule: Rule | HiddenRule, controller: Controller | None = None) -> Decoding:
         return Decoding(
             rule,
             length,
@@ -110,6 +118,12 @@ def decodings_of(
     found = {name: decoding(build_rule(rule)) for name, rule in rules.items()}
     if policy.controller is not None:
         found[LEARNED] = decoding(EntropyBound(), policy.controller)
+    if recipe.price is not None:
+        sampler = require_sampler(policy.sampler, policy.controller is not None, recipe.model)
+        found[LEARNED] = decoding(sampler.rule_at(recipe.price))
+    if policy.sampler is not None:
+        rules_used = {candidate.name: policy.sampler.rule(candidate) for candidate in policy.sampler.front()}
+        found |= {name: decoding(rule) for name, rule in rules_used.items() if name not in found}
     return found
 
 

@@ -27,6 +27,8 @@ class Outcomes:
     problems: Sequence[Problem]
     fixed: Sequence[Outcome]
     learned: Outcome | None
+    front: Sequence[Outcome] = ()
+    """Where the policy has a sampler with prices, the rules that it uses for any number of calls, cheapest first."""
 
     @property
     def clusters(self) -> list[str]:

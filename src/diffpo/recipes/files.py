@@ -15,7 +15,7 @@ from typing import Any
 from diffpo.core.errors import UserError
 from diffpo.recipes.words import suggestion
 
-FOLDERS = ("rl", "sft", "eval", "study")
+FOLDERS = ("rl", "sft", "sampler", "eval", "study")
 PIECES = "pieces"
 
 

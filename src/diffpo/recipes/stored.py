@@ -8,8 +8,17 @@ from diffpo.core.user_code import is_user_code
 from diffpo.models.hub import check_model_path
 from diffpo.models.model_paths import RECIPE, model_folder
 from diffpo.recipes.strict import Strict, recipe_of
-from diffpo.recipes.tables import EvalRecipe, SudokuTask, TaskRecipe, block_problems, cache_problems, grading_problems
+from diffpo.recipes.tables import (
+    EvalRecipe,
+    SamplerRecipe,
+    SudokuTask,
+    TaskRecipe,
+    block_problems,
+    cache_problems,
+    grading_problems,
+)
 from diffpo.recipes.tasks import checked_task
+from diffpo.tasks.base import Split
 
 TASK_HINT = "task.size=4 or 6, or task.kind=countdown, walk or another"
 
@@ -34,6 +43,20 @@ def evaluated_task(recipe: EvalRecipe) -> TaskRecipe:
     checked_task(task, recipe.split)
     if recipe.num_validation(task):
         checked_task(task, "validation")
+    model_folder(path)
+    return task
+
+
+def fitted_task(recipe: SamplerRecipe) -> TaskRecipe:
+    """Return the task to fit a sampler on. Raises UserError as `evaluated_task` does."""
+    path = _existing_path(recipe.base)
+    task = recipe.task or stored_task(path)
+    blocks = block_problems("block_length", recipe.block_length, task)
+    if problems := [*grading_problems("fitting a sampler", task), *blocks]:
+        raise UserError(problems[0])
+    splits: tuple[Split, ...] = ("train", "validation")
+    for split in splits:
+        checked_task(task, split)
     model_folder(path)
     return task
 

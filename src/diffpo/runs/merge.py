@@ -8,10 +8,12 @@ from diffpo.models.adapters import merge_adapter
 from diffpo.models.model_paths import base_of, is_adapter, model_folder
 from diffpo.sampling.controller_files import save_controller
 from diffpo.sampling.policy import load
+from diffpo.sampling.sampler_files import save_sampler
 
 
 def run_merge(path: Path, out: Path) -> None:
-    """Write the merged model of the adapter in `path` (a folder or a run) into `out`: weights, tokenizer, controller.
+    """Write the merged model of the adapter in `path` (a folder or a run) into `out`: weights, tokenizer, learned
+    samplers.
 
     Raises UserError where `path` holds no adapter, and where `out` is not empty or cannot be written.
     """
@@ -28,3 +30,5 @@ def run_merge(path: Path, out: Path) -> None:
         adapted.tokenizer.save_pretrained(out)
         if adapted.controller is not None:
             save_controller(adapted.controller, out)
+        if adapted.sampler is not None:
+            save_sampler(adapted.sampler, out)

@@ -58,8 +58,8 @@ def sample(
     is called at each denoiser call, before tokens are committed.
 
     Raises ValueError where something is drawn and there are no seeds, where bounds are given for a rule that has none,
-    or beside a controller, and for a start that is done; UserError for a rule that commits nothing or what is no candidate, and where a cache
-    is asked for that the denoiser does not have.
+    or beside a controller, and for a start that is done; UserError for a rule that commits nothing or what is no
+    candidate, and where a cache is asked for that the denoiser does not have.
     """
     if seeds is None and decoding.needs_seeds:
         raise ValueError("drawing at a temperature above 0, or exploring bounds, needs one seed per row")
@@ -131,9 +131,7 @@ def check_takes_bounds(decoding: Decoding) -> None:
         raise ValueError(f"bounds are given for rows, but {reason}")
 
 
-def check_commit(
-    rule: Rule | HiddenRule, is_commit: Bool[Tensor, "b L"], is_candidate: Bool[Tensor, "b L"]
-) -> None:
+def check_commit(rule: Rule | HiddenRule, is_commit: Bool[Tensor, "b L"], is_candidate: Bool[Tensor, "b L"]) -> None:
     """Raise UserError for a rule that commits nothing in a row, which would never end, or what is no candidate."""
     if not bool(is_commit.any(dim=1).all()):
         raise UserError(

@@ -1,4 +1,4 @@
-"""The policy: a denoiser with its tokenizer and, where one was trained, its controller. Loading and saving it."""
+"""The policy: a denoiser with its tokenizer and, where there are any, its learned samplers. Loading and saving it."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +12,8 @@ from diffpo.models.loading import load_denoiser, save_denoiser
 from diffpo.models.model_paths import base_folder, model_folder
 from diffpo.sampling.controller import Controller
 from diffpo.sampling.controller_files import load_controller, save_controller
+from diffpo.sampling.prices import PricedSampler
+from diffpo.sampling.sampler_files import load_sampler, save_sampler
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,9 @@ class Policy:
     denoiser: ModelDenoiser
     tokenizer: PreTrainedTokenizerFast
     controller: Controller | None = None
-    """The learned sampler; None where none was trained."""
+    """DiFFPO's learned sampler; None where none was trained."""
+    sampler: PricedSampler | None = None
+    """The learned sampler that takes prices; None where none was fitted."""
 
     @property
     def device(self) -> torch.device:
@@ -48,7 +52,8 @@ def load(
     denoiser, tokenizer = load_denoiser(folder, dtype, device, bits)
     if not Path(path).exists():  # an adapter trained on it names its base by the hub's name, not by a cache's folder
         denoiser.model.name_or_path = str(path)
-    return Policy(denoiser, tokenizer, load_controller(folder))
+    width = denoiser.model.get_output_embeddings().weight.shape[1]
+    return Policy(denoiser, tokenizer, load_controller(folder), load_sampler(folder, width, denoiser.model.device))
 
 
 def load_base(
@@ -63,8 +68,10 @@ def load_base(
 
 
 def save(policy: Policy, folder: str | Path) -> None:
-    """Write a folder that `load` gives back bit for bit: weights, config, tokenizer, controller."""
+    """Write a folder that `load` gives back bit for bit: weights, config, tokenizer, learned samplers."""
     folder = Path(folder)
     save_denoiser(policy.denoiser, policy.tokenizer, folder)
     if policy.controller is not None:
         save_controller(policy.controller, folder)
+    if policy.sampler is not None:
+        save_sampler(policy.sampler, folder)

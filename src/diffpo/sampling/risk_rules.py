@@ -51,4 +51,3 @@ class Patient:
     ) -> Positions:
         largest_probability = score[:, :, 1]
         return best(largest_probability, is_candidate, 1)
-

@@ -116,7 +116,7 @@ def prepare(recipe: RlRecipe, run: Run, start: Policy) -> RlState:
     bound_incentive = Incentive(recipe.controller.nfe_penalty, build_advantage(recipe.controller.advantage))
     settings = recipe.rollout
     return RlState(
-        policy=replace(policy, controller=controller),
+        policy=replace(policy, controller=controller, sampler=None),  # it belongs to the model as it was
         reference=reference,
         optimizers=optimizers,
         task=task,

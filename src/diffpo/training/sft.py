@@ -97,7 +97,7 @@ def starting_policy(recipe: SftRecipe, task: Task) -> Policy:
     """
     dtype, device = resolve_device(recipe)
     if recipe.base is not None:
-        policy = replace(load_base(recipe.base, dtype, device, base_bits(recipe)), controller=None)
+        policy = replace(load_base(recipe.base, dtype, device, base_bits(recipe)), controller=None, sampler=None)
         if recipe.lora is not None:
             add_adapter(policy.denoiser, recipe.lora.rank, recipe.lora.alpha, derive_seed(recipe.seed, "adapter"))
     else:

@@ -47,6 +47,7 @@ from diffpo.recipes.tables.rules import (
     RuleRecipe,
     TopKRule,
 )
+from diffpo.recipes.tables.sampler import FitRecipe, SamplerRecipe, StatesRecipe
 from diffpo.recipes.tables.sft import EarlyStopping, SftRecipe, TinyModel
 from diffpo.recipes.tables.study import (
     BASE,
@@ -108,6 +109,7 @@ __all__ = [
     "EuboEstimator",
     "EvalRecipe",
     "ExactEstimator",
+    "FitRecipe",
     "GameSettings",
     "GreedyStageRecipe",
     "Gsm8kTask",
@@ -131,10 +133,12 @@ __all__ = [
     "RuleRecipe",
     "S1kTask",
     "SampledExactEstimator",
+    "SamplerRecipe",
     "SftRecipe",
     "Share",
     "SourceSettings",
     "SpeedsRecipe",
+    "StatesRecipe",
     "StudyArm",
     "StudyChoice",
     "StudyEvaluation",

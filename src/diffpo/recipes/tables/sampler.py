@@ -1,0 +1,81 @@
+"""The recipe of a learned sampler that takes prices: `diffpo sampler`."""
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import Field
+
+from diffpo.core.options import DENSE_BOUNDS
+from diffpo.recipes.strict import Strict
+from diffpo.recipes.tables.device import DeviceSettings
+from diffpo.recipes.tables.fields import Count, NonNegative, Positive, Share
+from diffpo.recipes.tables.rollout import block_problems
+from diffpo.recipes.tables.tasks import TaskRecipe, grading_problems
+
+RISK_BOUNDS = (
+    *(0.0, 0.003, 0.006, 0.01, 0.014, 0.02, 0.03, 0.04, 0.05, 0.07),
+    *(0.1, 0.14, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8),
+    *(1.0, 1.4, 2.0, 3.0, 5.0, 10.0),
+)
+"""Bounds on the sum of risks at which a learned sampler is measured."""
+
+
+class StatesRecipe(Strict):
+    """The `states` table: decodings of train problems, from which the sampler learns."""
+
+    denoiser_calls: Count = 30000
+    """At about this many calls no more problems are decoded."""
+    batch: Count = 256
+    """Problems decoded at a time."""
+    low: Positive = 0.05
+    """Bounds, in nats on the plain sum of entropies, of the quick part of a decoding: from `low` to `high`."""
+    high: Positive = 10.0
+    fresh: Share = 0.4
+    """Share of the decodings that have no quick part."""
+    per_completion: Count = 16
+    """States kept of a decoding, on average at most."""
+
+    def problems(self) -> Iterable[str]:
+        if self.low > self.high:
+            yield f"low {self.low:g} is above high {self.high:g}; give the smaller bound first"
+
+
+class FitRecipe(Strict):
+    """The `fit` table: how the risk model is fitted."""
+
+    width: Count = 128
+    steps: Count = 3000
+    batch: Count = 64
+    lr: Positive = 2e-3
+    weight_decay: NonNegative = 1e-2
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the decodings on whose states the best step is chosen; at least one batch."""
+
+
+class SamplerRecipe(DeviceSettings):
+    """Fit a learned sampler to a denoiser that stays as it is."""
+
+    seed: int = 0
+    base: str
+    """The denoiser: a run, a folder, or ORG/NAME[@REVISION]."""
+    task: TaskRecipe | None = None
+    """None: the task the model was trained on."""
+    block_length: Count | None = None
+    """None: one block, the whole completion."""
+    max_in_flight: Count | None = None
+    states: StatesRecipe = StatesRecipe()
+    fit: FitRecipe = FitRecipe()
+    validation_count: Annotated[int, Field(ge=2)] = 500
+    """Validation problems on which rules are measured, for prices to choose among."""
+    validation_batch: Count = 4096
+    """Completions decoded at a time, problems times bounds."""
+    bounds: tuple[NonNegative, ...] = DENSE_BOUNDS
+    """Of the fixed rules, with and without `subtract_max`."""
+    risk_bounds: tuple[NonNegative, ...] = RISK_BOUNDS
+
+    def problems(self) -> Iterable[str]:
+        if not self.bounds or not self.risk_bounds:
+            yield "bounds and risk_bounds each need at least one number"
+        if self.task is not None:
+            yield from grading_problems("fitting a sampler", self.task)
+            yield from block_problems("block_length", self.block_length, self.task)

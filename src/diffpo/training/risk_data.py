@@ -1,0 +1,133 @@
+"""What a risk model learns from: states of decodings, and which tokens would have spoilt their answers.
+
+A completion is decoded quickly up to a random call, at a random bound, then patiently, one token per call, to its end.
+From that call on every state is labelled at once: committing a token is harm where patience ends in a solved problem
+and another token. So one patient decoding labels its whole path, and states of every speed come up. Where patience
+fails, too, haste does no harm: a hopeless problem is not worth a call.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from diffpo.core.canvas import canvas_at, completion_mask
+from diffpo.core.randomness import stratified_uniform, uniform_to_index
+from diffpo.models.encoding import encode_prompts
+from diffpo.models.tokenizer import decode_text
+from diffpo.sampling.decoding import Decoding
+from diffpo.sampling.loop import SampledCall, sample
+from diffpo.sampling.policy import Policy
+from diffpo.sampling.risk import NUM_STATISTICS
+from diffpo.sampling.risk_rules import Patient
+from diffpo.sampling.rules import EntropyBound
+from diffpo.tasks.base import Problem, Task
+
+
+@dataclass(frozen=True)
+class RiskData:
+    """S states of completions with L tokens, on the CPU."""
+
+    statistics: Float[Tensor, "S L 3"]
+    hidden: Float[Tensor, "S L D"]
+    """In half precision, as they take most of the room."""
+    is_candidate: Bool[Tensor, "S L"]
+    is_harm: Bool[Tensor, "S L"]
+    """Whether committing the candidate's likeliest token would spoil an answer that patience gets right."""
+
+    def rows(self, index: Int[Tensor, " s"] | slice) -> "RiskData":
+        return RiskData(*(getattr(self, field.name)[index] for field in fields(self)))
+
+
+def concatenate(parts: Sequence[RiskData]) -> RiskData:
+    """Return the states of all parts."""
+    return RiskData(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(RiskData)))
+
+
+@dataclass(frozen=True)
+class Haste:
+    """How completions are decoded before patience takes over."""
+
+    low: float
+    """Bounds on the plain sum of entropies, in nats, are drawn log-uniformly between `low` and `high`."""
+    high: float
+    fresh: float
+    """Share of completions that are patient from their first call on."""
+
+    def bounds(self, count: int, generator: torch.Generator) -> Float[Tensor, " count"]:
+        uniform = stratified_uniform(count, 1, generator)[:, 0]
+        low, high = torch.tensor([self.low, self.high]).log()
+        bounds: Tensor = (low + (high - low) * uniform).exp()
+        return bounds
+
+
+def collect_states(
+    policy: Policy,
+    task: Task,
+    problems: Sequence[Problem],
+    block_length: int,
+    max_in_flight: int | None,
+    haste: Haste,
+    states_per_completion: int,
+    generator: torch.Generator,
+) -> tuple[RiskData, float]:
+    """Decode each problem once, greedily; return about that many labelled states of each, and the share solved."""
+    prompt_ids, prompt_mask = (
+        x.to(policy.device) for x in encode_prompts(policy.tokenizer, [problem.prompt for problem in problems])
+    )
+    quick = Decoding(
+        EntropyBound(subtract_max=False), task.completion_length, block_length, max_in_flight=max_in_flight
+    )
+    start = hasty_starts(policy, prompt_ids, prompt_mask, quick, haste, generator)
+    patient = Decoding(Patient(), task.completion_length, block_length, max_in_flight=max_in_flight)
+    kept = KeptStates(states_per_completion / task.completion_length, generator)
+    rollout = sample(policy.denoiser, prompt_ids, prompt_mask, patient, start=start, observe=kept)
+    texts = [decode_text(policy.tokenizer, row, policy.denoiser.stop_ids) for row in rollout.completion_ids.tolist()]
+    grades = [task.grade(problem, text) for problem, text in zip(problems, texts, strict=True)]
+    is_solved = torch.tensor([grade.is_solved for grade in grades])
+    return kept.labelled(rollout.completion_ids.cpu(), is_solved, policy.denoiser.stop_ids), float(
+        is_solved.float().mean()
+    )
+
+
+def hasty_starts(
+    policy: Policy,
+    prompt_ids: Int[Tensor, "B P"],
+    prompt_mask: Bool[Tensor, "B P"],
+    quick: Decoding,
+    haste: Haste,
+    generator: torch.Generator,
+) -> Int[Tensor, "B L"]:
+    """Return each completion as it stands before one of the calls of a quick decoding, or fully masked."""
+    bounds = haste.bounds(len(prompt_ids), generator)
+    rollout = sample(policy.denoiser, prompt_ids, prompt_mask, quick, row_bound=bounds)
+    calls = rollout.nfe.cpu()
+    early = torch.rand(len(calls), generator=generator).square()  # as all that follows is labelled, too
+    step = 1 + uniform_to_index(early, (calls - 1).clamp(min=1))
+    is_fresh = (torch.rand(len(calls), generator=generator) < haste.fresh) | (calls == 1)
+    step = step.masked_fill(is_fresh, 0).to(rollout.nfe.device)
+    return canvas_at(rollout, step, policy.denoiser.mask_id)[:, -quick.length :]
+
+
+class KeptStates:
+    """An observer of `sample` that keeps a random share of the states, until their labels are known."""
+
+    def __init__(self, share: float, generator: torch.Generator) -> None:
+        self.share = share
+        self.generator = generator
+        self.parts: list[tuple[Tensor, ...]] = []
+
+    def __call__(self, call: SampledCall) -> None:
+        kept = torch.rand(len(call.rows), generator=self.generator) < self.share
+        values = (call.rows, call.token, call.is_candidate, call.score[:, :, :NUM_STATISTICS])
+        hidden = call.score[:, :, NUM_STATISTICS:].half()
+        self.parts.append(tuple(value[kept.to(value.device)].cpu() for value in (*values, hidden)))
+
+    def labelled(self, final: Int[Tensor, "B L"], is_solved: Bool[Tensor, " B"], stop_ids: tuple[int, ...]) -> RiskData:
+        """Return the states with their labels. What is behind the first stop token of an answer can do no harm."""
+        rows, token, is_candidate, statistics, hidden = (torch.cat(values) for values in zip(*self.parts, strict=True))
+        counts = completion_mask(final, stop_ids)[rows] & is_solved[rows, None]
+        is_harm = is_candidate & counts & (token != final[rows])
+        return RiskData(statistics, hidden, is_candidate, is_harm)
