@@ -23,6 +23,11 @@ class TinyRecipe(Strict):
 
 class TinyEvalRecipe(TinyRecipe):
     model: str
+    price: float | None = None
+
+
+class TinySampler(TinyRecipe):
+    base: str
 
 
 @pytest.fixture
@@ -30,14 +35,16 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Stands in for the loops and their schema; what they are called with."""
     made: list[tuple[Any, ...]] = []
     schema = ModuleType("diffpo.recipes.tables")
-    vars(schema).update(SftRecipe=TinyRecipe, RlRecipe=TinyRecipe, EvalRecipe=TinyEvalRecipe)
+    vars(schema).update(SftRecipe=TinyRecipe, RlRecipe=TinyRecipe, EvalRecipe=TinyEvalRecipe, SamplerRecipe=TinySampler)
     monkeypatch.setitem(sys.modules, schema.__name__, schema)
     tasks, stored = ModuleType("diffpo.recipes.tasks"), ModuleType("diffpo.recipes.stored")
     vars(tasks).update(check_inputs=lambda recipe: None)
-    vars(stored).update(evaluated_task=lambda recipe: None, sampled_length=lambda model, length: length)
+    vars(stored).update(evaluated_task=lambda recipe: None, fitted_task=lambda recipe: None)
+    vars(stored).update(sampled_length=lambda model, length: length)
     for module in (tasks, stored):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     verbs = {"training.sft": "run_sft", "training.rl": "run_rl", "evaluation.run": "run_eval"}
+    verbs |= {"evaluation.fit_sampler": "run_fit_sampler"}
     verbs |= {"cli.show_completion": "run_sample", "report": "write_report", "cli.demo": "run_demo"}
     for module_name, function in verbs.items():
         module = ModuleType(f"diffpo.{module_name}")
@@ -69,7 +76,7 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
     assert done.stderr.strip() == ""
-    for verb in ("sft", "rl", "eval", "sample", "report", "study", "bench", "demo"):
+    for verb in ("sft", "rl", "sampler", "eval", "sample", "report", "study", "bench", "demo"):
         assert f"\n  {verb} " in done.stdout
 
 
@@ -81,7 +88,7 @@ def test_help_lists_the_built_in_recipes(capsys: pytest.CaptureFixture[str]) -> 
         names = text.partition("built-inrecipe:")[2].partition(".")[0].split(",")
         assert example in names
         listed |= set(names)
-    others = {file.stem for folder in ("eval", "study") for file in (BUILT_IN / folder).glob("*.toml")}
+    others = {file.stem for folder in ("eval", "sampler", "study") for file in (BUILT_IN / folder).glob("*.toml")}
     assert listed == set(recipe_names()) - others
 
 
@@ -138,15 +145,19 @@ def test_the_other_verbs(
 ) -> None:
     here = str(tmp_path)
     assert exit_code("eval", here, "num_steps=5", "--recipe", recipe_file) == 0
-    assert exit_code("eval", here) == 0
+    assert exit_code("eval", here, "--price", "0.5") == 0
     assert exit_code("sample", here, "--prompt", "1 2", "--seed", "4") == 0
+    assert exit_code("sample", here, "--prompt", "1 2", "--price", "0") == 0
+    assert exit_code("sampler", here, "num_steps=5", "--out", "x") == 0
     assert exit_code("report", here) == 0
     assert capsys.readouterr().out.split() == ["wrote", "None"]  # what the stand-ins return
     assert exit_code("demo", "--seed", "7") == 0
     assert calls == [
         ("run_eval", TinyEvalRecipe(num_steps=5, model=here), tmp_path / "eval.json"),
-        ("run_eval", TinyEvalRecipe(model=here), tmp_path / "eval.json"),
-        ("run_sample", here, "1 2", None, None, 0.0, 4, "auto", "float32"),
+        ("run_eval", TinyEvalRecipe(model=here, price=0.5), tmp_path / "eval.json"),
+        ("run_sample", here, "1 2", None, None, None, 0.0, 4, "auto", "float32"),
+        ("run_sample", here, "1 2", None, None, 0.0, 0.0, 0, "auto", "float32"),
+        ("run_fit_sampler", TinySampler(num_steps=5, base=here), Path("x")),
         ("write_report", tmp_path, None),
         ("run_demo", Path("runs/demo"), 7),
     ]
@@ -163,6 +174,14 @@ def test_the_other_verbs(
         (["rl", "no-such-recipe", "--out", "x"], "no recipe is called 'no-such-recipe'"),
         (["sample", ".", "--prompt", "1", "--dtype", "int8"], "'int8' is not one of 'float32', 'bfloat16'"),
         (["eval", ".", "task.kind=sudoku"], "task: unknown option"),
+        (["eval", ".", "--price", "-0.1"], "price is -0.1; give a finite number from 0 up"),
+        (["eval", ".", "--price", "nan"], "price is nan; give a finite number from 0 up"),
+        (["sample", ".", "--prompt", "1", "--price", "inf"], "price is inf; give a finite number from 0 up"),
+        (
+            ["sample", ".", "--prompt", "1", "--price", "1", "--entropy-bound", "1"],
+            "--entropy-bound says how; give one",
+        ),
+        (["sampler", ".", "--recipe", "{recipe}"], "where to? Give --out, the folder for the model with its sampler"),
         (["demo", "--seed", "-1"], "should be greater than or equal to 0"),
     ],
 )

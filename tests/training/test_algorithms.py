@@ -66,7 +66,17 @@ def train(name: str, overrides: list[str], start: tuple[str, Path], out: Path) -
 
 def test_every_algorithm_is_there_as_published_and_tiny_and_nothing_else() -> None:
     others = set(recipe_names()) - {*ALGORITHMS, *(f"tiny-{name}" for name in ALGORITHMS), *VARIANTS}
-    sorts = ("-base", "-sft", "-strong", "-shallow", "-eval", "study-arms", "study-full", "study-likelihood")
+    sorts = (
+        "-base",
+        "-sft",
+        "-strong",
+        "-shallow",
+        "-sampler",
+        "-eval",
+        "study-arms",
+        "study-full",
+        "study-likelihood",
+    )
     assert all(name.endswith(sorts) for name in others)
 
 
