@@ -116,15 +116,14 @@ def run_study(
             f"the study {recipe.name} has nothing to tune; give it a [tune] table, or leave --tune-only out"
         )
     check(recipe, runs, paths)
+    if recipe.kind == "arms":
+        check_one_grid(out / RUNS, read_results(out / RUNS, skip_broken), wanted=recipe.evaluation.bounds)
     if recipe.tune is not None:
         recipe = tune_arms(recipe, out, work, jobs, selection, skip_broken)
     if tune_only:
         return
     with _locked(out):
-        results = read_results(out / RUNS, skip_broken)
-        if recipe.kind == "arms":
-            check_one_grid(out / RUNS, results, wanted=recipe.evaluation.bounds)
-        done = {key_of(result): result for result in results}
+        done = {key_of(result): result for result in read_results(out / RUNS, skip_broken)}
         missing = [run for run in runs if not _is_done(recipe, run, paths, done)]
         print(f"{recipe.name}: {len(runs) - len(missing)} of {len(runs)} runs are done", flush=True)
         if missing:
