@@ -7,11 +7,13 @@ version is `tests/statistics/test_coverage.py`.
 """
 
 import argparse
+import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tests.helpers.simulation import CALLS, LENGTH, RULES, Found, Population, Trial, covered, first_accuracy
@@ -178,7 +180,7 @@ def aups() -> Iterator[Scenario]:
 
 def gains() -> Iterator[Scenario]:
     for name, curve in CURVES.items():
-        for runs, spread, every in ((1, 0.0, 1), (1, 0.0, 4), (3, 0.1, 1), (10, 0.1, 1)):
+        for runs, spread, every in ((1, 0.0, 1), (1, 0.0, 4), (3, 0.1, 2), (10, 0.1, 2)):
             yield gain_scenario(name, curve[::every], CALLS[::every], runs, spread, 0.02)
     yield gain_scenario("rising", CURVES["rising"], CALLS, 1, 0.0, 0.0)
 
@@ -249,17 +251,29 @@ def sizes_text(population: Population, runs: int) -> str:
     return f"{runs} runs, spread {population.run_spread:g}, {population.problems} problems"
 
 
+def summary_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return for each kind of interval the mean coverage over its scenarios, the least and the largest."""
+    found = []
+    for figure, of in dict.fromkeys((row["figure"], row["of"]) for row in rows):
+        members = [row for row in rows if (row["figure"], row["of"]) == (figure, of)]
+        coverage = [row["coverage"] for row in members]
+        line = {"figure": figure, "of": of, "scenarios": len(members), "trials": members[0]["trials"]}
+        line |= {"mean": round(float(np.mean(coverage)), 4), "lowest": min(coverage), "highest": max(coverage)}
+        found.append(line)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--share", type=float, default=1.0, help="of the trials of each scenario (default: 1)")
     parser.add_argument("--only", default="", help="those whose figure has this in it; writes no file")
     arguments = parser.parse_args()
     rows = []
-    for scenario in scenarios():
+    for seed, scenario in enumerate(scenarios()):
         if arguments.only not in scenario.figure:
             continue
         trials = max(20, round(arguments.share * scenario.trials))
-        coverage, width = covered(scenario.trial, trials)
+        coverage, width = covered(scenario.trial, trials, seed)
         for label, share, wide in zip(scenario.labels, coverage, width, strict=True):
             error = math.sqrt(share * (1 - share) / trials)
             row = {"figure": scenario.figure, "of": label, "about": scenario.about, "trials": trials}
@@ -268,8 +282,13 @@ def main() -> None:
             )
             text = f"{scenario.figure:18s} {label:12s} {scenario.about:66s}"
             print(f"{text} {share:.3f} +- {error:.3f}  width {wide:.3g}", flush=True)
+    summary = summary_of(rows)
+    for line in summary:
+        print(json.dumps(line))
     if not arguments.only:
-        write_json(RESULT, {"command": "make study-coverage", "rows": rows}, indent=1)
+        write_json(
+            RESULT, {"command": f"make study-coverage SHARE={arguments.share:g}", "summary": summary, "rows": rows}
+        )
 
 
 if __name__ == "__main__":

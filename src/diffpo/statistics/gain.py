@@ -37,21 +37,18 @@ def mixture_accuracy(
 
     It is that of one rule which spends at most `at_nfe`, or of such a rule and one that spends more.
     """
+    k = nfe.shape[-1]
     x = at_nfe[..., None, None]
     cheap, dear = nfe[..., :, None], nfe[..., None, :]
     is_pair = (cheap <= x) & (dear > x)
     # On the diagonal a rule is mixed with itself.
     share = np.where(is_pair, (x - cheap) / np.where(is_pair, dear - cheap, 1), 0)
-    is_allowed = is_pair | (np.eye(nfe.shape[-1], dtype=bool) & (cheap <= x))
-
-    def mixed(table: Shaped[np.ndarray, "*b k"]) -> Float[np.ndarray, "*b pairs"]:
-        both = (1 - share) * table[..., :, None] + share * table[..., None, :]
-        return np.asarray(both.reshape(*both.shape[:-2], -1))
-
-    value = np.where(is_allowed.reshape(*is_allowed.shape[:-2], -1), mixed(chosen_by), -math.inf)
-    best = value.argmax(axis=-1)[..., None]
-    found: Float[np.ndarray, "*b"] = np.take_along_axis(mixed(accuracy), best, axis=-1)[..., 0]
-    return np.asarray(found)
+    value = chosen_by[..., :, None] + share * (chosen_by[..., None, :] - chosen_by[..., :, None])
+    is_allowed = is_pair | (np.eye(k, dtype=bool) & (cheap <= x))
+    pairs = (*nfe.shape[:-1], k * k)
+    best = np.where(is_allowed, value, -math.inf).reshape(pairs).argmax(axis=-1)[..., None]
+    first, second = (np.take_along_axis(accuracy, which, axis=-1)[..., 0] for which in (best // k, best % k))
+    return np.asarray(first + np.take_along_axis(share.reshape(pairs), best, axis=-1)[..., 0] * (second - first))
 
 
 def gain_over_fixed(
