@@ -53,8 +53,12 @@ def test_training_runs_are_pooled_and_their_spread_is_counted() -> None:
     assert alone.accuracy_ci95 == pytest.approx((-T199 / 202, T199 / 202), rel=1e-4)
     apart = gain_over_fixed(SOLVED, CALLS, np.stack([one, none], axis=1), calls, problems)
     assert apart.accuracy == pytest.approx(-0.5, rel=1e-12)
-    # Two runs of 0 and -1: half the difference is their standard error, with one degree of freedom.
-    assert apart.accuracy_ci95 == pytest.approx((-0.5 - 12.7062 / 2, -0.5 + 12.7062 / 2), rel=1e-4)
+    assert apart.accuracy_ci95 == (-1, 1), "two runs that differ so much tell nothing of a third"
+    near = np.stack([one, np.arange(200) >= 20], axis=1)
+    # Runs of 0 and -0.1: half the difference is their standard error, with one degree of freedom. Problems that fail in
+    # one run alone are in that already.
+    gain = gain_over_fixed(SOLVED, CALLS, near, calls, problems)
+    assert gain.accuracy_ci95 == pytest.approx((-0.05 - 12.7062 * 0.05, -0.05 + 12.7062 * 0.05), rel=0.01)
 
 
 def test_each_run_is_compared_with_the_mixtures_of_its_own_model() -> None:

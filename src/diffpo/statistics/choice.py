@@ -67,8 +67,9 @@ class Measured:
         return low[0], high[1]
 
     def interval_of_difference(self, rows: int) -> Interval:
-        """Return the interval of a difference of shares, from so many rows."""
-        return self.interval(widened(self.half_width, rows, len(self.moves)))
+        """Return the interval of a difference of shares, from so many rows; it stays within [-1, 1]."""
+        low, high = self.interval(widened(self.half_width, rows, len(self.moves)))
+        return max(-1.0, low), min(1.0, high)
 
     def interval(self, half: float | None = None) -> Interval:
         """Return the interval of a figure; `half` stands for half the width that it has without a choice."""

@@ -180,7 +180,7 @@ def aup_estimate(
     for least in (math.inf, *above[~is_sure]):
         found = measure(of_kept(np.where(is_sure, above >= 0, above >= least)), all_solved, all_nfe, clusters)
         ends += found.interval()
-    return Estimate(value, (min(ends), max(ends)))
+    return Estimate(value, (max(0.0, min(ends)), max(ends)))
 
 
 # ----------------------------------------------------------------------------------------------------------- mixtures

@@ -57,7 +57,7 @@ def difference_interval(differences: Shaped[np.ndarray, " n *s"], clusters: Clus
     """
     center, half = center_and_half_width(differences, clusters)
     half = widened(half, differences.size, num_clusters(clusters))
-    return center - half, center + half
+    return max(-1.0, center - half), min(1.0, center + half)
 
 
 def widened(half: float, rows: int, num_clusters: int) -> float:
