@@ -9,7 +9,7 @@ IS_NEW_ENOUGH := 'import sys; sys.exit(sys.version_info < (3, 11))'
 BIN := .venv/bin
 BEAT := sh tools/heartbeat.sh
 
-.PHONY: help demo test coverage lint mutants study-sampler study-arms study-full study-likelihood study-coverage clean
+.PHONY: help demo test coverage lint mutants study-sampler study-arms study-full study-likelihood study-coverage study-frontier clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -42,6 +42,9 @@ study-arms: .venv/.ready ## Slow: twelve algorithms at equal calls, with and wit
 
 study-full: .venv/.ready ## Slow, days: every algorithm tuned on seeds of its own, five seeds reported (JOBS=2)
 	@$(BIN)/diffpo study study-full --out results/full --against d1,diffpo --jobs $(JOBS)
+
+study-frontier: .venv/.ready ## Slow: whole frontiers of ten seeds, ours against d1 at its best and DiFFPO (JOBS=2)
+	@$(BIN)/python studies/frontier.py --jobs $(JOBS)
 
 study-likelihood: .venv/.ready ## Slow: how far the surrogates are from the behaviour (JOBS=2)
 	@$(BIN)/diffpo study study-likelihood --out results/likelihood --jobs $(JOBS)

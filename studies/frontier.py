@@ -26,11 +26,13 @@ import numpy as np
 from diffpo.evaluation.fit_sampler import run_fit_sampler
 from diffpo.evaluation.loop import Outcome, evaluate, evaluation_problems
 from diffpo.evaluation.run import decodings_of, rule_name, rules_of
-from diffpo.models.model_paths import RECIPE, checkpoints, model_folder
+from diffpo.models.model_paths import RECIPE, checkpoints
 from diffpo.recipes import load_recipe
 from diffpo.recipes.parts import build_task
+from diffpo.recipes.stored import stored_task
 from diffpo.recipes.tables import EvalRecipe, RlRecipe, SamplerRecipe, SftRecipe
 from diffpo.runs.checkpoint import read_progress
+from diffpo.runs.run_dir import METRICS
 from diffpo.sampling.policy import load
 from diffpo.statistics.comparison import Frontiers, compare_frontiers
 from diffpo.statistics.frontier import frontier_area
@@ -102,7 +104,7 @@ def measured(settings: Mapping[str, Any], piece: Piece) -> dict[str, Any]:
         stages = settings["arms"][piece.arm]["stages"]
         for index, stage in enumerate(stages):
             base = trained_stage(settings, stage, piece, base, folder / f"{piece.arm}-{index}")
-            calls += read_progress(model_folder(base)).denoiser_calls
+            calls += spent(base)
     seconds = time.process_time() - started
     outcomes, front = outcomes_of(base, piece.seed)
     return {
@@ -140,6 +142,12 @@ def trained_stage(settings: Mapping[str, Any], stage: Mapping[str, Any], piece: 
     return out
 
 
+def spent(run: Path) -> int:
+    """Return the denoiser calls of a run. Those that measure a sampler's rules are no training, and do not count."""
+    last = (run / METRICS).read_text().splitlines()[-1]
+    return int(json.loads(last)["denoiser_calls"])
+
+
 def outcomes_of(model: Path, seed: int) -> tuple[list[Outcome], list[str]]:
     """Return what every rule does on the test problems, and the names of those that the model's sampler uses."""
     task = task_of(model)
@@ -154,8 +162,6 @@ def outcomes_of(model: Path, seed: int) -> tuple[list[Outcome], list[str]]:
 
 def task_of(model: Path) -> Task:
     """Return the task in the recipe of a run."""
-    from diffpo.recipes.stored import stored_task
-
     return build_task(stored_task(model))
 
 
