@@ -1,7 +1,5 @@
 """Print one completion as it is drawn, call by call."""
 
-import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -41,15 +39,17 @@ def run_sample(
     policy = load(model, *resolve_device(settings))
     controller = policy.controller if entropy_bound is None else None
     decoding = Decoding(EntropyBound(entropy_bound or 0.0), length, length, temperature, controller)
+    chosen = None
     if price is not None:
         sampler = require_sampler(policy.sampler, policy.controller is not None, str(model))
-        decoding = replace(decoding, rule=sampler.rule_at(price), controller=None)
+        chosen = sampler.best(price)
+        decoding = Decoding(sampler.rule(chosen), length, sampler.block_length_of(length), temperature)
     rollout = draw_completions(policy, [prompt], decoding, seed)
     mask_id = policy.denoiser.mask_id
     signs = {mask_id: MASKED} | dict.fromkeys(policy.denoiser.stop_ids, ENDED)
     for call in range(1, int(rollout.nfe) + 1):
         ids = canvas_at(rollout, call, mask_id)[0, -length:].tolist()
         print(f"{call:4d}  {''.join(signs.get(i) or policy.tokenizer.decode([i]) for i in ids)}")
-    bound = float(rollout.entropy_bound)
-    how = f"entropy bound {bound:.3g}" if math.isfinite(bound) else f"by the learned sampler at price {price:g}"
+    bound = f"entropy bound {float(rollout.entropy_bound):.3g}"
+    how = f"{chosen.name}, chosen for price {price:g}" if chosen else bound
     print(f"{int(rollout.nfe)} denoiser calls, {how}")

@@ -49,7 +49,7 @@ def complete(
     those of the task that the model was trained on; without a `rule` the controller chooses each prompt's entropy bound
     and, where the model has none, one token is committed per call. With a `price`, what one call per token costs in
     accuracy, the model's sampler decodes by the rule that is best at it. `temperature` 0 takes the likeliest tokens.
-    `block_length`: the semi-autoregressive window; None: the whole completion.
+    `block_length`: the semi-autoregressive window; None: the sampler's with a price, else the whole completion.
 
     Raises UserError where there is no such model, no length is known, or a prompt is empty or too long for the model,
     and for a price that is no price, comes beside a rule, or finds no sampler.
@@ -69,7 +69,8 @@ def complete(
     if price is not None:
         if rule is not None:
             raise UserError("a price lets the model's sampler choose a rule, and a rule is given; give one of them")
-        chosen = require_sampler(policy.sampler, policy.controller is not None, str(source)).rule_at(price)
+        sampler = require_sampler(policy.sampler, policy.controller is not None, str(source))
+        chosen, block_length = sampler.rule_at(price), block_length or sampler.block_length_of(length)
     decoding = Decoding(chosen, length, block_length or length, temperature, controller)
     rollout = draw_completions(policy, prompts, decoding, seed)
     texts = [decode_text(policy.tokenizer, row, policy.denoiser.stop_ids) for row in rollout.completion_ids.tolist()]

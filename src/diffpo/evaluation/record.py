@@ -155,6 +155,7 @@ def clues_of(problems: Sequence[Problem]) -> list[int]:
 
 def _learned(outcome: Outcome, problems: Sequence[Problem], clusters: list[str]) -> dict[str, Any]:
     bounds = outcome.rollout.entropy_bound.cpu().numpy()
+    has_bounds = not np.isnan(bounds).any()
     groups: defaultdict[int, list[int]] = defaultdict(list)
     for row, clues in enumerate(clues_of(problems)):
         groups[clues].append(row)
@@ -162,13 +163,14 @@ def _learned(outcome: Outcome, problems: Sequence[Problem], clusters: list[str])
         {
             "clues": clues,
             "n": len(rows),
-            "bound": float(np.median(bounds[rows])),
+            "bound": float(np.median(bounds[rows])) if has_bounds else None,
             "accuracy": float(outcome.is_solved[rows].mean()),
             "nfe": float(outcome.nfe[rows].mean()),
         }
         for clues, rows in sorted(groups.items())
     ]
-    return point_with_rows(outcome, None, clusters) | {"bounds": bounds.tolist(), "by_clues": by_clues}
+    found = {"bounds": bounds.tolist() if has_bounds else [], "by_clues": by_clues}
+    return point_with_rows(outcome, None, clusters) | found
 
 
 def _estimate(estimate: Estimate) -> dict[str, Any]:

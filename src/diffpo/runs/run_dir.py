@@ -64,6 +64,17 @@ def open_run(out: Path, recipe: Strict, resume: bool) -> Run:
     return Run(out, None)
 
 
+def require_new_run(out: Path) -> None:
+    """Make a folder for a run that is written when it is done, and leave it empty.
+
+    Raises UserError where it holds a run already, and where it cannot be made.
+    """
+    if (out / RECIPE).exists() or checkpoints(out):
+        raise UserError(f"{out} already holds a run; choose another --out")
+    with explain_write_errors(out, is_folder=True):
+        out.mkdir(parents=True, exist_ok=True)
+
+
 class Interrupt:
     """A signal handler that notes Ctrl-C, for a loop to stop between two steps; a second Ctrl-C interrupts at once."""
 

@@ -100,11 +100,12 @@ def sample(
         # One random number per position serves all calls: a position is drawn for good once.
         drawn = draw_and_score(output, index, token_noise[rows][needs_logits], decoding.temperature, decoding.rule)
         token, logp, score = (on_grid(values, needs_logits) for values in drawn)
-        # With a controller the rule is the entropy bound, whose scores are entropies.
-        hidden = None
-        if decoding.controller is not None and decoding.controller.needs_hidden:
-            hidden = mean_hidden(output, index[len(index) - len(new_rows) * length :].view(-1, length))
-        state.choose_bounds_(new_rows, score[len(rows) - len(new_rows) :], hidden, decoding, bound_noise)
+        if decoding.controller is not None:
+            hidden = None
+            if decoding.controller.needs_hidden:
+                hidden = mean_hidden(output, index[len(index) - len(new_rows) * length :].view(-1, length))
+            # With a controller the rule is the entropy bound, whose scores are entropies.
+            state.choose_bounds_(new_rows, score[len(rows) - len(new_rows) :], hidden, decoding, bound_noise)
 
         if observe is not None:
             observe(SampledCall(rows, is_candidate, token, score))

@@ -7,7 +7,7 @@ at many bounds each; at a price the best of all is used. So it falls back to the
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -53,6 +53,8 @@ class PricedSampler:
     candidates: tuple[Candidate, ...]
     length: int
     """L of the validation problems' completions."""
+    block_length: int | None = None
+    """The semi-autoregressive window in which they were decoded; None: the whole completion."""
 
     def best(self, price: float) -> Candidate:
         """Return the candidate with the largest worth; of equal ones a fixed rule, then the cheapest.
@@ -70,6 +72,10 @@ class PricedSampler:
         """Return the candidates that no other beats, cheapest first: what the sampler uses for any number of calls."""
         nfe, accuracy = (np.array([getattr(c, name) for c in self.candidates]) for name in ("nfe", "accuracy"))
         return [self.candidates[index] for index in pareto_front(nfe, accuracy)]
+
+    def block_length_of(self, length: int) -> int:
+        """Return the semi-autoregressive window to decode a completion of `length` tokens in."""
+        return self.block_length if self.block_length and length % self.block_length == 0 else length
 
     def rule(self, candidate: Candidate) -> Rule | HiddenRule:
         """Return the candidate's rule."""
@@ -94,7 +100,8 @@ def require_sampler(sampler: PricedSampler | None, has_controller: bool, model: 
 
 def candidates_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Candidate, ...]:
     """Return the candidates of a config's rows. Raises KeyError, TypeError or ValueError for what is no row."""
-    found = tuple(Candidate(**row) for row in rows)
-    if not found or any(candidate.family not in ("entropy-bound", "plain-sum", "commit-risk") for candidate in found):
+    if not rows or any(row["family"] not in get_args(Family) for row in rows):
         raise ValueError("its prices name no rules, or unknown ones")
-    return found
+    return tuple(
+        Candidate(row["family"], *(float(row[name]) for name in ("bound", "accuracy", "nfe"))) for row in rows
+    )

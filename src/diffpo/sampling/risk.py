@@ -25,12 +25,12 @@ def token_statistics(logits: Float[Tensor, "... V"]) -> Float[Tensor, "... 3"]:
 
 def context_features(
     statistics: Float[Tensor, "B L 3"], is_candidate: Bool[Tensor, "B L"]
-) -> Float[Tensor, "B L {NUM_CONTEXT}"]:
-    """Describe each candidate's distribution, and where it stands among the candidates of its row; 0 elsewhere.
+) -> Float[Tensor, "B L C"]:
+    """Describe each candidate's distribution, and where it stands among the candidates of its row, by C numbers.
 
     Of its own: the entropy and its log, the two largest probabilities, their margin, the log of what the largest lacks.
     Among the others: its rank by entropy, the entropy spent up to it in that order and its log, the entropy and the
-    number of the candidates to its left. Of all: their number, and their mean and largest entropy.
+    number of the candidates to its left. Of all: their number, and their mean and largest entropy. Zeros elsewhere.
     """
     length = is_candidate.shape[1]
     nats, first, second = statistics.unbind(dim=-1)
@@ -92,14 +92,14 @@ class RiskModel(nn.Module):
         return risk.clamp(min=torch.finfo(risk.dtype).tiny)
 
     @torch.no_grad()
-    def standardise_(self, hidden: Float[Tensor, "M D"], context: Float[Tensor, "M {NUM_CONTEXT}"]) -> None:
+    def standardise_(self, hidden: Float[Tensor, "M D"], context: Float[Tensor, "M C"]) -> None:
         """Take the means and standard deviations of these inputs for those of all."""
         for values, mean, std in (
             (hidden.float(), self.hidden_mean, self.hidden_std),
             (context, self.context_mean, self.context_std),
         ):
             mean.copy_(values.mean(dim=0))
-            std.copy_(values.std(dim=0).clamp(min=1e-3))
+            std.copy_(values.std(dim=0, correction=0).clamp(min=1e-3))
 
 
 def standard(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:

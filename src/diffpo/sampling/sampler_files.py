@@ -23,6 +23,7 @@ def save_sampler(sampler: PricedSampler, folder: Path) -> None:
         "hidden_size": sampler.model.hidden_size,
         "width": sampler.model.width,
         "completion_length": sampler.length,
+        "block_length": sampler.block_length,
         "candidates": [vars(candidate) for candidate in sampler.candidates],
     }
     (folder / SAMPLER_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
@@ -39,8 +40,10 @@ def load_sampler(folder: Path, hidden_size: int, device: torch.device) -> Priced
         config = json.loads((folder / SAMPLER_CONFIG).read_text())
         model = RiskModel(int(config["hidden_size"]), int(config["width"]))
         model.load_state_dict(load_file(folder / SAMPLER_WEIGHTS))
+        length, block_length = int(config["completion_length"]), config["block_length"]
+        candidates = candidates_of(config["candidates"])
         sampler = PricedSampler(
-            model.to(device).eval(), candidates_of(config["candidates"]), int(config["completion_length"])
+            model.to(device).eval(), candidates, length, None if block_length is None else int(block_length)
         )
     except KeyError as error:
         raise UserError(f"the learned sampler in {folder} cannot be loaded: its config lacks {error}") from error

@@ -36,13 +36,19 @@ class RiskData:
     is_candidate: Bool[Tensor, "S L"]
     is_harm: Bool[Tensor, "S L"]
     """Whether committing the candidate's likeliest token would spoil an answer that patience gets right."""
+    row: Int[Tensor, " S"]
+    """The decoding that each state is of."""
 
-    def rows(self, index: Int[Tensor, " s"] | slice) -> "RiskData":
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def rows(self, index: Int[Tensor, " s"] | Bool[Tensor, " S"] | slice) -> "RiskData":
+        """Return some of the states."""
         return RiskData(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
 def concatenate(parts: Sequence[RiskData]) -> RiskData:
-    """Return the states of all parts."""
+    """Return the states of all parts, whose rows keep their numbers."""
     return RiskData(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(RiskData)))
 
 
@@ -73,7 +79,11 @@ def collect_states(
     states_per_completion: int,
     generator: torch.Generator,
 ) -> tuple[RiskData, float]:
-    """Decode each problem once, greedily; return about that many labelled states of each, and the share solved."""
+    """Decode each problem once, greedily; return some labelled states, and the share solved.
+
+    Of a decoding each call is kept with probability `states_per_completion` / L, so that there are at most that many on
+    average. The states' `row` is the problem's number. Nothing depends on `max_in_flight`.
+    """
     prompt_ids, prompt_mask = (
         x.to(policy.device) for x in encode_prompts(policy.tokenizer, [problem.prompt for problem in problems])
     )
@@ -82,14 +92,14 @@ def collect_states(
     )
     start = hasty_starts(policy, prompt_ids, prompt_mask, quick, haste, generator)
     patient = Decoding(Patient(), task.completion_length, block_length, max_in_flight=max_in_flight)
-    kept = KeptStates(states_per_completion / task.completion_length, generator)
+    uniform = torch.rand(len(problems), task.completion_length, generator=generator)
+    kept = KeptStates(uniform < states_per_completion / task.completion_length)
     rollout = sample(policy.denoiser, prompt_ids, prompt_mask, patient, start=start, observe=kept)
     texts = [decode_text(policy.tokenizer, row, policy.denoiser.stop_ids) for row in rollout.completion_ids.tolist()]
     grades = [task.grade(problem, text) for problem, text in zip(problems, texts, strict=True)]
     is_solved = torch.tensor([grade.is_solved for grade in grades])
-    return kept.labelled(rollout.completion_ids.cpu(), is_solved, policy.denoiser.stop_ids), float(
-        is_solved.float().mean()
-    )
+    states = kept.labelled(rollout.completion_ids.cpu(), is_solved, policy.denoiser.stop_ids)
+    return states, float(is_solved.float().mean())
 
 
 def hasty_starts(
@@ -112,22 +122,28 @@ def hasty_starts(
 
 
 class KeptStates:
-    """An observer of `sample` that keeps a random share of the states, until their labels are known."""
+    """An observer of `sample` that keeps some of the states, until their labels are known."""
 
-    def __init__(self, share: float, generator: torch.Generator) -> None:
-        self.share = share
-        self.generator = generator
+    def __init__(self, is_kept: Bool[Tensor, "B L"]) -> None:
+        """`is_kept`: whether to keep the state of each row's first, second, ... call."""
+        self.is_kept = is_kept
+        self.calls = torch.zeros(len(is_kept), dtype=torch.long)
         self.parts: list[tuple[Tensor, ...]] = []
 
     def __call__(self, call: SampledCall) -> None:
-        kept = torch.rand(len(call.rows), generator=self.generator) < self.share
-        values = (call.rows, call.token, call.is_candidate, call.score[:, :, :NUM_STATISTICS])
+        rows = call.rows.cpu()
+        number = self.calls[rows]
+        self.calls[rows] += 1
+        kept = self.is_kept[rows, number]
+        found = (call.token, call.is_candidate, call.score[:, :, :NUM_STATISTICS])
         hidden = call.score[:, :, NUM_STATISTICS:].half()
-        self.parts.append(tuple(value[kept.to(value.device)].cpu() for value in (*values, hidden)))
+        on_cpu = (value[kept.to(value.device)].cpu() for value in (*found, hidden))
+        self.parts.append((rows[kept], number[kept], *on_cpu))
 
     def labelled(self, final: Int[Tensor, "B L"], is_solved: Bool[Tensor, " B"], stop_ids: tuple[int, ...]) -> RiskData:
-        """Return the states with their labels. What is behind the first stop token of an answer can do no harm."""
-        rows, token, is_candidate, statistics, hidden = (torch.cat(values) for values in zip(*self.parts, strict=True))
-        counts = completion_mask(final, stop_ids)[rows] & is_solved[rows, None]
-        is_harm = is_candidate & counts & (token != final[rows])
-        return RiskData(statistics, hidden, is_candidate, is_harm)
+        """Return the states with their labels, row by row. What is behind an answer's first stop token does no harm."""
+        row, number, token, is_candidate, statistics, hidden = map(torch.cat, zip(*self.parts, strict=True))
+        counts = completion_mask(final, stop_ids)[row] & is_solved[row, None]
+        is_harm = is_candidate & counts & (token != final[row])
+        order = (row * self.is_kept.shape[1] + number).argsort()  # whichever rows were in flight together
+        return RiskData(statistics, hidden, is_candidate, is_harm, row).rows(order)

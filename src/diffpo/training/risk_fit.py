@@ -32,9 +32,11 @@ def fit_risk(
 ) -> dict[str, float]:
     """Fit the model, and leave it as it was at its best check on the held-out states; return metrics.
 
-    States of one decoding are alike, so those held out should be of other problems. Raises NonFiniteLossError where no
-    check gives a number.
+    States of one problem are alike, so those held out should be of other problems. Raises ValueError where either has
+    no states, and NonFiniteLossError where no check gives a number.
     """
+    if not len(train) or not len(held_out):
+        raise ValueError(f"{len(train)} states to learn from and {len(held_out)} held out: both need at least one")
     is_candidate = train.is_candidate
     context = context_features(train.statistics, is_candidate)
     model.standardise_(train.hidden[is_candidate], context[is_candidate])
@@ -45,7 +47,7 @@ def fit_risk(
     for step in range(settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * (1 + math.cos(math.pi * step / settings.steps)) / 2
-        rows = torch.randint(len(is_candidate), (settings.batch,), generator=generator)
+        rows = torch.randint(len(train), (settings.batch,), generator=generator)
         optimizer.zero_grad()
         risk_loss(model, train.rows(rows)).backward()
         optimizer.step()
@@ -57,7 +59,7 @@ def fit_risk(
         raise NonFiniteLossError("the loss of the risk model is no number; lower fit.lr")
     model.load_state_dict(best_state)
     harm_rate = float(train.is_harm[is_candidate].float().mean())
-    return {"states": float(len(is_candidate)), "harm_rate": harm_rate, "held_out_loss": best}
+    return {"states": float(len(train)), "harm_rate": harm_rate, "held_out_loss": best}
 
 
 def risk_loss(model: RiskModel, data: RiskData) -> Float[Tensor, ""]:
@@ -73,9 +75,9 @@ def risk_loss(model: RiskModel, data: RiskData) -> Float[Tensor, ""]:
 def mean_loss(model: RiskModel, data: RiskData, rows: int = 1024) -> float:
     """Return the loss on many states, some rows at a time."""
     total, count = 0.0, 0
-    for start in range(0, len(data.is_harm), rows):
+    for start in range(0, len(data), rows):
         part = data.rows(slice(start, start + rows))
         candidates = int(part.is_candidate.sum())
         total += float(risk_loss(model, part)) * candidates
         count += candidates
-    return total / max(1, count)
+    return total / count

@@ -30,8 +30,8 @@ class EvalRecipe(DeviceSettings):
     """As `rollout.cache` in RL: quicker, and only approximately the model's own answers."""
     bounds: tuple[NonNegative, ...] = DENSE_BOUNDS
     price: NonNegative | None = None
-    """What one call per token costs in accuracy: the model's sampler decodes by the rule that is best at it. None: all
-    rules that its sampler would use at some price are measured."""
+    """What one call per token costs in accuracy: the model's sampler decodes by the rule that is best at it, beside all
+    rules that it would use at some price, which are measured anyway."""
     rules: tuple[RuleRecipe, ...] = ()
     """Rules besides the entropy bounds."""
     validation_count: Annotated[int, Field(ge=0)] | None = None

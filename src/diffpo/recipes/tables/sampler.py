@@ -24,8 +24,8 @@ class StatesRecipe(Strict):
     """The `states` table: decodings of train problems, from which the sampler learns."""
 
     denoiser_calls: Count = 30000
-    """At about this many calls no more problems are decoded."""
-    batch: Count = 256
+    """When this many are spent no more problems are decoded; the first batch always is."""
+    batch: Annotated[int, Field(ge=2)] = 256
     """Problems decoded at a time."""
     low: Positive = 0.05
     """Bounds, in nats on the plain sum of entropies, of the quick part of a decoding: from `low` to `high`."""
@@ -33,7 +33,7 @@ class StatesRecipe(Strict):
     fresh: Share = 0.4
     """Share of the decodings that have no quick part."""
     per_completion: Count = 16
-    """States kept of a decoding, on average at most."""
+    """States kept of a decoding, at most on average."""
 
     def problems(self) -> Iterable[str]:
         if self.low > self.high:
@@ -49,7 +49,7 @@ class FitRecipe(Strict):
     lr: Positive = 2e-3
     weight_decay: NonNegative = 1e-2
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of the decodings on whose states the best step is chosen; at least one batch."""
+    """Share of the problems on whose states the best step is chosen; at least one cluster of them."""
 
 
 class SamplerRecipe(DeviceSettings):
