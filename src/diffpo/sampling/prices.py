@@ -102,6 +102,4 @@ def candidates_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Candidate, ...]:
     """Return the candidates of a config's rows. Raises KeyError, TypeError or ValueError for what is no row."""
     if not rows or any(row["family"] not in get_args(Family) for row in rows):
         raise ValueError("its prices name no rules, or unknown ones")
-    return tuple(
-        Candidate(row["family"], *(float(row[name]) for name in ("bound", "accuracy", "nfe"))) for row in rows
-    )
+    return tuple(Candidate(row["family"], *(float(row[name]) for name in ("bound", "accuracy", "nfe"))) for row in rows)

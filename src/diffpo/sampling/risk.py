@@ -23,9 +23,7 @@ def token_statistics(logits: Float[Tensor, "... V"]) -> Float[Tensor, "... 3"]:
     return torch.stack([entropy(logits), first, second], dim=-1)
 
 
-def context_features(
-    statistics: Float[Tensor, "B L 3"], is_candidate: Bool[Tensor, "B L"]
-) -> Float[Tensor, "B L C"]:
+def context_features(statistics: Float[Tensor, "B L 3"], is_candidate: Bool[Tensor, "B L"]) -> Float[Tensor, "B L C"]:
     """Describe each candidate's distribution, and where it stands among the candidates of its row, by C numbers.
 
     Of its own: the entropy and its log, the two largest probabilities, their margin, the log of what the largest lacks.
