@@ -44,6 +44,8 @@ PLAN = Path(__file__).with_suffix(".toml")
 WORK = Path("runs/study-frontier")
 OUT = Path("results/frontier")
 COUNT = 400
+TUNING = 100
+"""From this seed on runs are for tuning, and are measured on validation problems."""
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """One for each number of denoiser calls, so that a rule's figures are two short texts."""
 
@@ -71,6 +73,8 @@ def main() -> None:
     plan = tomllib.loads(given.plan.read_text())
     tasks = given.tasks.split(",") if given.tasks else list(plan)
     seeds = [int(seed) for seed in given.seeds.split(",")]
+    if min(seeds) < TUNING <= max(seeds):
+        parser.error(f"seeds below {TUNING} are reported and those from there on tune: give only the one or the other")
     if not given.report:
         jobs = [(plan, task, seed, given.arms, given.out) for seed in seeds for task in tasks]
         with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
@@ -142,6 +146,11 @@ def trained_stage(settings: Mapping[str, Any], stage: Mapping[str, Any], piece: 
     return out
 
 
+def measuring(model: str, seed: int) -> EvalRecipe:
+    """Return how a model of this seed is measured."""
+    return EvalRecipe(model=model, count=COUNT, split="validation" if seed >= TUNING else "test")
+
+
 def spent(run: Path) -> int:
     """Return the denoiser calls of a run. Those that measure a sampler's rules are no training, and do not count."""
     last = (run / METRICS).read_text().splitlines()[-1]
@@ -151,7 +160,7 @@ def spent(run: Path) -> int:
 def outcomes_of(model: Path, seed: int) -> tuple[list[Outcome], list[str]]:
     """Return what every rule does on the test problems, and the names of those that the model's sampler uses."""
     task = task_of(model)
-    recipe = EvalRecipe(model=str(model), count=COUNT)
+    recipe = measuring(str(model), seed)
     problems, _ = evaluation_problems(task, recipe)
     policy = load(model)
     rules = {rule_name(rule): rule for rule in rules_of(recipe)}
@@ -199,8 +208,9 @@ def report(settings: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], seed
     if not whole:
         return "no seed has all arms yet"
     task = build_task(load_recipe(SftRecipe, settings["base"], settings.get("base_overrides", ())).task)
-    problems, _ = evaluation_problems(task, EvalRecipe(model="", count=COUNT))
-    found = [f"{task.name}, seeds {', '.join(map(str, whole))}, {len(problems)} test problems"]
+    recipe = measuring("", max(whole))
+    problems, _ = evaluation_problems(task, recipe)
+    found = [f"{task.name}, seeds {', '.join(map(str, whole))}, {len(problems)} {recipe.split} problems"]
     families = dict(frontiers_by_arm(settings, line_of, whole))
     length = task.completion_length
     for name, family in families.items():
