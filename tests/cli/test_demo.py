@@ -8,8 +8,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO, cast
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 from tests.helpers.forked import Forked
 
-from diffpo.cli import demo
+from diffpo.cli import demo, demo_arms, job_queue
 from diffpo.cli.main import main
 from diffpo.core.errors import Stopped
 from diffpo.models.model_paths import checkpoints
@@ -28,15 +27,14 @@ from diffpo.runs.run_dir import METRICS, Interrupt, Run
 from diffpo.statistics.frontier import aup
 
 TASK = "threads = 1\ntask = {kind = 'sudoku', min_clues = 13, max_clues = 15, cell_credit = 0.5}\n"
-BUDGET = 1500
+CALLS, SAMPLER_CALLS = 1500, 300
 RL = f"""{TASK}
 base = "overridden"
 rollout = {{prompts_per_step = 2, group_size = 4}}
-budget.denoiser_calls = {BUDGET}
 checkpoint.every = 5
 """
 RECIPES = {
-    "sft/sudoku4-base": f"""{TASK}
+    "sft/sudoku4-shallow": f"""{TASK}
         batch = 32
         steps = 100
         weighting = "uniform"
@@ -45,9 +43,24 @@ RECIPES = {
         """,
     "rl/tiny-d1": f"{RL}\nestimator.kind = 'mean-field'",
     "rl/tiny-diffpo": f"{RL}\ntrain = 'joint'\nobjective.nfe_penalty = 0.5",
-    "eval/sudoku4-eval": f"{TASK}\nmodel = 'overridden'\ncount = 20\nbounds = [0.0, 1.0, 100.0]\nvalidation_count = 12",
+    "rl/tiny-any-speed": f"{RL}\nrollout.speeds = {{low = 0.02, high = 10.0}}",
+    "sampler/tiny-sampler": """
+        base = 'overridden'
+        threads = 1
+        fit = {width = 8, steps = 5}
+        bounds = [0.0, 1.0, 100.0]
+        risk_bounds = [0.1, 1.0]
+        """,
+    "eval/sudoku4-shallow-eval": f"""{TASK}
+        model = 'overridden'
+        count = 20
+        bounds = [0.0, 1.0, 100.0]
+        validation_count = 12
+        """,
 }
 POINT = {"rule", "accuracy", "ci95", "nfe", "n"}
+FIRST = ("d1", "any-speed")
+"""The arms that are trained first, each on its core."""
 
 
 @dataclass
@@ -104,6 +117,11 @@ def tiny_recipes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (recipes / f"{name}.toml").write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "resources", built_in(recipes))
+        patch.setattr(demo_arms, "TASK", ())
+        patch.setattr(demo_arms, "SAMPLER_OVERRIDES", (f"states={{denoiser_calls={SAMPLER_CALLS}, batch=8}}",))
+        for name, arm in demo_arms.RL_ARMS.items():
+            calls = CALLS - SAMPLER_CALLS if name == "any-speed" else CALLS
+            patch.setitem(demo_arms.RL_ARMS, name, replace(arm, calls=calls))
         yield recipes
 
 
@@ -122,7 +140,7 @@ def observed(tiny_recipes: Path, tmp_path_factory: pytest.TempPathFactory) -> Ob
         """Ctrl-C in a terminal: the signal reaches every process of the group."""
         if seen.is_interrupted:
             return time.sleep(0.1)
-        while not all((seen.out / arm / METRICS).exists() for arm in demo.RL_ARMS):
+        while not all((seen.out / arm / METRICS).exists() for arm in FIRST):
             assert all(process.poll() is None for process in seen.processes)
             time.sleep(0.01)
         seen.is_interrupted = True
@@ -135,8 +153,8 @@ def observed(tiny_recipes: Path, tmp_path_factory: pytest.TempPathFactory) -> Ob
         return SimpleNamespace(sleep=sleep, perf_counter=time.perf_counter)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "subprocess", SimpleNamespace(Popen=start))
-        patch.setattr(demo, "time", clock(sleep_then_interrupt))
+        patch.setattr(job_queue, "subprocess", SimpleNamespace(Popen=start))
+        patch.setattr(job_queue, "time", clock(sleep_then_interrupt))
         try:
             with pytest.raises(Stopped, match="the same command goes on"):
                 demo.run_demo(seen.out, seed=3)
@@ -146,10 +164,10 @@ def observed(tiny_recipes: Path, tmp_path_factory: pytest.TempPathFactory) -> Ob
                 process.kill()
                 process.wait()
         seen.base_when_interrupted = times_of(seen.out / "base")
-        seen.steps_when_interrupted = {arm: len(seen.calls_of(arm)) for arm in demo.RL_ARMS}
+        seen.steps_when_interrupted = {arm: len(seen.calls_of(arm)) for arm in FIRST}
         seen.seconds_when_interrupted = json.loads((seen.out / "clock.json").read_text())["seconds"]
 
-        patch.setattr(demo, "time", clock(lambda _: time.sleep(0.1)))
+        patch.setattr(job_queue, "time", clock(lambda _: time.sleep(0.1)))
         demo.run_demo(seen.out, seed=3)
     return seen
 
@@ -159,30 +177,32 @@ def test_an_interrupted_demo_leaves_nothing_running(observed: Observed) -> None:
 
 
 def test_it_goes_on_where_it_was(observed: Observed) -> None:
-    """The base is left alone; both arms resume, from a checkpoint written when they were interrupted."""
+    """The base is left alone; what was interrupted resumes, from a checkpoint written then, and the rest follows."""
     assert times_of(observed.out / "base") == observed.base_when_interrupted
-    trained = observed.commands[:4]
-    assert ["--resume" in command for command in trained] == [False, False, True, True]
-    assert [process.returncode for process in observed.processes] == [130, 130, *[0] * 5]
+    assert ["--resume" in command for command in observed.commands] == [False, False, True, True, *[False] * 6]
+    assert [process.returncode for process in observed.processes] == [130, 130, *[0] * 8]
     for arm, steps in observed.steps_when_interrupted.items():
         assert steps == 1 < len(observed.calls_of(arm))
     assert observed.summary["wall_s"] > round(observed.seconds_when_interrupted, 1)
 
 
 def test_the_arms_are_the_commands_that_a_user_would_type(observed: Observed) -> None:
-    for arm, command in zip(demo.RL_ARMS, observed.commands, strict=False):
-        assert command[:5] == [sys.executable, "-m", "diffpo", "rl", f"tiny-{arm}"]
-        assert "seed=3" in command
-        assert command[command.index("--out") + 1] == str(observed.out / arm)
-    evaluations = observed.commands[4:]
-    assert [command[:4] for command in evaluations] == [[sys.executable, "-m", "diffpo", "eval"]] * 3
-    assert {command[4] for command in evaluations} == {str(observed.out / arm) for arm in demo.ARMS}
-    assert all("seed=3" in command for command in evaluations)
+    commands = {command[command.index("--out") + 1]: command for command in observed.commands[2:]}
+    assert len(commands) == 8 and all(command[:3] == [sys.executable, "-m", "diffpo"] for command in commands.values())
+    for arm in demo_arms.RL_ARMS:
+        command = commands[str(observed.out / arm)]
+        assert command[3:5] == ["rl", f"tiny-{arm}"]
+    sampler = commands[str(observed.out / "sampler")]
+    assert sampler[3:5] == ["sampler", str(observed.out / "any-speed")]
+    for arm in demo_arms.ARMS:
+        command = commands[str(observed.out / "eval" / f"{arm}.json")]
+        assert command[3:5] == ["eval", str(observed.out / arm)]
+    assert all("seed=3" in command for command in commands.values())
 
 
 def test_the_same_scale_for_all_arms(observed: Observed) -> None:
     """AUP of each is that of its points, scaled by the best accuracy of any."""
-    records = [json.loads((observed.out / "eval" / f"{arm}.json").read_text()) for arm in demo.ARMS]
+    records = [json.loads((observed.out / "eval" / f"{arm}.json").read_text()) for arm in demo_arms.ARMS]
     best = max(point["accuracy"] for record in records for point in record["points"])
     assert best > 0
     for record in records:
@@ -196,17 +216,19 @@ def test_the_same_scale_for_all_arms(observed: Observed) -> None:
 
 def test_the_summary_has_its_shape(observed: Observed) -> None:
     summary = observed.summary
-    assert set(summary) == {"seed", "wall_s", "arms"}
+    assert set(summary) == {"seed", "wall_s", "arms", "compared"}
     assert summary["seed"] == 3
-    assert list(summary["arms"]) == ["base", "d1", "diffpo"]
+    assert list(summary["arms"]) == ["base", "d1", "diffpo", "sampler"]
+    more = {"diffpo": {"learned", "gain", "validated_gain"}, "sampler": {"price_curve"}}
     for name, arm in summary["arms"].items():
-        learned = {"learned", "gain", "validated_gain"} if name == "diffpo" else set()
+        learned = name == "diffpo"
         # What more there is, is there for the table that the demo prints.
-        assert set(arm) == {"frontier", "train_denoiser_calls", "area", "aup", "validation"} | learned
+        known = {"frontier", "train_denoiser_calls", "area", "aup", "validation"}
+        assert set(arm) == known | more.get(name, set())
         rules = [point["rule"] for point in arm["frontier"]]
         assert [point["rule"] for point in arm["validation"]["frontier"]] == rules
         assert {point["n"] for point in arm["validation"]["frontier"]} == {12}
-        assert (arm["validation"]["learned"] is not None) == bool(learned)
+        assert (arm["validation"]["learned"] is not None) == learned
         assert {constant["rule"] for constant in arm["validation"]["best_constants"]} <= set(rules)
         assert [set(point) for point in arm["frontier"]] == [POINT] * 3
         assert [point["rule"] for point in arm["frontier"]] == [f"entropy bound {bound}" for bound in (0, 1, 100)]
@@ -218,33 +240,68 @@ def test_the_summary_has_its_shape(observed: Observed) -> None:
     assert summary["arms"]["diffpo"]["validated_gain"]["rule"] in rules
 
 
-def test_both_arms_had_the_same_denoiser_calls(observed: Observed) -> None:
+def test_the_summary_says_what_each_price_buys(observed: Observed) -> None:
+    curve = observed.summary["arms"]["sampler"]["price_curve"]
+    assert set(curve) == {"points", "prices", "area", "area_gain"}
+    assert curve["points"] and all(set(point) == POINT for point in curve["points"])
+    assert [found["price"] for found in curve["prices"]] == [0.0, 0.1, 0.3, 1.0]
+    for found in curve["prices"]:
+        assert {name: value for name, value in found.items() if name != "price"} in curve["points"]
+    assert set(curve["area"]) == set(curve["area_gain"]) == {"value", "ci95"}
+
+
+def test_our_frontier_is_compared_with_each_other_arm(observed: Observed) -> None:
+    """The figures are those of the records: of the sampler's rules, against all rules of the other arm."""
+    records = {arm: json.loads((observed.out / "eval" / f"{arm}.json").read_text()) for arm in demo_arms.ARMS}
+    compared = observed.summary["compared"]
+    assert list(compared) == ["base", "d1", "diffpo"]
+
+    def best_within(points: list[dict[str, Any]], calls: float) -> float:
+        return max((point["accuracy"] for point in points if point["nfe"] <= calls), default=0.0)
+
+    for arm, found in compared.items():
+        theirs = [*records[arm]["points"], *filter(None, [records[arm]["learned"]])]
+        assert [row["nfe"] for row in found["accuracy"]] == list(range(1, 17))
+        for row in found["accuracy"]:
+            ours = best_within(records["sampler"]["price_curve"]["points"], row["nfe"])
+            assert row["value"] == pytest.approx(ours - best_within(theirs, row["nfe"]))
+            assert row["ci95"][0] <= row["value"] <= row["ci95"][1]
+        if not records[arm]["learned"]:
+            areas = records["sampler"]["price_curve"]["area"]["value"], records[arm]["area"]["value"]
+            assert found["area"]["value"] == pytest.approx(areas[0] - areas[1])
+
+
+def test_all_arms_had_the_same_denoiser_calls(observed: Observed) -> None:
     found = observed.summary["arms"]
-    logged = {arm: observed.calls_of(arm) for arm in demo.RL_ARMS}
-    largest = max(after - before for calls in logged.values() for before, after in pairwise(calls))
-    for arm, calls in logged.items():
-        assert found[arm]["train_denoiser_calls"] == calls[-1]
-        assert calls[-2] < BUDGET <= calls[-1]
-    assert abs(found["d1"]["train_denoiser_calls"] - found["diffpo"]["train_denoiser_calls"]) <= largest
+    logged = {arm: observed.calls_of(arm) for arm in (*demo_arms.RL_ARMS, "sampler")}
+    for arm in demo_arms.RL_ARMS:
+        calls, budget = logged[arm], CALLS - SAMPLER_CALLS if arm == "any-speed" else CALLS
+        assert calls[-2] < budget <= calls[-1]
+    for arm in ("d1", "diffpo"):
+        assert found[arm]["train_denoiser_calls"] == logged[arm][-1]
+    assert found["sampler"]["train_denoiser_calls"] == logged["any-speed"][-1] + logged["sampler"][-1]
+    assert SAMPLER_CALLS <= logged["sampler"][-1] < SAMPLER_CALLS + 8 * 16
     assert found["base"]["train_denoiser_calls"] == 100 * 32
 
 
 def test_every_piece_is_there(observed: Observed) -> None:
     page = (observed.out / "report.html").read_text()
     assert page.startswith("<!") and "</html>" in page
-    assert (observed.out / "frontier.svg").read_text().lstrip().startswith(("<svg", "<?xml"))
+    assert "One any-speed model with a learned sampler: area under the frontier" in page
+    picture = (observed.out / "frontier.svg").read_text()
+    assert picture.lstrip().startswith(("<svg", "<?xml")) and "not evaluated" not in picture
     run = read_run(observed.out)
-    assert [arm.name for arm in run.arms] == ["base", "d1", "diffpo"]
+    assert [arm.name for arm in run.arms] == ["base", "d1", "diffpo", "any-speed", "sampler"]
     assert run.seed == 3
     for arm in run.arms:
-        assert arm.metrics and arm.playback
+        assert arm.metrics and bool(arm.playback) == arm.is_evaluated == (arm.name != "any-speed")
         assert (arm.learned is not None) == (arm.name == "diffpo")
-    records = [json.loads((observed.out / "eval" / f"{arm}.json").read_text()) for arm in demo.ARMS]
-    assert records[0]["clusters"] == records[1]["clusters"] == records[2]["clusters"]
+    records = [json.loads((observed.out / "eval" / f"{arm}.json").read_text()) for arm in demo_arms.ARMS]
+    assert all(record["clusters"] == records[0]["clusters"] for record in records)
 
 
 def test_the_arms_started_from_the_base(observed: Observed) -> None:
-    for arm in demo.RL_ARMS:
+    for arm in demo_arms.RL_ARMS:
         recipe = tomllib.loads((observed.out / arm / "recipe.toml").read_text())
         assert recipe["base"] == str(observed.out / "base")
         assert recipe["seed"] == 3
@@ -302,6 +359,17 @@ def test_a_demo_of_another_seed_begins_anew(begun: Path) -> None:
 def test_an_arm_that_fails_is_told_with_its_log(
     tiny_recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "DIFFPO", ("false",))
+    monkeypatch.setattr(demo_arms, "DIFFPO", ("false",))
     with pytest.raises(RuntimeError, match=r"d1 failed \(see .*d1\.log\)"):
         demo.train_and_evaluate(tmp_path, seed=0)
+
+
+def test_a_sampler_that_was_fitted_is_kept_and_one_that_was_not_starts_again(tmp_path: Path) -> None:
+    fitted = tmp_path / "sampler"
+    (fitted / "checkpoint-5").mkdir(parents=True)
+    assert demo_arms.sampler_command(tmp_path, seed=0) is None
+    assert len(demo.queues_of(tmp_path, seed=0)) == 2 and (fitted / "checkpoint-5").exists()
+    (fitted / "checkpoint-5").rename(fitted / ".checkpoint-5.tmp")
+    (fitted / "recipe.toml").write_text("threads = 1\n")
+    assert demo_arms.sampler_command(tmp_path, seed=0) is not None
+    assert not fitted.exists()

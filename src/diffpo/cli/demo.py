@@ -1,37 +1,40 @@
-"""The demo: train a base by SFT, d1 and DiFFPO from it at equal denoiser calls, evaluate all three, write a report."""
+"""The demo: train a base by SFT, three ways to go on from it at equal denoiser calls, evaluate all, write a report."""
 
 import json
-import subprocess
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffpo.cli.demo_arms import (
+    ARMS,
+    BASE,
+    BASE_RECIPE,
+    RL_ARMS,
+    SAMPLED,
+    SAMPLER,
+    SAMPLER_CALLS,
+    eval_command,
+    rl_command,
+    sampler_command,
+)
+from diffpo.cli.demo_summary import SUMMARY, rescale_aup, summarise
+from diffpo.cli.job_queue import Job, JobQueue, advance_all
 from diffpo.core.errors import Stopped, UserError
 from diffpo.core.files import explain_write_errors, write_json, write_whole
-from diffpo.evaluation.record import aup_of
-from diffpo.models.model_paths import RECIPE, checkpoints
+from diffpo.models.model_paths import RECIPE
 from diffpo.recipes import load_recipe
-from diffpo.recipes.tables import RlRecipe, SftRecipe
+from diffpo.recipes.tables import SftRecipe
 from diffpo.report import summary_table, write_report
 from diffpo.report.charts import frontier_svg
 from diffpo.report.data import read_run
-from diffpo.runs.checkpoint import read_progress
+from diffpo.report.sentences import headline
 from diffpo.runs.progress import ProgressBar
-from diffpo.runs.run_dir import METRICS, Interrupt, interruptible
+from diffpo.runs.run_dir import METRICS, interruptible
 from diffpo.training.sft import run_sft
 
-RL_ARMS = ("d1", "diffpo")
-ARMS = ("base", *RL_ARMS)
-DIFFPO = (sys.executable, "-m", "diffpo")
-BAR_METRICS = ("accuracy", "nfe")
-"""Metrics of each arm that the progress bar shows."""
-SUMMARY = "summary.json"
 CLOCK = "clock.json"
-POINT = ("rule", "accuracy", "ci95", "nfe", "n")
-"""What the summary keeps of a point of an evaluation; the learned sampler has no rule."""
-GAINS = ("gain", "validated_gain")
 
 
 def run_demo(out: Path, seed: int) -> None:
@@ -48,8 +51,10 @@ def run_demo(out: Path, seed: int) -> None:
         print("4/4  the report", flush=True)
         summary = summarise(out, seed, records, time.perf_counter() - started)
         write_report(out)
-        write_whole(out / "frontier.svg", frontier_svg(read_run(out).arms, is_standalone=True))
-    print(f"\n{summary_table(summary)}\n\nopen {out / 'report.html'}")
+        run = read_run(out)
+        evaluated = [arm for arm in run.arms if arm.is_evaluated]
+        write_whole(out / "frontier.svg", frontier_svg(evaluated, is_standalone=True))
+    print(f"\n{summary_table(summary)}\n\n{headline(run.arms, run.compared)}\n\nopen {out / 'report.html'}")
 
 
 class Clock:
@@ -94,108 +99,58 @@ def prepare_folder(out: Path, seed: int) -> float:
 
 def train_base(out: Path, seed: int) -> None:
     """Train the base, or go on with it; one that an interrupted demo has trained to its end is left as it is."""
-    recipe = load_recipe(SftRecipe, "sudoku4-base", [f"seed={seed}"])
-    run_sft(recipe, out / "base", resume=(out / "base" / RECIPE).is_file())
-
-
-class JobQueue:
-    """Commands that run one after another, each in its own process; their output goes into a log.
-
-    `shared` is a list that several queues have in common: a queue whose own commands are done takes the next one there.
-    """
-
-    def __init__(self, log: Path, commands: list[list[str]], shared: list[list[str]]) -> None:
-        self.num_done, self._log, self._own, self._shared = 0, log, commands, shared
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def is_busy(self) -> bool:
-        return self._process is not None
-
-    @property
-    def is_finished(self) -> bool:
-        return not self.is_busy and not self._waiting
-
-    @property
-    def _waiting(self) -> list[list[str]]:
-        return self._own or self._shared
-
-    def advance(self, may_start: bool) -> None:
-        """Check whether the command has ended and, if it has, start the next one.
-
-        Without `may_start` nothing new is started and no failure counts. Raises RuntimeError for a command that failed.
-        """
-        if self._process is not None and self._process.poll() is not None:
-            failed, self._process = self._process.returncode, None
-            if failed and may_start:  # the exit code of one that is being stopped means nothing
-                tail = self._log.read_text(errors="replace").splitlines()[-1:]
-                raise RuntimeError(f"{self._log.stem} failed (see {self._log}): {' '.join(tail)}")
-            self.num_done += 1
-        if self._process is None and self._waiting and may_start:
-            with self._log.open("ab") as log:
-                self._process = subprocess.Popen(self._waiting.pop(0), stdout=log, stderr=log)
-
-    def terminate(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
+    recipe = load_recipe(SftRecipe, BASE_RECIPE, [f"seed={seed}"])
+    run_sft(recipe, out / BASE, resume=(out / BASE / RECIPE).is_file())
 
 
 def train_and_evaluate(out: Path, seed: int) -> dict[str, dict[str, Any]]:
-    """Train both RL arms side by side with the commands that a user would type, and evaluate all three models.
+    """Train all arms, two at a time, with the commands that a user would type, and evaluate their models.
 
-    Returns the records of `eval/<arm>.json`, in which AUP is scaled by the best accuracy of the three.
+    Returns the records of `eval/<arm>.json`, in which AUP is scaled by the best accuracy of them all.
     """
-    print("2/4  d1 and DiFFPO go on from it by reinforcement learning, side by side, one core each", flush=True)
-    base_evaluation = [eval_command(out, "base", seed)]  # for the queue that is first done with its own commands
-    own = {arm: [train_command(out, arm, seed), eval_command(out, arm, seed)] for arm in RL_ARMS}
-    queues = [JobQueue(out / f"{arm}.log", commands, base_evaluation) for arm, commands in own.items()]
-    budget = sum(load_recipe(RlRecipe, f"tiny-{arm}").budget.denoiser_calls or 0 for arm in RL_ARMS)
+    print("2/4  d1, DiFFPO and any-speed go on from it, two at a time; a sampler learns from any-speed", flush=True)
+    queues = queues_of(out, seed)
     try:
         with interruptible() as interrupt:
-            with ProgressBar("rl d1 + diffpo", budget) as bar:
-                while not all(queue.num_done for queue in queues):
+            with ProgressBar("training", sum(arm.calls for arm in RL_ARMS.values()) + SAMPLER_CALLS) as bar:
+                while not all(queue.has_done_own for queue in queues):
                     advance_all(queues, interrupt)
                     show_training(bar, out)
-            print("3/4  all three meet puzzles whose solutions nobody has trained on", flush=True)
+            print("3/4  all four meet puzzles whose solutions nobody has trained on", flush=True)
             with ProgressBar("eval", len(ARMS)) as bar:
                 while not all(queue.is_finished for queue in queues):
                     advance_all(queues, interrupt)
-                    bar.update(sum(queue.num_done - 1 for queue in queues))
+                    bar.update(sum(queue.num_shared_done for queue in queues))
     finally:
         for queue in queues:
             queue.terminate()
     return rescale_aup(out)
 
 
-def advance_all(queues: Sequence[JobQueue], interrupt: Interrupt) -> None:
-    """Advance every queue and wait a second. Raises KeyboardInterrupt once all commands have ended after Ctrl-C.
+def queues_of(out: Path, seed: int) -> list[JobQueue]:
+    """Return a queue for each core. A model is evaluated, by whichever is free, when it is trained."""
 
-    Ctrl-C reaches the commands, too, and they leave checkpoints before they end. Their exit codes then mean nothing:
-    one may have been about to start, or to end.
-    """
-    for queue in queues:
-        queue.advance(may_start=not interrupt.requested)
-    if interrupt.requested and not any(queue.is_busy for queue in queues):
-        raise KeyboardInterrupt
-    time.sleep(1)
+    def evaluation(name: str) -> Job:
+        return Job(out / f"{name}.log", eval_command(out, name, seed))
+
+    def training(name: str) -> Job:
+        return Job(out / f"{name}.log", rl_command(out, name, seed), evaluation(name) if name in ARMS else None)
+
+    shared = deque([evaluation(BASE)])
+    second = [training(SAMPLED)]
+    if command := sampler_command(out, seed):
+        second.append(Job(out / f"{SAMPLER}.log", command, evaluation(SAMPLER)))
+    else:
+        shared.append(evaluation(SAMPLER))
+    first = [training(name) for name in RL_ARMS if name != SAMPLED]
+    return [JobQueue(first, shared), JobQueue(second, shared)]
 
 
 def show_training(bar: ProgressBar, out: Path) -> None:
-    """Show the denoiser calls that both arms have spent, and their latest metrics."""
-    latest = {arm: last_record(out / arm / METRICS) for arm in RL_ARMS}
-    shown = {f"{arm} {name}": step[name] for arm, step in latest.items() for name in BAR_METRICS if name in step}
+    """Show the denoiser calls that all arms have spent, and how many of its last puzzles each has solved."""
+    latest = {arm: last_record(out / arm / METRICS) for arm in (*RL_ARMS, SAMPLER)}
+    shown = {arm: step["accuracy"] for arm, step in latest.items() if "accuracy" in step}
     bar.update(sum(int(step.get("denoiser_calls", 0)) for step in latest.values()), **shown)
-
-
-def train_command(out: Path, arm: str, seed: int) -> list[str]:
-    overrides = [f"seed={seed}", f"base={json.dumps(str(out / 'base'))}"]
-    resume = ["--resume"] if (out / arm / RECIPE).is_file() else []
-    return [*DIFFPO, "rl", f"tiny-{arm}", *overrides, "--out", str(out / arm), *resume]
-
-
-def eval_command(out: Path, arm: str, seed: int) -> list[str]:
-    record = out / "eval" / f"{arm}.json"
-    return [*DIFFPO, "eval", str(out / arm), f"seed={seed}", "--recipe", "sudoku4-eval", "--out", str(record)]
 
 
 def last_record(path: Path) -> Mapping[str, int | float]:
@@ -205,42 +160,3 @@ def last_record(path: Path) -> Mapping[str, int | float]:
     lines = path.read_text().split("\n")[:-1]
     record: dict[str, int | float] = json.loads(lines[-1]) if lines else {}
     return record
-
-
-def rescale_aup(out: Path) -> dict[str, dict[str, Any]]:
-    """Return the records of all arms, rewritten with AUP scaled by the best accuracy of any arm instead of its own."""
-    records = {arm: json.loads((out / "eval" / f"{arm}.json").read_text()) for arm in ARMS}
-    for arm, record in records.items():
-        rivals = [point for name, other in records.items() if name != arm for point in other["points"]]
-        record["aup"] = aup_of(record["points"], record["clusters"], record["completion_length"], rivals)
-        write_json(out / "eval" / f"{arm}.json", record)
-    return records
-
-
-def validation_summary(validation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the constants that the validation problems chose, and what they chose them by."""
-    learned = validation["learned"]
-    return {
-        "best_constants": validation["best_constants"],
-        "frontier": [{name: point[name] for name in POINT} for point in validation["points"]],
-        "learned": {name: learned[name] for name in POINT[1:]} if learned is not None else None,
-    }
-
-
-def summarise(out: Path, seed: int, records: Mapping[str, Mapping[str, Any]], wall_s: float) -> dict[str, Any]:
-    """Write `summary.json`, the demo in one small file, and return what it holds. `wall_s` is in seconds."""
-    arms: dict[str, dict[str, Any]] = {}
-    for arm, record in records.items():
-        arms[arm] = {
-            "frontier": [{name: point[name] for name in POINT} for point in record["points"]],
-            "train_denoiser_calls": read_progress(checkpoints(out / arm)[-1]).denoiser_calls,
-            "area": record["area"],
-            "aup": record["aup"],
-            "validation": validation_summary(record["validation"]),
-        }
-        if record["learned"] is not None:
-            arms[arm]["learned"] = {name: record["learned"][name] for name in POINT[1:]}
-            arms[arm] |= {name: record[name] for name in GAINS}
-    summary = {"seed": seed, "wall_s": round(wall_s, 1), "arms": arms}
-    write_json(out / SUMMARY, summary, indent=2)
-    return summary

@@ -9,7 +9,7 @@ from diffpo.report.data import Arm, FrontierPoint
 from diffpo.report.svg import Axis, Panel, linear_axis, log_axis, marker, picture, text
 from diffpo.report.table import display, interval_percent, percent
 
-SHAPES = {"base": "circle", "d1": "square", "diffpo": "diamond"}
+SHAPES = {"base": "circle", "d1": "square", "diffpo": "diamond", "any-speed": "triangle", "sampler": "triangle"}
 MOST_BARS = 8
 """A line of more points than this has a band of intervals instead of a bar at each."""
 CURVE_POINTS = 40

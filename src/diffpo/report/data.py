@@ -10,11 +10,13 @@ from typing import Any, ParamSpec, TypeVar
 
 from diffpo.core.errors import UserError
 from diffpo.recipes.renamed import renamed_metric
+from diffpo.report.differences import differences_of
+from diffpo.statistics.comparison import FrontierDifference
 from diffpo.statistics.constant import ConstantGain
 from diffpo.statistics.gain import Gain
 from diffpo.statistics.intervals import Estimate, Interval
 
-ARMS = ("base", "d1", "diffpo")
+ARMS = ("base", "d1", "diffpo", "any-speed", "sampler")
 """The arms of a demo run, in the order of the story; others follow by name."""
 
 P = ParamSpec("P")
@@ -102,6 +104,8 @@ class ReportedRun:
     seed: int | None = None
     wall_s: float | None = None
     completion_length: int | None = None
+    compared: Mapping[str, FrontierDifference] = field(default_factory=dict)
+    """By arm, how far the frontier of a demo's any-speed model with its sampler is above that of the arm."""
 
 
 def read_run(run_dir: Path) -> ReportedRun:
@@ -140,7 +144,8 @@ def read_run(run_dir: Path) -> ReportedRun:
         if name in logs:
             arm = replace(arm, metrics=_read_metrics(logs[name]))
         arms.append(arm)
-    return ReportedRun(name=run_dir.resolve().name, arms=tuple(arms), **facts)
+    compared = _build(run_dir / "summary.json", differences_of, summary)
+    return ReportedRun(name=run_dir.resolve().name, arms=tuple(arms), compared=compared, **facts)
 
 
 def arms_of_summary(summary: Mapping[str, Any]) -> tuple[Arm, ...]:

@@ -9,11 +9,14 @@ from markupsafe import Markup
 
 from diffpo.core.files import explain_write_errors, write_whole
 from diffpo.report import charts, playback, sentences, table
+from diffpo.report.compared import frontier_sentences
 from diffpo.report.data import ARMS, Arm, ReportedRun, read_run
 from diffpo.report.learned import gain_sentences
 
 HERE = Path(__file__).parent
 NARROW, WIDE = (380, 400), (760, 440)
+MISSED = ARMS[:3]
+"""A run that has one of these arms is said to lack the others."""
 
 RL_CURVES = {
     "accuracy": "training problems solved",
@@ -71,8 +74,8 @@ def render(run: ReportedRun) -> str:
         script=_text("playback.js"),
         run=run,
         facts=_facts(run),
-        absent=[table.display(name) for name in ARMS if name not in known and known & {*ARMS}],
-        headline=sentences.headline(run.arms),
+        absent=[table.display(name) for name in MISSED if name not in known and known & {*MISSED}],
+        headline=sentences.headline(run.arms, run.compared),
         figures=sentences.figures(run.arms),
         frontiers=[
             (name, Markup(charts.frontier_svg(evaluated, *size))) for name, size in (("wide", WIDE), ("narrow", NARROW))
@@ -81,6 +84,7 @@ def render(run: ReportedRun) -> str:
         else [],
         gains=[
             *(gain_sentences(learned) if learned else []),
+            *frontier_sentences(run.compared),
             *filter(None, [sentences.frontier_sentence(run.arms)]),
         ],
         header=table.HEADER,
@@ -148,10 +152,13 @@ def _curves(arms: Sequence[Arm], x: str, x_label: str, fields: Mapping[str, str]
 
 
 def _by_training(arms: Sequence[Arm]) -> tuple[list[Arm], list[Arm]]:
-    """Return the arms with the log lines of RL, and with those of SFT; only those of RL count denoiser calls."""
+    """Return the arms with the log lines of RL, and with those of SFT; only those of RL count denoiser calls.
+
+    A single line, as a sampler's fit writes it, is no curve.
+    """
     rl = [replace(arm, metrics=tuple(row for row in arm.metrics if "denoiser_calls" in row)) for arm in arms]
     sft = [replace(arm, metrics=tuple(row for row in arm.metrics if "denoiser_calls" not in row)) for arm in arms]
-    return [arm for arm in rl if arm.metrics], [arm for arm in sft if arm.metrics]
+    return [arm for arm in rl if len(arm.metrics) > 1], [arm for arm in sft if len(arm.metrics) > 1]
 
 
 def _text(name: str) -> Markup:

@@ -1,13 +1,15 @@
 """The sentences of a report that hold figures, all computed from the run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from diffpo.report.compared import area_sentence
 from diffpo.report.data import Arm, FrontierPoint
 from diffpo.report.learned import verdict_words
 from diffpo.report.table import display, interval_percent, percent
+from diffpo.statistics.comparison import FrontierDifference
 from diffpo.statistics.frontier import upper_hull_nfe
 
 NEAR_BEST = 0.01
@@ -57,9 +59,14 @@ def figures(arms: Sequence[Arm]) -> list[Figure]:
     return found
 
 
-def headline(arms: Sequence[Arm]) -> str:
-    """Return what DiFFPO, or else the last arm, achieves, how that compares with each other arm, and whether its
-    learned sampler is better than fixed bounds."""
+def headline(arms: Sequence[Arm], compared: Mapping[str, FrontierDifference] | None = None) -> str:
+    """Return, where whole frontiers were `compared`, how they do.
+
+    Otherwise it is what DiFFPO, or else the last arm, achieves, how that compares with each other arm, and whether its
+    learned sampler is better than fixed bounds.
+    """
+    if compared:
+        return area_sentence(compared)
     known = [(arm, point) for arm in arms if (point := representative(arm))]
     if not known:
         return "Nothing was evaluated in this run yet."
@@ -70,8 +77,8 @@ def headline(arms: Sequence[Arm]) -> str:
         f"in {point.nfe:.1f} denoiser calls"
     )
     others = [_comparison(arm, other, point) for arm, other in known if arm is not main]
-    compared = f"{start}: {'; '.join(others)}." if others else f"{start}."
-    return f"{compared} Its learned sampler is {verdict_words(main)}." if main.learned and main.gain else compared
+    found = f"{start}: {'; '.join(others)}." if others else f"{start}."
+    return f"{found} Its learned sampler is {verdict_words(main)}." if main.learned and main.gain else found
 
 
 def _comparison(arm: Arm, point: FrontierPoint, main: FrontierPoint) -> str:

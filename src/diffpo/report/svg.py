@@ -115,7 +115,7 @@ class Panel:
 
 
 def marker(at: XY, shape: str, style: str, tooltip: str = "") -> str:
-    """Draw a circle, square, diamond or star around `at`, in user units."""
+    """Draw a circle, square, diamond, triangle or star around `at`, in user units."""
     inner = f"<title>{escape(tooltip)}</title>" if tooltip else ""
     x, y = at
     if shape == "circle":
@@ -123,6 +123,7 @@ def marker(at: XY, shape: str, style: str, tooltip: str = "") -> str:
     corners = {
         "square": [(-3.6, -3.6), (3.6, -3.6), (3.6, 3.6), (-3.6, 3.6)],
         "diamond": [(0, -5.2), (5.2, 0), (0, 5.2), (-5.2, 0)],
+        "triangle": [(0, -5), (4.6, 3.4), (-4.6, 3.4)],
         "star": [
             (r * math.sin(i * math.pi / 5), -r * math.cos(i * math.pi / 5)) for i, r in enumerate([11.0, 4.6] * 5)
         ],

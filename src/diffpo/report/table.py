@@ -13,7 +13,8 @@ from diffpo.statistics.intervals import Estimate, Interval
 ABSENT = "-"
 MOST_RULES = 8
 HEADER = ("arm", "rule", "accuracy %", "95 % interval", "NFE", "area", "AUP")
-DISPLAY = {"base": "Base", "d1": "d1", "diffpo": "DiFFPO"}
+DISPLAY = {"base": "Base", "d1": "d1", "diffpo": "DiFFPO", "any-speed": "any-speed", "sampler": "any-speed"}
+"""The demo's sampler is fitted to its any-speed policy, which stays as it is: to readers they are one."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,79 @@
+"""A frontier against another one: what a summary says of the difference, in words that claim no more than it shows."""
+
+from collections.abc import Mapping, Sequence
+
+from diffpo.report.table import display
+from diffpo.statistics.comparison import FrontierDifference
+from diffpo.statistics.intervals import Estimate
+
+MAIN = "sampler"
+"""The arm whose frontier a demo's summary compares with the others."""
+
+
+def area_sentence(differences: Mapping[str, FrontierDifference]) -> str:
+    """Return, for the headline, how the areas compare, and who is ahead in few calls."""
+    rivals = {arm: found for arm, found in differences.items() if arm != "base"} or differences
+    areas = [f"{_area_words(found.area)} {_name(arm)} ({_area(found.area)})" for arm, found in rivals.items()]
+    behind = [
+        f"{_name(arm)} solves more within {_ranges(calls)}"
+        for arm, found in rivals.items()
+        if (calls := _calls(found, -1))
+    ]
+    start = f"One {display(MAIN)} model with a learned sampler: area under the frontier {' and '.join(areas)}"
+    return "; ".join([start, *behind]) + "."
+
+
+def frontier_sentences(differences: Mapping[str, FrontierDifference]) -> list[str]:
+    """Return a sentence for each other arm: the areas, and at which numbers of calls which of the two is ahead."""
+    return [_sentence(arm, found) for arm, found in differences.items()]
+
+
+def _sentence(arm: str, found: FrontierDifference) -> str:
+    parts = [f"{_area_words(found.area)} {_name(arm)} ({_area(found.area)})"]
+    for sign, word in ((1, "ahead"), (-1, "behind")):
+        if calls := _calls(found, sign):
+            at, most = max(
+                ((x, e) for x, e in zip(found.at, found.accuracy, strict=True) if x in calls),
+                key=lambda pair: sign * pair[1].value,
+            )
+            parts.append(f"it is {word} within {_ranges(calls)}, by most within {at:g}: {_points(most)}")
+    return (
+        f"The frontier of {display(MAIN)} with its learned sampler has an area {'; '.join(parts)}. Intervals are over "
+        "problems, of one training run each."
+    )
+
+
+def _calls(found: FrontierDifference, sign: int) -> list[float]:
+    """Return the numbers of calls at which the whole interval is above (1) or below (-1) zero."""
+    return [at for at, e in zip(found.at, found.accuracy, strict=True) if min(sign * end for end in e.ci95) > 0]
+
+
+def _area_words(area: Estimate) -> str:
+    low, high = area.ci95
+    return "larger than that of" if low > 0 else "smaller than that of" if high < 0 else "not told apart from that of"
+
+
+def _area(area: Estimate) -> str:
+    low, high = area.ci95
+    return f"{area.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _points(found: Estimate) -> str:
+    low, high = (100 * end for end in found.ci95)
+    return f"{100 * found.value:+.1f} points [{low:+.1f}, {high:+.1f}]"
+
+
+def _ranges(calls: Sequence[float]) -> str:
+    """Return whole numbers in words: `1 to 3 and 5 calls`."""
+    runs: list[list[float]] = []
+    for at in calls:
+        if runs and at == runs[-1][-1] + 1:
+            runs[-1].append(at)
+        else:
+            runs.append([at])
+    words = [f"{run[0]:g}" if len(run) == 1 else f"{run[0]:g} to {run[-1]:g}" for run in runs]
+    return f"{' and '.join(words)} {'call' if calls == [1] else 'calls'}"
+
+
+def _name(arm: str) -> str:
+    return "the base" if arm == "base" else display(arm)
