@@ -32,7 +32,7 @@ class RlArm:
 RL_ARMS = {
     "d1": RlArm("tiny-d1", CALLS, ("rollout.rule.bound=0.3",)),
     "diffpo": RlArm("tiny-diffpo", CALLS),
-    "any-speed": RlArm("tiny-any-speed", CALLS - SAMPLER_CALLS, ("rollout.speeds.high=300",)),
+    "any-speed": RlArm("tiny-any-speed", CALLS - SAMPLER_CALLS),
 }
 SAMPLED = "any-speed"
 """The arm whose policy the sampler is fitted to."""
