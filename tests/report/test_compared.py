@@ -1,0 +1,66 @@
+"""Sentences about whole frontiers claim what the intervals show, losses too."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diffpo.core.errors import UserError
+from diffpo.report.compared import area_sentence, frontier_sentences
+from diffpo.report.data import read_run
+from diffpo.report.differences import differences_of
+from diffpo.report.sentences import headline
+from diffpo.statistics.comparison import FrontierDifference
+from diffpo.statistics.intervals import Estimate
+
+
+def estimate(value: float, half: float = 0.02) -> Estimate:
+    return Estimate(value, (value - half, value + half))
+
+
+def difference(area: float, *accuracy: float) -> FrontierDifference:
+    return FrontierDifference(
+        tuple(float(at) for at in range(1, len(accuracy) + 1)), tuple(map(estimate, accuracy)), estimate(area)
+    )
+
+
+D1 = difference(0.05, -0.12, -0.09, 0.01, 0.08, 0.2, 0.0, 0.1)
+DIFFPO = difference(0.01, 0.03, 0.0, -0.01)
+
+
+def test_the_headline_has_both_areas_and_where_another_is_ahead() -> None:
+    assert headline((), {"base": difference(0.3, 0.1), "d1": D1, "diffpo": DIFFPO}) == (
+        "One any-speed model with a learned sampler: area under the frontier larger than that of d1 "
+        "(+0.050 [+0.030, +0.070]) and not told apart from that of DiFFPO (+0.010 [-0.010, +0.030]); "
+        "d1 solves more within 1 to 2 calls."
+    )
+
+
+def test_a_smaller_area_is_called_so() -> None:
+    assert "smaller than that of d1 (-0.050 [-0.070, -0.030]); d1 solves more within 1 call." in area_sentence(
+        {"d1": difference(-0.05, -0.1, 0.0)}
+    )
+
+
+def test_where_which_is_ahead_is_said_by_intervals_alone() -> None:
+    base, d1 = frontier_sentences({"base": difference(0.3, 0.0), "d1": D1})
+    assert "has an area larger than that of the base (+0.300 [+0.280, +0.320]). Intervals" in base
+    assert "it is ahead within 4 to 5 and 7 calls, by most within 5: +20.0 points [+18.0, +22.0]" in d1
+    assert "it is behind within 1 to 2 calls, by most within 1: -12.0 points [-14.0, -10.0]" in d1
+
+
+def test_a_summary_is_read(tmp_path: Path) -> None:
+    summary = {
+        "compared": {
+            "d1": {
+                "area": {"value": 0.1, "ci95": [0.0, 0.2]},
+                "accuracy": [{"nfe": 1.0, "value": -0.1, "ci95": [-0.2, 0.0]}],
+            }
+        }
+    }
+    expected = FrontierDifference((1.0,), (Estimate(-0.1, (-0.2, 0.0)),), Estimate(0.1, (0.0, 0.2)))
+    assert differences_of(summary) == {"d1": expected}
+    assert differences_of({}) == {}
+    (tmp_path / "summary.json").write_text(json.dumps({"arms": {"d1": {}}, "compared": {"d1": {"area": 3}}}))
+    with pytest.raises(UserError, match=r"summary\.json: the field 'accuracy' is missing"):
+        read_run(tmp_path)
