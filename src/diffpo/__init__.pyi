@@ -10,6 +10,7 @@ from .core.errors import UserError as UserError
 from .core.rollout import Rollout as Rollout
 from .evaluation.completing import Completion as Completion
 from .evaluation.completing import complete as complete
+from .evaluation.fit_sampler import run_fit_sampler as run_fit_sampler
 from .evaluation.loop import Outcome as Outcome
 from .evaluation.loop import evaluate as evaluate
 from .evaluation.run import run_eval as run_eval
@@ -91,6 +92,9 @@ from .recipes.tables import (
     RlRecipe as RlRecipe,
 )
 from .recipes.tables import (
+    SamplerRecipe as SamplerRecipe,
+)
+from .recipes.tables import (
     SftRecipe as SftRecipe,
 )
 from .recipes.tables import (
@@ -112,6 +116,8 @@ from .sampling.policy import (
 from .sampling.policy import (
     save as save,
 )
+from .sampling.prices import PricedSampler as PricedSampler
+from .sampling.risk_rules import CommitRisk as CommitRisk
 
 # rules: which positions does a denoiser call commit?
 from .sampling.rules import (

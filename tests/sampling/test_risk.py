@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.helpers.marks import computes_in_bfloat16
 from tests.helpers.oracle import TableDenoiser, chi_square_p, keys_of, log_softmax, tiny_llada, trajectories
 from tests.helpers.risk import HiddenTable, commit_risk, features_of, hidden_of, risk_model, risk_of
 from torch import Tensor
@@ -204,7 +205,7 @@ def test_patience_commits_the_surest_token_alone() -> None:
 # ----------------------------------------------------------------------------------------------------- (d) the denoiser
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=computes_in_bfloat16)])
 def test_choices_are_the_same_without_full_logits(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     denoiser = tiny_llada(40, 5)
     denoiser.model.to(dtype)

@@ -37,7 +37,7 @@ def complete(
     model: Policy | str | Path,
     prompts: Sequence[str],
     length: int | None = None,
-    rule: Rule | None = None,
+    rule: Rule | HiddenRule | None = None,
     temperature: float = 0.0,
     block_length: int | None = None,
     seed: int = 0,
