@@ -30,8 +30,9 @@ TASK = "threads = 1\ntask = {kind = 'sudoku', min_clues = 13, max_clues = 15, ce
 CALLS, SAMPLER_CALLS = 1500, 300
 RL = f"""{TASK}
 base = "overridden"
-rollout = {{prompts_per_step = 2, group_size = 4}}
 checkpoint.every = 5
+rollout.prompts_per_step = 2
+rollout.group_size = 4
 """
 RECIPES = {
     "sft/sudoku4-shallow": f"""{TASK}
@@ -41,7 +42,7 @@ RECIPES = {
         model = {{d_model = 32, n_layers = 2, n_heads = 2, mlp_hidden_size = 48}}
         optimizer.lr = 0.01
         """,
-    "rl/tiny-d1": f"{RL}\nestimator.kind = 'mean-field'",
+    "rl/tiny-d1": f"{RL}\nrollout.rule.kind = 'entropy-bound'\nestimator.kind = 'mean-field'",
     "rl/tiny-diffpo": f"{RL}\ntrain = 'joint'\nobjective.nfe_penalty = 0.5",
     "rl/tiny-any-speed": f"{RL}\nrollout.speeds = {{low = 0.02, high = 10.0}}",
     "sampler/tiny-sampler": """
@@ -362,14 +363,3 @@ def test_an_arm_that_fails_is_told_with_its_log(
     monkeypatch.setattr(demo_arms, "DIFFPO", ("false",))
     with pytest.raises(RuntimeError, match=r"d1 failed \(see .*d1\.log\)"):
         demo.train_and_evaluate(tmp_path, seed=0)
-
-
-def test_a_sampler_that_was_fitted_is_kept_and_one_that_was_not_starts_again(tmp_path: Path) -> None:
-    fitted = tmp_path / "sampler"
-    (fitted / "checkpoint-5").mkdir(parents=True)
-    assert demo_arms.sampler_command(tmp_path, seed=0) is None
-    assert len(demo.queues_of(tmp_path, seed=0)) == 2 and (fitted / "checkpoint-5").exists()
-    (fitted / "checkpoint-5").rename(fitted / ".checkpoint-5.tmp")
-    (fitted / "recipe.toml").write_text("threads = 1\n")
-    assert demo_arms.sampler_command(tmp_path, seed=0) is not None
-    assert not fitted.exists()
