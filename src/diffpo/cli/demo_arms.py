@@ -29,8 +29,8 @@ class RlArm:
     overrides: tuple[str, ...] = ()
 
 
-# Rates and rollout bounds are chosen on seeds from 100 up, those of d1 too (docs/decisions/0026). d1's is provisional:
-# over 90 thousand calls one call was the best of four bounds (docs/log.md).
+# Rates and rollout bounds are chosen on seeds from 100 up. d1's: over 90 thousand calls one call was the best
+# of four bounds (docs/decisions/0026, docs/log.md).
 RL_ARMS = {
     "d1": RlArm("tiny-d1", CALLS, ("rollout.rule.bound=10",)),  # one call
     "diffpo": RlArm("tiny-diffpo", CALLS),
