@@ -323,14 +323,17 @@ def test_more_completions_in_flight_than_memory_has_room_for(
     assert f"8 {message} rollout.max_in_flight to at most 7" in error_of(
         "rl", recipe, "rollout.max_in_flight=8", "--out", "new"
     )
-    assert f"10 {message} max_in_flight to at most 7" in error_of("eval", str(run), "count=10")
-    assert f"9 {message} max_in_flight to at most 7" in error_of("eval", str(run), "count=10", "max_in_flight=9")
+    one_rule = ("bounds=[0.1]", "validation_count=0")
+    assert f"10 {message} max_in_flight to at most 7" in error_of("eval", str(run), *one_rule, "count=10")
+    assert f"9 {message} max_in_flight to at most 7" in error_of(
+        "eval", str(run), *one_rule, "count=10", "max_in_flight=9"
+    )
     with pytest.raises(SystemExit) as caught:
         main(["rl", recipe, "rollout.max_in_flight=7", "--out", "new"])
     assert not caught.value.code
     kept = 4 * 32 * 2 * 16  # keys and values of one layer
     monkeypatch.setattr(memory_check, "free_bytes", lambda denoiser: 7 * each)
-    cached = error_of("eval", str(run), "count=7", "cache=dual", "block_length=8")
+    cached = error_of("eval", str(run), *one_rule, "count=7", "cache=dual", "block_length=8")
     assert f"max_in_flight to at most {7 * each // (each - 4 * 16 * 23 + kept)}" in cached
 
 

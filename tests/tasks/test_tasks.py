@@ -218,6 +218,9 @@ def test_failures_of_the_grader_are_logged_and_said(
     assert json.loads(line)["grader_failed"] == 4.0
     assert "warning: the grader failed on 4 completions of a step, which earned 0" in capsys.readouterr().out
     run_eval(
-        load_recipe(EvalRecipe, None, [f"model={json.dumps(str(run))}", "count=3", "bounds=[0.0]"]), run / "e.json"
+        load_recipe(
+            EvalRecipe, None, [f"model={json.dumps(str(run))}", "count=3", "validation_count=0", "bounds=[0.0]"]
+        ),
+        run / "e.json",
     )
     assert "warning: the grader failed on 3 of 3 answers, which count as wrong" in capsys.readouterr().out
