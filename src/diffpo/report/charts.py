@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from diffpo.report.data import Arm, FrontierPoint
+from diffpo.report.data import Arm, FrontierPoint, PriceCurve
 from diffpo.report.svg import Axis, Panel, linear_axis, log_axis, marker, picture, text
 from diffpo.report.table import display, interval_percent, percent
 
@@ -38,8 +38,9 @@ def frontier_svg(arms: Sequence[Arm], width: int = 760, height: int = 440, is_st
     """Draw accuracy against mean NFE (log axis) with 95 % intervals: a line per arm, a star for the learned sampler.
 
     Intervals are bars or, along a line of many points, a band. The line of an arm joins its entropy bounds; marks of
-    other rules are hollow. `is_standalone` gives the contents of a file that any viewer of SVG can show. `width` and
-    `height` are in user units.
+    other rules are hollow. A sampler with prices has a curve in place of the star, with the prices at its points, and
+    the line of the bounds is dashed then. `is_standalone` gives the contents of a file that any viewer of SVG can show.
+    `width` and `height` are in user units.
     """
     every = [point for arm in arms for point in _points(arm)]
     shares = [100 * value for point in every for value in (point.accuracy, *point.ci95)]
@@ -57,7 +58,10 @@ def frontier_svg(arms: Sequence[Arm], width: int = 760, height: int = 440, is_st
         shape = SHAPES.get(arm.name, "circle")
         joined = sorted((p for p in arm.points if p.kind == _main_kind(arm)), key=lambda p: p.nfe)
         is_dense = len(joined) > MOST_BARS
-        if is_dense:
+        if arm.price_curve:
+            stars += _price_curve(panel, arm, arm.price_curve)
+            style += " dashed"
+        elif is_dense:
             low, high = ([100 * p.ci95[end] for p in joined] for end in (0, 1))
             body += panel.band([p.nfe for p in joined], low, high, style)
         body += panel.line([(p.nfe, 100 * p.accuracy) for p in joined], style)
@@ -67,7 +71,7 @@ def frontier_svg(arms: Sequence[Arm], width: int = 760, height: int = 440, is_st
             body += _mark(
                 panel, point, name, shape, style + ("" if is_joined else " hollow"), not (is_joined and is_dense)
             )
-        if arm.learned:
+        if arm.learned and not arm.price_curve:
             point = arm.learned.point
             name = f"{display(arm.name)}, learned sampler"
             stars += _mark(panel, point, name, "star", style)
@@ -80,8 +84,25 @@ def frontier_svg(arms: Sequence[Arm], width: int = 760, height: int = 440, is_st
     return picture(width, height, label, body, css)
 
 
+def _price_curve(panel: Panel, arm: Arm, curve: PriceCurve) -> str:
+    """Draw a sampler's points, joined, with the prices that buy them."""
+    style = style_of(arm.name)
+    low, high = ([100 * point.ci95[end] for point in curve.points] for end in (0, 1))
+    body = panel.band([point.nfe for point in curve.points], low, high, style)
+    body += panel.line([(point.nfe, 100 * point.accuracy) for point in curve.points], f"{style} curve")
+    for point in curve.points:
+        bought = ", ".join(f"{price:g}" for price, rule in curve.prices.items() if rule == point.rule)
+        name = f"{display(arm.name)}, learned sampler, {point.rule}" + (f" (price {bought})" if bought else "")
+        body += _mark(panel, point, name, "circle", style, has_bar=False)
+        if bought:
+            x, y = panel.at((point.nfe, 100 * point.accuracy))
+            body += text((x, y - 10), f"price {bought}", "label", "middle")
+    return body
+
+
 def _points(arm: Arm) -> list[FrontierPoint]:
-    return [*arm.points, *([arm.learned.point] if arm.learned else [])]
+    found = [*arm.points, *([arm.learned.point] if arm.learned else [])]
+    return [*found, *(arm.price_curve.points if arm.price_curve else ())]
 
 
 def _main_kind(arm: Arm) -> str:

@@ -47,6 +47,22 @@ class LearnedSampler:
 
 
 @dataclass(frozen=True)
+class PriceCurve:
+    """What a sampler with prices achieves: a point for each rule that it uses at some price, cheapest first."""
+
+    points: tuple[FrontierPoint, ...]
+    prices: Mapping[float, str]
+    """By price of a call, the rule that it buys."""
+    area: Estimate
+    area_gain: Estimate
+    """The area less that of all fixed rules on the same model."""
+
+    def at(self, price: float) -> FrontierPoint | None:
+        """Return the point that a price buys; None where the price was not asked for."""
+        return next((point for point in self.points if point.rule == self.prices.get(price)), None)
+
+
+@dataclass(frozen=True)
 class ValidatedGain:
     """What the learned sampler adds to a fixed rule that was chosen on validation problems."""
 
@@ -81,6 +97,7 @@ class Arm:
     aup: Estimate | None = None
     gain: Gain | None = None
     validated_gain: ValidatedGain | None = None
+    price_curve: PriceCurve | None = None
     best_constants: Mapping[float, str] = field(default_factory=dict)
     """By price of a call, the fixed rule that validation problems chose."""
     clues: tuple[int, ...] = ()
@@ -90,7 +107,7 @@ class Arm:
 
     @property
     def is_evaluated(self) -> bool:
-        return bool(self.points) or self.learned is not None
+        return bool(self.points or self.learned or self.price_curve)
 
 
 @dataclass(frozen=True)
@@ -175,6 +192,7 @@ def _with_evaluation(arm: Arm, found: Mapping[str, Any]) -> Arm:
         aup=_estimate(found, "aup") or arm.aup,
         gain=_gain(gain) if gain else arm.gain,
         validated_gain=_validated_gain(validated) if validated else arm.validated_gain,
+        price_curve=_price_curve(found["price_curve"]) if found.get("price_curve") else arm.price_curve,
         best_constants=_best_constants(found) or arm.best_constants,
         clues=tuple(found.get("clues", ())),
         playback=tuple(_completion(c) for c in found.get("playback", [])),
@@ -225,6 +243,12 @@ def _validated_gain(found: Mapping[str, Any]) -> ValidatedGain:
     return ValidatedGain(str(found["rule"]), ConstantGain(**vars(_gain(found))))
 
 
+def _price_curve(found: Mapping[str, Any]) -> PriceCurve:
+    area, gain = (_estimate_of(found[key]) for key in ("area", "area_gain"))
+    prices = {float(price["price"]): str(price["rule"]) for price in found["prices"]}
+    return PriceCurve(tuple(_point(point) for point in found["points"]), prices, area, gain)
+
+
 def _best_constants(found: Mapping[str, Any]) -> dict[float, str]:
     chosen = (found.get("validation") or {}).get("best_constants", ())
     return {float(constant["price"]): str(constant["rule"]) for constant in chosen}
@@ -237,7 +261,11 @@ def _interval(found: Any) -> Interval:
 
 def _estimate(found: Mapping[str, Any], key: str) -> Estimate | None:
     inner = found.get(key)
-    return Estimate(float(inner["value"]), _interval(inner["ci95"])) if inner else None
+    return _estimate_of(inner) if inner else None
+
+
+def _estimate_of(found: Mapping[str, Any]) -> Estimate:
+    return Estimate(float(found["value"]), _interval(found["ci95"]))
 
 
 def _build(path: Path, build: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -1,8 +1,9 @@
 """Is the learned sampler of a run ahead of fixed rules on the same model? The sentences of a report that say so."""
 
 from diffpo.report.data import Arm
+from diffpo.report.table import display
 from diffpo.statistics.constant import Verdict, verdict
-from diffpo.statistics.intervals import Interval
+from diffpo.statistics.intervals import Estimate, Interval
 
 VERDICTS: dict[Verdict, str] = {
     "ahead": "ahead of fixed bounds",
@@ -38,6 +39,26 @@ def gain_sentences(arm: Arm) -> list[str]:
             f"{_calls(validated.nfe, validated.nfe_ci95)} calls at the same time."
         )
     return [*found, f"So it is {verdict_words(arm)}."]
+
+
+def price_sentences(arm: Arm) -> list[str]:
+    """Return what the sampler with prices adds to fixed bounds on the same model, over all numbers of calls."""
+    curve = arm.price_curve
+    if curve is None:
+        return []
+    low, high = curve.area_gain.ci95
+    word = "ahead of" if low > 0 else "behind" if high < 0 else "not told apart from"
+    return [
+        f"Over all numbers of calls the learned sampler of {display(arm.name)}, whose rules were chosen on validation "
+        f"problems, has an area of {_area(curve.area, '')}, which differs by {_area(curve.area_gain, '+')} from that "
+        f"of the {len(arm.points)} fixed rules on the same model, the best of them on these very problems. So it is "
+        f"{word} fixed rules here."
+    ]
+
+
+def _area(found: Estimate, sign: str) -> str:
+    low, high = found.ci95
+    return f"{found.value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def _points(value: float, interval: Interval) -> str:

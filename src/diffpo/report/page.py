@@ -11,7 +11,7 @@ from diffpo.core.files import explain_write_errors, write_whole
 from diffpo.report import charts, playback, sentences, table
 from diffpo.report.compared import frontier_sentences
 from diffpo.report.data import ARMS, Arm, ReportedRun, read_run
-from diffpo.report.learned import gain_sentences
+from diffpo.report.learned import gain_sentences, price_sentences
 
 HERE = Path(__file__).parent
 NARROW, WIDE = (380, 400), (760, 440)
@@ -84,6 +84,7 @@ def render(run: ReportedRun) -> str:
         else [],
         gains=[
             *(gain_sentences(learned) if learned else []),
+            *(sentence for arm in evaluated for sentence in price_sentences(arm)),
             *frontier_sentences(run.compared),
             *filter(None, [sentences.frontier_sentence(run.arms)]),
         ],

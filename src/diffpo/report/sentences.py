@@ -32,12 +32,15 @@ class Figure:
 def representative(arm: Arm) -> FrontierPoint | None:
     """Return the point that stands for an arm: its learned sampler's, else that of the constant that validation chose.
 
-    The constant is the best at a price of `PRICE`. Where none was chosen it is the cheapest rule within one percentage
-    point of the arm's best: the most accurate rule itself is often a slow one that is ahead by noise, and would make
-    any arm that is compared with it look fast. None where nothing was evaluated.
+    The learned sampler may be one with prices, at a price of `PRICE`, at which the constant is the best, too. Where
+    none was chosen it is the cheapest rule within one percentage point of the arm's best: the most accurate rule itself
+    is often a slow one that is ahead by noise, and would make any arm that is compared with it look fast. None where
+    nothing was evaluated.
     """
     if arm.learned:
         return arm.learned.point
+    if arm.price_curve and (bought := arm.price_curve.at(PRICE)):
+        return bought
     if not arm.points:
         return None
     if chosen := next((p for p in arm.points if p.rule == arm.best_constants.get(PRICE)), None):

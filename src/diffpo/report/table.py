@@ -41,22 +41,26 @@ def interval_percent(interval: Interval, digits: int = 1) -> str:
 
 
 def table_rows(arms: Sequence[Arm]) -> list[Row]:
-    """Return the rows of all arms: for each its learned sampler first, then its rules as they were evaluated.
+    """Return the rows of all arms: for each its learned sampler, at each price, then its rules as evaluated.
 
     Of more rules than `MOST_RULES` only those that no other of the arm beats are listed.
     """
     rows = []
     for arm in arms:
-        points: list[tuple[FrontierPoint | None, bool]] = [(arm.learned.point, True)] if arm.learned else []
-        points += [(point, False) for point in listed(arm.points)]
-        for i, (point, is_learned) in enumerate(points or [(None, False)]):
+        points: list[tuple[FrontierPoint | None, str]] = []
+        if arm.price_curve:
+            bought = {price: arm.price_curve.at(price) for price in arm.price_curve.prices}
+            points += [(point, f"learned sampler, price {price:g}") for price, point in bought.items()]
+        elif arm.learned:
+            points.append((arm.learned.point, "learned sampler"))
+        points += [(point, "") for point in listed(arm.points)]
+        for i, (point, name) in enumerate(points or [(None, "")]):
             figures = (_plain(arm.area, 3), _plain(arm.aup, 1)) if i == 0 else ("", "")
             if point is None:
                 cells = (ABSENT,) * 4
             else:
-                rule = "learned sampler" if is_learned else point.rule
-                cells = (rule, percent(point.accuracy), interval_percent(point.ci95), f"{point.nfe:.2f}")
-            rows.append(Row(arm.name, (display(arm.name), *cells, *figures), i == 0, is_learned))
+                cells = (name or point.rule, percent(point.accuracy), interval_percent(point.ci95), f"{point.nfe:.2f}")
+            rows.append(Row(arm.name, (display(arm.name), *cells, *figures), i == 0, bool(name)))
     return rows
 
 

@@ -1,0 +1,100 @@
+"""A report of a sampler with prices: a curve in place of a star, and sentences that claim no more than it shows."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diffpo.core.errors import UserError
+from diffpo.report.charts import frontier_svg
+from diffpo.report.data import Arm, FrontierPoint, LearnedSampler, PriceCurve, read_run
+from diffpo.report.learned import price_sentences
+from diffpo.report.page import write_report
+from diffpo.report.sentences import figures, headline, representative
+from diffpo.report.table import table_rows
+from diffpo.statistics.intervals import Estimate, Interval
+
+
+def point(rule: str, accuracy: float, nfe: float, kind: str = "entropy-bound") -> FrontierPoint:
+    return FrontierPoint(rule, kind, accuracy, (accuracy - 0.03, accuracy + 0.03), nfe, 600)
+
+
+FIXED = (point("entropy bound 0", 0.9, 16.0), point("entropy bound 1", 0.6, 2.0))
+CURVE = (
+    point("commit risk 10", 0.5, 1.0, "commit-risk"),
+    point("commit risk 0.5", 0.85, 4.0, "commit-risk"),
+    point("entropy bound 0", 0.9, 16.0),
+)
+PRICES = {0.0: "entropy bound 0", 0.1: "commit risk 0.5", 0.3: "commit risk 0.5"}
+
+
+def priced(gain: Interval = (0.01, 0.05)) -> Arm:
+    curve = PriceCurve(CURVE, PRICES, Estimate(0.7, (0.65, 0.75)), Estimate(sum(gain) / 2, gain))
+    return Arm("mine", FIXED, price_curve=curve, best_constants={0.1: "entropy bound 1"})
+
+
+@pytest.mark.parametrize(
+    ("gain", "verdict"),
+    [((0.01, 0.05), "ahead of"), ((-0.05, -0.01), "behind"), ((-0.02, 0.03), "not told apart from")],
+)
+def test_the_gain_in_area_is_told_with_its_interval_and_no_more(gain: Interval, verdict: str) -> None:
+    (sentence,) = price_sentences(priced(gain))
+    assert "has an area of 0.700 [0.650, 0.750]" in sentence
+    assert (
+        f"differs by {sum(gain) / 2:+.3f} [{gain[0]:+.3f}, {gain[1]:+.3f}] from that of the 2 fixed rules" in sentence
+    )
+    assert sentence.endswith(f"So it is {verdict} fixed rules here.")
+    assert price_sentences(Arm("d1", FIXED)) == []
+
+
+def test_the_picture_has_a_curve_with_prices_and_no_star() -> None:
+    svg = frontier_svg([priced()])
+    assert "price 0.1, 0.3" in svg and ">price 0<" in svg and svg.count("price ") >= 3
+    assert "mine, learned sampler, commit risk 10: 50.0 %" in svg and 'curve"' in svg and "dashed" in svg
+    starred = LearnedSampler(CURVE[1])
+    both = frontier_svg([Arm("mine", FIXED, starred, price_curve=priced().price_curve)])
+    assert both == svg, "the rule of one price is on the curve"
+    plain = frontier_svg([Arm("mine", FIXED, starred)])
+    assert "price" not in plain and "dashed" not in plain
+
+
+def test_a_price_of_a_tenth_stands_for_the_arm() -> None:
+    assert representative(priced()) == CURVE[1]
+    assert [(figure.rule, figure.nfe) for figure in figures([priced()])] == [("commit risk 0.5", "4.0")]
+    assert "with commit risk 0.5 solves 85 %" in headline([priced()])
+
+
+def test_the_table_has_a_row_for_each_price() -> None:
+    rows = table_rows([priced()])
+    assert [(row.cells[1], row.is_learned) for row in rows] == [
+        ("learned sampler, price 0", True),
+        ("learned sampler, price 0.1", True),
+        ("learned sampler, price 0.3", True),
+        ("entropy bound 0", False),
+        ("entropy bound 1", False),
+    ]
+    assert rows[1].cells[2] == "85.0" and [row.is_first for row in rows] == [True, False, False, False, False]
+
+
+def test_a_record_is_read_and_a_page_made_of_it(tmp_path: Path) -> None:
+    def row(p: FrontierPoint) -> dict[str, object]:
+        return {key: getattr(p, key) for key in ("rule", "kind", "accuracy", "ci95", "nfe", "n")}
+
+    curve = {
+        "points": [row(p) for p in CURVE],
+        "prices": [{"price": price, "rule": rule} for price, rule in PRICES.items()],
+        "area": {"value": 0.7, "ci95": [0.65, 0.75]},
+        "area_gain": {"value": 0.03, "ci95": [0.01, 0.05]},
+    }
+    record = {"points": [row(p) for p in FIXED], "price_curve": curve, "completion_length": 16}
+    file = tmp_path / "eval.json"
+    file.write_text(json.dumps(record))
+    (arm,) = read_run(tmp_path).arms
+    assert arm.price_curve == PriceCurve(CURVE, PRICES, Estimate(0.7, (0.65, 0.75)), Estimate(0.03, (0.01, 0.05)))
+    page = write_report(tmp_path).read_text()
+    assert "So it is ahead of fixed rules here." in page and "price 0.1, 0.3" in page
+    file.write_text(json.dumps(record | {"price_curve": None}))
+    assert read_run(tmp_path).arms[0].price_curve is None
+    file.write_text(json.dumps(record | {"price_curve": {"points": []}}))
+    with pytest.raises(UserError, match=r"eval\.json: the field 'area' is missing"):
+        read_run(tmp_path)
