@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from diffpo.recipes.tables import EvalRecipe, SamplerRecipe
 from diffpo.report.page import write_report
 from diffpo.runs.merge import run_merge
 from diffpo.runs.run_dir import require_new_run
+from diffpo.sampling.controller import Controller
 from diffpo.sampling.policy import load
 from diffpo.sampling.risk_rules import CommitRisk
 from diffpo.sampling.rules import EntropyBound
@@ -170,6 +172,10 @@ def test_a_price_decodes_by_the_rule_that_is_best_at_it(learned: Path) -> None:
         diffpo.complete(policy, prompts, rule=EntropyBound(0.0), price=0.1)
     with pytest.raises(UserError, match=r"price is -1; give"):
         diffpo.complete(policy, prompts, price=-1.0)
+    controlled = replace(policy, controller=Controller(hidden=4))
+    assert diffpo.complete(controlled, prompts, price=1.0)[0].nfe == 1, "a price is asked of the sampler"
+    with pytest.raises(UserError, match=r"the controller of .* was trained without prices"):
+        diffpo.complete(replace(controlled, sampler=None), prompts, price=1.0)
 
 
 def test_the_shell_shows_how_a_price_decodes(learned: Path, capsys: pytest.CaptureFixture[str]) -> None:
