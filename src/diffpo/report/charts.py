@@ -12,6 +12,8 @@ from diffpo.report.table import display, interval_percent, percent
 SHAPES = {"base": "circle", "d1": "square", "diffpo": "diamond", "any-speed": "triangle", "sampler": "triangle"}
 MOST_BARS = 8
 """A line of more points than this has a band of intervals instead of a bar at each."""
+LABEL_WIDTH = 60
+"""Room for the label of a price, in user units."""
 CURVE_POINTS = 40
 """A training curve has at most this many points; each is a mean of consecutive log lines."""
 
@@ -90,13 +92,18 @@ def _price_curve(panel: Panel, arm: Arm, curve: PriceCurve) -> str:
     low, high = ([100 * point.ci95[end] for point in curve.points] for end in (0, 1))
     body = panel.band([point.nfe for point in curve.points], low, high, style)
     body += panel.line([(point.nfe, 100 * point.accuracy) for point in curve.points], f"{style} curve")
+    last_x, is_above = -math.inf, True
     for point in curve.points:
         bought = ", ".join(f"{price:g}" for price, rule in curve.prices.items() if rule == point.rule)
         name = f"{display(arm.name)}, learned sampler, {point.rule}" + (f" (price {bought})" if bought else "")
         body += _mark(panel, point, name, "circle", style, has_bar=False)
         if bought:
             x, y = panel.at((point.nfe, 100 * point.accuracy))
-            body += text((x, y - 10), f"price {bought}", "label", "middle")
+            # Labels that would run into each other take turns above and below the curve.
+            is_above = not is_above if x - last_x < LABEL_WIDTH else True
+            last_x = x
+            anchor = "end" if x > panel.width - LABEL_WIDTH else "middle"
+            body += text((x, y - 10 if is_above else y + 19), f"price {bought}", "label", anchor)
     return body
 
 
