@@ -28,6 +28,7 @@ from diffpo.recipes.parts import build_task
 from diffpo.recipes.tables import RlRecipe, SftRecipe
 from diffpo.sampling.answering import answer_problems, first_call_entropy
 from diffpo.sampling.controller import Controller, entropy_features
+from diffpo.sampling.controller_files import LearnedController
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy, load
 from diffpo.sampling.rules import EntropyBound
@@ -137,7 +138,7 @@ def points(solved: np.ndarray, nfe: np.ndarray) -> list[dict[str, float]]:
 
 
 def decode(
-    policy: Policy, problems: list[Problem], controller: Controller | None
+    policy: Policy, problems: list[Problem], controller: LearnedController | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Decode every problem greedily; return solved, denoiser calls and bound, each of shape [problems]."""
     decoding = Decoding(EntropyBound(), LENGTH, LENGTH, controller=controller)

@@ -254,7 +254,7 @@ def test_the_learned_sampler_beside_a_model_chooses_its_own_bounds(evaluated: Ev
 
     policy = load(controlled)
     controller = policy.controller
-    assert controller is not None
+    assert isinstance(controller, Controller)
     problems = Sudoku().problems("test", COUNT, derive_seed(0, "eval"))
     features = controller.features(first_call_entropy(policy, problems, LENGTH))
     with torch.no_grad():

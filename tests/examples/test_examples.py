@@ -104,6 +104,8 @@ def test_hints_score_each_token_once_where_it_is_masked() -> None:
         entropy_bound=torch.zeros(2),
         entropy_bound_logp=torch.zeros(2),
         prompt_features=none,
+        commit_logp=none,
+        commit_inputs=torch.zeros(2, 0, 3, 0),
     )
     is_shown = torch.tensor([[True, False, False], [False, True, True]])
     plan = estimator(rollout, is_shown, 9)

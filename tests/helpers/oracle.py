@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -139,6 +139,7 @@ def top_k(k: int) -> Chooser:
 
 # -------------------------------------------------------------------------------------------------------- enumeration
 
+K = TypeVar("K")
 Key = tuple[tuple[int, ...], tuple[int, ...]]
 """(completion_ids, unmask_step) of one row: the whole trajectory."""
 
@@ -197,7 +198,7 @@ def keys_of(rollout: Rollout) -> list[Key]:
     return [(tuple(ids), tuple(steps)) for ids, steps in rows]
 
 
-def chi_square_p(observed: Counter[Key], probability: Mapping[Key, float]) -> float:
+def chi_square_p(observed: Counter[K], probability: Mapping[K, float]) -> float:
     """p-value of Pearson's test that the counts follow the probabilities; cells that expect under 5 are pooled."""
     count = observed.total()
     rare = [key for key, p in probability.items() if count * p < 5]
@@ -266,6 +267,8 @@ def rollout_of(
         entropy_bound=torch.full((rows,), math.nan),
         entropy_bound_logp=torch.zeros(rows),
         prompt_features=torch.zeros(rows, 0),
+        commit_logp=torch.zeros(rows, 0),
+        commit_inputs=torch.zeros(rows, 0, completion_ids.shape[1], 0),
     )
 
 

@@ -117,12 +117,35 @@ def test_recipes_are_read_without_torch() -> None:
         (["distribution=categorical", "bounds=[0.3, 0.1, 0.3]"], "bounds [0.3, 0.1, 0.3] do not rise; sort them"),
         (["distribution=categorical", "bounds=[0.0, 0.1]"], "greater than 0, got 0.0"),
         (["objective=shared"], "which train = 'policy' does not train together with it; use train = 'joint'"),
+        (["kind=planner"], "is trained with train = 'controller' or 'joint', and it is 'policy'"),
         (["features=states"], "features: should be 'entropy' or 'hidden', got 'states'"),
     ],
 )
 def test_a_controller_that_cannot_be_made_is_refused_in_one_line(settings: list[str], told: str) -> None:
     with pytest.raises(UserError) as caught:
         load_recipe(RlRecipe, None, [*RL, *(f"controller.{setting}" for setting in settings)])
+    (line,) = str(caught.value).splitlines()[1:]
+    assert told in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["controller.initial_bound=0.1"], "initial_bound is of no use to kind = 'planner'; leave it out"),
+        (["controller.objective=shared"], "objective is of no use to kind = 'planner'; leave it out"),
+        (["controller.hidden=30"], "hidden 30 is no multiple of 4, which kind = 'planner' needs; use 32"),
+        (["controller.initial_probability=1.0"], "initial_probability: should be less than 1, got 1.0"),
+        (["rollout.rule={kind='top-k'}"], "decides which tokens a call commits, so rollout.rule has no part in it"),
+        (
+            ["controller.kind=entropy-bound", "controller.initial_probability=0.5"],
+            "of no use to kind = 'entropy-bound'",
+        ),
+        (["controller.kind=plan"], "or 'planner', got 'plan'; did you mean 'planner'"),
+    ],
+)
+def test_a_commit_policy_that_cannot_be_made_is_refused_in_one_line(settings: list[str], told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(RlRecipe, None, [*RL, "train=joint", "controller.kind=planner", *settings])
     (line,) = str(caught.value).splitlines()[1:]
     assert told in line
 

@@ -251,7 +251,7 @@ def test_saved_and_loaded_is_bit_equal(kind: str, tmp_path: Path) -> None:
     made.observe(features, 0.5)
     save_controller(made, tmp_path)
     loaded = load_controller(tmp_path)
-    assert loaded is not None
+    assert isinstance(loaded, Controller)
     assert (loaded.feature_kind, loaded.bounds) == (made.feature_kind, made.bounds)
     assert loaded.state_dict().keys() == made.state_dict().keys()
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in made.state_dict().items())
@@ -265,7 +265,7 @@ def test_one_saved_before_there_were_grids_and_hidden_features_loads(tmp_path: P
     config = {"kind": "log-normal-entropy-bound", "initial_bound": 0.3, "hidden": 8}
     (tmp_path / CONTROLLER_CONFIG).write_text(json.dumps(config))
     loaded = load_controller(tmp_path)
-    assert loaded is not None and torch.equal(loaded.log_bound(features).loc, made.log_bound(features).loc)
+    assert isinstance(loaded, Controller) and torch.equal(loaded.log_bound(features).loc, made.log_bound(features).loc)
 
 
 def test_a_folder_without_one_holds_none(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ ALGORITHMS = [
     "spg",
     "wd1",
 ]
-VARIANTS = ["tiny-any-speed", "tiny-diffpo-literal", "tiny-lightningrl"]
+VARIANTS = ["tiny-any-speed", "tiny-confidence-policy", "tiny-diffpo-literal", "tiny-lightningrl", "tiny-planner"]
 """Recipes beside those, with other choices than ours."""
 TASKS = {
     "sudoku": '{kind="sudoku", min_clues=13, max_clues=15, cell_credit=0.5}',
@@ -89,7 +89,7 @@ def test_every_algorithm_trains_on_every_task(
     assert "warning" not in capsys.readouterr().out
     models = [load(folder).denoiser.model for folder in (start[1], checkpoints(tmp_path / "run")[-1])]
     before, after = (dict(model.named_parameters()) for model in models)
-    assert all(before[key].equal(after[key]) for key in before) == (name.endswith("sampler-only"))
+    assert all(before[key].equal(after[key]) for key in before) == name.endswith(("sampler-only", "confidence-policy"))
     assert any("proximal" in line for line in lines) == ("dmpo" in name)
 
 

@@ -76,6 +76,8 @@ def random_batch(vocabulary: int, prompts: int, group: int, prompt_length: int, 
         entropy_bound=zeros,
         entropy_bound_logp=zeros,
         prompt_features=torch.zeros(rows, 0),
+        commit_logp=torch.zeros(rows, 0),
+        commit_inputs=torch.zeros(rows, 0, length, 0),
     )
     advantage = torch.randn(rows, generator=generator)
     table = zeros.view(prompts, group)

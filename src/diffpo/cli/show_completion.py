@@ -8,6 +8,7 @@ from diffpo.evaluation.completing import draw_completions
 from diffpo.recipes.stored import sampled_length
 from diffpo.recipes.tables import DeviceSettings
 from diffpo.runs.device import configure_torch_, resolve_device
+from diffpo.sampling.commit_policy import CommitPolicy
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import load
 from diffpo.sampling.prices import require_sampler
@@ -30,15 +31,15 @@ def run_sample(
     """Print the canvas after every denoiser call. `model` is a folder, a run or a hub name.
 
     Without a `length` the completion is as long as those of the task that the model was trained on. Without a bound the
-    controller chooses it, if there is one; with a price the model's sampler decodes. Raises UserError for a price where
-    it has none, and for a prompt that the model has no positions for.
+    controller chooses it, or the commit policy the tokens of each call, if there is one; with a price the model's
+    sampler decodes. Raises UserError for a price where it has none, and for a prompt that is too long for the model.
     """
     length = sampled_length(model, length)
     settings = DeviceSettings(device=device, dtype=dtype)
     configure_torch_(settings)
     policy = load(model, *resolve_device(settings))
-    controller = policy.controller if entropy_bound is None else None
-    decoding = Decoding(EntropyBound(entropy_bound or 0.0), length, length, temperature, controller)
+    learned = policy.controller if entropy_bound is None else None
+    decoding = Decoding(EntropyBound(entropy_bound or 0.0), length, length, temperature, learned)
     chosen = None
     if price is not None:
         sampler = require_sampler(policy.sampler, policy.controller is not None, str(model))
@@ -50,6 +51,9 @@ def run_sample(
     for call in range(1, int(rollout.nfe) + 1):
         ids = canvas_at(rollout, call, mask_id)[0, -length:].tolist()
         print(f"{call:4d}  {''.join(signs.get(i) or policy.tokenizer.decode([i]) for i in ids)}")
-    bound = f"entropy bound {float(rollout.entropy_bound):.3g}"
-    how = f"{chosen.name}, chosen for price {price:g}" if chosen else bound
+    how = f"entropy bound {float(rollout.entropy_bound):.3g}"
+    if chosen is not None:
+        how = f"{chosen.name}, chosen for price {price:g}"
+    elif isinstance(learned, CommitPolicy):
+        how = learned.kind
     print(f"{int(rollout.nfe)} denoiser calls, {how}")

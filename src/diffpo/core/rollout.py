@@ -1,6 +1,6 @@
 """The record that a sampler returns, and that likelihood, objective and evaluation take.
 
-Axes: B rows, P prompt, L completion, N = P + L, V vocabulary, R canvases.
+Axes: B rows, P prompt, L completion, N = P + L, V vocabulary, R canvases, C calls.
 """
 
 from dataclasses import dataclass, fields
@@ -13,7 +13,8 @@ from torch import Tensor
 class Rollout:
     """Finished completions, with all that is needed to replay how they were drawn.
 
-    A committed token is never taken back, so (completion_ids, unmask_step) is the whole trajectory.
+    A committed token is never taken back, so (completion_ids, unmask_step) is the whole trajectory; with a commit
+    policy, which draws what a call commits, is_drawn belongs to it, too.
     """
 
     prompt_ids: Int[Tensor, "B P"]
@@ -37,6 +38,11 @@ class Rollout:
     """Log-density of log(entropy_bound) under the controller; 0 where the bound was not drawn."""
     prompt_features: Float[Tensor, "B F"]
     """The controller's input; F = 0 without a controller."""
+    commit_logp: Float[Tensor, "B C"]
+    """Log-probability (nats) of the set of positions that each call committed, where a commit policy drew it; C = L, 0
+    where the row has no such call. C = 0 where no sets are drawn."""
+    commit_inputs: Float[Tensor, "B C L S"]
+    """What the commit policy looked at: S numbers for each candidate of each call, zeros elsewhere."""
 
     def __len__(self) -> int:
         return len(self.nfe)

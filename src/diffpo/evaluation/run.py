@@ -16,7 +16,7 @@ from diffpo.runs.device import configure_model_, configure_torch_, resolve_devic
 from diffpo.runs.memory_check import check_memory
 from diffpo.runs.progress import ProgressBar
 from diffpo.runs.prompt_filter import filter_long_prompts
-from diffpo.sampling.controller import Controller
+from diffpo.sampling.controller_files import LearnedController
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy, load
 from diffpo.sampling.prices import require_sampler
@@ -105,7 +105,7 @@ def decodings_of(
     Raises UserError for a price where no sampler takes one.
     """
 
-    def decoding(rule: Rule | HiddenRule, controller: Controller | None = None) -> Decoding:
+    def decoding(rule: Rule | HiddenRule, controller: LearnedController | None = None) -> Decoding:
         return Decoding(
             rule,
             length,

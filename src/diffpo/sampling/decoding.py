@@ -9,6 +9,8 @@ from torch import Tensor
 
 from diffpo.core.errors import UserError
 from diffpo.core.options import CacheKind
+from diffpo.sampling.commit_policy import CommitPolicy
+from diffpo.sampling.commit_rules import CommitRule, commit_rule
 from diffpo.sampling.rules import EntropyBound, HiddenRule, Rule
 
 
@@ -51,10 +53,12 @@ class Decoding:
     """Length of the semi-autoregressive window: blocks are completed from left to right."""
     temperature: float = 0.0
     """0 takes the likeliest token."""
-    controller: BoundController | None = None
-    """Chooses each row's entropy bound from the first call's output, in place of the rule's own bound."""
+    controller: BoundController | CommitPolicy | None = None
+    """Chooses each row's entropy bound from the first call's output, in place of the rule's own bound; or, a commit
+    policy, the positions that each call commits, in place of the rule."""
     explore: bool = False
-    """Whether the controller's bounds are drawn; else they are the mean of its distribution."""
+    """Whether the controller's bounds are drawn; else they are the mean of its distribution. With a commit policy:
+    whether each call's set is drawn; else it has the likeliest positions, as many as a draw on average."""
     max_in_flight: int | None = None
     """Rows that are decoded at a time; a row that is done makes room for the next. None: all at once."""
     cache: CacheKind = "none"
@@ -68,7 +72,7 @@ class Decoding:
                 f"cache '{self.cache}' is renewed at the beginning of each block, and block_length {self.block_length} "
                 "makes the completion one block; use a smaller one, or cache = 'none'"
             )
-        if self.controller is not None and not isinstance(self.rule, EntropyBound):
+        if self.bound_controller is not None and not isinstance(self.rule, EntropyBound):
             raise ValueError(f"a controller chooses entropy bounds, which {self.rule} does not have")
         if not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature is {self.temperature:g}; give a finite number from 0 up")
@@ -79,3 +83,18 @@ class Decoding:
     def needs_seeds(self) -> bool:
         """Whether anything is drawn at random."""
         return self.temperature > 0 or self.explore
+
+    @property
+    def deciding_rule(self) -> Rule | HiddenRule:
+        """The rule by which positions are chosen: a commit policy's, where there is one."""
+        return commit_rule(self.controller) if isinstance(self.controller, CommitPolicy) else self.rule
+
+    @property
+    def bound_controller(self) -> BoundController | None:
+        """The controller, where it chooses entropy bounds."""
+        return None if isinstance(self.controller, CommitPolicy) else self.controller
+
+    @property
+    def draws_sets(self) -> bool:
+        """Whether a commit policy draws the positions of each call."""
+        return self.explore and isinstance(self.deciding_rule, CommitRule)

@@ -1,4 +1,5 @@
-"""The denoising loop. There is one: rules choose positions, and a controller may choose each row's entropy bound."""
+"""The denoising loop. There is one: rules choose positions, a controller may choose each row's entropy bound, and a
+commit policy may draw the positions of each call."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from diffpo.models.denoiser import Denoiser
 from diffpo.models.denoiser_output import mean_hidden
 from diffpo.sampling.block_cache import BlockCache
 from diffpo.sampling.categorical import draw_and_score, round_down_to_float32, row_noise
+from diffpo.sampling.commit_rules import CommitRule
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.risk_rules import CommitRisk
 from diffpo.sampling.rules import EntropyBound, HiddenRule, Rule
@@ -69,9 +71,13 @@ def sample(
         state.row_bound = row_bound.to(state.row_bound)
     if start is not None:
         state.start_from_(start)
+    rule, controller = decoding.deciding_rule, decoding.bound_controller
     batch, length, device = len(prompt_ids), decoding.length, prompt_ids.device
-    noise = torch.zeros(batch, length + 1, dtype=torch.float64) if seeds is None else row_noise(seeds, length + 1)
-    bound_noise, token_noise = round_down_to_float32(noise[:, 0]).to(device), noise[:, 1:].to(device)
+    count = 1 + length * (2 if decoding.draws_sets else 1)
+    noise = torch.zeros(batch, count, dtype=torch.float64) if seeds is None else row_noise(seeds, count)
+    bound_noise, token_noise = round_down_to_float32(noise[:, 0]).to(device), noise[:, 1 : length + 1].to(device)
+    if decoding.draws_sets:
+        state.set_noise = noise[:, length + 1 :].to(device)
 
     capacity = decoding.max_in_flight or batch
     attention_mask = full_attention_mask(prompt_mask, length)
@@ -92,25 +98,29 @@ def sample(
         is_masked = state.is_masked(rows)
         is_candidate = open_block(is_masked, decoding.block_length)
         needs_logits = is_candidate
-        if decoding.controller is not None:  # it looks at the entropies of a whole new completion
+        if controller is not None:  # it looks at the entropies of a whole new completion
             needs_logits = is_candidate | (is_masked & (state.step[rows] == 0)[:, None])
         canvas = state.canvas(rows)
         output, index = canvases.predict(rows, canvas, needs_logits, is_candidate)
 
         # One random number per position serves all calls: a position is drawn for good once.
-        drawn = draw_and_score(output, index, token_noise[rows][needs_logits], decoding.temperature, decoding.rule)
+        drawn = draw_and_score(output, index, token_noise[rows][needs_logits], decoding.temperature, rule)
         token, logp, score = (on_grid(values, needs_logits) for values in drawn)
-        if decoding.controller is not None:
+        if controller is not None:
             hidden = None
-            if decoding.controller.needs_hidden:
+            if controller.needs_hidden:
                 hidden = mean_hidden(output, index[len(index) - len(new_rows) * length :].view(-1, length))
             # With a controller the rule is the entropy bound, whose scores are entropies.
             state.choose_bounds_(new_rows, score[len(rows) - len(new_rows) :], hidden, decoding, bound_noise)
 
         if observe is not None:
             observe(SampledCall(rows, is_candidate, token, score))
-        is_commit = decoding.rule.select(score, is_candidate, state.row_bound[rows])
-        check_commit(decoding.rule, is_commit, is_candidate)
+        if decoding.explore and isinstance(rule, CommitRule):
+            drawn_set = rule.draw(score, is_candidate, state.set_noise[rows])
+            is_commit = state.record_set_(rows, drawn_set, rule.inputs(score))
+        else:
+            is_commit = rule.select(score, is_candidate, state.row_bound[rows])
+        check_commit(rule, is_commit, is_candidate)
         state.commit_(rows, is_commit, token, logp)
         rows = torch.cat([ahead, state.finish_call_(rows)])
     return state.rollout()

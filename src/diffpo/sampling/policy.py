@@ -10,8 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from diffpo.models.denoiser import CallCounter, ModelDenoiser
 from diffpo.models.loading import load_denoiser, save_denoiser
 from diffpo.models.model_paths import base_folder, model_folder
-from diffpo.sampling.controller import Controller
-from diffpo.sampling.controller_files import load_controller, save_controller
+from diffpo.sampling.controller_files import LearnedController, load_controller, save_controller
 from diffpo.sampling.prices import PricedSampler
 from diffpo.sampling.sampler_files import load_sampler, save_sampler
 
@@ -22,8 +21,8 @@ class Policy:
 
     denoiser: ModelDenoiser
     tokenizer: PreTrainedTokenizerFast
-    controller: Controller | None = None
-    """DiFFPO's learned sampler; None where none was trained."""
+    controller: LearnedController | None = None
+    """The learned sampler that RL trains: DiFFPO's, or a commit policy; None where none was trained."""
     sampler: PricedSampler | None = None
     """The learned sampler that takes prices; None where none was fitted."""
 
@@ -53,7 +52,10 @@ def load(
     if not Path(path).exists():  # an adapter trained on it names its base by the hub's name, not by a cache's folder
         denoiser.model.name_or_path = str(path)
     width = denoiser.model.get_output_embeddings().weight.shape[1]
-    return Policy(denoiser, tokenizer, load_controller(folder), load_sampler(folder, width, denoiser.model.device))
+    on_device = denoiser.model.device
+    return Policy(
+        denoiser, tokenizer, load_controller(folder, width, on_device), load_sampler(folder, width, on_device)
+    )
 
 
 def load_base(

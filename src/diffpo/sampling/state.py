@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from diffpo.core.canvas import completion_mask
 from diffpo.core.rollout import Rollout
+from diffpo.sampling.commit_sets import DrawnSet
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.risk_rules import CommitRisk
 from diffpo.sampling.rules import EntropyBound
@@ -31,6 +32,10 @@ class SamplerState:
     """Whether those bounds are of entropies."""
     entropy_bound_logp: Float[Tensor, " B"]
     prompt_features: Float[Tensor, "B F"]
+    commit_logp: Float[Tensor, "B C"]
+    commit_inputs: Float[Tensor, "B C L S"]
+    set_noise: Float64[Tensor, "B L"]
+    """The numbers with which each position is drawn, or not, into the set of the row's next call."""
     step: Int[Tensor, " B"]
     """Denoiser calls of each row so far."""
 
@@ -63,7 +68,7 @@ class SamplerState:
     ) -> None:
         """Give new rows the entropy bounds that the controller chooses from their first call's entropies, or from its
         mean hidden states."""
-        controller = decoding.controller
+        controller = decoding.bound_controller
         if controller is None or len(rows) == 0:
             return
         features = controller.features(entropy, hidden)
@@ -72,6 +77,19 @@ class SamplerState:
         self.prompt_features[rows] = features
         chosen = controller.choose(features, uniform[rows] if decoding.explore else None)
         self.row_bound[rows], self.entropy_bound_logp[rows] = chosen
+
+    def record_set_(
+        self, rows: Int[Tensor, " b"], drawn: DrawnSet, inputs: Float[Tensor, "b L S"]
+    ) -> Bool[Tensor, "b L"]:
+        """Keep how a commit policy drew the sets of these rows' calls; return the sets."""
+        if self.commit_logp.shape[1] == 0:
+            batch, length = self.completion_ids.shape
+            self.commit_logp = drawn.logp.new_zeros(batch, length)
+            self.commit_inputs = inputs.new_zeros(batch, length, *inputs.shape[1:])
+        self.commit_logp[rows, self.step[rows]] = drawn.logp
+        self.commit_inputs[rows, self.step[rows]] = inputs
+        self.set_noise[rows] = drawn.uniform
+        return drawn.is_commit
 
     def commit_(
         self,
@@ -123,6 +141,8 @@ class SamplerState:
             entropy_bound=self.row_bound if self.is_entropy_bound else torch.full_like(self.row_bound, torch.nan),
             entropy_bound_logp=self.entropy_bound_logp,
             prompt_features=self.prompt_features,
+            commit_logp=self.commit_logp,
+            commit_inputs=self.commit_inputs,
         )
 
 
@@ -135,7 +155,8 @@ def fully_masked(
 ) -> SamplerState:
     """Return the state before the first call: every completion position is masked."""
     batch, device = len(prompt_ids), prompt_ids.device
-    fixed_bound = decoding.rule.bound if isinstance(decoding.rule, EntropyBound | CommitRisk) else float("nan")
+    rule = decoding.deciding_rule
+    fixed_bound = rule.bound if isinstance(rule, EntropyBound | CommitRisk) else float("nan")
     completion_ids = torch.full((batch, decoding.length), mask_id, device=device)
     return SamplerState(
         prompt_ids=prompt_ids,
@@ -147,8 +168,11 @@ def fully_masked(
         is_drawn=torch.zeros_like(completion_ids, dtype=torch.bool),
         behaviour_logp=torch.zeros(batch, decoding.length, device=device),
         row_bound=torch.full((batch,), fixed_bound, device=device),
-        is_entropy_bound=isinstance(decoding.rule, EntropyBound),
+        is_entropy_bound=isinstance(rule, EntropyBound),
         entropy_bound_logp=torch.zeros(batch, device=device),
         prompt_features=torch.zeros(batch, 0, device=device),
+        commit_logp=torch.zeros(batch, 0, device=device),
+        commit_inputs=torch.zeros(batch, 0, decoding.length, 0, device=device),
+        set_noise=torch.zeros(batch, decoding.length, dtype=torch.float64, device=device),
         step=torch.zeros(batch, dtype=torch.long, device=device),
     )

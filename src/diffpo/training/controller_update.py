@@ -1,6 +1,9 @@
 """A batch becomes one optimiser step of the controller: the entropy bound is trained as one more token."""
 
+from collections.abc import Iterable
+
 import torch
+from torch import nn
 
 from diffpo.core.errors import NonFiniteLossError
 from diffpo.runs.optimizer import Optimizer
@@ -19,11 +22,19 @@ def update_controller(controller: Controller, batch: Batch, optimizer: Optimizer
     loss = -(batch.bound_advantage * logp).mean()
     optimizer.zero_grad()
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(controller.parameters(), grad_clip)
+    take_step(controller.parameters(), optimizer, grad_clip)
+    return bound_metrics(controller, batch)
+
+
+def take_step(parameters: Iterable[nn.Parameter], optimizer: Optimizer, grad_clip: float) -> None:
+    """Clip the norm of a learned sampler's gradients and step; every process has them of the whole batch.
+
+    Raises NonFiniteLossError before the optimiser is touched.
+    """
+    norm = nn.utils.clip_grad_norm_(parameters, grad_clip)
     if not bool(norm.isfinite()):
         raise NonFiniteLossError(f"the controller's gradient norm is {float(norm)}")
     optimizer.step()
-    return bound_metrics(controller, batch)
 
 
 def bound_metrics(controller: Controller, batch: Batch) -> dict[str, float]:

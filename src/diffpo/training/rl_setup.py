@@ -23,7 +23,9 @@ from diffpo.runs.optimizer import Optimizer, adam, policy_optimizer
 from diffpo.runs.prompt_filter import filter_long_prompts
 from diffpo.runs.run_dir import Run, open_run
 from diffpo.sampling.answering import first_call_features
+from diffpo.sampling.commit_policy import CommitPolicy
 from diffpo.sampling.controller import NUM_FEATURES, Controller
+from diffpo.sampling.controller_files import LearnedController
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy, load, load_base
 from diffpo.tasks.base import Task
@@ -70,7 +72,7 @@ def open_rl_run(recipe: RlRecipe, out: Path, resume: bool) -> tuple[Run, RlState
     run = on_rank_zero(open_run, out, recipe, resume)
     with raise_on_all_ranks():
         state = prepare(recipe, run, start)
-    if run.progress.step == 0 and state.policy.controller is not None:
+    if run.progress.step == 0 and isinstance(state.policy.controller, Controller):
         calibrate_(recipe, state, state.policy.controller)
     return run, state
 
@@ -152,7 +154,9 @@ def make_reference(
     return configure_model_(own, recipe)
 
 
-def make_optimizers(recipe: RlRecipe, denoiser: ModelDenoiser, controller: Controller | None) -> dict[str, Optimizer]:
+def make_optimizers(
+    recipe: RlRecipe, denoiser: ModelDenoiser, controller: LearnedController | None
+) -> dict[str, Optimizer]:
     optimizers: dict[str, Optimizer] = {}
     is_shared = controller is not None and recipe.controller.objective == "shared"
     if recipe.train != "controller":
@@ -163,12 +167,16 @@ def make_optimizers(recipe: RlRecipe, denoiser: ModelDenoiser, controller: Contr
     return optimizers
 
 
-def new_controller(recipe: RlRecipe, denoiser: ModelDenoiser) -> Controller:
-    """Return a controller as the recipe describes it, for the model's width where it looks at hidden states."""
+def new_controller(recipe: RlRecipe, denoiser: ModelDenoiser) -> LearnedController:
+    """Return a learned sampler as the recipe describes it, for the model's width where it looks at hidden states."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "controller"))
         settings = recipe.controller
         width = denoiser.model.get_output_embeddings().weight.shape[1]
+        if settings.kind != "entropy-bound":
+            num_inputs = width if settings.kind == "planner" else 1
+            made = CommitPolicy(settings.kind, num_inputs, settings.hidden, settings.initial_probability)
+            return made.to(denoiser.model.device)
         return Controller(
             settings.initial_bound,
             settings.initial_spread,
@@ -176,7 +184,7 @@ def new_controller(recipe: RlRecipe, denoiser: ModelDenoiser) -> Controller:
             settings.features,
             width if settings.features == "hidden" else NUM_FEATURES,
             settings.bounds or (),
-        )
+        ).to(denoiser.model.device)
 
 
 def calibrate_(recipe: RlRecipe, state: RlState, controller: Controller) -> None:

@@ -9,6 +9,10 @@ from diffpo.recipes.tables import AdamRecipe, BudgetRecipe, RlRecipe, SpeedsReci
 from diffpo.runs.optimizer import set_learning_rate
 from diffpo.runs.progress import ProgressBar
 from diffpo.runs.prompt_filter import PROMPTS_TOO_LONG, draw_problems
+from diffpo.sampling.commit_policy import CommitPolicy
+from diffpo.sampling.controller import Controller
+from diffpo.sampling.controller_files import LearnedController
+from diffpo.training.commit_update import update_commit_policy
 from diffpo.training.controller_update import bound_metrics, update_controller
 from diffpo.training.policy_update import update_policy
 from diffpo.training.rl_setup import RlState
@@ -83,7 +87,8 @@ def train_step(recipe: RlRecipe, state: RlState, stage: Stage, batch: Batch, ste
     """Update what the stage trains on this batch; return the metrics of both updates."""
     metrics: dict[str, float] = {}
     controller = state.policy.controller
-    shared = controller if recipe.controller.objective == "shared" else None
+    is_shared = recipe.controller.objective == "shared"
+    shared = controller if is_shared and isinstance(controller, Controller) else None
     if stage.trains_policy:
         optimizer, settings = state.optimizers["policy"], recipe.objective
         update = PolicyUpdate(
@@ -107,13 +112,23 @@ def train_step(recipe: RlRecipe, state: RlState, stage: Stage, batch: Batch, ste
         metrics |= update_policy(state.policy.denoiser, state.reference, batch, update, optimizer, generator, shared)
     if controller is not None:
         if shared is None:
-            optimizer = state.optimizers["controller"]
-            set_learning_rate(optimizer, stage.bound_optimizer, step, stage.spent)
-            metrics |= update_controller(controller, batch, optimizer, recipe.controller.optimizer.grad_clip)
+            metrics |= _train_controller(controller, recipe, state, stage, batch, step)
         else:
-            metrics |= bound_metrics(controller, batch)
-        controller.observe(batch.rollout.prompt_features, recipe.controller.momentum)
+            metrics |= bound_metrics(shared, batch)
+        if isinstance(controller, Controller):
+            controller.observe(batch.rollout.prompt_features, recipe.controller.momentum)
     return metrics
+
+
+def _train_controller(
+    controller: LearnedController, recipe: RlRecipe, state: RlState, stage: Stage, batch: Batch, step: int
+) -> dict[str, float]:
+    """Update a learned sampler that has a loss and an optimiser of its own; return its metrics."""
+    optimizer, grad_clip = state.optimizers["controller"], recipe.controller.optimizer.grad_clip
+    set_learning_rate(optimizer, stage.bound_optimizer, step, stage.spent)
+    if isinstance(controller, CommitPolicy):
+        return update_commit_policy(controller, batch, state.decoding.block_length, optimizer, grad_clip)
+    return update_controller(controller, batch, optimizer, grad_clip)
 
 
 def summary(batch: Batch, speeds: SpeedsRecipe | None) -> dict[str, float]:

@@ -28,13 +28,13 @@ class Batch:
     reward: Float[Tensor, "Q G"]
     """Reward of the tokens."""
     bound_reward: Float[Tensor, "Q G"]
-    """Reward of the drawn entropy bounds."""
+    """Reward of what the learned sampler drew: entropy bounds, or the sets that calls committed."""
     is_solved: Bool[Tensor, "Q G"]
     is_scored: Bool[Tensor, "B L"]
     """Tokens whose log-probabilities count."""
     advantage: Float[Tensor, " B"]
     bound_advantage: Float[Tensor, " B"]
-    """Advantage of the drawn entropy bound."""
+    """Advantage of what the learned sampler drew."""
     grader_failed: int = 0
     """Completions that earned nothing because the grader failed, which is no fault of the model's."""
     prompts_too_long: int = 0

@@ -1,4 +1,4 @@
-"""The `controller` table: the learned sampler that chooses each completion's entropy bound."""
+"""The `controller` table: the learned sampler, of each completion's entropy bound or of the tokens of each call."""
 
 from collections.abc import Iterable
 from typing import Annotated, Literal
@@ -21,9 +21,19 @@ class GreedyStageRecipe(Strict):
     lr: Positive = 3e-3
 
 
+COMMIT_POLICY_OPTIONS = ("initial_probability",)
+ENTROPY_BOUND_OPTIONS = (
+    *("objective", "features", "distribution", "bounds", "initial_bound", "initial_spread", "momentum"),
+)
+
+
 class ControllerRecipe(Strict):
     """Used where `train` is "controller" or "joint"."""
 
+    kind: Literal["entropy-bound", "confidence-policy", "planner"] = "entropy-bound"
+    """entropy-bound: DiFFPO's, a bound for each completion. The others are commit policies: they give each masked
+    position of each call a probability of being committed, from the denoiser's confidences (Apple's unmasking policy)
+    or from its last hidden states (dUltra's planner)."""
     objective: Literal["own", "shared"] = "own"
     """own: its loss and optimiser are its own. shared: the bound is one more token of the completion in the policy's
     loss, with its reward, advantage, weight and optimiser; `nfe_penalty`, `advantage`, `optimizer` here are unused."""
@@ -35,15 +45,30 @@ class ControllerRecipe(Strict):
     initial_bound: Positive = 0.3
     initial_spread: Positive = 1.0
     hidden: Count = 64
+    """Width of the network; a multiple of 4 for a commit policy."""
+    initial_probability: Annotated[float, Field(gt=0, lt=1)] = 0.12
+    """That of each position, where a commit policy starts; small is slow and, mostly, right."""
     nfe_penalty: Share = 0.3
-    """As `objective.nfe_penalty`, for the credit of the drawn entropy bounds."""
+    """As `objective.nfe_penalty`, for the credit of the drawn entropy bounds or sets."""
     advantage: AdvantageRecipe = "batch-std"
     momentum: Share = 0.05
     """How fast the running statistics that standardise the controller's features follow the model."""
     optimizer: AdamRecipe = AdamRecipe(lr=3e-3)
     greedy_stage: GreedyStageRecipe | None = None
 
+    @property
+    def is_commit_policy(self) -> bool:
+        """Whether it decides which positions a call commits, in place of the rule."""
+        return self.kind != "entropy-bound"
+
     def problems(self) -> Iterable[str]:
+        unused = ENTROPY_BOUND_OPTIONS if self.is_commit_policy else COMMIT_POLICY_OPTIONS
+        for name in unused:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                yield f"{name} is of no use to kind = '{self.kind}'; leave it out"
+        if self.is_commit_policy and self.hidden % 4:
+            nearest = 4 * -(-self.hidden // 4)
+            yield f"hidden {self.hidden} is no multiple of 4, which kind = '{self.kind}' needs; use {nearest}"
         if self.distribution == "log-normal" and self.bounds is not None:
             yield "bounds are for distribution = 'categorical', and it is 'log-normal'; change it, or leave them out"
         if self.distribution == "categorical" and (self.bounds is None or len(self.bounds) < 2):

@@ -34,7 +34,13 @@ class RlRecipe(DeviceSettings):
         yield from block_problems("rollout.block_length", self.rollout.block_length, self.task)
         yield from cache_problems("rollout.", self.rollout.cache, self.rollout.block_length, self.task)
         yield from kernel_problems("rollout.", self.rollout.cache, self.attention)
-        if self.train != "policy" and not isinstance(self.rollout.rule, EntropyBoundRule):
+        if self.train != "policy" and self.controller.is_commit_policy:
+            if self.rollout.rule != EntropyBoundRule():
+                yield (
+                    f"controller.kind = '{self.controller.kind}' decides which tokens a call commits, so rollout.rule "
+                    "has no part in it; leave rollout.rule out"
+                )
+        elif self.train != "policy" and not isinstance(self.rollout.rule, EntropyBoundRule):
             yield (
                 f"train = '{self.train}' trains entropy bounds, which rollout.rule '{self.rollout.rule.kind}' does not "
                 "have; use kind = 'entropy-bound' or train = 'policy'"
@@ -43,6 +49,11 @@ class RlRecipe(DeviceSettings):
             yield (
                 f"rollout.speeds draws the entropy bounds that train = '{self.train}' would learn; "
                 "use train = 'policy', or leave rollout.speeds out"
+            )
+        if self.controller.is_commit_policy and self.train == "policy":
+            yield (
+                f"controller.kind = '{self.controller.kind}' is trained with train = 'controller' or 'joint', and it "
+                "is 'policy'; change it, or leave controller.kind out"
             )
         if self.controller.greedy_stage and self.train != "joint":
             yield (
