@@ -23,12 +23,16 @@ from diffpo.recipes.tables import EvalRecipe
 from diffpo.runs.merge import run_merge
 from diffpo.sampling.commit_policy import CommitPolicy
 from diffpo.sampling.commit_rules import commit_rule
+from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.loop import sample
 from diffpo.sampling.policy import load
+from diffpo.sampling.rules import ConfidenceThreshold, EntropyBound
+from diffpo.tasks.sudoku import Sudoku
 from diffpo.training import commit_update as commit_update_module
 from diffpo.training.commit_update import update_commit_policy
 from diffpo.training.rl import run_rl
 from diffpo.training.rollouts import Batch
+from diffpo.training.warm_start import demonstrate, imitate_
 
 VOCAB, LENGTH, STOP = 4, 3, 2
 KINDS: list[CommitPolicyKind] = ["confidence-policy", "planner"]
@@ -188,3 +192,51 @@ def test_merging_an_adapter_keeps_the_planner(base: Path, tmp_path: Path) -> Non
     adapted, merged = load(tmp_path / "run").controller, load(tmp_path / "merged").controller
     assert isinstance(adapted, CommitPolicy) and isinstance(merged, CommitPolicy)
     assert all(torch.equal(*pair) for pair in zip(adapted.parameters(), merged.parameters(), strict=True))
+
+
+# ---------------------------------------------------------------------------------------------------------- warm start
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_shown_is_what_the_threshold_commits(kind: CommitPolicyKind, base: Path) -> None:
+    policy, problems = load(base), Sudoku().problems("train", 6, seed=0)
+    shown = demonstrate(policy, kind, problems, Decoding(EntropyBound(), 16, 8, 1.0), threshold=0.7)
+    ids, mask = encode_prompts(policy.tokenizer, [problem.prompt for problem in problems])
+    rollout = sample(policy.denoiser, ids, mask, Decoding(ConfidenceThreshold(0.7), 16, 8))
+    assert len(shown.inputs) == int(rollout.nfe.sum())
+    assert int(shown.is_commit.sum()) == rollout.is_drawn.sum()
+    assert shown.inputs.shape[2] == (32 if kind == "planner" else 1)
+    if kind == "confidence-policy":
+        is_sure = shown.is_candidate & (shown.inputs[..., 0] >= 0.7)
+        has_sure = is_sure.any(dim=1)
+        assert torch.equal(shown.is_commit[has_sure], is_sure[has_sure])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_policy_learns_to_imitate_the_threshold(kind: CommitPolicyKind, base: Path) -> None:
+    problems = Sudoku(min_clues=6, max_clues=10).problems("train", 48, seed=0)
+    shown = demonstrate(load(base), kind, problems, Decoding(EntropyBound(), 16, 16), threshold=0.7)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        policy = CommitPolicy(kind, shown.inputs.shape[2], 32)
+    imitate_(policy, shown, steps=400, lr=3e-3, seed=0)
+    with torch.no_grad():
+        probability = policy(shown.inputs, shown.is_candidate).sigmoid()
+    right = (probability > 0.5) == shown.is_commit
+    share = float(shown.is_commit[shown.is_candidate].float().mean())
+    assert 0.03 < share < 0.97
+    assert float(right[shown.is_candidate].float().mean()) > max(share, 1 - share) + 0.3 * min(share, 1 - share)
+
+
+def test_a_warm_start_is_there_before_the_first_step_alone(base: Path, tmp_path: Path) -> None:
+    warm = [*settings("planner", "joint"), "controller.warm_start={threshold=0.7, count=8, steps=20, lr=0.01}"]
+    run_rl(rl_recipe(base, *warm, "budget.steps=2", "checkpoint.every=1"), tmp_path / "straight")
+    with pytest.raises(Crash), pytest.MonkeyPatch.context() as patch:
+        after_step(patch, 2, crash)
+        run_rl(rl_recipe(base, *warm, "budget.steps=2", "checkpoint.every=1"), tmp_path / "halves")
+    run_rl(rl_recipe(base, *warm, "budget.steps=2", "checkpoint.every=1"), tmp_path / "halves", resume=True)
+    assert snapshot(tmp_path / "straight") == snapshot(tmp_path / "halves")
+    run_rl(rl_recipe(base, *settings("planner", "joint"), "budget.steps=1"), tmp_path / "cold")
+    first = [lines_of(tmp_path / name)[0] for name in ("straight", "cold")]
+    assert first[0]["commit_probability"] > first[1]["commit_probability"] + 0.1
+    assert first[0]["denoiser_calls"] > 8

@@ -30,6 +30,7 @@ from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy, load, load_base
 from diffpo.tasks.base import Task
 from diffpo.training.rollouts import Incentive
+from diffpo.training.warm_start import demonstrate, imitate_
 
 CALIBRATION_PROBLEMS = 256
 
@@ -74,6 +75,8 @@ def open_rl_run(recipe: RlRecipe, out: Path, resume: bool) -> tuple[Run, RlState
         state = prepare(recipe, run, start)
     if run.progress.step == 0 and isinstance(state.policy.controller, Controller):
         calibrate_(recipe, state, state.policy.controller)
+    if run.progress.step == 0 and isinstance(state.policy.controller, CommitPolicy):
+        warm_start_(recipe, state, state.policy.controller)
     return run, state
 
 
@@ -193,3 +196,16 @@ def calibrate_(recipe: RlRecipe, state: RlState, controller: Controller) -> None
     own = rank_slice(len(problems))
     features = first_call_features(state.policy, controller, problems, state.decoding.length, own)
     controller.observe(all_gather_rows(features), momentum=1.0)
+
+
+def warm_start_(recipe: RlRecipe, state: RlState, controller: CommitPolicy) -> None:
+    """Let a commit policy imitate a confidence threshold on some train problems, where the recipe says so.
+
+    Every process does the same, so that all have the same policy.
+    """
+    settings = recipe.controller.warm_start
+    if settings is None:
+        return
+    problems = state.task.problems("train", settings.count, derive_seed(recipe.seed, "warm start problems"))
+    shown = demonstrate(state.policy, controller.kind, problems, state.decoding, settings.threshold)
+    imitate_(controller, shown, settings.steps, settings.lr, recipe.seed)

@@ -2,7 +2,7 @@
 
 from diffpo.recipes.tables.advantages import AdvantageRecipe, CustomAdvantage
 from diffpo.recipes.tables.budget import BudgetRecipe, CheckpointRecipe
-from diffpo.recipes.tables.controller import ControllerRecipe, GreedyStageRecipe
+from diffpo.recipes.tables.controller import ControllerRecipe, GreedyStageRecipe, WarmStartRecipe
 from diffpo.recipes.tables.device import Attention, DeviceSettings
 from diffpo.recipes.tables.estimators import (
     CoupledEstimator,
@@ -157,6 +157,7 @@ __all__ = [
     "TwoTimesMeanFieldEstimator",
     "UpdateSettings",
     "WalkTask",
+    "WarmStartRecipe",
     "WddoObjective",
     "WeightedLikelihoodObjective",
     "base_bits",

@@ -21,7 +21,17 @@ class GreedyStageRecipe(Strict):
     lr: Positive = 3e-3
 
 
-COMMIT_POLICY_OPTIONS = ("initial_probability",)
+class WarmStartRecipe(Strict):
+    """Before the first step a commit policy imitates a confidence threshold, on greedy decodings of train problems."""
+
+    threshold: Share = 0.9
+    count: Count = 128
+    """Problems that are decoded; their calls count in the budget."""
+    steps: Count = 300
+    lr: Positive = 1e-3
+
+
+COMMIT_POLICY_OPTIONS = ("initial_probability", "warm_start")
 ENTROPY_BOUND_OPTIONS = (
     *("objective", "features", "distribution", "bounds", "initial_bound", "initial_spread", "momentum"),
 )
@@ -48,6 +58,8 @@ class ControllerRecipe(Strict):
     """Width of the network; a multiple of 4 for a commit policy."""
     initial_probability: Annotated[float, Field(gt=0, lt=1)] = 0.12
     """That of each position, where a commit policy starts; small is slow and, mostly, right."""
+    warm_start: WarmStartRecipe | None = None
+    """What a commit policy imitates first; None: nothing."""
     nfe_penalty: Share = 0.3
     """As `objective.nfe_penalty`, for the credit of the drawn entropy bounds or sets."""
     advantage: AdvantageRecipe = "batch-std"
