@@ -103,6 +103,8 @@ from .recipes.tables import (
 from .recipes.tasks import build_task as build_task
 from .report.page import write_report as write_report
 from .sampling.commit_policy import CommitPolicy as CommitPolicy
+from .sampling.commit_rules import ConfidenceCommit as ConfidenceCommit
+from .sampling.commit_rules import PlannerCommit as PlannerCommit
 from .sampling.controller import Controller as Controller
 from .sampling.decoding import Decoding as Decoding
 from .sampling.loop import sample as sample

@@ -95,6 +95,14 @@ def test_a_cache_keeps_keys_and_values_of_what_is_in_flight(model: str, kept: in
         assert few[name] == pytest.approx(cached[name] / 4, abs=0.01)
 
 
+def test_the_inputs_of_a_planner_are_kept_for_all_completions_of_a_step() -> None:
+    options = ["rollout.prompts_per_step=4", "rollout.group_size=8", "rollout.max_in_flight=8"]
+    for controller, numbers in (('{kind="planner"}', 4096), ('{kind="confidence-policy"}', 1)):
+        recipe = load_recipe(RlRecipe, "diffpo+llada-8b+gsm8k+1gpu", [*options, f"controller={controller}"])
+        said = memory_of(dry_run_report(recipe, 200))
+        assert said["rollout: inputs of sets"] == pytest.approx(32 * 256 * 256 * numbers * 4 / 2**30, abs=0.01)
+
+
 def test_devices_share_the_step_and_not_the_model() -> None:
     recipe = load_recipe(RlRecipe, "diffpo+llada-8b+gsm8k+8gpu", ["objective.micro_batch_size=100"])
     one, eight = (memory_of(dry_run_report(recipe, 200, devices)) for devices in (1, 8))

@@ -51,15 +51,21 @@ def update_bytes(recipe: RlRecipe | SftRecipe, size: Size, work: Work, rows: int
 def rollout_bytes(recipe: RlRecipe, size: Size, work: Work, rows: int) -> Parts:
     """Return the bytes that a denoiser call of a rollout of `rows` completions needs besides the resident ones.
 
-    No more rows count than are in flight at a time. Where a controller is trained, its first call gives logits of the
-    whole completion, once for all completions of a group.
+    No more rows count than are in flight at a time. Where a controller of bounds is trained, its first call gives logits
+    of the whole completion, once for all completions of a group; a commit policy's inputs are kept for all completions
+    of the step.
     """
+    is_commit_policy = recipe.controller.is_commit_policy
     rows = min(rows, recipe.rollout.max_in_flight or rows)
     num_outputs = rows * (recipe.rollout.block_length or work.length)
-    if recipe.train != "policy":
+    if recipe.train != "policy" and not is_commit_policy:
         num_outputs = max(num_outputs, rows // work.group_size * work.length)
     has_cache = recipe.rollout.cache != "none"
-    return call_bytes(size, rows, work.tokens, num_outputs, bytes_per_number(recipe), has_cache)
+    call = call_bytes(size, rows, work.tokens, num_outputs, bytes_per_number(recipe), has_cache)
+    if not is_commit_policy:
+        return call
+    num_inputs = size.width if recipe.controller.kind == "planner" else 1
+    return {**call, "rollout: inputs of sets": work.completions * work.length**2 * num_inputs * FLOAT32}
 
 
 def call_bytes(size: Size, rows: int, tokens: int, num_outputs: int, width: int, has_cache: bool) -> Parts:
