@@ -63,6 +63,10 @@ RL_CASES: dict[str, tuple[str | None, list[str]]] = {
         "tiny-any-speed",
         [*SMALL, "rollout.speeds.shared_by=completion", "objective.micro_batch_size=3", "budget={steps=3}"],
     ),
+    "planner": (
+        "tiny-planner",
+        [*SMALL, "controller.warm_start.count=4", "objective.micro_batch_size=4", "budget={steps=3}"],
+    ),
     "d1": ("tiny-d1", [*SMALL, "objective.micro_batch_size=3", "budget={steps=3}"]),
     "dmpo": ("tiny-dmpo", [*SMALL, "objective.baseline=unbias", "objective.micro_batch_size=3", "budget={steps=3}"]),
     "ties": (

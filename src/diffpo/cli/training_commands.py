@@ -75,7 +75,7 @@ def rl(
 ) -> None:
     """Train a denoiser, its controller or both with rewards.
 
-    The controller is the learned sampler: it chooses an entropy bound for each prompt.
+    The controller is the learned sampler: it chooses an entropy bound for each prompt, or the tokens of each call.
     """
     from diffpo.recipes import load_recipe
     from diffpo.recipes.tables import RlRecipe

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from diffpo.core.errors import UserError
 from diffpo.core.files import write_whole
@@ -148,7 +149,7 @@ def settings_tables(arms: Sequence[Result]) -> Iterator[str]:
         for arm, rl in settings.items():
             rule = dict(rl["rollout"]["rule"])
             kind = rule.pop("kind")
-            learned = f"controller, from {rl['controller']['initial_bound']:g}" if rl["train"] != "policy" else ""
+            learned = _learned_rule(rl["controller"]) if rl["train"] != "policy" else ""
             options = ", ".join(f"{name} {value}" for name, value in rule.items() if not isinstance(value, bool))
             rows.append([arm, f"{rl['optimizer']['lr']:g}", learned or f"{kind}, {options}"])
         yield f"## {task}: rates and rules of rollouts\n\n{markdown_table(('arm', 'rate', 'rollouts'), rows)}"
@@ -242,3 +243,9 @@ def verdict_table(results: Sequence[Result]) -> str:
 def _by_task(found: Sequence[Trajectory]) -> Iterator[tuple[str, list[Trajectory]]]:
     for task in dict.fromkeys(t.task for t in found):
         yield task, [t for t in found if t.task == task]
+
+
+def _learned_rule(controller: Mapping[str, Any]) -> str:
+    """Return what a stored `controller` table says of rollouts; older ones have no kind."""
+    kind = controller.get("kind", "entropy-bound")
+    return kind if kind != "entropy-bound" else f"controller, from {controller['initial_bound']:g}"

@@ -199,10 +199,7 @@ def calibrate_(recipe: RlRecipe, state: RlState, controller: Controller) -> None
 
 
 def warm_start_(recipe: RlRecipe, state: RlState, controller: CommitPolicy) -> None:
-    """Let a commit policy imitate a confidence threshold on some train problems, where the recipe says so.
-
-    Every process does the same, so that all have the same policy.
-    """
+    """Let a commit policy imitate a confidence threshold on some train problems, where the recipe says so."""
     settings = recipe.controller.warm_start
     if settings is None:
         return

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from diffpo.core.randomness import generator_for
+from diffpo.distributed.collectives import all_gather_rows
+from diffpo.distributed.process import rank_slice
 from diffpo.models.encoding import encode_prompts
 from diffpo.sampling.commit_policy import CommitPolicy
 from diffpo.sampling.decoding import Decoding
@@ -51,18 +53,25 @@ class Demonstration:
 def demonstrate(
     policy: Policy, kind: str, problems: list[Problem], decoding: Decoding, threshold: float
 ) -> Demonstration:
-    """Decode the problems greedily by the threshold; return all calls, with what a commit policy of that kind sees."""
+    """Decode the problems greedily by the threshold; return all calls, with what a commit policy of that kind sees.
+
+    They are in the order of problems. Of several processes each decodes its slice; then all have all calls.
+    """
     rule = ImitatedThreshold(threshold)
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    found: list[tuple[Tensor, ...]] = []
 
     def keep(call: SampledCall) -> None:
         inputs = call.score[:, :, 1:] if kind == "planner" else call.score[:, :, :1]
-        found.append((inputs, call.is_candidate, rule.select(call.score, call.is_candidate)))
+        found.append((call.rows, inputs, call.is_candidate, rule.select(call.score, call.is_candidate)))
 
-    prompt_ids, prompt_mask = encode_prompts(policy.tokenizer, [problem.prompt for problem in problems])
+    own = rank_slice(len(problems))
+    encoded = encode_prompts(policy.tokenizer, [problem.prompt for problem in problems])
+    prompt_ids, prompt_mask = (x[own].to(policy.device) for x in encoded)
     by_threshold = Decoding(rule, decoding.length, decoding.block_length, max_in_flight=decoding.max_in_flight)
-    sample(policy.denoiser, prompt_ids.to(policy.device), prompt_mask.to(policy.device), by_threshold, observe=keep)
-    return Demonstration(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+    sample(policy.denoiser, prompt_ids, prompt_mask, by_threshold, observe=keep)
+    row, *calls = (torch.cat(parts) for parts in zip(*found, strict=True))
+    order = row.argsort(stable=True)
+    return Demonstration(*(all_gather_rows(values[order]) for values in calls))
 
 
 def imitate_(policy: CommitPolicy, shown: Demonstration, steps: int, lr: float, seed: int) -> float:
