@@ -14,7 +14,7 @@ from diffpo.sampling.commit_sets import set_logp
 from diffpo.training.controller_update import take_step
 from diffpo.training.rollouts import Batch
 
-POSITIONS_AT_A_TIME = 2**17
+POSITIONS_AT_A_TIME = 2**14
 
 
 @dataclass(frozen=True)
