@@ -25,9 +25,9 @@ from diffpo.recipes.build import build_part
 from diffpo.recipes.custom import load_function
 from diffpo.recipes.tables import (
     AdvantageRecipe,
+    CreditRecipe,
     CustomAdvantage,
     EstimatorRecipe,
-    ObjectiveRecipe,
     RuleRecipe,
 )
 from diffpo.recipes.tasks import build_task as build_task
@@ -80,7 +80,7 @@ def build_estimator(recipe: EstimatorRecipe) -> Estimator:
     return estimator
 
 
-def build_objective(recipe: ObjectiveRecipe) -> Objective:
+def build_objective(recipe: CreditRecipe) -> Objective:
     objective: Objective = build_part(OBJECTIVES, recipe)
     return objective
 

@@ -2,16 +2,24 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from diffpo.core.files import flush_entry, flush_tree
 from diffpo.models.model_paths import CHECKPOINT, checkpoints
-from diffpo.runs.optimizer import Optimizer
 from diffpo.sampling.policy import Policy, save
+
+
+class HasState(Protocol):
+    """What a run has besides its models and must have again to go on: an optimiser, a store of answers."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ def save_checkpoint(
     run: Path,
     progress: RunProgress,
     policy: Policy,
-    optimizers: dict[str, Optimizer],
+    to_restore: Mapping[str, HasState],
     keep: int,
 ) -> Path:
     """Write the folder `run/checkpoint-STEP` and delete all but the last `keep` checkpoints; return the new one.
@@ -43,7 +51,7 @@ def save_checkpoint(
         shutil.rmtree(left)
     temporary.mkdir(parents=True)
     save(policy, temporary)
-    torch.save({name: optimizer.state_dict() for name, optimizer in optimizers.items()}, temporary / "optimizer.pt")
+    torch.save({name: part.state_dict() for name, part in to_restore.items()}, temporary / "optimizer.pt")
     (temporary / "progress.json").write_text(json.dumps(vars(progress)) + "\n")
     flush_tree(temporary)
     if final.exists():
@@ -60,8 +68,8 @@ def read_progress(checkpoint: Path) -> RunProgress:
     return RunProgress(**json.loads((checkpoint / "progress.json").read_text()))
 
 
-def restore_optimizers(checkpoint: Path, optimizers: dict[str, Optimizer]) -> None:
-    """Give the optimisers, by name, the state that they had when the checkpoint was written."""
+def restore(checkpoint: Path, to_restore: Mapping[str, HasState]) -> None:
+    """Give the parts, by name, the state that they had when the checkpoint was written."""
     states: dict[str, Any] = torch.load(checkpoint / "optimizer.pt", weights_only=True)
-    for name, optimizer in optimizers.items():
-        optimizer.load_state_dict(states[name])
+    for name, part in to_restore.items():
+        part.load_state_dict(states[name])

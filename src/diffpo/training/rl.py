@@ -60,6 +60,6 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, on_step: OnStep | 
             is_stopped = any(all_gather_object(interrupt.requested))
             if is_stopped or share == 1 or step % recipe.checkpoint.every == 0:
                 progress = RunProgress(step, calls)
-                on_rank_zero(save_checkpoint, out, progress, state.policy, state.optimizers, recipe.checkpoint.keep)
+                on_rank_zero(save_checkpoint, out, progress, state.policy, state.to_restore, recipe.checkpoint.keep)
             if is_stopped and share < 1:
                 raise Stopped(f"stopped at step {step}; go on with the same command and --resume")

@@ -14,9 +14,9 @@ from diffpo.models.chat import encode_prompt
 from diffpo.models.denoiser import CallCounter, ModelDenoiser
 from diffpo.objective.base import Objective
 from diffpo.recipes.parts import build_advantage, build_estimator, build_objective, build_rule, build_task
-from diffpo.recipes.tables import RlRecipe, base_bits
+from diffpo.recipes.tables import ExpertIterationObjective, ObjectiveRecipe, RlRecipe, base_bits
 from diffpo.recipes.tasks import checked_task
-from diffpo.runs.checkpoint import restore_optimizers
+from diffpo.runs.checkpoint import HasState, restore
 from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
 from diffpo.runs.memory_check import check_memory
 from diffpo.runs.optimizer import Optimizer, adam, policy_optimizer
@@ -29,6 +29,7 @@ from diffpo.sampling.controller_files import LearnedController
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy, load, load_base
 from diffpo.tasks.base import Task
+from diffpo.training.right_answers import RightAnswers
 from diffpo.training.rollouts import Incentive
 from diffpo.training.warm_start import demonstrate, imitate_
 
@@ -47,9 +48,16 @@ class RlState:
     task: Task
     decoding: Decoding
     estimator: Estimator
-    objective: Objective
+    objective: Objective | None
+    """None in expert iteration, which has `right_answers` instead."""
+    right_answers: RightAnswers | None
     token_incentive: Incentive
     bound_incentive: Incentive
+
+    @property
+    def to_restore(self) -> dict[str, HasState]:
+        """What a checkpoint holds besides the models, by name."""
+        return {**self.optimizers, **({} if self.right_answers is None else {"right_answers": self.right_answers})}
 
     def total_usage(self) -> CallCounter:
         """Add up the forward passes of the policy and the reference in all processes; each of them must call this."""
@@ -105,7 +113,11 @@ def prepare(recipe: RlRecipe, run: Run, start: Policy) -> RlState:
     configure_model_(denoiser, recipe)
     if recipe.lora is not None and run.checkpoint is None:
         add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, derive_seed(recipe.seed, "adapter"))
-    objective = build_objective(recipe.objective)
+    objective, right_answers = None, None
+    if isinstance(recipe.objective, ExpertIterationObjective):
+        right_answers = RightAnswers(task.completion_length, recipe.objective.capacity)
+    else:
+        objective = build_objective(recipe.objective)
     reference = make_reference(recipe, objective, denoiser, start.denoiser)
     controller = policy.controller
     if recipe.train == "policy":
@@ -113,14 +125,12 @@ def prepare(recipe: RlRecipe, run: Run, start: Policy) -> RlState:
     elif run.checkpoint is None:
         controller = new_controller(recipe, denoiser)
     optimizers = make_optimizers(recipe, denoiser, controller)
-    if run.checkpoint:
-        restore_optimizers(run.checkpoint, optimizers)
     token_incentive = Incentive(
         recipe.objective.nfe_penalty, build_advantage(recipe.objective.advantage), recipe.objective.speed_coef
     )
     bound_incentive = Incentive(recipe.controller.nfe_penalty, build_advantage(recipe.controller.advantage))
     settings = recipe.rollout
-    return RlState(
+    state = RlState(
         policy=replace(policy, controller=controller, sampler=None),  # it belongs to the model as it was
         reference=reference,
         optimizers=optimizers,
@@ -136,25 +146,35 @@ def prepare(recipe: RlRecipe, run: Run, start: Policy) -> RlState:
         ),
         estimator=build_estimator(recipe.estimator),
         objective=objective,
+        right_answers=right_answers,
         token_incentive=token_incentive,
         bound_incentive=token_incentive if recipe.controller.objective == "shared" else bound_incentive,
     )
+    if run.checkpoint:
+        restore(run.checkpoint, state.to_restore)
+    return state
 
 
 def make_reference(
-    recipe: RlRecipe, objective: Objective, denoiser: ModelDenoiser, start: ModelDenoiser
+    recipe: RlRecipe, objective: Objective | None, denoiser: ModelDenoiser, start: ModelDenoiser
 ) -> ModelDenoiser | None:
     """Return the reference of a KL term or of the objective's target.
 
     None where nothing needs it. With an adapter it is the model under it, else one more model.
     """
-    if recipe.train == "controller" or (recipe.objective.kl_coef == 0 and objective.requires == "none"):
+    if recipe.train == "controller" or not needs_reference(recipe.objective, objective):
         return None
     if recipe.lora is not None:
         return AdapterOffDenoiser.of(denoiser)
     is_start = denoiser is start
     own = load_base(recipe.base, *resolve_device(recipe)).denoiser if is_start else start
     return configure_model_(own, recipe)
+
+
+def needs_reference(recipe: ObjectiveRecipe, objective: Objective | None) -> bool:
+    if objective is None or isinstance(recipe, ExpertIterationObjective):
+        return False
+    return recipe.kl_coef > 0 or objective.requires != "none"
 
 
 def make_optimizers(

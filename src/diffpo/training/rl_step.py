@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from diffpo.core.randomness import derive_seed, generator_for
 from diffpo.objective.diagnostics import PUSHES_DOWN, pushes_down
-from diffpo.recipes.tables import AdamRecipe, BudgetRecipe, RlRecipe, SpeedsRecipe
+from diffpo.recipes.tables import AdamRecipe, BudgetRecipe, ExpertIterationObjective, RlRecipe, SpeedsRecipe
 from diffpo.runs.optimizer import set_learning_rate
 from diffpo.runs.progress import ProgressBar
 from diffpo.runs.prompt_filter import PROMPTS_TOO_LONG, draw_problems
@@ -14,6 +14,7 @@ from diffpo.sampling.controller import Controller
 from diffpo.sampling.controller_files import LearnedController
 from diffpo.training.commit_update import update_commit_policy
 from diffpo.training.controller_update import bound_metrics, update_controller
+from diffpo.training.expert_iteration import Imitation, imitate
 from diffpo.training.policy_update import update_policy
 from diffpo.training.rl_setup import RlState
 from diffpo.training.rollouts import Batch, collect_batch
@@ -90,26 +91,7 @@ def train_step(recipe: RlRecipe, state: RlState, stage: Stage, batch: Batch, ste
     is_shared = recipe.controller.objective == "shared"
     shared = controller if is_shared and isinstance(controller, Controller) else None
     if stage.trains_policy:
-        optimizer, settings = state.optimizers["policy"], recipe.objective
-        update = PolicyUpdate(
-            estimator=state.estimator,
-            objective=state.objective,
-            loss_aggregation=settings.loss_aggregation,
-            kl_coef=settings.kl_coef,
-            kl_estimator=settings.kl_estimator,
-            temperature=stage.temperature,
-            num_iterations=settings.num_iterations,
-            redraw=settings.redraw,
-            micro_batch_size=settings.micro_batch_size,
-            drop_zero_std_groups=settings.drop_zero_std_groups,
-            drop_unsolved_groups=settings.drop_unsolved_groups,
-            drop_same_speed_groups=settings.drop_same_speed_groups,
-            right_nll_coef=settings.right_nll_coef,
-            grad_clip=recipe.optimizer.grad_clip,
-        )
-        set_learning_rate(optimizer, recipe.optimizer, step * settings.num_iterations, stage.spent)
-        generator = generator_for(recipe.seed, "estimator", step)
-        metrics |= update_policy(state.policy.denoiser, state.reference, batch, update, optimizer, generator, shared)
+        metrics |= train_policy(recipe, state, stage, batch, step, shared)
     if controller is not None:
         if shared is None:
             metrics |= _train_controller(controller, recipe, state, stage, batch, step)
@@ -131,6 +113,45 @@ def _train_controller(
     return update_controller(controller, batch, optimizer, grad_clip)
 
 
+def train_policy(
+    recipe: RlRecipe, state: RlState, stage: Stage, batch: Batch, step: int, controller: Controller | None
+) -> dict[str, float]:
+    """Update the policy on this batch or, in expert iteration, on all right answers so far; return metrics.
+
+    A controller that is given is trained in the same steps.
+    """
+    settings, optimizer, denoiser = recipe.objective, state.optimizers["policy"], state.policy.denoiser
+    updates = step * settings.num_iterations
+    if isinstance(settings, ExpertIterationObjective):
+        assert state.right_answers is not None
+        state.right_answers.add(batch.rollout, batch.is_solved.flatten(), state.policy.tokenizer.eos_token_id)
+        imitation = Imitation(
+            settings.num_iterations, settings.batch, settings.weighting, settings.micro_batch_size, recipe.optimizer
+        )
+        generator = generator_for(recipe.seed, "imitation", step)
+        return imitate(denoiser, state.right_answers, imitation, optimizer, generator, updates, stage.spent)
+    assert state.objective is not None
+    update = PolicyUpdate(
+        estimator=state.estimator,
+        objective=state.objective,
+        loss_aggregation=settings.loss_aggregation,
+        kl_coef=settings.kl_coef,
+        kl_estimator=settings.kl_estimator,
+        temperature=stage.temperature,
+        num_iterations=settings.num_iterations,
+        redraw=settings.redraw,
+        micro_batch_size=settings.micro_batch_size,
+        drop_zero_std_groups=settings.drop_zero_std_groups,
+        drop_unsolved_groups=settings.drop_unsolved_groups,
+        drop_same_speed_groups=settings.drop_same_speed_groups,
+        right_nll_coef=settings.right_nll_coef,
+        grad_clip=recipe.optimizer.grad_clip,
+    )
+    set_learning_rate(optimizer, recipe.optimizer, updates, stage.spent)
+    generator = generator_for(recipe.seed, "estimator", step)
+    return update_policy(denoiser, state.reference, batch, update, optimizer, generator, controller)
+
+
 def summary(batch: Batch, speeds: SpeedsRecipe | None) -> dict[str, float]:
     """Return metrics of the rollouts; failures and what was left out only where there are any.
 
@@ -141,10 +162,11 @@ def summary(batch: Batch, speeds: SpeedsRecipe | None) -> dict[str, float]:
     if speeds is not None:
         rollout, is_solved = batch.rollout, batch.is_solved.flatten()
         by_speed = speed_metrics(rollout.entropy_bound, is_solved, rollout.nfe, speeds.middle)
+    spread = batch.reward.std(dim=1, correction=min(1, batch.reward.shape[1] - 1))  # 0 for a single completion
     rollouts = {
         "reward": float(batch.reward.mean()),
-        "reward_std": float(batch.reward.std(dim=1).mean()),
-        "frac_reward_zero_std": float((batch.reward.std(dim=1) == 0).float().mean()),
+        "reward_std": float(spread.mean()),
+        "frac_reward_zero_std": float((spread == 0).float().mean()),
         "accuracy": float(batch.is_solved.float().mean()),
         "nfe": float(batch.rollout.nfe.float().mean()),
     }

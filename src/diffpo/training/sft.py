@@ -26,7 +26,7 @@ from diffpo.models.loading import make_denoiser
 from diffpo.models.tokenizer import char_tokenizer
 from diffpo.recipes.tables import EarlyStopping, SftRecipe, TinyModel, base_bits
 from diffpo.recipes.tasks import checked_task
-from diffpo.runs.checkpoint import RunProgress, restore_optimizers, save_checkpoint
+from diffpo.runs.checkpoint import RunProgress, restore, save_checkpoint
 from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
 from diffpo.runs.optimizer import Optimizer, policy_optimizer, set_learning_rate
 from diffpo.runs.progress import ProgressBar
@@ -62,7 +62,7 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
     denoiser = configure_model_(policy.denoiser, recipe)
     optimizers: dict[str, Optimizer] = {"policy": policy_optimizer(denoiser.model, recipe.optimizer)}
     if run.checkpoint:
-        restore_optimizers(run.checkpoint, optimizers)
+        restore(run.checkpoint, optimizers)
 
     step, is_finished = run.progress.step, run.progress.is_finished
     with ProgressBar(f"sft {out.name}", recipe.steps) as bar, interruptible() as interrupt:

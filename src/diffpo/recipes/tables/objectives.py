@@ -1,7 +1,7 @@
 """The `objective` table: the credit of completions, the loss of their tokens, and the steps taken on a batch."""
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
 
@@ -162,7 +162,29 @@ class CustomObjective(AdvantageSettings, CustomPart):
     )
 
 
-ObjectiveRecipe = (
+class ExpertIterationObjective(Strict):
+    """Denoise the run's own right answers, of this step and of those before: no estimator, and no wrong answer, is
+    looked at."""
+
+    kind: Literal["expert-iteration"]
+    num_iterations: Count = 16
+    """Optimiser steps after each batch of rollouts."""
+    batch: Count = 64
+    """Right answers of each of them, drawn from all that are kept."""
+    weighting: Literal["elbo", "uniform"] = "elbo"
+    """Weight of a masked token, as in SFT."""
+    capacity: Count = 100_000
+    """Right answers that are kept, the newest ones."""
+    micro_batch_size: Count | None = None
+    """Answers of one forward and backward pass; None: the whole batch."""
+
+    nfe_penalty: ClassVar[float] = 0.0
+    speed_coef: ClassVar[float | None] = None
+    advantage: ClassVar[AdvantageRecipe] = "group-centered"
+    scored_tokens: ClassVar[ScoredTokens] = "to-stop"
+
+
+CreditRecipe = (
     ClippedSurrogateObjective
     | ReinforceObjective
     | WeightedLikelihoodObjective
@@ -170,6 +192,8 @@ ObjectiveRecipe = (
     | WddoObjective
     | SerializeAsAny[CustomObjective]
 )
+"""Objectives that credit each completion of a batch."""
+ObjectiveRecipe = CreditRecipe | ExpertIterationObjective
 
 
 def pairing_problems(objective: ObjectiveRecipe, estimator: EstimatorRecipe) -> Iterable[str]:

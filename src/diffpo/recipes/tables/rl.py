@@ -7,7 +7,12 @@ from diffpo.recipes.tables.budget import BudgetRecipe, CheckpointRecipe
 from diffpo.recipes.tables.controller import ControllerRecipe
 from diffpo.recipes.tables.device import DeviceSettings
 from diffpo.recipes.tables.estimators import EstimatorRecipe, TwoTimesMeanFieldEstimator
-from diffpo.recipes.tables.objectives import ClippedSurrogateObjective, ObjectiveRecipe, pairing_problems
+from diffpo.recipes.tables.objectives import (
+    ClippedSurrogateObjective,
+    ExpertIterationObjective,
+    ObjectiveRecipe,
+    pairing_problems,
+)
 from diffpo.recipes.tables.optimizer import LoraRecipe, PolicyOptimizerRecipe
 from diffpo.recipes.tables.rollout import RolloutRecipe, block_problems, cache_problems, kernel_problems
 from diffpo.recipes.tables.rules import EntropyBoundRule
@@ -72,7 +77,19 @@ class RlRecipe(DeviceSettings):
             )
         if self.lora is not None and self.train == "controller":
             yield "lora trains the model, and train = 'controller' leaves it alone; leave lora out"
+        if isinstance(self.objective, ExpertIterationObjective):
+            if self.train != "policy":
+                yield (
+                    f"objective 'expert-iteration' trains a policy alone, and train is '{self.train}'; "
+                    "use train = 'policy', or another objective"
+                )
+            return
         yield from pairing_problems(self.objective, self.estimator)
+        if self.rollout.group_size < 2:
+            yield (
+                "rollout.group_size 1 leaves a completion nothing to be compared with; use 2 or more, or "
+                "objective.kind = 'expert-iteration', which compares none"
+            )
         if self.rollout.temperature == 0 and self.train != "controller":
             yield (
                 "rollout.temperature 0 draws the same completion every time, from which a policy learns nothing; "

@@ -39,7 +39,8 @@ class SpeedsRecipe(Strict):
 
 class RolloutRecipe(Strict):
     prompts_per_step: Count = 16
-    group_size: Annotated[int, Field(ge=2)] = 8
+    group_size: Count = 8
+    """Completions of a prompt, which are compared with each other."""
     temperature: NonNegative = 1.0
     block_length: Count | None = None
     """None: one block, the whole completion."""

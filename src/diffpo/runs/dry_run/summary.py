@@ -60,10 +60,11 @@ def _memory(recipe: RlRecipe | SftRecipe, size: Size, work: Work, devices: int) 
     if isinstance(recipe, SftRecipe):
         has_reference, micro_batch_size = False, recipe.micro_batch_size
     else:
-        has_reference, micro_batch_size = needs_reference(recipe), recipe.objective.micro_batch_size
+        has_reference, micro_batch_size = needs_reference(recipe.objective), recipe.objective.micro_batch_size
         rollout = memory.rollout_bytes(recipe, size, work, rows)
     resident = memory.resident_bytes(recipe, size, has_reference)
-    update = memory.update_bytes(recipe, size, work, min(rows, micro_batch_size or rows))
+    updated = -(-work.updated // devices)
+    update = memory.update_bytes(recipe, size, work, min(updated, micro_batch_size or updated))
     for name, amount in {**resident, **update, **rollout}.items():
         yield name, f"{amount / GIB:9.2f}"
     yield "at most at a time", f"{(_sum(resident) + max(_sum(update), _sum(rollout))) / GIB:9.2f}"

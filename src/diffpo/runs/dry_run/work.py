@@ -6,13 +6,16 @@ from diffpo.objective.base import Objective, needs_old_logp
 from diffpo.recipes.parts import build_objective
 from diffpo.recipes.tables import (
     CoupledEstimator,
+    CreditRecipe,
     CustomEstimator,
     EstimatorRecipe,
     ExactEstimator,
+    ExpertIterationObjective,
     LeftmostRule,
     ManyTimesMeanFieldEstimator,
     MaskDraws,
     MeanFieldEstimator,
+    ObjectiveRecipe,
     RlRecipe,
     SampledExactEstimator,
     SftRecipe,
@@ -37,8 +40,10 @@ class Work:
     """Denoiser calls of a completion's rollout; 0 without rollouts."""
     is_bound: bool
     """Whether `calls` is a bound, as for an adaptive rule, and not exact."""
+    updated: int
+    """Completions of one pass of the update."""
     canvases: float
-    """Canvases of one pass of the update, for each completion."""
+    """Canvases of one pass of the update, for each of its completions."""
     passes: int
     """Forward passes over the update's canvases: one for each iteration, and for the reference and the old policy where
     they need one of their own."""
@@ -53,7 +58,7 @@ class Work:
     @property
     def pass_tokens(self) -> float:
         """Tokens of one forward pass of the update."""
-        return self.completions * self.canvases * self.tokens
+        return self.updated * self.canvases * self.tokens
 
 
 def rl_work(recipe: RlRecipe, prompt_tokens: int) -> Work:
@@ -62,28 +67,36 @@ def rl_work(recipe: RlRecipe, prompt_tokens: int) -> Work:
     rule = recipe.rollout.rule
     per_call = rule.k if isinstance(rule, TopKRule | LeftmostRule) else None
     calls = -(-length // (per_call or 1))
-    objective: Objective = build_objective(recipe.objective)
-    is_split = recipe.objective.micro_batch_size is not None and objective.requires != "none"
-    steps = 0 if recipe.train == "controller" else recipe.objective.num_iterations
+    settings, completions = recipe.objective, recipe.rollout.prompts_per_step * recipe.rollout.group_size
+    steps = 0 if recipe.train == "controller" else settings.num_iterations
+    per_completion, passes, updated = 1.0, steps, completions
+    if isinstance(settings, ExpertIterationObjective):
+        updated = settings.batch
+    else:
+        per_completion = canvases_of(recipe.estimator, recipe.rollout.group_size, calls)
+        passes = forward_passes(settings, steps)
     return Work(
-        completions=recipe.rollout.prompts_per_step * recipe.rollout.group_size,
+        completions=completions,
         tokens=prompt_tokens + length,
         length=length,
         group_size=recipe.rollout.group_size,
         calls=calls,
         is_bound=per_call is None,
-        canvases=canvases_of(recipe.estimator, recipe.rollout.group_size, calls),
-        passes=forward_passes(recipe, steps, is_split),
+        updated=updated,
+        canvases=per_completion,
+        passes=passes,
         backward=steps,
     )
 
 
-def forward_passes(recipe: RlRecipe, steps: int, is_split: bool) -> int:
+def forward_passes(recipe: CreditRecipe, steps: int) -> int:
     """Return the forward passes over an update's canvases: of the policy, of the reference, of the old policy."""
     if not steps:
         return 0
-    draws = steps if recipe.objective.redraw else 1
-    old = draws - 1 if needs_old_logp(build_objective(recipe.objective)) else 0
+    objective: Objective = build_objective(recipe)
+    is_split = recipe.micro_batch_size is not None and objective.requires != "none"
+    draws = steps if recipe.redraw else 1
+    old = draws - 1 if needs_old_logp(objective) else 0
     return steps + needs_reference(recipe) * draws + old + is_split
 
 
@@ -92,6 +105,7 @@ def sft_work(recipe: SftRecipe, prompt_tokens: int) -> Work:
     tokens = recipe.sequence_length or prompt_tokens + recipe.task.completion_length
     return Work(
         completions=recipe.batch,
+        updated=recipe.batch,
         tokens=tokens,
         length=tokens - prompt_tokens,
         group_size=1,
@@ -103,9 +117,11 @@ def sft_work(recipe: SftRecipe, prompt_tokens: int) -> Work:
     )
 
 
-def needs_reference(recipe: RlRecipe) -> bool:
+def needs_reference(recipe: ObjectiveRecipe) -> bool:
     """Return whether a KL term or the objective's target needs the reference."""
-    return recipe.objective.kl_coef > 0 or build_objective(recipe.objective).requires != "none"
+    if isinstance(recipe, ExpertIterationObjective):
+        return False
+    return recipe.kl_coef > 0 or build_objective(recipe).requires != "none"
 
 
 def canvases_of(estimator: EstimatorRecipe, group_size: int, calls: int) -> float:
