@@ -1,4 +1,4 @@
-"""Which parts of `tiny-any-speed` matter? Arms that change one thing at a time, on bases that need several calls.
+"""Which parts of `tiny-any-speed-gradient` matter? Arms that change one thing at a time, on bases that need several calls.
 
     python studies/any_speed.py                      # all arms on seeds 100 and 101: about an hour on one quiet core
     python studies/any_speed.py --arms d1 one-call   # some of them
@@ -40,7 +40,7 @@ SEEDS = (100, 101)
 AT = (1, 1.5, 2, 3, 4, 8, 16)
 """Denoiser calls at which accuracies are shown."""
 PROBLEMS = 400
-ANY_SPEED = "tiny-any-speed"
+ANY_SPEED = "tiny-any-speed-gradient"
 ARMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "any-speed": (ANY_SPEED, ()),
     "one bound for the batch": (ANY_SPEED, ("rollout.speeds.shared_by=batch",)),

@@ -60,12 +60,20 @@ RL_CASES: dict[str, tuple[str | None, list[str]]] = {
         [*SMALL, "objective.drop_zero_std_groups=false", "objective.micro_batch_size=2", "budget={steps=3}"],
     ),
     "speeds": (
-        "tiny-any-speed",
+        "tiny-any-speed-gradient",
         [*SMALL, "rollout.speeds.shared_by=completion", "objective.micro_batch_size=3", "budget={steps=3}"],
     ),
     "planner": (
         "tiny-planner",
         [*SMALL, "controller.warm_start.count=4", "objective.micro_batch_size=4", "budget={steps=3}"],
+    ),
+    "right-answers": (
+        "tiny-any-speed",
+        [*SMALL, "objective.batch=5", "objective.num_iterations=3", "objective.micro_batch_size=2", "budget={steps=3}"],
+    ),
+    "one-answer": (
+        "tiny-any-speed",
+        [*SMALL, "rollout.group_size=1", "objective.batch=1", "objective.num_iterations=2", "budget={steps=4}"],
     ),
     "d1": ("tiny-d1", [*SMALL, "objective.micro_batch_size=3", "budget={steps=3}"]),
     "dmpo": ("tiny-dmpo", [*SMALL, "objective.baseline=unbias", "objective.micro_batch_size=3", "budget={steps=3}"]),

@@ -26,7 +26,7 @@ from diffpo.recipes.tables import (
     DistributionMatchingObjective,
     EstimatorRecipe,
     MeanFieldEstimator,
-    ObjectiveRecipe,
+    CreditRecipe,
     RlRecipe,
     RuleRecipe,
     S1kTask,
@@ -43,7 +43,7 @@ def cases() -> Iterator[Any]:
     unions: list[tuple[Any, Mapping[str, Any], Callable[[Any], Any]]] = [
         (RuleRecipe, RULES, build_rule),
         (EstimatorRecipe, ESTIMATORS, build_estimator),
-        (ObjectiveRecipe, OBJECTIVES, build_objective),
+        (CreditRecipe, OBJECTIVES, build_objective),
         (TaskRecipe, TASKS, build_task),
     ]
     for union, parts, build in unions:

@@ -28,7 +28,14 @@ ALGORITHMS = [
     "spg",
     "wd1",
 ]
-VARIANTS = ["tiny-any-speed", "tiny-confidence-policy", "tiny-diffpo-literal", "tiny-lightningrl", "tiny-planner"]
+VARIANTS = [
+    "tiny-any-speed",
+    "tiny-any-speed-gradient",
+    "tiny-confidence-policy",
+    "tiny-diffpo-literal",
+    "tiny-lightningrl",
+    "tiny-planner",
+]
 """Recipes beside those, with other choices than ours."""
 TASKS = {
     "sudoku": '{kind="sudoku", min_clues=13, max_clues=15, cell_credit=0.5}',

@@ -35,7 +35,7 @@ from diffpo.models.llada import LLaDAModelLM
 from diffpo.models.model_paths import RECIPE, checkpoints
 from diffpo.recipes import dump_recipe, load_recipe
 from diffpo.recipes.tables import RlRecipe, SftRecipe
-from diffpo.runs.checkpoint import RunProgress, read_progress, restore_optimizers
+from diffpo.runs.checkpoint import RunProgress, read_progress, restore
 from diffpo.runs.optimizer import adam
 from diffpo.runs.run_dir import METRICS, Run
 from diffpo.sampling import answering as answering_module
@@ -83,7 +83,7 @@ def assert_whole(run: Path) -> None:
         denoiser = load(folder).denoiser
         assert folder.name == f"checkpoint-{read_progress(folder).step}"
         assert all(bool(p.isfinite().all()) for p in denoiser.model.parameters())
-        restore_optimizers(folder, {"policy": adam(denoiser.model.parameters(), sft_recipe().optimizer)})
+        restore(folder, {"policy": adam(denoiser.model.parameters(), sft_recipe().optimizer)})
 
 
 def after_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:

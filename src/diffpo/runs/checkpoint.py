@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -14,6 +14,7 @@ from diffpo.models.model_paths import CHECKPOINT, checkpoints
 from diffpo.sampling.policy import Policy, save
 
 
+@runtime_checkable
 class HasState(Protocol):
     """What a run has besides its models and must have again to go on: an optimiser, a store of answers."""
 

@@ -58,7 +58,7 @@ class RightAnswers:
     def state_dict(self) -> dict[str, Tensor]:
         """Return all answers, oldest first, for a checkpoint."""
         prompt_ids, prompt_mask = pad_left([prompt for prompt, _ in self._found])
-        completions = torch.tensor([completion for _, completion in self._found]).view(-1, self.length).long()
+        completions = torch.tensor([completion for _, completion in self._found]).view(len(self), self.length).long()
         return {"prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "completion_ids": completions}
 
     def load_state_dict(self, state: Mapping[str, Tensor], /) -> None:
@@ -71,6 +71,6 @@ class RightAnswers:
 def pad_left(rows: list[Ids]) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
     """Return rows as one tensor, and where they are; the padding, on the left, is 0, and no one looks at it."""
     width = max(map(len, rows), default=0)
-    ids = torch.tensor([(0,) * (width - len(row)) + row for row in rows]).view(-1, width).long()
-    is_shown = torch.arange(width) >= torch.tensor([width - len(row) for row in rows]).view(-1, 1)
+    ids = torch.tensor([(0,) * (width - len(row)) + row for row in rows]).view(len(rows), width).long()
+    is_shown = torch.arange(width) >= torch.tensor([width - len(row) for row in rows]).view(len(rows), 1)
     return ids, is_shown
