@@ -128,6 +128,8 @@ def prepare(recipe: RlRecipe, run: Run, start: Policy) -> RlState:
     token_incentive = Incentive(
         recipe.objective.nfe_penalty, build_advantage(recipe.objective.advantage), recipe.objective.speed_coef
     )
+    # Without a controller nothing looks at the credit of bounds, and that of a single completion may not exist.
+    has_own_loss = recipe.train != "policy" and recipe.controller.objective == "own"
     bound_incentive = Incentive(recipe.controller.nfe_penalty, build_advantage(recipe.controller.advantage))
     settings = recipe.rollout
     state = RlState(
@@ -148,7 +150,7 @@ def prepare(recipe: RlRecipe, run: Run, start: Policy) -> RlState:
         objective=objective,
         right_answers=right_answers,
         token_incentive=token_incentive,
-        bound_incentive=token_incentive if recipe.controller.objective == "shared" else bound_incentive,
+        bound_incentive=bound_incentive if has_own_loss else token_incentive,
     )
     if run.checkpoint:
         restore(run.checkpoint, state.to_restore)
@@ -172,6 +174,7 @@ def make_reference(
 
 
 def needs_reference(recipe: ObjectiveRecipe, objective: Objective | None) -> bool:
+    """Return whether a KL term or the objective's target needs the reference."""
     if objective is None or isinstance(recipe, ExpertIterationObjective):
         return False
     return recipe.kl_coef > 0 or objective.requires != "none"

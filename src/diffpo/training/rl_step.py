@@ -23,6 +23,11 @@ from diffpo.training.update_settings import PolicyUpdate
 
 GRADER_FAILED = "the grader failed on {grader_failed:g} completions of a step, which earned 0: look at their problems"
 
+NOTHING_RIGHT = (
+    "no completion was right so far, and expert iteration learns from right ones alone: start from a model that solves "
+    "some problems, take easier ones, or draw slower or more varied rollouts"
+)
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -180,5 +185,7 @@ def show_step(bar: ProgressBar, done: int, metrics: Mapping[str, float]) -> None
         bar.warn(GRADER_FAILED, **metrics)
     if "prompts_too_long" in metrics:
         bar.warn(PROMPTS_TOO_LONG, **metrics)
+    if metrics.get("right_answers") == 0:
+        bar.warn(NOTHING_RIGHT)
     if pushes_down(metrics):
         bar.warn(PUSHES_DOWN, **metrics)

@@ -214,10 +214,11 @@ def train_step(
 def backward(denoiser: ModelDenoiser, targets: Targets, noise: Noise, micro_batch_size: int) -> float:
     """Add the gradient of the batch's loss to the model's, `micro_batch_size` rows at a time; return the loss.
 
-    Of several processes each computes its slice of the rows.
+    Of several processes each computes its slice of the rows, which may have none.
     """
     loss = 0.0
-    for rows in torch.arange(len(targets.ids))[rank_slice(len(targets.ids))].split(micro_batch_size):
+    own = torch.arange(len(targets.ids))[rank_slice(len(targets.ids))]
+    for rows in own.split(micro_batch_size) if len(own) else ():
         part = denoising_loss(denoiser, targets.rows(rows), noise.rows(rows))
         part.backward()
         loss += float(part.detach())

@@ -163,8 +163,11 @@ class CustomObjective(AdvantageSettings, CustomPart):
 
 
 class ExpertIterationObjective(Strict):
-    """Denoise the run's own right answers, of this step and of those before: no estimator, and no wrong answer, is
-    looked at."""
+    """Denoise the run's own right answers, of this step and of those before.
+
+    Right is what the task calls solved (`Grade.is_solved`), however large the reward: partial credit, and a reward of
+    the user's own, teach nothing. No wrong answer is looked at, and neither is the `estimator` table.
+    """
 
     kind: Literal["expert-iteration"]
     num_iterations: Count = 16
@@ -174,10 +177,12 @@ class ExpertIterationObjective(Strict):
     weighting: Literal["elbo", "uniform"] = "elbo"
     """Weight of a masked token, as in SFT."""
     capacity: Count = 100_000
-    """Right answers that are kept, the newest ones."""
+    """Right answers that are kept, the newest ones. Each takes some 36 bytes of main memory for each token of prompt and
+    completion, in every process: 100 000 of 500 tokens are 1.8 GB."""
     micro_batch_size: Count | None = None
     """Answers of one forward and backward pass; None: the whole batch."""
 
+    # What the metrics of rollouts ask of every objective, and what is no choice here.
     nfe_penalty: ClassVar[float] = 0.0
     speed_coef: ClassVar[float | None] = None
     advantage: ClassVar[AdvantageRecipe] = "group-centered"
