@@ -190,6 +190,36 @@ def test_counted_tokens_are_those_of_a_step(settings: list[str], tmp_path: Path)
     assert 0.6 * rollout <= line["rollout_tokens"] <= rollout + calibration
 
 
+def test_expert_iteration_updates_a_batch_of_its_own(base: Path, tmp_path: Path) -> None:
+    task = 'task={kind="sudoku", min_clues=13, max_clues=15}'
+    objective = 'objective={kind="expert-iteration", num_iterations=3, batch=7}'
+    small = ["rollout.prompts_per_step=4", "rollout.group_size=1", "rollout.rule={kind='top-k', k=3}"]
+    overrides = [task, objective, *small, f"base={json.dumps(str(base))}", "threads=1", "budget.steps=1"]
+    recipe = load_recipe(RlRecipe, None, overrides)
+    run_rl(recipe, tmp_path / "run")
+    line = json.loads((tmp_path / "run" / METRICS).read_text())
+    (problem,) = build_task(recipe.task).problems("train", 1, 0)
+    work = rl_work(recipe, len(problem.prompt))
+    assert line["right_answers"] > 0 and work.tokens == len(problem.prompt) + 16
+    assert work.pass_tokens * work.passes == line["update_tokens"] == 3 * 7 * work.tokens
+    assert (work.completions, work.backward, work.rollout_tokens) == (4, 3, 4 * 6 * work.tokens)
+
+
+def test_memory_of_expert_iteration_is_that_of_its_micro_batches() -> None:
+    def amounts(*more: str, devices: int = 1) -> dict[str, float]:
+        objective = 'objective={kind="expert-iteration", batch=32}'
+        recipe = load_recipe(RlRecipe, "d1", [LLADA, "dtype=bfloat16", objective, *more])
+        return memory_of(dry_run_report(recipe, 200, devices))
+
+    whole, parts = amounts(), amounts("objective.micro_batch_size=4")
+    assert whole["reference"] == 0 and whole["gradients"] > 0
+    assert whole["update: activations"] == pytest.approx(8 * parts["update: activations"], rel=0.01)
+    assert amounts(devices=2)["update: activations"] == pytest.approx(whole["update: activations"] / 2, rel=0.01)
+    more_prompts = amounts("rollout.prompts_per_step=64")
+    assert more_prompts["update: activations"] == whole["update: activations"]
+    assert more_prompts["rollout: activations"] > whole["rollout: activations"]
+
+
 def test_a_size_that_is_not_known_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="the size of some/model is not known here; known are GSAI-ML"):
         size_of("some/model", None, is_trained=True)

@@ -148,6 +148,16 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(
     assert denoiser.usage.canvases >= 6
 
 
+def test_a_process_without_rows_adds_nothing(denoiser: ModelDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = torch.arange(1)
+    noise = draw_noise(TARGETS.rows(alone), "elbo", torch.Generator().manual_seed(0))
+    denoiser.model.zero_grad()
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    assert backward(denoiser, TARGETS.rows(alone), noise, 3) == 0, "the row is the other's"
+    assert all(p.grad is None for p in denoiser.model.parameters())
+
+
 # --- rows of one length
 
 
