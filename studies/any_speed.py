@@ -1,4 +1,4 @@
-"""Which parts of `tiny-any-speed-gradient` matter? Arms that change one thing at a time, on bases that need several calls.
+"""Which parts of `tiny-any-speed-gradient` matter? Arms that change one thing each, on bases that need several calls.
 
     python studies/any_speed.py                      # all arms on seeds 100 and 101: about an hour on one quiet core
     python studies/any_speed.py --arms d1 one-call   # some of them

@@ -13,7 +13,7 @@ from diffpo.recipes import Strict, diff_recipes, dump_recipe, load_recipe
 from diffpo.recipes.dump import stored_changes
 from diffpo.recipes.parts import build_advantage, build_estimator, build_objective, build_rule
 from diffpo.recipes.stored import sampled_length, stored_task
-from diffpo.recipes.tables import CustomRule, EvalRecipe, RlRecipe, RolloutRecipe, SftRecipe
+from diffpo.recipes.tables import CustomObjective, CustomRule, EvalRecipe, RlRecipe, RolloutRecipe, SftRecipe
 from diffpo.recipes.tasks import build_task
 
 CODE = '''
@@ -198,6 +198,7 @@ def test_every_part_can_be_a_class_of_your_own(own: Path) -> None:
     rule, estimator = build_rule(recipe.rollout.rule), build_estimator(recipe.estimator)
     assert repr(rule) == "Margin(least=1.0, mode='soft', names=('a',), known=None)"
     assert vars(estimator) == {"count": 3, "share": 0.5}
+    assert isinstance(recipe.objective, CustomObjective)
     assert vars(build_objective(recipe.objective)) == {"beta": 2.0, "names": ["x"]}
     assert (recipe.objective.num_iterations, recipe.objective.loss_aggregation) == (4, "token-mean")
     reward = torch.tensor([[1.0, 2.0]])

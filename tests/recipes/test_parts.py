@@ -23,10 +23,10 @@ from diffpo.recipes.parts import (
     build_rule,
 )
 from diffpo.recipes.tables import (
+    CreditRecipe,
     DistributionMatchingObjective,
     EstimatorRecipe,
     MeanFieldEstimator,
-    CreditRecipe,
     RlRecipe,
     RuleRecipe,
     S1kTask,

@@ -7,7 +7,7 @@ import pytest
 
 from convert_old_names import main
 from diffpo.recipes import load_recipe
-from diffpo.recipes.tables import RlRecipe
+from diffpo.recipes.tables import ClippedSurrogateObjective, RlRecipe
 
 RECIPE = """seed = 3
 base = "walk"
@@ -88,6 +88,7 @@ def test_runs_and_studies_are_converted(folder: Path, capsys: pytest.CaptureFixt
     assert "train = sampler -> controller" in out and "weight_ess -> importance_weight_ess" in out
     recipe = load_recipe(RlRecipe, str(folder / "run" / "recipe.toml"))
     assert (recipe.train, recipe.rollout.prompts_per_step, recipe.rollout.group_size) == ("controller", 4, 2)
+    assert isinstance(recipe.objective, ClippedSurrogateObjective)
     assert (recipe.objective.loss_aggregation, recipe.objective.kl_coef) == ("token-mean", 0.0)
     assert (recipe.controller.nfe_penalty, recipe.seed) == (0.25, 3)
     *steps, rest = (folder / "run" / "metrics.jsonl").read_text().split("\n")

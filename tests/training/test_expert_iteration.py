@@ -123,9 +123,7 @@ def test_its_gradient_is_that_of_the_denoising_loss_of_all_kept_answers(
 
 @pytest.mark.parametrize("weighting", ["elbo", "uniform"])
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 7])
-def test_micro_batches_make_no_difference(
-    denoiser: ModelDenoiser, weighting: Weighting, micro_batch_size: int
-) -> None:
+def test_micro_batches_make_no_difference(denoiser: ModelDenoiser, weighting: Weighting, micro_batch_size: int) -> None:
     whole, in_one = recorded(denoiser, Imitation(2, 7, weighting, None, STEADY))
     parts, in_parts = recorded(denoiser, Imitation(2, 7, weighting, micro_batch_size, STEADY))
     for expected, found in zip(whole.gradients, parts.gradients, strict=True):
@@ -172,9 +170,7 @@ def test_what_one_token_at_a_time_finds_is_learned_for_one_call(denoiser: ModelD
     pairs = ANSWERS[:2]
     schedule = AdamRecipe(lr=0.01)
     optimizer = adam(denoiser.model.parameters(), schedule)
-    imitate(
-        denoiser, kept(pairs), Imitation(80, 16, "uniform", None, schedule), optimizer, torch.Generator(), 0, 0.0
-    )
+    imitate(denoiser, kept(pairs), Imitation(80, 16, "uniform", None, schedule), optimizer, torch.Generator(), 0, 0.0)
     for prompt, completion in pairs:
         with torch.no_grad():
             logits = denoiser.model(input_ids=torch.tensor([[*prompt, *[MASK] * LENGTH]])).logits[0, -LENGTH:]
