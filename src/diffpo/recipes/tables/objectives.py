@@ -177,8 +177,8 @@ class ExpertIterationObjective(Strict):
     weighting: Literal["elbo", "uniform"] = "elbo"
     """Weight of a masked token, as in SFT."""
     capacity: Count = 100_000
-    """Right answers that are kept, the newest ones. In every process, each takes some 36 bytes of main memory for a token
-    of prompt and completion: 100 000 of 500 tokens are 1.8 GB."""
+    """Right answers that are kept, the newest ones. In every process, each takes some 36 bytes of main memory for each
+    token of prompt and completion: 100 000 of 500 tokens are 1.8 GB."""
     micro_batch_size: Count | None = None
     """Answers of one forward and backward pass; None: the whole batch."""
 
