@@ -222,10 +222,13 @@ def calibrate_(recipe: RlRecipe, state: RlState, controller: Controller) -> None
 
 
 def warm_start_(recipe: RlRecipe, state: RlState, controller: CommitPolicy) -> None:
-    """Let a commit policy imitate a confidence threshold on some train problems, where the recipe says so."""
+    """Let a commit policy imitate a confidence threshold on some train problems, where the recipe says so.
+
+    One process decodes them for all: hundreds of Adam steps would make something of how slices of a batch are rounded.
+    """
     settings = recipe.controller.warm_start
     if settings is None:
         return
     problems = state.task.problems("train", settings.count, derive_seed(recipe.seed, "warm start problems"))
-    shown = demonstrate(state.policy, controller.kind, problems, state.decoding, settings.threshold)
+    shown = on_rank_zero(demonstrate, state.policy, controller.kind, problems, state.decoding, settings.threshold)
     imitate_(controller, shown, settings.steps, settings.lr, recipe.seed)

@@ -9,8 +9,6 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from diffpo.core.randomness import generator_for
-from diffpo.distributed.collectives import all_gather_rows
-from diffpo.distributed.process import rank_slice
 from diffpo.models.encoding import encode_prompts
 from diffpo.sampling.commit_policy import CommitPolicy
 from diffpo.sampling.decoding import Decoding
@@ -43,7 +41,7 @@ class ImitatedThreshold:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """N calls, and what the threshold committed in each."""
+    """N calls, and what the threshold committed in each; on the CPU."""
 
     inputs: Float[Tensor, "N L S"]
     is_candidate: Bool[Tensor, "N L"]
@@ -55,7 +53,7 @@ def demonstrate(
 ) -> Demonstration:
     """Decode the problems greedily by the threshold; return all calls, with what a commit policy of that kind sees.
 
-    They are in the order of problems. Of several processes each decodes its slice; then all have all calls.
+    They are in the order of problems.
     """
     rule = ImitatedThreshold(threshold)
     found: list[tuple[Tensor, ...]] = []
@@ -64,14 +62,13 @@ def demonstrate(
         inputs = call.score[:, :, 1:] if kind == "planner" else call.score[:, :, :1]
         found.append((call.rows, inputs, call.is_candidate, rule.select(call.score, call.is_candidate)))
 
-    own = rank_slice(len(problems))
     encoded = encode_prompts(policy.tokenizer, [problem.prompt for problem in problems])
-    prompt_ids, prompt_mask = (x[own].to(policy.device) for x in encoded)
+    prompt_ids, prompt_mask = (x.to(policy.device) for x in encoded)
     by_threshold = Decoding(rule, decoding.length, decoding.block_length, max_in_flight=decoding.max_in_flight)
     sample(policy.denoiser, prompt_ids, prompt_mask, by_threshold, observe=keep)
     row, *calls = (torch.cat(parts) for parts in zip(*found, strict=True))
     order = row.argsort(stable=True)
-    return Demonstration(*(all_gather_rows(values[order]) for values in calls))
+    return Demonstration(*(values[order].cpu() for values in calls))
 
 
 def imitate_(policy: CommitPolicy, shown: Demonstration, steps: int, lr: float, seed: int) -> float:
@@ -81,12 +78,13 @@ def imitate_(policy: CommitPolicy, shown: Demonstration, steps: int, lr: float, 
     """
     optimizer = torch.optim.Adam(policy.parameters(), lr=lr)
     generator = generator_for(seed, "warm start")
+    device = next(policy.parameters()).device
     loss = torch.zeros(())
     for _ in range(steps):
-        call = torch.randint(len(shown.inputs), (CALLS_AT_A_TIME,), generator=generator).to(shown.inputs.device)
-        is_candidate = shown.is_candidate[call]
-        logit = policy(shown.inputs[call], is_candidate)[is_candidate]
-        loss = binary_cross_entropy_with_logits(logit, shown.is_commit[call][is_candidate].float())
+        call = torch.randint(len(shown.inputs), (CALLS_AT_A_TIME,), generator=generator)
+        is_candidate = shown.is_candidate[call].to(device)
+        logit = policy(shown.inputs[call].to(device), is_candidate)[is_candidate]
+        loss = binary_cross_entropy_with_logits(logit, shown.is_commit[call].to(device)[is_candidate].float())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
