@@ -13,6 +13,7 @@ from diffpo.recipes.parts import build_task
 from diffpo.recipes.tables import RlRecipe, SftRecipe
 from diffpo.sampling.policy import load
 from diffpo.training.rl import run_rl
+from diffpo.training.rl_step import NOTHING_RIGHT
 
 ALGORITHMS = [
     "agrpo",
@@ -93,7 +94,8 @@ def test_every_algorithm_trains_on_every_task(
 ) -> None:
     lines = train(name, ["rollout.temperature=1.0"] if "sampler" not in name else [], start, tmp_path / "run")
     assert len(lines) == 2 and all(math.isfinite(value) for line in lines for value in line.values())
-    assert "warning" not in capsys.readouterr().out
+    # That nothing was right in a first step of three prompts is said, and is no fault.
+    assert "warning" not in capsys.readouterr().out.replace(f"warning: {NOTHING_RIGHT}", "")
     models = [load(folder).denoiser.model for folder in (start[1], checkpoints(tmp_path / "run")[-1])]
     before, after = (dict(model.named_parameters()) for model in models)
     assert all(before[key].equal(after[key]) for key in before) == name.endswith(("sampler-only", "confidence-policy"))
