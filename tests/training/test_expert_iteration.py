@@ -20,12 +20,12 @@ from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.model_paths import checkpoints
 from diffpo.recipes import load_recipe
 from diffpo.recipes.parts import build_task
-from diffpo.recipes.tables import AdamRecipe, RlRecipe
+from diffpo.recipes.tables import AdamRecipe, ExpertIterationObjective, RlRecipe
 from diffpo.runs.optimizer import adam
 from diffpo.tasks.base import Grade
 from diffpo.tasks.sudoku import Sudoku
 from diffpo.training import rl_step
-from diffpo.training.expert_iteration import Imitation, imitate
+from diffpo.training.expert_iteration import imitate
 from diffpo.training.right_answers import RightAnswers
 from diffpo.training.rl import run_rl
 from diffpo.training.rl_setup import RlState
@@ -78,12 +78,29 @@ class Recorder:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
+def objective(
+    num_iterations: int, batch: int, weighting: Weighting, micro_batch_size: int | None = None
+) -> ExpertIterationObjective:
+    return ExpertIterationObjective(
+        kind="expert-iteration",
+        num_iterations=num_iterations,
+        batch=batch,
+        weighting=weighting,
+        micro_batch_size=micro_batch_size,
+    )
+
+
 def recorded(
-    denoiser: ModelDenoiser, settings: Imitation, seed: int = 0, updates: int = 0, spent: float = 0.0
+    denoiser: ModelDenoiser,
+    settings: ExpertIterationObjective,
+    schedule: AdamRecipe = STEADY,
+    seed: int = 0,
+    updates: int = 0,
+    spent: float = 0.0,
 ) -> tuple[Recorder, dict[str, float]]:
     recorder = Recorder(denoiser)
     generator = torch.Generator().manual_seed(seed)
-    return recorder, imitate(denoiser, kept(), settings, recorder, generator, updates, spent)
+    return recorder, imitate(denoiser, kept(), settings, schedule, recorder, generator, updates, spent)
 
 
 def expected_loss(denoiser: ModelDenoiser, weighting: Weighting) -> Tensor:
@@ -113,7 +130,7 @@ def test_its_gradient_is_that_of_the_denoising_loss_of_all_kept_answers(
     loss = expected_loss(denoiser, weighting)
     loss.backward()
     expected = torch.cat([p.grad.flatten() for p in denoiser.model.parameters() if p.grad is not None]).clone()
-    recorder, metrics = recorded(denoiser, Imitation(2, 12_000, weighting, None, STEADY))
+    recorder, metrics = recorded(denoiser, objective(2, 12_000, weighting))
     assert metrics["loss"] == pytest.approx(float(loss.detach()), rel=0.02)
     assert metrics["grad_norm"] == pytest.approx(sum(float(g.norm()) for g in recorder.gradients) / 2, rel=1e-4)
     assert metrics["right_answers"] == len(ANSWERS) and len(recorder.gradients) == 2
@@ -124,15 +141,15 @@ def test_its_gradient_is_that_of_the_denoising_loss_of_all_kept_answers(
 @pytest.mark.parametrize("weighting", ["elbo", "uniform"])
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 7])
 def test_micro_batches_make_no_difference(denoiser: ModelDenoiser, weighting: Weighting, micro_batch_size: int) -> None:
-    whole, in_one = recorded(denoiser, Imitation(2, 7, weighting, None, STEADY))
-    parts, in_parts = recorded(denoiser, Imitation(2, 7, weighting, micro_batch_size, STEADY))
+    whole, in_one = recorded(denoiser, objective(2, 7, weighting))
+    parts, in_parts = recorded(denoiser, objective(2, 7, weighting, micro_batch_size))
     for expected, found in zip(whole.gradients, parts.gradients, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
     assert in_parts == pytest.approx(in_one, rel=1e-4)
 
 
 def test_each_iteration_has_answers_and_masks_of_its_own_from_the_generator_alone(denoiser: ModelDenoiser) -> None:
-    settings = Imitation(3, 4, "elbo", None, STEADY)
+    settings = objective(3, 4, "elbo")
     torch.manual_seed(0)
     (first, _), state = recorded(denoiser, settings, seed=1), torch.get_rng_state()
     torch.manual_seed(1)
@@ -146,20 +163,20 @@ def test_each_iteration_has_answers_and_masks_of_its_own_from_the_generator_alon
 
 def test_the_learning_rate_warms_up_by_updates_and_decays_by_the_budget(denoiser: ModelDenoiser) -> None:
     schedule = AdamRecipe(lr=0.5, warmup=10, decay="linear")
-    recorder, _ = recorded(denoiser, Imitation(4, 2, "elbo", None, schedule), updates=7, spent=0.2)
+    recorder, _ = recorded(denoiser, objective(4, 2, "elbo"), schedule, updates=7, spent=0.2)
     assert recorder.rates == pytest.approx([0.5 * 0.8 * share for share in (0.8, 0.9, 1.0, 1.0)])
 
 
 def test_the_gradients_norm_is_limited(denoiser: ModelDenoiser) -> None:
     schedule = AdamRecipe(lr=0.5, grad_clip=0.01)
-    recorder, metrics = recorded(denoiser, Imitation(1, 8, "elbo", None, schedule))
+    recorder, metrics = recorded(denoiser, objective(1, 8, "elbo"), schedule)
     assert metrics["grad_norm"] > 0.1 and float(recorder.gradients[0].norm()) == pytest.approx(0.01, rel=1e-3)
 
 
 def test_nothing_happens_while_nothing_was_right(denoiser: ModelDenoiser) -> None:
     recorder, before = Recorder(denoiser), [p.clone() for p in denoiser.model.parameters()]
-    settings = Imitation(3, 4, "elbo", None, STEADY)
-    metrics = imitate(denoiser, RightAnswers(LENGTH, 5), settings, recorder, torch.Generator(), 0, 0.0)
+    settings = objective(3, 4, "elbo")
+    metrics = imitate(denoiser, RightAnswers(LENGTH, 5), settings, STEADY, recorder, torch.Generator(), 0, 0.0)
     assert metrics == {"right_answers": 0.0} and denoiser.usage.canvases == 0
     assert recorder.gradients == [] and math.isnan(recorder.param_groups[0]["lr"])
     assert all(p.equal(old) for p, old in zip(denoiser.model.parameters(), before, strict=True))
@@ -170,7 +187,7 @@ def test_what_one_token_at_a_time_finds_is_learned_for_one_call(denoiser: ModelD
     pairs = ANSWERS[:2]
     schedule = AdamRecipe(lr=0.01)
     optimizer = adam(denoiser.model.parameters(), schedule)
-    imitate(denoiser, kept(pairs), Imitation(80, 16, "uniform", None, schedule), optimizer, torch.Generator(), 0, 0.0)
+    imitate(denoiser, kept(pairs), objective(80, 16, "uniform"), schedule, optimizer, torch.Generator(), 0, 0.0)
     for prompt, completion in pairs:
         with torch.no_grad():
             logits = denoiser.model(input_ids=torch.tensor([[*prompt, *[MASK] * LENGTH]])).logits[0, -LENGTH:]

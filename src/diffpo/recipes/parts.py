@@ -85,6 +85,11 @@ def build_objective(recipe: CreditRecipe) -> Objective:
     return objective
 
 
+def needs_reference(recipe: CreditRecipe, objective: Objective) -> bool:
+    """Return whether a KL term or the objective's target needs the reference."""
+    return recipe.kl_coef > 0 or objective.requires != "none"
+
+
 def build_advantage(recipe: AdvantageRecipe) -> Advantage:
     if isinstance(recipe, str):
         return ADVANTAGES[recipe] if recipe in ADVANTAGES else load_function(recipe, CustomAdvantage)

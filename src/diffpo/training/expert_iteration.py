@@ -4,35 +4,21 @@ STaR, ReST and RAFT do this to autoregressive models. Here it also teaches speed
 learned from canvases on which nearly all of it is masked, so that quick decoding learns to give it, too.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 
 from diffpo.models.denoiser import ModelDenoiser
-from diffpo.recipes.tables import AdamRecipe
+from diffpo.recipes.tables import AdamRecipe, ExpertIterationObjective
 from diffpo.runs.optimizer import Optimizer, set_learning_rate
 from diffpo.training.optimizer_step import step_optimizer
 from diffpo.training.right_answers import RightAnswers
 from diffpo.training.sft import backward, draw_noise
 
 
-@dataclass(frozen=True)
-class Imitation:
-    """How a batch of right answers becomes optimiser steps."""
-
-    num_iterations: int
-    batch: int
-    weighting: Literal["elbo", "uniform"]
-    micro_batch_size: int | None
-    schedule: AdamRecipe
-    """The learning rate, its warm-up and its decay, and the gradient's largest norm."""
-
-
 def imitate(
     denoiser: ModelDenoiser,
     answers: RightAnswers,
-    settings: Imitation,
+    settings: ExpertIterationObjective,
+    schedule: AdamRecipe,
     optimizer: Optimizer,
     generator: torch.Generator,
     updates: int,
@@ -40,9 +26,9 @@ def imitate(
 ) -> dict[str, float]:
     """Take `num_iterations` optimiser steps, each on answers and masks of its own; return metrics.
 
-    There is no step, and no metric but their number, while there are no answers. `updates` were taken before, and
-    `spent` is the share of the budget that is gone: both are for the learning rate. Of several processes, all of which
-    have all answers, each scores its slice of every batch.
+    There is no step, and no metric but their number, while there are no answers. `schedule` has the learning rate and
+    the gradient's largest norm; `updates` were taken before, and `spent` is the share of the budget that is gone. Of
+    several processes, all of which have all answers, each scores its slice of every batch.
 
     Raises NonFiniteLossError before the optimiser is touched.
     """
@@ -53,10 +39,10 @@ def imitate(
     losses, norms = [], []
     for number, targets in enumerate(answers.draw(settings.num_iterations, settings.batch, generator)):
         noise = draw_noise(targets, settings.weighting, generator)
-        set_learning_rate(optimizer, settings.schedule, updates + number, spent)
+        set_learning_rate(optimizer, schedule, updates + number, spent)
         optimizer.zero_grad()
         loss = backward(denoiser, targets, noise, settings.micro_batch_size or settings.batch)
-        norm, total = step_optimizer(parameters, optimizer, settings.schedule.grad_clip, loss)
+        norm, total = step_optimizer(parameters, optimizer, schedule.grad_clip, loss)
         losses.append(total)
         norms.append(norm)
     return metrics | {"loss": sum(losses) / len(losses), "grad_norm": sum(norms) / len(norms)}

@@ -1,6 +1,7 @@
 """The right answers that a run has found: what expert iteration learns from."""
 
 from collections.abc import Mapping
+from itertools import islice
 
 import torch
 from jaxtyping import Bool, Int
@@ -32,7 +33,7 @@ class RightAnswers:
                 key = tuple(token for token, shown in zip(prompt, visible, strict=True) if shown), tuple(completion)
                 self._found.pop(key, None)
                 self._found[key] = None
-        for oldest in [*self._found][: max(0, len(self) - self.capacity)]:
+        for oldest in list(islice(self._found, max(0, len(self) - self.capacity))):
             del self._found[oldest]
 
     def draw(self, batches: int, batch: int, generator: torch.Generator) -> list[Targets]:

@@ -13,8 +13,15 @@ from diffpo.models.adapters import AdapterOffDenoiser, add_adapter
 from diffpo.models.chat import encode_prompt
 from diffpo.models.denoiser import CallCounter, ModelDenoiser
 from diffpo.objective.base import Objective
-from diffpo.recipes.parts import build_advantage, build_estimator, build_objective, build_rule, build_task
-from diffpo.recipes.tables import ExpertIterationObjective, ObjectiveRecipe, RlRecipe, base_bits
+from diffpo.recipes.parts import (
+    build_advantage,
+    build_estimator,
+    build_objective,
+    build_rule,
+    build_task,
+    needs_reference,
+)
+from diffpo.recipes.tables import ExpertIterationObjective, RlRecipe, base_bits
 from diffpo.recipes.tasks import checked_task
 from diffpo.runs.checkpoint import HasState, restore
 from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
@@ -113,12 +120,13 @@ def prepare(recipe: RlRecipe, run: Run, start: Policy) -> RlState:
     configure_model_(denoiser, recipe)
     if recipe.lora is not None and run.checkpoint is None:
         add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, derive_seed(recipe.seed, "adapter"))
-    objective, right_answers = None, None
+    objective = right_answers = reference = None
     if isinstance(recipe.objective, ExpertIterationObjective):
         right_answers = RightAnswers(task.completion_length, recipe.objective.capacity)
     else:
         objective = build_objective(recipe.objective)
-    reference = make_reference(recipe, objective, denoiser, start.denoiser)
+        if recipe.train != "controller" and needs_reference(recipe.objective, objective):
+            reference = make_reference(recipe, denoiser, start.denoiser)
     controller = policy.controller
     if recipe.train == "policy":
         controller = None
@@ -157,27 +165,14 @@ def prepare(recipe: RlRecipe, run: Run, start: Policy) -> RlState:
     return state
 
 
-def make_reference(
-    recipe: RlRecipe, objective: Objective | None, denoiser: ModelDenoiser, start: ModelDenoiser
-) -> ModelDenoiser | None:
-    """Return the reference of a KL term or of the objective's target.
-
-    None where nothing needs it. With an adapter it is the model under it, else one more model.
-    """
-    if recipe.train == "controller" or not needs_reference(recipe.objective, objective):
-        return None
+def make_reference(recipe: RlRecipe, denoiser: ModelDenoiser, start: ModelDenoiser) -> ModelDenoiser:
+    """Return the reference of a KL term or of the objective's target: with an adapter the model under it, else one
+    more model."""
     if recipe.lora is not None:
         return AdapterOffDenoiser.of(denoiser)
     is_start = denoiser is start
     own = load_base(recipe.base, *resolve_device(recipe)).denoiser if is_start else start
     return configure_model_(own, recipe)
-
-
-def needs_reference(recipe: ObjectiveRecipe, objective: Objective | None) -> bool:
-    """Return whether a KL term or the objective's target needs the reference."""
-    if objective is None or isinstance(recipe, ExpertIterationObjective):
-        return False
-    return recipe.kl_coef > 0 or objective.requires != "none"
 
 
 def make_optimizers(

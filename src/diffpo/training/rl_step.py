@@ -14,7 +14,7 @@ from diffpo.sampling.controller import Controller
 from diffpo.sampling.controller_files import LearnedController
 from diffpo.training.commit_update import update_commit_policy
 from diffpo.training.controller_update import bound_metrics, update_controller
-from diffpo.training.expert_iteration import Imitation, imitate
+from diffpo.training.expert_iteration import imitate
 from diffpo.training.policy_update import update_policy
 from diffpo.training.rl_setup import RlState
 from diffpo.training.rollouts import Batch, collect_batch
@@ -130,11 +130,10 @@ def train_policy(
     if isinstance(settings, ExpertIterationObjective):
         assert state.right_answers is not None
         state.right_answers.add(batch.rollout, batch.is_solved.flatten(), state.policy.tokenizer.eos_token_id)
-        imitation = Imitation(
-            settings.num_iterations, settings.batch, settings.weighting, settings.micro_batch_size, recipe.optimizer
-        )
         generator = generator_for(recipe.seed, "imitation", step)
-        return imitate(denoiser, state.right_answers, imitation, optimizer, generator, updates, stage.spent)
+        return imitate(
+            denoiser, state.right_answers, settings, recipe.optimizer, optimizer, generator, updates, stage.spent
+        )
     assert state.objective is not None
     update = PolicyUpdate(
         estimator=state.estimator,

@@ -33,7 +33,13 @@ class WarmStartRecipe(Strict):
 
 COMMIT_POLICY_OPTIONS = ("initial_probability", "warm_start")
 ENTROPY_BOUND_OPTIONS = (
-    *("objective", "features", "distribution", "bounds", "initial_bound", "initial_spread", "momentum"),
+    "objective",
+    "features",
+    "distribution",
+    "bounds",
+    "initial_bound",
+    "initial_spread",
+    "momentum",
 )
 
 

@@ -11,7 +11,7 @@ from diffpo.recipes.tables import CustomEstimator, RlRecipe, SftRecipe
 from diffpo.recipes.tasks import downloads
 from diffpo.runs.dry_run import memory
 from diffpo.runs.dry_run.size import Size, is_elsewhere, size_of
-from diffpo.runs.dry_run.work import Work, arithmetic, needs_reference, rl_work, sft_work
+from diffpo.runs.dry_run.work import Work, arithmetic, has_reference, rl_work, sft_work
 
 GIB = 2**30
 
@@ -58,11 +58,11 @@ def _memory(recipe: RlRecipe | SftRecipe, size: Size, work: Work, devices: int) 
     rows = work.completions // devices
     rollout: memory.Parts = {}
     if isinstance(recipe, SftRecipe):
-        has_reference, micro_batch_size = False, recipe.micro_batch_size
+        is_compared, micro_batch_size = False, recipe.micro_batch_size
     else:
-        has_reference, micro_batch_size = needs_reference(recipe.objective), recipe.objective.micro_batch_size
+        is_compared, micro_batch_size = has_reference(recipe.objective), recipe.objective.micro_batch_size
         rollout = memory.rollout_bytes(recipe, size, work, rows)
-    resident = memory.resident_bytes(recipe, size, has_reference)
+    resident = memory.resident_bytes(recipe, size, is_compared)
     updated = -(-work.updated // devices)
     update = memory.update_bytes(recipe, size, work, min(updated, micro_batch_size or updated))
     for name, amount in {**resident, **update, **rollout}.items():

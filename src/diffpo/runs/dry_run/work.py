@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from diffpo.objective.base import Objective, needs_old_logp
-from diffpo.recipes.parts import build_objective
+from diffpo.recipes.parts import build_objective, needs_reference
 from diffpo.recipes.tables import (
     CoupledEstimator,
     CreditRecipe,
@@ -97,7 +97,7 @@ def forward_passes(recipe: CreditRecipe, steps: int) -> int:
     is_split = recipe.micro_batch_size is not None and objective.requires != "none"
     draws = steps if recipe.redraw else 1
     old = draws - 1 if needs_old_logp(objective) else 0
-    return steps + needs_reference(recipe) * draws + old + is_split
+    return steps + needs_reference(recipe, objective) * draws + old + is_split
 
 
 def sft_work(recipe: SftRecipe, prompt_tokens: int) -> Work:
@@ -117,11 +117,9 @@ def sft_work(recipe: SftRecipe, prompt_tokens: int) -> Work:
     )
 
 
-def needs_reference(recipe: ObjectiveRecipe) -> bool:
-    """Return whether a KL term or the objective's target needs the reference."""
-    if isinstance(recipe, ExpertIterationObjective):
-        return False
-    return recipe.kl_coef > 0 or build_objective(recipe).requires != "none"
+def has_reference(recipe: ObjectiveRecipe) -> bool:
+    """Return whether a run with this objective has a reference."""
+    return not isinstance(recipe, ExpertIterationObjective) and needs_reference(recipe, build_objective(recipe))
 
 
 def canvases_of(estimator: EstimatorRecipe, group_size: int, calls: int) -> float:
