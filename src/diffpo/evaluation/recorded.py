@@ -107,6 +107,11 @@ def _read_recorded(path: Path) -> list[Row]:
     return [Row(f"{path} row {number}", columns) for number, columns in enumerate(found, start=1)]
 
 
+def _is_number(truth: float) -> bool:
+    """Return whether a JSON value is a number, and one that a float can hold."""
+    return not isinstance(truth, bool) and -1e300 < truth < 1e300
+
+
 def _score(kind: str, index: int, row: Row) -> ScoredRow:
     generation = row.value("generation" if row.has("generation") else "generations")
     if not isinstance(generation, str):
@@ -116,9 +121,9 @@ def _score(kind: str, index: int, row: Row) -> ScoredRow:
     facts: dict[str, int | float | str] = {}
     wrong = UserError(f"{row.location}: field 'ground_truth' is none of {kind}: {truth!r:.60}")
     match kind, truth:
-        case "gsm8k", int() | float() | None:
+        case "gsm8k", int() | float() | None if truth is None or _is_number(truth):
             # d1 wrote null where it could not parse a negative number; neither scorer can grade that.
-            facts = {} if truth is None else {"gold": str(Fraction(truth))}
+            facts = {} if truth is None else {"gold": str(Fraction(str(truth)))}
             points = d1.gsm8k_is_right(generation, None if truth is None else float(truth))
         case "math500", str():
             facts = {"gold": truth}

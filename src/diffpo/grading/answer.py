@@ -7,7 +7,7 @@ STOPS = ("<|eot_id|>", "<|endoftext|>", "<|im_end|>")
 
 OPEN, CLOSE = "<answer>", "</answer>"
 
-_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,8}\{")
+_BOX = re.compile(r"(?:\\\.?|(?<![A-Za-z\\]))(?:boxed|fbox)\s{0,8}\{")  # also without its backslash
 _EMPTY_BOX = re.compile(_BOX.pattern + r"[\s.]{0,16}\}")
 _BRACE = re.compile(r"[{}]")
 

@@ -3,11 +3,14 @@
 import re
 
 from diffpo.grading import symbolic
+from diffpo.grading.exact import exact_value
+from diffpo.grading.latex import full_fractions, join_thousands, mark_digit_gaps, without_sizes
 from diffpo.grading.number import parse_number
 from diffpo.grading.symbolic import Verdict
 
 _WRAPPER = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf|textit) ?\{([^{}]*)\}")
-_SPACING = re.compile(r"\\(?:left|right)(?![a-z])|\\[!,;: ]|[\s$~]|\\\$|\.$")
+_SPACING = re.compile(r"\\[!,;: ]|[\s$~]|\\\$|\.$")
+_GAP = "\0"
 _WORD = re.compile(r"\(?[A-Za-z]\)?|[A-Za-z]{3,}")
 _IN_BASE = re.compile(r"([0-9A-F]+)(?:_\{?([0-9]{1,2})\}?)?")
 
@@ -15,8 +18,9 @@ _IN_BASE = re.compile(r"([0-9A-F]+)(?:_\{?([0-9]{1,2})\}?)?")
 def compare_answers(gold: str, answer: str) -> Verdict:
     r"""Compare the text of an answer with the gold one.
 
-    A number must be given as a number: `17\times 23` is not 391 yet, and 1.4142 is not `\sqrt{2}`. A word is compared
-    as text, and may be spelt with other capitals. Only expressions go to `symbolic.compare_latex`.
+    A number must be given as a number: `17\times 23` is not 391 yet, and 1.4142 is not `\sqrt{2}`. Where the gold
+    answer itself is still to be computed (`2^{10}`), any text of its exact value is equal. A word is compared as text,
+    and may be spelt with other capitals. Only expressions go to `symbolic.compare_latex`.
     """
     if len(answer) > symbolic.MAX_CHARACTERS:
         return "unparseable"
@@ -33,11 +37,13 @@ def compare_answers(gold: str, answer: str) -> Verdict:
     if "_" in ours and (base := _IN_BASE.fullmatch(ours)):
         digits = _IN_BASE.fullmatch(theirs)
         return "equal" if digits and digits[1] == base[1] and digits[2] in (None, base[2]) else "different"
-    if found is not None:
-        return "different"
+    computed = exact_value(gold)
+    if computed is not None and (found is not None or (found := exact_value(answer)) is not None):
+        return "equal" if found == computed else "different"
     return symbolic.compare_latex(gold, answer)
 
 
 def _plain(text: str) -> str:
-    """Remove spacing, dollar signs, a full stop, and the commands that only choose a font."""
-    return _SPACING.sub("", _WRAPPER.sub(r"\1", text)).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    """Remove fonts, sizes, dollar signs, a full stop and white space, which is only kept between digits."""
+    text = join_thousands(full_fractions(without_sizes(_WRAPPER.sub(r"\1", text))))
+    return _SPACING.sub("", mark_digit_gaps(text, _GAP))

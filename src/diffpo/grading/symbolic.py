@@ -8,7 +8,6 @@ next call starts a new one. Long answers, and those that math-verify would accep
 import atexit
 import json
 import os
-import re
 import select
 import subprocess
 import sys
@@ -19,6 +18,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal
+
+from diffpo.grading.latex import has_digit_gap, without_name
 
 Verdict = Literal["equal", "different", "unparseable", "failed"]
 """unparseable: the answer is no mathematics, or exceeds a limit; failed: the gold answer or the worker is at fault."""
@@ -33,19 +34,21 @@ WALL_SECONDS = 120.0
 """Limit of one comparison, and of starting a worker: past it the machine is at fault, not the answer."""
 
 _WORKER = Path(__file__).with_name("symbolic_worker.py")
-_NAME = re.compile(r"^[A-Za-z](?:_\{?\w\}?)?(?:\([A-Za-z]\))? ?= ?")
 
 
 def compare_latex(gold: str, answer: str) -> Verdict:
     r"""Compare two texts by value: `\frac{x}{4}` equals `x/4` and `0.25x`. It never raises, and takes seconds at most.
 
     A name before an answer (`x = 4`) is removed unless the gold answer has one too. An answer with another "=" or a
-    `\pm` that the gold answer lacks is different: math-verify would look at one side, or at a set, only.
+    `\pm` that the gold answer lacks is different: math-verify would look at one side, or at a set, only. So is one with
+    white space between digits, which math-verify would remove.
     """
     if len(answer) > MAX_CHARACTERS or "\0" in answer or _depth(answer) > MAX_DEPTH:
         return "unparseable"
     if "=" not in gold:
-        answer = _NAME.sub("", answer)
+        answer = without_name(answer)
+    if has_digit_gap(answer) and not has_digit_gap(gold):
+        return "different"
     for sign in ("=", "\\pm", "\\mp", "\\boxed", "$"):
         if sign in answer and sign not in gold:
             return "different"

@@ -30,8 +30,8 @@ first attempt, second attempt, ...
 D1_FORMAT_REWARD = 0.1
 
 _LATEX = (
-    (re.compile(r"\\(?:left|right)(?![a-z])|\\[,;: ]|\$|\\[()\[\]]"), " "),
-    (re.compile(r"\\(?:times|cdot|ast)(?![a-z])|[\u00b7\u22c5]"), "*"),
+    (re.compile(r"\\(?:left|right)(?![a-z])|\\[,;: ]|\$|\\[()\[\]]|`|^\s*\*\*|\*\*\s*$"), " "),
+    (re.compile(r"\\(?:times|cdot|ast)(?![a-z])|\\\*|[\u00b7\u22c5\u2217]|(?<=[0-9)\s])[xX](?=[0-9(\s])"), "*"),
     (re.compile(r"\\div(?![a-z])"), "/"),
     (re.compile(r"\\[dt]?frac *\{([^{}]{1,80})\} *\{([^{}]{1,80})\}"), r"(\1)/(\2)"),
     (re.compile(r"[{\[]"), "("),
@@ -68,11 +68,15 @@ def parse_row(row: Row) -> Question | None:
 
 
 def expression_of(answer: str, target: int) -> str:
-    """Return an answer as plain arithmetic: LaTeX's signs are translated, and "= 25" is removed if 25 is the target."""
+    """Return an answer as plain arithmetic: signs of LaTeX and Markdown are translated, and a full stop is removed.
+
+    So is `= 25` behind it if 25 is the target.
+    """
     if len(answer) > _LONGEST:
         return answer
     for pattern, replacement in _LATEX:
         answer = pattern.sub(replacement, answer)
+    answer = answer.strip().removesuffix(".")
     left, equals, right = answer.rpartition("=")
     return (left if equals and right.strip() == str(target) else answer).strip()
 
