@@ -182,12 +182,15 @@ def check_helpers() -> None:
     assert on_rank_zero(lambda: rank) == 0
     model = nn.ParameterList(nn.Parameter(torch.zeros(2, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16))
     model.append(nn.Parameter(torch.zeros(3), requires_grad=False))
+    model.append(nn.Parameter(torch.zeros(1, dtype=torch.bfloat16)))
+    model[3].grad_dtype = torch.float32  # as a weight that has a master
     if rank:
         model[0].grad, model[1].grad = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0], dtype=torch.bfloat16)
+        model[3].grad = torch.tensor([1.00390625])  # which bfloat16 rounds to 1
     else:
         model[1].grad = torch.tensor([10.0, 20.0], dtype=torch.bfloat16)
     all_reduce_gradients(model.parameters())
-    assert [None if p.grad is None else p.grad.tolist() for p in model] == [[1, 2], [13, 24], None]
+    assert [None if p.grad is None else p.grad.tolist() for p in model] == [[1, 2], [13, 24], None, [1.00390625]]
     assert model[1].grad.dtype == torch.bfloat16
 
 

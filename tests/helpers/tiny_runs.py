@@ -79,7 +79,7 @@ def lines_of(run: Path) -> list[dict[str, Any]]:
 def weights_of(folder: Path) -> dict[str, bytes]:
     """Return every tensor in a folder's safetensors files, bit by bit, a controller's running statistics included."""
     return {
-        f"{file.name}/{name}": tensor.numpy().tobytes()
+        f"{file.name}/{name}": bytes_of(tensor)
         for file in folder.glob("*.safetensors")
         for name, tensor in load_file(file).items()
     }
@@ -91,7 +91,12 @@ def leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from leaves(item, f"{where}/{key}")
     else:
-        yield where, value.numpy().tobytes() if isinstance(value, Tensor) else value
+        yield where, bytes_of(value) if isinstance(value, Tensor) else value
+
+
+def bytes_of(tensor: Tensor) -> bytes:
+    """Return a tensor's numbers bit by bit; numpy has no bfloat16."""
+    return tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.dim() else tensor.numpy().tobytes()
 
 
 def snapshot(run: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from diffpo.models.model_paths import checkpoints, is_adapter
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import RlRecipe, SftRecipe
 from diffpo.runs.run_dir import METRICS
-from diffpo.sampling.policy import load
+from diffpo.sampling.policy import load, save
 from diffpo.training.rl import run_rl
 from diffpo.training.sft import run_sft
 
@@ -76,6 +76,26 @@ def test_equal_seeds_give_equal_adapters_whatever_the_global_generator_holds(bas
         add_adapter(denoiser, 4, 8, seed)
         found.append(torch.cat([p.flatten() for p in denoiser.model.parameters() if p.requires_grad]))
     assert found[0].equal(found[1]) and not found[0].equal(found[2])
+
+
+def test_an_adapter_on_a_bfloat16_model_is_float32_and_stays_so_on_the_disk(base: Path, tmp_path: Path) -> None:
+    policy = load(base, dtype=torch.bfloat16)
+    add_adapter(policy.denoiser, 4, 8, seed=0)
+
+    def trained(denoiser: ModelDenoiser) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in denoiser.model.named_parameters() if p.requires_grad}
+
+    numbers = trained(policy.denoiser)
+    assert {p.dtype for p in numbers.values()} == {torch.float32}
+    frozen = {p.dtype for name, p in policy.denoiser.model.named_parameters() if name not in numbers}
+    assert frozen == {torch.bfloat16}
+    with torch.no_grad():
+        for number in numbers.values():
+            number += 1e-4 * torch.randn(number.shape)
+    save(policy, tmp_path / "adapter")
+    for dtype in (torch.bfloat16, torch.float32):
+        again = trained(load(tmp_path / "adapter", dtype=dtype).denoiser)
+        assert again.keys() == numbers.keys() and all(again[name].equal(numbers[name]) for name in numbers)
 
 
 def test_rl_trains_the_adapter_and_the_base_is_the_model_under_it(base: Path, adapted: Path) -> None:

@@ -78,7 +78,7 @@ def all_reduce_gradients(parameters: Iterable[Tensor]) -> None:
         if not parameter.requires_grad:
             continue
         if parameter.grad is None:  # the process may have no rows that this parameter matters for
-            parameter.grad = torch.zeros_like(parameter)
+            parameter.grad = torch.zeros_like(parameter, dtype=parameter.grad_dtype)
         bucket.append(parameter.grad)
         if sum(gradient.numel() for gradient in bucket) >= BUCKET:
             _sum(bucket)

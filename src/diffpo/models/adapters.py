@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
 
 NAME = "default"
+FACTORS = r"\.lora_[AB]\."
+"""A pattern that is in the names of an adapter's weights, and in no others."""
 TARGETS: Mapping[str, str] = {
     # Llama's names, which d1's list has, miss half of LLaDA's matrices, and a bare ff_out is also the output head's.
     "llada": r".*\.blocks\.\d+\.(q_proj|k_proj|v_proj|attn_out|ff_proj|up_proj|ff_out)",
@@ -64,8 +66,8 @@ def _adapter_off(model: PreTrainedModel) -> Iterator[None]:
 def add_adapter(denoiser: ModelDenoiser, rank: int, alpha: int, seed: int) -> None:
     """Freeze the model and put a trainable adapter, scaled by `alpha` / `rank`, on all matrices of its blocks.
 
-    The adapted model starts equal to the model: one factor is random (by `seed`), the other zero. Raises UserError
-    where peft is not installed.
+    The adapted model starts equal to the model: one factor is random (by `seed`), the other zero. The factors are
+    float32 whatever the model is: small steps would be lost in bfloat16. Raises UserError where peft is not installed.
     """
     try:
         from peft import LoraConfig
@@ -75,15 +77,24 @@ def add_adapter(denoiser: ModelDenoiser, rank: int, alpha: int, seed: int) -> No
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         denoiser.model.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), NAME)
+    for layer in adapter_layers(denoiser.model).values():  # PEFT gave them the model's dtype
+        layer.lora_A.float()
+        layer.lora_B.float()
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Put a stored adapter on its model, trainable.
+    """Put a stored adapter on its model, trainable, in float32 whatever the model is.
 
     Raises UserError where peft is not installed, or naming a weight that does not fit.
     """
     try:
-        found = model.load_adapter(str(folder), NAME, is_trainable=True, ignore_mismatched_sizes=True)
+        found = model.load_adapter(
+            str(folder),
+            NAME,
+            is_trainable=True,
+            ignore_mismatched_sizes=True,
+            dtype_plan={FACTORS: torch.float32},  # else they are rounded to the model's dtype
+        )
     except ImportError as error:
         raise UserError(f"{folder} holds an adapter, which needs peft: pip install 'diffpo[lora]'") from error
     except (OSError, ValueError, RuntimeError) as error:

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from diffpo.core.errors import UserError
 from diffpo.core.files import flush_entry, flush_tree
 from diffpo.models.model_paths import CHECKPOINT, checkpoints
 from diffpo.sampling.policy import Policy, save
@@ -70,7 +71,16 @@ def read_progress(checkpoint: Path) -> RunProgress:
 
 
 def restore(checkpoint: Path, to_restore: Mapping[str, HasState]) -> None:
-    """Give the parts, by name, the state that they had when the checkpoint was written."""
+    """Give the parts, by name, the state that they had when the checkpoint was written.
+
+    Raises UserError where it is the state of other parts: an earlier version divided a model's weights otherwise.
+    """
     states: dict[str, Any] = torch.load(checkpoint / "optimizer.pt", weights_only=True)
     for name, part in to_restore.items():
-        part.load_state_dict(states[name])
+        try:
+            part.load_state_dict(states[name])
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"{checkpoint} was written by a version of diffpo whose optimiser kept other numbers, so the run cannot "
+                f"go on; start a new one from its model: base={checkpoint}"
+            ) from error

@@ -1,10 +1,14 @@
-"""The optimisers that recipes name, with a linear warm-up and, if the recipe asks for it, a linear decay."""
+"""The optimisers that recipes name, with a linear warm-up and, if the recipe asks for it, a linear decay.
 
-from collections.abc import Iterable
+Whatever the model's dtype, they change float32 numbers by float32 gradients (docs/decisions/0029).
+"""
+
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from diffpo.models.layers import blocks_of
 from diffpo.recipes.tables import AdamRecipe, PolicyOptimizerRecipe
 from diffpo.runs.muon import Muon
 
@@ -14,7 +18,7 @@ MUON_SCALE = 10.0
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """The methods of an optimiser that the loops use; `torch.optim` has them, and `MuonAndAdam`."""
+    """The methods of an optimiser that the loops use; those of `torch.optim` have them, and those here."""
 
     @property
     def param_groups(self) -> list[dict[str, Any]]: ...
@@ -29,10 +33,10 @@ class Optimizer(Protocol):
 
 
 class MuonAndAdam:
-    """Muon for the matrices of the blocks, AdamW for embeddings, norms and the output head."""
+    """Muon for the matrices of the blocks, AdamW for embeddings, norms and the output head, if those are trained."""
 
-    def __init__(self, muon: Muon, adam: torch.optim.AdamW) -> None:
-        self._parts = {"muon": muon, "adam": adam}
+    def __init__(self, muon: Muon, adam: torch.optim.AdamW | None) -> None:
+        self._parts: dict[str, torch.optim.Optimizer] = {"muon": muon} if adam is None else {"muon": muon, "adam": adam}
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -54,17 +58,73 @@ class MuonAndAdam:
             part.load_state_dict(state_dict[name])
 
 
+class MasterWeights:
+    """Trains float32 copies of a model's weights, the masters; after a step the weights are the masters, rounded.
+
+    A bfloat16 weight has 8 bits, so a step below a 512th of it would be lost. The weights' gradients are float32, too:
+    what several backward passes add up, and several processes, is rounded nowhere.
+    """
+
+    def __init__(self, masters: Mapping[torch.nn.Parameter, torch.nn.Parameter], optimizer: Optimizer) -> None:
+        """`masters` has the master of each weight; `optimizer` is that of the masters."""
+        self._masters = dict(masters)
+        self._optimizer = optimizer
+        for weight, master in self._masters.items():
+            weight.grad_dtype = master.dtype
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self._optimizer.param_groups
+
+    def zero_grad(self) -> None:
+        self._optimizer.zero_grad()
+        for weight in self._masters:
+            weight.grad = None
+
+    def step(self) -> None:
+        for weight, master in self._masters.items():
+            master.grad = weight.grad
+        self._optimizer.step()
+        self._round()
+
+    def state_dict(self) -> dict[str, Any]:
+        masters = [master.detach() for master in self._masters.values()]
+        return {"masters": masters, "optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        with torch.no_grad():
+            for master, stored in zip(self._masters.values(), state_dict["masters"], strict=True):
+                master.copy_(stored)
+        self._optimizer.load_state_dict(state_dict["optimizer"])
+        self._round()
+
+    @torch.no_grad()
+    def _round(self) -> None:
+        for weight, master in self._masters.items():
+            weight.copy_(master)
+
+
 def policy_optimizer(
     model: torch.nn.Module, recipe: PolicyOptimizerRecipe, others: Iterable[torch.nn.Parameter] = ()
 ) -> Optimizer:
-    """Return the optimiser of the weights that are trained: a denoiser's, or its adapter's if it has one, and others."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    """Return the optimiser of the weights that are trained: a denoiser's, or its adapter's if it has one, and others.
+
+    Weights that are not float32 get masters that are.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    masters = {p: torch.nn.Parameter(p.detach().float()) for p in trained if p.dtype != torch.float32}
+    of_blocks = {*blocks_of(model).parameters()}
+    is_matrix = [p.dim() == 2 and p in of_blocks for p in trained]
+    changed = [masters.get(p, p) for p in trained]
+    optimizer: Optimizer
     if recipe.kind == "adamw":
-        return adam([*trained.values(), *others], recipe)
-    matrices = [p for name, p in trained.items() if p.dim() == 2 and ".blocks." in name]
-    rest = [p for name, p in trained.items() if not (p.dim() == 2 and ".blocks." in name)]
-    muon = Muon([{"params": matrices, "scale": MUON_SCALE}], recipe.lr * MUON_SCALE, recipe.weight_decay)
-    return MuonAndAdam(muon, adam([*rest, *others], recipe))
+        optimizer = adam([*changed, *others], recipe)
+    else:
+        matrices = [p for p, is_one in zip(changed, is_matrix, strict=True) if is_one]
+        rest = [*(p for p, is_one in zip(changed, is_matrix, strict=True) if not is_one), *others]
+        muon = Muon([{"params": matrices, "scale": MUON_SCALE}], recipe.lr * MUON_SCALE, recipe.weight_decay)
+        optimizer = MuonAndAdam(muon, adam(rest, recipe) if rest else None)
+    return MasterWeights(masters, optimizer) if masters else optimizer
 
 
 def adam(parameters: Iterable[torch.nn.Parameter], recipe: AdamRecipe) -> torch.optim.AdamW:

@@ -16,7 +16,7 @@ class DeviceSettings(Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a CUDA device if there is one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """The weights' type; those of an adapter are float32 beside a bfloat16 model."""
+    """The model's. What is trained is float32: an adapter, or masters from which a bfloat16 model is rounded."""
     gradient_checkpointing: bool = False
     """Keep one activation for each block, and compute the others again: less memory, a third more arithmetic."""
     attention: Attention = "sdpa"

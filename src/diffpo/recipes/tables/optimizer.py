@@ -21,7 +21,7 @@ class AdamRecipe(Strict):
 
 class PolicyOptimizerRecipe(AdamRecipe):
     kind: Literal["adamw", "muon"] = "adamw"
-    """muon: orthogonalised updates for the blocks' matrices, at ten times `lr`; AdamW for the rest."""
+    """muon: orthogonalised updates, at ten times `lr`, for the blocks' matrices or an adapter's; AdamW for the rest."""
 
 
 class LoraRecipe(Strict):
