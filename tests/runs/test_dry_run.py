@@ -1,10 +1,12 @@
 """Dry runs: the published sizes, and counts against those of a real step."""
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from tests.helpers.families import tiny_folder
 from torch import Tensor
 
 from diffpo.cli.main import main
@@ -12,16 +14,19 @@ from diffpo.core.errors import UserError
 from diffpo.models.adapters import add_adapter
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
+from diffpo.models.quantised import BLOCK
 from diffpo.recipes import load_recipe
 from diffpo.recipes.parts import build_task
-from diffpo.recipes.tables import RlRecipe, SftRecipe
-from diffpo.runs.device import configure_model_
-from diffpo.runs.dry_run.memory import activations
+from diffpo.recipes.tables import RlRecipe, SftRecipe, base_bits
+from diffpo.runs.device import configure_model_, resolve_device
+from diffpo.runs.dry_run.memory import activations, adapter_inputs, resident_bytes
 from diffpo.runs.dry_run.size import Size, size_of
 from diffpo.runs.dry_run.summary import dry_run_report
-from diffpo.runs.dry_run.work import rl_work
+from diffpo.runs.dry_run.work import has_reference, rl_work
 from diffpo.runs.run_dir import METRICS
+from diffpo.sampling.policy import load_base
 from diffpo.training.rl import run_rl
+from diffpo.training.rl_setup import make_optimizers, make_reference
 from diffpo.training.sft import run_sft
 
 LLADA = "base=GSAI-ML/LLaDA-8B-Instruct"
@@ -70,8 +75,10 @@ def test_a_full_model_needs_its_reference_and_more_of_everything() -> None:
     full = dry_run_report(load_recipe(RlRecipe, "d1", [LLADA, "dtype=bfloat16"]), 200)
 
     more = memory_of(full)["at most at a time"] - memory_of(light)["at most at a time"]
-    # Reference, gradients and two moments, four times the weights, less what the adapter had of them.
-    assert more == pytest.approx((4 * 2 * 8.016e9 - 4 * 4 * 0.3355e9) / 2**30, abs=0.1)
+    # A reference; masters, gradients and two moments in float32; less the adapter's of these, and its inputs.
+    assert memory_of(full)["master weights"] == pytest.approx(4 * 8.016e9 / 2**30, abs=0.01)
+    inputs = memory_of(light)["update: activations"] - memory_of(full)["update: activations"]
+    assert more == pytest.approx((2 * 8.016e9 + 4 * 4 * (8.016e9 - 0.3355e9)) / 2**30 - inputs, abs=0.1)
 
 
 def test_a_base_of_4_bits_takes_them_for_its_blocks() -> None:
@@ -126,11 +133,82 @@ def test_a_supervised_run_is_told_too(capsys: pytest.CaptureFixture[str]) -> Non
         dry_run_report(load_recipe(SftRecipe, "sudoku4-base"), 200)
 
 
+LORA = ["lora.rank=8", "lora.alpha=8"]
+
+
+@pytest.mark.parametrize(
+    ("family", "pieces", "more"),
+    [
+        ("llada", "diffpo+gsm8k+1gpu", LORA),
+        ("dream", "diffpo+gsm8k+1gpu", [*LORA, "optimizer.kind=muon"]),
+        ("llada", "diffpo+gsm8k+1gpu-4bit", LORA),
+        ("llada", "diffpo+gsm8k", ["dtype=bfloat16", "objective.kl_coef=0.1"]),
+        ("dream", "diffpo+gsm8k", ["dtype=bfloat16", "optimizer.kind=muon"]),
+        ("dream", "diffpo+gsm8k", ["optimizer.kind=muon"]),
+    ],
+)
+def test_resident_bytes_are_those_of_what_a_run_makes(
+    family: str, pieces: str, more: list[str], tmp_path: Path
+) -> None:
+    base = tiny_folder(tmp_path / "base", family, width=256, hidden=1024, layers=2)
+    recipe = load_recipe(RlRecipe, pieces, [f"base={json.dumps(str(base))}", "device=cpu", *more])
+    rank, bits = recipe.lora.rank if recipe.lora is not None else None, base_bits(recipe)
+    is_compared = has_reference(recipe.objective)
+    told = resident_bytes(recipe, size_of(str(base), rank, is_trained=True), is_compared)
+
+    start = load_base(str(base), *resolve_device(recipe), bits).denoiser
+    if recipe.lora is not None:
+        add_adapter(start, recipe.lora.rank, recipe.lora.alpha, seed=0)
+    reference = make_reference(recipe, start, start) if is_compared and recipe.lora is None else None
+    (optimizer,) = make_optimizers(recipe, start, None).values()
+    everywhere = torch.ones(1, 12, dtype=torch.bool)
+    start.predict(torch.zeros(1, 12, dtype=torch.long), everywhere, everywhere).logits.sum().backward()
+    optimizer.step()
+    parameters = dict(start.model.named_parameters())
+    adapter = {name: p for name, p in parameters.items() if "lora_" in name}
+    state = optimizer.state_dict()
+    made = {
+        "weights": stored_bytes(p for name, p in parameters.items() if name not in adapter),
+        "adapter": stored_bytes(adapter.values()),
+        "reference": stored_bytes(reference.model.parameters()) if reference is not None else 0,
+        "master weights": stored_bytes(state.get("masters", [])),
+        "gradients": stored_bytes(p.grad for p in parameters.values() if p.grad is not None),
+        "optimiser": stored_bytes(tensors_in(state.get("optimizer", state))),
+    }
+    assert told.keys() == made.keys()
+    for part, found in made.items():
+        assert told[part] == pytest.approx(found, rel=0.01), part
+    assert made["weights"] and made["gradients"] and made["optimiser"]
+
+
+def stored_bytes(values: Iterable[Tensor]) -> int:
+    """Return the bytes of these tensors, a quantised one's scales and code books included."""
+    total = 0
+    for value in values:
+        total += value.untyped_storage().nbytes()
+        if (scales := getattr(value, "quant_state", None)) is not None:
+            assert value.numel() * 2 % BLOCK == 0
+            kept = (scales.absmax, scales.code, scales.offset, scales.state2.absmax)  # one code book for all scales
+            total += sum(tensor.nbytes for tensor in kept)
+    return total
+
+
+def tensors_in(state: object) -> Iterator[Tensor]:
+    if isinstance(state, dict | list):
+        for part in state.values() if isinstance(state, dict) else state:
+            yield from tensors_in(part)
+    elif isinstance(state, Tensor):
+        yield state
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rank", [None, 4])
 @pytest.mark.parametrize("is_checkpointed", [False, True])
-def test_the_estimate_of_activations_is_near_what_torch_keeps(rank: int | None, is_checkpointed: bool) -> None:
+def test_the_estimate_of_activations_is_near_what_torch_keeps(
+    rank: int | None, is_checkpointed: bool, dtype: torch.dtype
+) -> None:
     config = LLaDAConfig(d_model=96, n_layers=6, n_heads=4, mlp_hidden_size=288, vocab_size=64)
-    denoiser = ModelDenoiser(LLaDAModelLM(config), 5, ())
+    denoiser = ModelDenoiser(LLaDAModelLM(config).to(dtype), 5, ())
     if rank is not None:
         add_adapter(denoiser, rank, rank, seed=0)
     configure_model_(denoiser, load_recipe(RlRecipe, "d1", [f"gradient_checkpointing={str(is_checkpointed).lower()}"]))
@@ -146,11 +224,17 @@ def test_the_estimate_of_activations_is_near_what_torch_keeps(rank: int | None, 
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
         denoiser.predict(canvas, is_visible, at).logits.sum()
-    counted = sum(value.untyped_storage().nbytes() for value in kept.values()) / 4
+    counted: float = sum(value.untyped_storage().nbytes() for value in kept.values())
     size = Size(0, 1, 0, layers=6, width=96, hidden=288, vocabulary=64)
+
+    def told(is_checkpointed: bool) -> int:
+        inputs = 4 * adapter_inputs(size, canvas.numel(), is_checkpointed)
+        has_inputs = rank is not None and dtype == torch.bfloat16
+        return activations(size, canvas.numel(), is_checkpointed) * dtype.itemsize + has_inputs * inputs
+
     if is_checkpointed:  # one block's insides come with the backward pass
-        counted += activations(size, canvas.numel(), is_checkpointed=False) / 6
-    assert activations(size, canvas.numel(), is_checkpointed) == pytest.approx(counted, rel=0.25)
+        counted += told(is_checkpointed=False) / 6
+    assert told(is_checkpointed) == pytest.approx(counted, rel=0.25)
 
 
 @pytest.mark.parametrize(

@@ -18,32 +18,40 @@ Parts = Mapping[str, int]
 
 
 def resident_bytes(recipe: RlRecipe | SftRecipe, size: Size, has_reference: bool) -> Parts:
-    """Return the bytes that are held all the time: parameters and, for the trained ones, gradients and two moments."""
+    """Return the bytes that are held all the time: parameters and, for the trained ones, gradients and moments.
+
+    What is trained is float32: an adapter, or the masters of a bfloat16 model's weights. AdamW keeps two moments of a
+    parameter, Muon one.
+    """
     width = bytes_per_number(recipe)
-    trained_width = FLOAT32 if recipe.lora is not None else width  # PEFT keeps adapters in float32
+    has_masters = recipe.lora is None and width < FLOAT32
     weights = size.parameters * width
     if base_bits(recipe):
         weights -= round(size.block_weights * (width - BYTES_PER_WEIGHT))
     return {
         "weights": weights,
-        "adapter": size.trained * trained_width if recipe.lora is not None else 0,
+        "adapter": size.trained * FLOAT32 if recipe.lora is not None else 0,
         "reference": weights if has_reference and recipe.lora is None and size.trained else 0,
-        "gradients": size.trained * trained_width,
-        "optimiser": 2 * size.trained * trained_width,
+        "master weights": size.trained * FLOAT32 if has_masters else 0,
+        "gradients": size.trained * FLOAT32,
+        "optimiser": (2 * size.trained - (size.trained_matrices if recipe.optimizer.kind == "muon" else 0)) * FLOAT32,
     }
 
 
 def update_bytes(recipe: RlRecipe | SftRecipe, size: Size, work: Work, rows: int) -> Parts:
     """Return the bytes that a backward pass of `rows` completions needs besides the resident ones.
 
-    They hold activations of all blocks or, with gradient checkpointing, of one block and the inputs of all; and what
-    the output head needs (`head_bytes`).
+    They hold activations of all blocks or, with gradient checkpointing, of one block and the inputs of all; what a
+    float32 adapter on another model adds to them; and what the output head needs (`head_bytes`).
     """
     if not size.trained:
         return {}
-    tokens = round(rows * work.canvases * work.tokens)
+    tokens, width = round(rows * work.canvases * work.tokens), bytes_per_number(recipe)
+    kept = activations(size, tokens, recipe.gradient_checkpointing) * width
+    if recipe.lora is not None and width < FLOAT32:
+        kept += adapter_inputs(size, tokens, recipe.gradient_checkpointing) * FLOAT32
     return {
-        "update: activations": activations(size, tokens, recipe.gradient_checkpointing) * bytes_per_number(recipe),
+        "update: activations": kept,
         "update: output head": head_bytes(size, rows * work.length),
     }
 
@@ -102,6 +110,14 @@ def activations(size: Size, tokens: int, is_checkpointed: bool) -> int:
     return tokens * (size.layers * size.width + inside if is_checkpointed else size.layers * inside)
 
 
+def adapter_inputs(size: Size, tokens: int, is_checkpointed: bool) -> int:
+    """Return how many float32 numbers are kept beside the `activations` where the model is not float32.
+
+    PEFT keeps the input of each of a block's seven matrices in the adapter's dtype.
+    """
+    return tokens * (6 * size.width + size.hidden) * (1 if is_checkpointed else size.layers)
+
+
 def bytes_per_number(recipe: RlRecipe | SftRecipe) -> int:
-    """Return the bytes of one number in the run's dtype."""
+    """Return the bytes of one of the model's numbers, in the run's dtype."""
     return 2 if recipe.dtype == "bfloat16" else FLOAT32

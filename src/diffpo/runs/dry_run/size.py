@@ -58,6 +58,8 @@ class Size:
     """Rows of the embedding."""
     cached: int = 0
     """Numbers of a token's keys and values in all layers, which a block cache keeps."""
+    trained_matrices: int = 0
+    """Of the trained parameters, those in matrices of the blocks."""
 
 
 def is_elsewhere(base: str) -> bool:
@@ -76,7 +78,11 @@ def size_of(base: str, rank: int | None, is_trained: bool) -> Size:
         size = measure_model(model)
         if rank is not None:
             add_adapter(ModelDenoiser(model, 0, ()), rank, alpha=1, seed=0)
-    return replace(size, trained=sum(p.numel() for p in model.parameters() if p.requires_grad) if is_trained else 0)
+    if not is_trained:
+        return size
+    in_matrices = sum(p.numel() for p in blocks_of(model).parameters() if p.requires_grad and p.dim() == 2)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return replace(size, trained=trained, trained_matrices=in_matrices)
 
 
 def measure_model(model: PreTrainedModel) -> Size:
