@@ -37,7 +37,7 @@ mutants: .venv/.ready ## Slow: plant bugs in the ground floor; the tests must ca
 study-sampler: .venv/.ready ## Slow: learned sampler against fixed ones
 	@$(BIN)/python studies/learned_sampler.py
 
-study-arms: .venv/.ready ## Slow: twelve algorithms at equal calls, with and without KL (JOBS=2)
+study-arms: .venv/.ready ## Slow: the algorithms at equal calls, with and without KL (JOBS=2)
 	@$(BIN)/diffpo study study-arms --out results/arms --against d1,d1+KL --jobs $(JOBS)
 
 study-full: .venv/.ready ## Slow, days: every algorithm tuned on seeds of its own, five seeds reported (JOBS=2)

@@ -34,8 +34,9 @@ from diffpo.recipes.tables import EvalRecipe, RlRecipe, SamplerRecipe, SftRecipe
 from diffpo.runs.checkpoint import read_progress
 from diffpo.runs.run_dir import METRICS
 from diffpo.sampling.policy import load
-from diffpo.statistics.comparison import Frontiers, compare_frontiers
-from diffpo.statistics.frontier import frontier_area
+from diffpo.statistics.comparison import Frontiers, compare_frontiers, compare_mixtures
+from diffpo.statistics.frontier import frontier_area, staircase_accuracy
+from diffpo.statistics.intervals import Estimate
 from diffpo.tasks.base import Problem, Task
 from diffpo.training.rl import run_rl
 from diffpo.training.sft import run_sft
@@ -46,6 +47,8 @@ OUT = Path("results/frontier")
 COUNT = 400
 TUNING = 100
 """From this seed on runs are for tuning, and are measured on validation problems."""
+SHOWN = (1, 2, 3, 4, 6, 8, 12, 16, 24, 36)
+"""Numbers of calls at which figures are printed."""
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """One for each number of denoiser calls, so that a rule's figures are two short texts."""
 
@@ -80,7 +83,7 @@ def main() -> None:
         with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
             list(pool.map(run_seed, *zip(*jobs, strict=True)))
     for task in tasks:
-        print(report(plan[task], read_lines(given.out / f"{task}.jsonl"), seeds), flush=True)
+        print(report(task, plan[task], read_lines(given.out / f"{task}.jsonl"), seeds), flush=True)
 
 
 # --------------------------------------------------------------------------------------------- training and measuring
@@ -200,7 +203,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     return found
 
 
-def report(settings: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> str:
+def report(name: str, settings: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> str:
     """Return the areas of the arms and the differences of the plan's comparisons, over the seeds that all arms have."""
     arms = ["base", *settings["arms"]]
     line_of = {(line["arm"], line["seed"]): line for line in lines}
@@ -210,15 +213,22 @@ def report(settings: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], seed
     task = build_task(load_recipe(SftRecipe, settings["base"], settings.get("base_overrides", ())).task)
     recipe = measuring("", max(whole))
     problems, _ = evaluation_problems(task, recipe)
-    found = [f"{task.name}, seeds {', '.join(map(str, whole))}, {len(problems)} {recipe.split} problems"]
+    found = [f"{name}: {task.name}, seeds {', '.join(map(str, whole))}, {len(problems)} {recipe.split} problems"]
+    seconds = {arm: [line_of[arm, seed]["cpu_seconds"] for seed in whole] for arm in arms}
     families = dict(frontiers_by_arm(settings, line_of, whole))
     length = task.completion_length
-    for name, family in families.items():
+    for family_name, family in families.items():
         areas = [
             frontier_area(family.nfe[:, i].mean(0), family.solved[:, i].mean(0), length) for i in range(len(whole))
         ]
         spread = " ".join(f"{area:.3f}" for area in areas)
-        found.append(f"{name:28s} area {np.mean(areas):.3f}   by seed {spread}")
+        found.append(f"{family_name:28s} area {np.mean(areas):.3f}   by seed {spread}")
+        accuracy, nfe = family.solved.mean(0), family.nfe.mean(0)
+        within = (
+            f"{at}: {100 * staircase_accuracy(accuracy, nfe, accuracy, at).mean():.1f}" for at in SHOWN if at <= length
+        )
+        cpu = "" if ":" in family_name else f"   {np.mean(seconds[family_name]):.0f} CPU s"
+        found.append(f"{'':28s} % within NFE {'  '.join(within)}{cpu}")
     for ours, theirs in settings["compare"]:
         found += comparison(ours, theirs, families, problems, length)
     return "\n".join(found)
@@ -227,13 +237,19 @@ def report(settings: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], seed
 def frontiers_by_arm(
     settings: Mapping[str, Any], line_of: Mapping[tuple[str, int], Mapping[str, Any]], seeds: Sequence[int]
 ) -> Iterator[tuple[str, Frontiers]]:
-    """Yield each arm under the fixed bounds and, as NAME:sampler, under the rules of its sampler, where it has one."""
+    """Yield each arm under the fixed bounds.
+
+    One with a sampler also as NAME:sampler, under the sampler's rules, and as NAME:fixed, under all rules that need no
+    learning: the bounds, and the plain sums among the sampler's rules.
+    """
     for arm in ["base", *settings["arms"]]:
         own = [line_of[arm, seed] for seed in seeds]
         fixed = [[name for name in line["rules"] if name not in line["front"] or is_fixed(name)] for line in own]
         yield arm, frontiers(own, fixed)
         if own[0]["front"]:
             yield f"{arm}:sampler", frontiers(own, [line["front"] for line in own])
+            plain = [[name for name in line["rules"] if name.startswith("entropy bound")] for line in own]
+            yield f"{arm}:fixed", frontiers(own, plain)
 
 
 def is_fixed(name: str) -> bool:
@@ -267,17 +283,24 @@ def comparison(
     found = compare_frontiers(families[ours], families[theirs], clusters, length)
     low, high = found.area.ci95
     points = list(zip(found.at, found.accuracy, strict=True))
-    shown = "  ".join(
-        f"{at:g}: {100 * e.value:+.1f} [{100 * e.ci95[0]:+.1f}, {100 * e.ci95[1]:+.1f}]"
-        for at, e in points
-        if at in (1, 2, 3, 4, 6, 8, 12, 16, 24, 36)
-    )
+    at = [x for x in found.at if x in SHOWN]
+    mixed = list(zip(at, compare_mixtures(families[ours], families[theirs], clusters, at), strict=True))
     worst = min(points, key=lambda point: point[1].ci95[0])
     return [
         f"{ours} - {theirs}: area {found.area.value:+.3f} [{low:+.3f}, {high:+.3f}]; "
         f"least lower end {100 * worst[1].ci95[0]:+.1f} points, at {worst[0]:g} calls",
-        f"    accuracy in points at NFE {shown}",
+        f"    accuracy in points within NFE {in_points(points)}",
+        f"    the same by mixtures, at NFE {in_points(mixed)}",
     ]
+
+
+def in_points(estimates: Sequence[tuple[float, Estimate]]) -> str:
+    """Return differences at some numbers of calls, in points of accuracy."""
+    return "  ".join(
+        f"{at:g}: {100 * e.value:+.1f} [{100 * e.ci95[0]:+.1f}, {100 * e.ci95[1]:+.1f}]"
+        for at, e in estimates
+        if at in SHOWN
+    )
 
 
 if __name__ == "__main__":

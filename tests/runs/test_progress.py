@@ -44,6 +44,12 @@ def test_silence_is_broken_while_a_step_takes_long() -> None:
     assert 2 <= lines.count(lines[-1]) <= 6
 
 
+def test_what_is_counted_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressBar("eval", 300, unit="completion") as bar:
+        bar.update(300)
+    assert capsys.readouterr().out.splitlines() == ["eval: completion 0/300", "eval: completion 300/300  (0 s)"]
+
+
 @pytest.mark.parametrize("stdout", [io.StringIO(), Terminal()])
 def test_an_error_passes_through_and_no_thread_is_left(stdout: io.StringIO) -> None:
     with redirect_stdout(stdout), pytest.raises(ZeroDivisionError), ProgressBar("rl", 3) as progress:

@@ -211,3 +211,10 @@ def test_rows_longer_than_the_models_positions_are_refused(base: Path, data: str
     with pytest.raises(UserError, match="sequence_length 9999 is more than the model's 4096 positions; lower it"):
         run_sft(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_tiny_model_of_another_task_is_named(tmp_path: Path) -> None:
+    walk = char_tokenizer("abcdefgh,:>")
+    recipe = SudokuTask()
+    with pytest.raises(UserError, match="trained on another task than sudoku4: its tokenizer lacks .* set the task"):
+        filter_long_prompts(Sudoku(), recipe, LLaDAConfig(vocab_size=len(walk)), walk)

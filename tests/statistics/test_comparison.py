@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffpo.core.errors import UserError
-from diffpo.statistics.comparison import Frontiers, compare_frontiers
+from diffpo.statistics.comparison import Frontiers, compare_frontiers, compare_mixtures
 
 ROWS = np.arange(200)
 
@@ -26,6 +26,17 @@ def test_each_run_brings_its_best_rule_within_the_calls() -> None:
     # Doublings from 1 to 16, of which run 0 is ahead by .1 in all four; run 1 is -.4, .2, .2, .1.
     assert found.area.value == pytest.approx((0.1 + (-0.4 + 0.2 + 0.2 + 0.1) / 4) / 2)
     assert all(e.ci95[0] <= e.value <= e.ci95[1] for e in (*found.accuracy, found.area))
+
+
+def test_mixtures_take_the_same_calls() -> None:
+    ours = family(((0.5, 1), (0.8, 4)), ((0.6, 2), (0.9, 4)))
+    theirs = family(((0.4, 1), (0.7, 4), (0.6, 8)), ((0.4, 1), (0.7, 4), (0.8, 8)))
+    found = compare_mixtures(ours, theirs, ROWS, at=(1, 2, 3, 4, 6))
+    # One call: .1, and -.4 where the cheapest takes two. Two: .6 - .5, and .6 - .5. Three: .7 - .6, and .75 - .6.
+    # Six calls: .8 - .7, where eight bring less, and .9 - .75.
+    expected = [(0.1 - 0.4) / 2, 0.1, (0.1 + 0.15) / 2, (0.1 + 0.2) / 2, (0.1 + 0.15) / 2]
+    assert [estimate.value for estimate in found] == pytest.approx(expected)
+    assert all(e.ci95[0] <= e.value <= e.ci95[1] for e in found)
 
 
 def test_calls_are_counted_up_to_the_completion_length_by_default() -> None:

@@ -12,9 +12,9 @@ import pytest
 from tests.helpers.simulation import LENGTH, Found, Population, covered, first_accuracy
 
 from diffpo.statistics.choice import measure
-from diffpo.statistics.comparison import Frontiers, compare_frontiers
+from diffpo.statistics.comparison import Frontiers, compare_frontiers, compare_mixtures
 from diffpo.statistics.frontier import aup, aup_estimate, frontier_area_estimate, staircase_accuracy, staircase_area
-from diffpo.statistics.gain import gain_at
+from diffpo.statistics.gain import accuracy_of_mixture, gain_at
 from diffpo.statistics.intervals import difference_interval, mean_interval, ratio_interval, share_interval
 
 TRIALS = 300
@@ -91,7 +91,11 @@ def test_of_frontiers(accuracy: tuple[float, ...]) -> None:
 def test_of_frontiers_compared() -> None:
     ours = Population((0.5, 0.6, 0.7, 0.8, 0.8, 0.8), CALLS, run_spread=0.1, **SMALL)
     theirs = Population((0.7,), (1.0,), run_spread=0.1, **SMALL)
-    figures: Any = [partial(staircase_accuracy, at=1.5), partial(staircase_area, hi=LENGTH)]
+    figures: Any = [
+        partial(staircase_accuracy, at=1.5),
+        partial(staircase_area, hi=LENGTH),
+        partial(accuracy_of_mixture, at=1.5),
+    ]
     truths = [ours.truth(figure) - theirs.truth(figure) for figure in figures]
 
     def trial(rng: np.random.Generator) -> Found:
@@ -99,7 +103,8 @@ def test_of_frontiers_compared() -> None:
         samples = [population.sample(rng, 5, problems) for population in (ours, theirs)]
         mine, other = (Frontiers(sample.solved, sample.nfe) for sample in samples)
         found = compare_frontiers(mine, other, problems.clusters, LENGTH, at=(1.5,))
-        return [(found.accuracy[0].ci95, truths[0]), (found.area.ci95, truths[1])]
+        (mixed,) = compare_mixtures(mine, other, problems.clusters, at=(1.5,))
+        return [(found.accuracy[0].ci95, truths[0]), (found.area.ci95, truths[1]), (mixed.ci95, truths[2])]
 
     assert all(LOW <= share <= HIGH for share in coverage_of(trial))
 

@@ -354,6 +354,11 @@ def test_a_controllers_advantage_is_not_asked_about_a_single_completion(base: Pa
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
+        (["estimator.kind=exact"], "so estimator 'exact' has no part in it; leave estimator out, or use another"),
+        (
+            ["rollout.rule={kind='entropy-bound', bound=10}", "rollout.speeds={}"],
+            "so rollout.rule.bound 10 has no part in it; leave one of the two out",
+        ),
         (["train=joint"], "objective 'expert-iteration' trains a policy alone, and train is 'joint'; use train ="),
         (["train=controller"], "'expert-iteration' trains a policy alone, and train is 'controller'; use train ="),
         (["objective.kl_coef=0.1"], "objective.kl_coef: unknown option"),

@@ -112,12 +112,13 @@ def train_and_evaluate(out: Path, seed: int) -> dict[str, dict[str, Any]]:
     queues = queues_of(out, seed)
     try:
         with interruptible() as interrupt:
-            with ProgressBar("training", sum(arm.calls for arm in RL_ARMS.values()) + SAMPLER_CALLS) as bar:
+            total = sum(arm.calls for arm in RL_ARMS.values()) + SAMPLER_CALLS
+            with ProgressBar("training", total, unit="denoiser call") as bar:
                 while not all(queue.has_done_own for queue in queues):
                     advance_all(queues, interrupt)
                     show_training(bar, out)
             print("3/4  all four meet puzzles whose solutions nobody has trained on", flush=True)
-            with ProgressBar("eval", len(ARMS)) as bar:
+            with ProgressBar("eval", len(ARMS), unit="model") as bar:
                 while not all(queue.is_finished for queue in queues):
                     advance_all(queues, interrupt)
                     bar.update(sum(queue.num_shared_done for queue in queues))

@@ -105,7 +105,7 @@ def collect(recipe: SamplerRecipe, policy: Policy, task: Task, name: str) -> tup
     """Return the states of one batch of train problems after the other, and the denoiser calls that they took."""
     settings, parts, clusters = recipe.states, list[RiskData](), list[str]()
     usage = policy.denoiser.usage
-    with ProgressBar(f"sampler {name}: states", settings.denoiser_calls) as bar:
+    with ProgressBar(f"sampler {name}: states", settings.denoiser_calls, unit="denoiser call") as bar:
         while usage.canvases < settings.denoiser_calls:
             problems = train_problems(recipe, task, len(parts))
             states, solved = collect_states(
@@ -160,7 +160,7 @@ def measure(
         )
         for candidate in unmeasured
     }
-    with ProgressBar(f"sampler {name}: prices", len(problems) * len(unmeasured)) as bar:
+    with ProgressBar(f"sampler {name}: prices", len(problems) * len(unmeasured), unit="completion") as bar:
         outcomes = evaluate(policy, task, problems, decodings, recipe.validation_batch, on_progress=bar.update)
     return tuple(
         replace(candidate, accuracy=float(outcome.is_solved.mean()), nfe=float(outcome.nfe.mean()))

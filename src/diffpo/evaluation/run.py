@@ -65,7 +65,7 @@ def evaluate_recipe(recipe: EvalRecipe, policy: Policy, task: Task, num_validati
         has_cache=recipe.cache != "none",
         option="max_in_flight",
     )
-    with ProgressBar(label, len(decodings) * len(problems)) as bar:
+    with ProgressBar(label, len(decodings) * len(problems), unit="completion") as bar:
 
         def warn(outcome: Outcome) -> None:
             if failed := outcome.count("grader_failed"):

@@ -31,11 +31,13 @@ class ProgressBar:
 
     On a terminal it is one live bar. Elsewhere it prints lines at least `min_gap` and at most `max_gap` seconds apart:
     when no update comes, a thread prints which step is still being worked on. Of several processes only the first
-    prints.
+    prints. `unit` is what is counted.
     """
 
-    def __init__(self, label: str, total: int, *, min_gap: float = 2.0, max_gap: float = 8.0) -> None:
-        self._label, self._total, self._min_gap, self._max_gap = label, total, min_gap, max_gap
+    def __init__(
+        self, label: str, total: int, *, unit: str = "step", min_gap: float = 2.0, max_gap: float = 8.0
+    ) -> None:
+        self._label, self._total, self._unit, self._min_gap, self._max_gap = label, total, unit, min_gap, max_gap
         self._warned: set[str] = set()
 
     def __enter__(self) -> "ProgressBar":
@@ -43,9 +45,9 @@ class ProgressBar:
         if not current_process().is_main:
             self._display = _Silence()
         elif sys.stdout.isatty():
-            self._display = _LiveBar(self._label, self._total)
+            self._display = _LiveBar(self._label, self._total, self._unit)
         else:
-            self._display = _Lines(self._label, self._total, self._min_gap, self._max_gap)
+            self._display = _Lines(self._label, self._total, self._unit, self._min_gap, self._max_gap)
         return self
 
     def update(self, step: int, **metrics: Metric) -> None:
@@ -76,7 +78,7 @@ class _Silence:
 
 
 class _LiveBar:
-    def __init__(self, label: str, total: int) -> None:
+    def __init__(self, label: str, total: int, unit: str) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
@@ -84,6 +86,7 @@ class _LiveBar:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            TextColumn(f"{unit}s"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[metrics]}", markup=False),
@@ -102,22 +105,22 @@ class _LiveBar:
 
 
 class _Lines:
-    def __init__(self, label: str, total: int, min_gap: float, max_gap: float) -> None:
-        self._label, self._total, self._min_gap, self._max_gap = label, total, min_gap, max_gap
+    def __init__(self, label: str, total: int, unit: str, min_gap: float, max_gap: float) -> None:
+        self._label, self._total, self._unit, self._min_gap, self._max_gap = label, total, unit, min_gap, max_gap
         self._start = self._updated = time.monotonic()
         self._printed = float("-inf")
         self._step, self._pending = 0, ""
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._print_when_quiet, name=f"progress of {label}", daemon=True)
-        self._print(f"{label}: step 0/{total}")
+        self._print(f"{label}: {unit} 0/{total}")
         self._thread.start()
 
     def show(self, step: int, metrics: Mapping[str, Metric]) -> None:
         with self._lock:
             now = time.monotonic()
             self._step, self._updated = step, now
-            parts = (f"{self._label}: step {step}/{self._total}", _format(metrics), f"({now - self._start:.0f} s)")
+            parts = (f"{self._label}: {self._unit} {step}/{self._total}", _format(metrics), f"({now - self._start:.0f} s)")
             self._pending = "  ".join(filter(None, parts))
             if now - self._printed >= self._min_gap:
                 self._print(self._pending)
@@ -139,7 +142,7 @@ class _Lines:
                 now = time.monotonic()
                 if now - self._printed >= self._max_gap:
                     try:
-                        self._print(f"{self._label}: still at step {self._step} ({now - self._updated:.0f} s)")
+                        self._print(f"{self._label}: still at {self._unit} {self._step} ({now - self._updated:.0f} s)")
                     except OSError:  # the reader is gone; the loop itself will notice
                         return
 

@@ -77,7 +77,17 @@ class PromptFilter:
 def filter_long_prompts(
     task: Task, recipe: TaskRecipe, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast
 ) -> Task:
-    """Return the task without prompts longer than its recipe allows or, without such a limit, than the model does."""
+    """Return the task without prompts longer than its recipe allows or, without such a limit, than the model does.
+
+    Raises UserError for a tiny model whose characters are those of another task.
+    """
+    if is_char_tokenizer(tokenizer):
+        lacking = sorted(set(task.alphabet) - tokenizer.backend_tokenizer.get_vocab().keys())
+        if lacking:
+            raise UserError(
+                f"the model was trained on another task than {task.name}: its tokenizer lacks {lacking[:10]!a}; "
+                "set the task that it knows (task.kind and its options), or choose another model"
+            )
     if not isinstance(recipe, SourceSettings):
         return task
     limit = recipe.max_prompt_tokens

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from diffpo.statistics.choice import Figure, Measured, measure
+from diffpo.statistics.frontier import Number
 from diffpo.statistics.intervals import Clusters, Interval, mean_interval
 
 CALLS = 2e-3
@@ -49,6 +50,17 @@ def mixture_accuracy(
     best = np.where(is_allowed, value, -math.inf).reshape(pairs).argmax(axis=-1)[..., None]
     first, second = (np.take_along_axis(accuracy, which, axis=-1)[..., 0] for which in (best // k, best % k))
     return np.asarray(first + np.take_along_axis(share.reshape(pairs), best, axis=-1)[..., 0] * (second - first))
+
+
+def accuracy_of_mixture(
+    accuracy: Shaped[np.ndarray, "*b k"],
+    nfe: Shaped[np.ndarray, "*b k"],
+    chosen_by: Shaped[np.ndarray, "*b k"],
+    at: Number,
+) -> Float[np.ndarray, "*b"]:
+    """Return `mixture_accuracy` at the same number of mean calls in all sets; 0 where every rule needs more."""
+    found = mixture_accuracy(accuracy, nfe, chosen_by, np.maximum(nfe.min(axis=-1), at))
+    return np.asarray(np.where(nfe.min(axis=-1) <= at + 1e-9, found, 0.0))
 
 
 def gain_over_fixed(

@@ -30,9 +30,10 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, on_step: OnStep | 
     run, state = open_rl_run(recipe, out, resume)
     calls_before = run.progress.denoiser_calls
     step, calls = run.progress.step, calls_before + state.total_usage().canvases
+    unit = "step" if recipe.budget.steps else "denoiser call"
 
     with (
-        ProgressBar(f"rl {out.name}", recipe.budget.steps or recipe.budget.denoiser_calls or 0) as bar,
+        ProgressBar(f"rl {out.name}", recipe.budget.steps or recipe.budget.denoiser_calls or 0, unit=unit) as bar,
         interruptible() as interrupt,
     ):
         while (share := spent(recipe.budget, step, calls)) < 1:

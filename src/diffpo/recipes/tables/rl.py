@@ -18,6 +18,8 @@ from diffpo.recipes.tables.rollout import RolloutRecipe, block_problems, cache_p
 from diffpo.recipes.tables.rules import EntropyBoundRule
 from diffpo.recipes.tables.tasks import SudokuTask, TaskRecipe, grading_problems
 
+DEFAULT_BOUND = EntropyBoundRule().bound
+
 
 class RlRecipe(DeviceSettings):
     seed: int = 0
@@ -55,6 +57,12 @@ class RlRecipe(DeviceSettings):
                 f"rollout.speeds draws the entropy bounds that train = '{self.train}' would learn; "
                 "use train = 'policy', or leave rollout.speeds out"
             )
+        rule = self.rollout.rule
+        if self.rollout.speeds is not None and isinstance(rule, EntropyBoundRule) and rule.bound != DEFAULT_BOUND:
+            yield (
+                f"rollout.speeds draws the bound of each prompt, so rollout.rule.bound {rule.bound:g} has no part in "
+                "it; leave one of the two out"
+            )
         if self.controller.is_commit_policy and self.train == "policy":
             yield (
                 f"controller.kind = '{self.controller.kind}' is trained with train = 'controller' or 'joint', and it "
@@ -82,6 +90,11 @@ class RlRecipe(DeviceSettings):
                 yield (
                     f"objective 'expert-iteration' trains a policy alone, and train is '{self.train}'; "
                     "use train = 'policy', or another objective"
+                )
+            if self.estimator != TwoTimesMeanFieldEstimator():
+                yield (
+                    f"objective 'expert-iteration' denoises right answers and scores none, so estimator "
+                    f"'{self.estimator.kind}' has no part in it; leave estimator out, or use another objective"
                 )
             return
         yield from pairing_problems(self.objective, self.estimator)
