@@ -65,7 +65,7 @@ def learned(fitted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = json.loads(file.read_text())
     for row in config["candidates"]:
         if row["family"] == "commit-risk":
-            row["accuracy"] = 1 + row["nfe"] / 100
+            row["accuracy"] = 0.98 + row["nfe"] / 1000
     file.write_text(json.dumps(config))
     return run
 
@@ -290,6 +290,19 @@ def test_too_few_states_are_refused(base: Path, tmp_path: Path) -> None:
     assert list((tmp_path / "run").iterdir()) == []
 
 
+def test_a_loss_that_is_no_number_is_the_rates_fault(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="fitting the sampler at fit"):
+        run_fit_sampler(sampler_recipe(base, "fit.lr=1e30"), tmp_path / "x")
+
+
+def test_an_evaluation_decodes_in_the_window_of_the_fit(base: Path, tmp_path: Path) -> None:
+    run_fit_sampler(sampler_recipe(base, "block_length=4"), tmp_path / "blocks")
+    model = [f"model={json.dumps(str(tmp_path / 'blocks'))}", "count=4", "validation_count=0", "bounds=[0.1]"]
+    for more, length in (([], 4), (["block_length=8"], 8)):
+        run_eval(load_recipe(EvalRecipe, None, [*model, *more]), tmp_path / "e.json")
+        assert json.loads((tmp_path / "e.json").read_text())["block_length"] == length
+
+
 def test_a_folder_with_a_run_is_left_alone(fitted: Path, base: Path, tmp_path: Path) -> None:
     for out in (fitted, base):
         with pytest.raises(UserError, match=f"{out} already holds a run; choose another --out"):
@@ -316,6 +329,13 @@ def test_a_folder_with_a_run_is_left_alone(fitted: Path, base: Path, tmp_path: P
             "low 20 is above high 10; give the smaller bound first",
         ),
         (["sampler", "{base}", "bounds=[]", "--out", "x"], "bounds and risk_bounds each need at least one number"),
+        (
+            ["sampler", "{base}", "bounds=[0.1,0.1000001]", "--out", "x"],
+            "bounds has 0.1 twice, to six digits; give each",
+        ),
+        (["sampler", "{base}", "risk_bounds=[0,0]", "--out", "x"], "risk_bounds has 0 twice, to six digits"),
+        (["sampler", "{base}", "states.high=1e308", "--out", "x"], "states.high: should be less than or equal to"),
+        (["eval", "{fitted}", "bounds=[]"], "bounds and rules are both empty, so there is nothing to decode by"),
         (["sampler", "{base}", "block_length=5", "--out", "x"], "block_length 5 does not divide the completion length"),
         (["sampler", "no/model", "--out", "x"], "no recipe.toml says which task no/model was trained on"),
     ],

@@ -51,7 +51,7 @@ def test_ties_go_to_fixed_rules_and_then_to_fewer_calls() -> None:
     learned, fixed = Candidate("commit-risk", 0.5, 0.8, 4.0), Candidate("entropy-bound", 0.1, 0.8, 4.0)
     slow = Candidate("plain-sum", 0.1, 0.8, 5.0)
     assert PricedSampler(MODEL, (learned, fixed), 16).best(0.1) is fixed
-    assert PricedSampler(MODEL, (slow, learned), 16).best(0.0) is slow, "of equal worth the fixed one, though slower"
+    assert PricedSampler(MODEL, (slow, learned), 16).best(0.0) is learned, "of equal worth the cheapest"
     assert PricedSampler(MODEL, (slow, fixed, learned), 16).best(0.0) is fixed
 
 
@@ -163,6 +163,18 @@ ROW = {"family": "commit-risk", "bound": 1.0, "accuracy": 0.5, "nfe": 2.0}
         (change(candidates=[ROW | {"nfe": "few"}]), "cannot be loaded: could not convert"),
         (change(candidates=[{"family": "commit-risk"}]), "cannot be loaded: its config lacks 'bound'"),
         (change(candidates=7), "cannot be loaded: "),
+        (change(candidates=[ROW | {"accuracy": float("nan")}]), "of 'commit risk 1' is out of range"),
+        (change(candidates=[ROW | {"bound": -1.0}]), "of 'commit risk -1' is out of range"),
+        (change(candidates=[ROW | {"nfe": float("inf")}]), "is out of range"),
+        (change(completion_length=0), "completion_length and block_length should be at least 1"),
+        (change(block_length=0), "completion_length and block_length should be at least 1"),
+        (change(width=float("inf")), "cannot be loaded: "),
+        (change(kind="guess"), "should describe a sampler of kind 'commit-risk'"),
+        (lambda folder: (folder / SAMPLER_CONFIG).write_text("[]"), "should describe a sampler of kind"),
+        (
+            lambda folder: (folder / SAMPLER_CONFIG).unlink(),
+            "it lacks sampler_config.json; both of its files are needed",
+        ),
         (leave_out("completion_length"), "cannot be loaded: its config lacks 'completion_length'"),
     ],
 )
@@ -184,3 +196,16 @@ def test_a_sampler_of_another_models_width_is_refused(tmp_path: Path) -> None:
     ):
         load_sampler(tmp_path, 7, CPU)
     assert load_sampler(tmp_path / "elsewhere", 7, CPU) is None
+
+
+def test_the_best_rule_is_one_that_is_measured() -> None:
+    """A fixed rule that a learned one beats in calls alone is as good at price 0, and no one measures it."""
+    slow, quick = Candidate("plain-sum", 0.4, 0.5, 9.85), Candidate("commit-risk", 0.07, 0.5, 6.25)
+    sampler = PricedSampler(MODEL, (slow, quick, Candidate("entropy-bound", 10.0, 0.1, 1.0)), 16)
+    assert all(sampler.best(price) in sampler.front() for price in (0.0, 0.1, 0.3, 1.0))
+
+
+@pytest.mark.parametrize("price", ["0.1", True, None])
+def test_what_is_no_number_is_no_price(price: object) -> None:
+    with pytest.raises(UserError, match="give a finite number from 0 up"):
+        check_price(price)

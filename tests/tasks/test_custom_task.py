@@ -108,3 +108,12 @@ def test_what_is_no_grade_ends_the_run_with_a_sentence(graded: Any, told: str) -
     with pytest.raises(UserError) as caught:
         checked(graded=graded).grade(GOOD, "2")
     assert str(caught.value).startswith(f"my.py:Loose: {told}")
+
+
+def test_a_grade_must_say_whether_it_is_solved() -> None:
+    """Accuracy and expert iteration go by it: without it a run earns its reward and learns nothing."""
+    with pytest.raises(
+        UserError, match="grade gives parts without 'solved', by which accuracy and expert iteration go"
+    ):
+        checked(graded=lambda *_: Grade(1.0, {"right": 1.0})).grade(GOOD, "2")
+    assert checked(graded=lambda *_: Grade(0.0, {}, "unparseable")).grade(GOOD, "2").status == "unparseable"

@@ -100,7 +100,11 @@ def recorded(
 ) -> tuple[Recorder, dict[str, float]]:
     recorder = Recorder(denoiser)
     generator = torch.Generator().manual_seed(seed)
-    return recorder, imitate(denoiser, kept(), settings, schedule, recorder, generator, updates, spent)
+    answers = kept()
+    answers.updates = updates
+    metrics = imitate(denoiser, answers, settings, schedule, recorder, generator, spent)
+    assert answers.updates == updates + settings.num_iterations
+    return recorder, metrics
 
 
 def expected_loss(denoiser: ModelDenoiser, weighting: Weighting) -> Tensor:
@@ -176,7 +180,7 @@ def test_the_gradients_norm_is_limited(denoiser: ModelDenoiser) -> None:
 def test_nothing_happens_while_nothing_was_right(denoiser: ModelDenoiser) -> None:
     recorder, before = Recorder(denoiser), [p.clone() for p in denoiser.model.parameters()]
     settings = objective(3, 4, "elbo")
-    metrics = imitate(denoiser, RightAnswers(LENGTH, 5), settings, STEADY, recorder, torch.Generator(), 0, 0.0)
+    metrics = imitate(denoiser, RightAnswers(LENGTH, 5), settings, STEADY, recorder, torch.Generator(), 0.0)
     assert metrics == {"right_answers": 0.0} and denoiser.usage.canvases == 0
     assert recorder.gradients == [] and math.isnan(recorder.param_groups[0]["lr"])
     assert all(p.equal(old) for p, old in zip(denoiser.model.parameters(), before, strict=True))
@@ -187,7 +191,7 @@ def test_what_one_token_at_a_time_finds_is_learned_for_one_call(denoiser: ModelD
     pairs = ANSWERS[:2]
     schedule = AdamRecipe(lr=0.01)
     optimizer = adam(denoiser.model.parameters(), schedule)
-    imitate(denoiser, kept(pairs), objective(80, 16, "uniform"), schedule, optimizer, torch.Generator(), 0, 0.0)
+    imitate(denoiser, kept(pairs), objective(80, 16, "uniform"), schedule, optimizer, torch.Generator(), 0.0)
     for prompt, completion in pairs:
         with torch.no_grad():
             logits = denoiser.model(input_ids=torch.tensor([[*prompt, *[MASK] * LENGTH]])).logits[0, -LENGTH:]
@@ -268,8 +272,8 @@ def test_each_step_has_draws_of_its_own_and_knows_the_updates_before_it(
     seen: list[tuple[int, int]] = []
 
     def spy(*arguments: Any) -> dict[str, float]:
-        *_, generator, updates, _ = arguments
-        seen.append((generator.initial_seed(), updates))
+        answers, generator = arguments[1], arguments[5]
+        seen.append((generator.initial_seed(), answers.updates))
         return imitate(*arguments)
 
     monkeypatch.setattr(rl_step, "imitate", spy)

@@ -90,7 +90,7 @@ def test_behind_an_answers_end_there_is_end_of_text() -> None:
 
 def test_rows_are_drawn_uniformly_with_replacement() -> None:
     rows, batches = 50, 60
-    drawn = found(A, B, C).draw(batches, rows, torch.Generator().manual_seed(1))
+    drawn = list(found(A, B, C).draw(batches, rows, torch.Generator().manual_seed(1)))
     assert [targets.ids.shape for targets in drawn] == [(rows, 5)] * batches
     counts = Counter(tuple(row) for targets in drawn for row in targets.ids.tolist())
     assert counts.keys() == {(*prompt, *completion) for prompt, completion in (A, B, C)}
@@ -119,12 +119,13 @@ def test_a_draw_depends_on_the_generator_alone() -> None:
 def test_a_store_comes_back_as_it_was(pairs: list[Pair]) -> None:
     before, after = found(*pairs, capacity=3), RightAnswers(3, 3)
     after.add(rollout(B), torch.tensor([True]), EOS)
+    before.updates = 7
     after.load_state_dict(before.state_dict())
-    assert kept(after) == pairs
+    assert kept(after) == pairs and after.updates == 7
     for answers in (before, after):
         answers.add(rollout(A, C), torch.tensor([True, True]), EOS)
     assert kept(before) == kept(after)
-    one, other = (answers.draw(1, 9, torch.Generator().manual_seed(2))[0] for answers in (before, after))
+    one, other = (next(answers.draw(1, 9, torch.Generator().manual_seed(2))) for answers in (before, after))
     assert one.ids.equal(other.ids) and one.visible.equal(other.visible)
 
 

@@ -353,6 +353,13 @@ def test_a_budget_of_calls_ends_a_run_at_the_first_step_beyond_it(base: Path, tm
     assert read_progress(checkpoints(tmp_path / "run")[-1]).denoiser_calls == last
 
 
+def test_a_budget_that_is_gone_before_the_first_step_is_told(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"before the first step took \d+ denoiser calls, and budget.denoiser_calls is 2"
+    ):
+        run_rl(rl_recipe(base, "budget.denoiser_calls=2"), tmp_path / "rl")
+
+
 def test_the_learning_rate_rises_over_optimiser_steps(base: Path, tmp_path: Path) -> None:
     """An RL step holds two of them, at the rate of the first."""
     keep = [

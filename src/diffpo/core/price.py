@@ -5,9 +5,9 @@ import math
 from diffpo.core.errors import UserError
 
 
-def check_price(price: float) -> None:
+def check_price(price: object) -> None:
     """Raise UserError for a price that is negative or no number."""
-    if not 0 <= price < math.inf:
-        raise UserError(
-            f"price is {price:g}; give a finite number from 0 up: what one call per token costs in accuracy"
-        )
+    is_number = isinstance(price, int | float) and not isinstance(price, bool)
+    if not is_number or not 0 <= price < math.inf:
+        shown = f"{price:g}" if isinstance(price, float) else repr(price)
+        raise UserError(f"price is {shown}; give a finite number from 0 up: what one call per token costs in accuracy")

@@ -47,9 +47,10 @@ def complete(
 
     `model` is a policy, a model's folder, a run's, or a hub name. Without a `length` completions have as many tokens as
     those of the task that the model was trained on; without a `rule` the model's controller decides, the prompt's
-    entropy bound or which positions a call commits, and where the model has none one token is committed per call. With a `price`, what one call per token costs in
-    accuracy, the model's sampler decodes by the rule that is best at it. `temperature` 0 takes the likeliest tokens.
-    `block_length`: the semi-autoregressive window; None: the sampler's with a price, else the whole completion.
+    entropy bound or which positions a call commits, and where the model has none one token is committed per call. With
+    a `price`, what one call per token costs in accuracy, the model's sampler decodes by the rule that is best at it.
+    `temperature` 0 takes the likeliest tokens. `block_length`: the semi-autoregressive window; None: the sampler's with
+    a price, else the whole completion.
 
     Raises UserError where there is no such model, no length is known, or a prompt is empty or too long for the model,
     and for a price that is no price, comes beside a rule, or finds no sampler.

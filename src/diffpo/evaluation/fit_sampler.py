@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from diffpo.core.errors import UserError
+from diffpo.core.errors import NonFiniteLossError, UserError
 from diffpo.core.randomness import derive_seed, generator_for
 from diffpo.distributed.process import require_single_process
 from diffpo.evaluation.loop import evaluate
@@ -136,7 +136,12 @@ def fitted_model(recipe: SamplerRecipe, policy: Policy, states: States) -> tuple
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "risk"))
         model = RiskModel(train.hidden.shape[2], fit.width).to(policy.device)
-    metrics = fit_risk(model, train, held_out, FitSettings(fit.steps, fit.batch, fit.lr, fit.weight_decay), recipe.seed)
+    settings = FitSettings(fit.steps, fit.batch, fit.lr, fit.weight_decay)
+    try:
+        metrics = fit_risk(model, train, held_out, settings, recipe.seed)
+    except NonFiniteLossError as error:
+        told = f"fitting the sampler at fit.lr {fit.lr:g} ended in a loss that is no number; lower it"
+        raise UserError(told) from error
     return model.eval(), metrics
 
 

@@ -39,7 +39,7 @@ def run_eval(recipe: EvalRecipe, out: Path) -> str:
     task = filter_long_prompts(build_task(task_recipe), task_recipe, policy.denoiser.model.config, policy.tokenizer)
     evaluation = evaluate_recipe(recipe, policy, task, recipe.num_validation(task_recipe), f"eval {arm}")
     record = {"arm": arm, "task": task.name, "split": recipe.split, "seed": recipe.seed}
-    record |= {"block_length": recipe.block_length or task.completion_length, "cache": recipe.cache}
+    record |= {"block_length": window(recipe, policy, task.completion_length), "cache": recipe.cache}
     record |= as_record(evaluation, policy)
     with explain_write_errors(out):
         write_json(out, record)
@@ -52,7 +52,7 @@ def evaluate_recipe(recipe: EvalRecipe, policy: Policy, task: Task, num_validati
     test, too_long = evaluation_problems(task, recipe)
     validation = validation_problems(task, recipe, num_validation)
     problems = [*test, *validation]
-    block_length = recipe.block_length or task.completion_length
+    block_length = window(recipe, policy, task.completion_length)
     rules = {rule_name(rule): rule for rule in rules_of(recipe)}
     decodings = decodings_of(recipe, rules, policy, task.completion_length, block_length)
     most_together = max(map(len, drawn_together(decodings, recipe.batch)))
@@ -91,6 +91,13 @@ def _outcomes(
 ) -> Outcomes:
     found = {outcome.name: outcome for outcome in outcomes}
     return Outcomes(problems, [found[name] for name in fixed], found.get(LEARNED), [found[name] for name in front])
+
+
+def window(recipe: EvalRecipe, policy: Policy, length: int) -> int:
+    """Return the block length: as asked for, or the sampler's, as in `complete`, or the whole completion."""
+    if recipe.block_length is not None:
+        return recipe.block_length
+    return policy.sampler.block_length_of(length) if policy.sampler is not None else length
 
 
 def rules_of(recipe: EvalRecipe) -> list[RuleRecipe]:

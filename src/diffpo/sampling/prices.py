@@ -5,6 +5,7 @@ A price is what L calls, one per token of the completion, cost in accuracy: at 0
 at many bounds each; at a price the best of all is used. So it falls back to the best constant where it learnt nothing.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -57,21 +58,21 @@ class PricedSampler:
     """The semi-autoregressive window in which they were decoded; None: the whole completion."""
 
     def best(self, price: float) -> Candidate:
-        """Return the candidate with the largest worth; of equal ones a fixed rule, then the cheapest.
+        """Return the one of `front` with the largest worth; of equal ones the cheapest.
 
         Raises UserError for a price that is negative or no number.
         """
         check_price(price)
-
-        def rank(candidate: Candidate) -> tuple[float, bool, float]:
-            return candidate.worth(price, self.length), candidate.family != "commit-risk", -candidate.nfe
-
-        return max(self.candidates, key=rank)
+        return max(self.front(), key=lambda candidate: (candidate.worth(price, self.length), -candidate.nfe))
 
     def front(self) -> list[Candidate]:
-        """Return the candidates that no other beats, cheapest first: what the sampler uses for any number of calls."""
-        nfe, accuracy = (np.array([getattr(c, name) for c in self.candidates]) for name in ("nfe", "accuracy"))
-        return [self.candidates[index] for index in pareto_front(nfe, accuracy)]
+        """Return the candidates that no other beats, cheapest first: what the sampler uses for any number of calls.
+
+        Of a fixed rule and a learned one that came to the same, the fixed one is in it.
+        """
+        ordered = sorted(self.candidates, key=lambda candidate: candidate.family == "commit-risk")
+        nfe, accuracy = (np.array([getattr(c, name) for c in ordered]) for name in ("nfe", "accuracy"))
+        return [ordered[index] for index in pareto_front(nfe, accuracy)]
 
     def block_length_of(self, length: int) -> int:
         """Return the semi-autoregressive window to decode a completion of `length` tokens in."""
@@ -102,4 +103,8 @@ def candidates_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Candidate, ...]:
     """Return the candidates of a config's rows. Raises KeyError, TypeError or ValueError for what is no row."""
     if not rows or any(row["family"] not in get_args(Family) for row in rows):
         raise ValueError("its prices name no rules, or unknown ones")
-    return tuple(Candidate(row["family"], *(float(row[name]) for name in ("bound", "accuracy", "nfe"))) for row in rows)
+    found = [Candidate(row["family"], *(float(row[name]) for name in ("bound", "accuracy", "nfe"))) for row in rows]
+    for one in found:
+        if not (0 <= one.bound < math.inf and 0 <= one.accuracy <= 1 and 0 <= one.nfe < math.inf):
+            raise ValueError(f"a bound, accuracy or number of calls of {one.name!r} is out of range")
+    return tuple(found)

@@ -13,13 +13,14 @@ from diffpo.sampling.risk import RiskModel
 
 SAMPLER_WEIGHTS = "sampler.safetensors"
 SAMPLER_CONFIG = "sampler_config.json"
+KIND = "commit-risk"
 
 
 def save_sampler(sampler: PricedSampler, folder: Path) -> None:
     """Write the risk model's weights, and what they were measured at, beside the model that they belong to."""
     save_file(sampler.model.state_dict(), folder / SAMPLER_WEIGHTS)
     config = {
-        "kind": "commit-risk",
+        "kind": KIND,
         "hidden_size": sampler.model.hidden_size,
         "width": sampler.model.width,
         "completion_length": sampler.length,
@@ -32,26 +33,38 @@ def save_sampler(sampler: PricedSampler, folder: Path) -> None:
 def load_sampler(folder: Path, hidden_size: int, device: torch.device) -> PricedSampler | None:
     """Return the learned sampler saved beside a model of that width; None where there is none.
 
-    Raises UserError for files that cannot be read or belong to a model of another width.
+    Raises UserError for files that cannot be read or belong to a model of another width, and for one without the other.
     """
-    if not (folder / SAMPLER_CONFIG).is_file():
+    if not any((folder / name).is_file() for name in (SAMPLER_CONFIG, SAMPLER_WEIGHTS)):
         return None
     try:
-        config = json.loads((folder / SAMPLER_CONFIG).read_text())
-        model = RiskModel(int(config["hidden_size"]), int(config["width"]))
-        model.load_state_dict(load_file(folder / SAMPLER_WEIGHTS))
-        length, block_length = int(config["completion_length"]), config["block_length"]
-        candidates = candidates_of(config["candidates"])
-        sampler = PricedSampler(
-            model.to(device).eval(), candidates, length, None if block_length is None else int(block_length)
-        )
+        sampler = _read(folder, device)
     except KeyError as error:
         raise UserError(f"the learned sampler in {folder} cannot be loaded: its config lacks {error}") from error
-    except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, TypeError, ValueError, OverflowError, RuntimeError, SafetensorError) as error:
         raise UserError(f"the learned sampler in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
-    if model.hidden_size != hidden_size:
+    if sampler.model.hidden_size != hidden_size:
         raise UserError(
-            f"the learned sampler in {folder} was fitted to hidden states of width {model.hidden_size}, and those of "
-            f"the model have {hidden_size}; use the model it was fitted to"
+            f"the learned sampler in {folder} was fitted to hidden states of width {sampler.model.hidden_size}, and "
+            f"those of the model have {hidden_size}; use the model it was fitted to"
         )
     return sampler
+
+
+def _read(folder: Path, device: torch.device) -> PricedSampler:
+    """Return the sampler in a folder. Raises KeyError, ValueError and what a reader raises where it is damaged."""
+    for name in (SAMPLER_CONFIG, SAMPLER_WEIGHTS):
+        if not (folder / name).is_file():
+            raise ValueError(f"it lacks {name}; both of its files are needed, or none")
+    config = json.loads((folder / SAMPLER_CONFIG).read_text())
+    if not isinstance(config, dict) or config["kind"] != KIND:
+        raise ValueError(f"{SAMPLER_CONFIG} should describe a sampler of kind {KIND!r}")
+    model = RiskModel(int(config["hidden_size"]), int(config["width"]))
+    model.load_state_dict(load_file(folder / SAMPLER_WEIGHTS))
+    length, block_length = int(config["completion_length"]), config["block_length"]
+    if length < 1 or (block_length is not None and int(block_length) < 1):
+        raise ValueError("completion_length and block_length should be at least 1")
+    candidates = candidates_of(config["candidates"])
+    return PricedSampler(
+        model.to(device).eval(), candidates, length, None if block_length is None else int(block_length)
+    )

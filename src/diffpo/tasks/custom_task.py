@@ -71,6 +71,11 @@ class CheckedTask:
             reward = float(grade.reward)
         except (TypeError, ValueError) as error:
             raise UserError(f"{self.kind}: grade gives the reward {_shown(grade.reward)}; make it a number") from error
+        if grade.status == "ok" and "solved" not in grade.parts:
+            raise UserError(
+                f"{self.kind}: grade gives parts without 'solved', by which accuracy and expert iteration go; "
+                "add solved: 1.0 where the completion is right, and 0.0 elsewhere"
+            )
         return Grade(reward, grade.parts, grade.status) if math.isfinite(reward) else Grade(0.0, {}, "grader_failed")
 
 

@@ -21,14 +21,13 @@ def imitate(
     schedule: AdamRecipe,
     optimizer: Optimizer,
     generator: torch.Generator,
-    updates: int,
     spent: float,
 ) -> dict[str, float]:
     """Take `num_iterations` optimiser steps, each on answers and masks of its own; return metrics.
 
     There is no step, and no metric but their number, while there are no answers. `schedule` has the learning rate and
-    the gradient's largest norm; `updates` were taken before, and `spent` is the share of the budget that is gone. Of
-    several processes, all of which have all answers, each scores its slice of every batch.
+    the gradient's largest norm, and warms up over the steps that were taken; `spent` is the share of the budget that is
+    gone. Of several processes, all of which have all answers, each scores its slice of every batch.
 
     Raises NonFiniteLossError before the optimiser is touched.
     """
@@ -37,12 +36,13 @@ def imitate(
         return metrics
     parameters = [*denoiser.model.parameters()]
     losses, norms = [], []
-    for number, targets in enumerate(answers.draw(settings.num_iterations, settings.batch, generator)):
+    for targets in answers.draw(settings.num_iterations, settings.batch, generator):
         noise = draw_noise(targets, settings.weighting, generator)
-        set_learning_rate(optimizer, schedule, updates + number, spent)
+        set_learning_rate(optimizer, schedule, answers.updates, spent)
         optimizer.zero_grad()
         loss = backward(denoiser, targets, noise, settings.micro_batch_size or settings.batch)
         norm, total = step_optimizer(parameters, optimizer, schedule.grad_clip, loss)
+        answers.updates += 1
         losses.append(total)
         norms.append(norm)
     return metrics | {"loss": sum(losses) / len(losses), "grad_norm": sum(norms) / len(norms)}

@@ -1,6 +1,6 @@
 """The right answers that a run has found: what expert iteration learns from."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
 import torch
@@ -19,6 +19,8 @@ class RightAnswers:
 
     def __init__(self, length: int, capacity: int) -> None:
         self.length, self.capacity = length, capacity
+        self.updates = 0
+        """Optimiser steps that were taken on them."""
         self._found: dict[tuple[Ids, Ids], None] = {}  # in the order in which they were found last
 
     def __len__(self) -> int:
@@ -36,8 +38,8 @@ class RightAnswers:
         for oldest in list(islice(self._found, max(0, len(self) - self.capacity))):
             del self._found[oldest]
 
-    def draw(self, batches: int, batch: int, generator: torch.Generator) -> list[Targets]:
-        """Return batches of rows to learn, each drawn uniformly with replacement.
+    def draw(self, batches: int, batch: int, generator: torch.Generator) -> Iterator[Targets]:
+        """Return batches of rows to learn, each drawn uniformly with replacement; all are drawn before the first.
 
         Raises ValueError where there are no answers.
         """
@@ -45,7 +47,7 @@ class RightAnswers:
             raise ValueError("there are no right answers to draw from")
         kept = [*self._found]
         index = torch.randint(len(kept), (batches, batch), generator=generator)
-        return [self._targets([kept[number] for number in row]) for row in index.tolist()]
+        return (self._targets([kept[number] for number in row]) for row in index)
 
     def _targets(self, rows: list[tuple[Ids, Ids]]) -> Targets:
         prompt_ids, prompt_mask = pad_left([prompt for prompt, _ in rows])
@@ -60,10 +62,12 @@ class RightAnswers:
         """Return all answers, oldest first, for a checkpoint."""
         prompt_ids, prompt_mask = pad_left([prompt for prompt, _ in self._found])
         completions = torch.tensor([completion for _, completion in self._found]).view(len(self), self.length).long()
-        return {"prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "completion_ids": completions}
+        updates = torch.tensor(self.updates)
+        return {"prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "completion_ids": completions, "updates": updates}
 
     def load_state_dict(self, state: Mapping[str, Tensor], /) -> None:
         """Take the answers of a `state_dict` in place of its own."""
+        self.updates = int(state["updates"])
         prompts = zip(state["prompt_ids"].tolist(), state["prompt_mask"].tolist(), strict=True)
         shown = (tuple(token for token, is_shown in zip(*row, strict=True) if is_shown) for row in prompts)
         self._found = dict.fromkeys(zip(shown, map(tuple, state["completion_ids"].tolist()), strict=True))

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from diffpo.core.errors import Stopped
+from diffpo.core.errors import Stopped, UserError
 from diffpo.distributed.collectives import all_gather_object, on_rank_zero, process_group
 from diffpo.recipes.tables import RlRecipe
 from diffpo.runs.checkpoint import RunProgress, save_checkpoint
@@ -30,6 +30,11 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, on_step: OnStep | 
     run, state = open_rl_run(recipe, out, resume)
     calls_before = run.progress.denoiser_calls
     step, calls = run.progress.step, calls_before + state.total_usage().canvases
+    if step == 0 and spent(recipe.budget, step, calls) >= 1:
+        raise UserError(
+            f"what comes before the first step took {calls} denoiser calls, and budget.denoiser_calls is "
+            f"{recipe.budget.denoiser_calls}; raise it, or lower controller.warm_start.count where there is one"
+        )
     unit = "step" if recipe.budget.steps else "denoiser call"
 
     with (

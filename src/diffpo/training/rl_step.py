@@ -126,14 +126,11 @@ def train_policy(
     A controller that is given is trained in the same steps.
     """
     settings, optimizer, denoiser = recipe.objective, state.optimizers["policy"], state.policy.denoiser
-    updates = step * settings.num_iterations
     if isinstance(settings, ExpertIterationObjective):
         assert state.right_answers is not None
         state.right_answers.add(batch.rollout, batch.is_solved.flatten(), state.policy.tokenizer.eos_token_id)
         generator = generator_for(recipe.seed, "imitation", step)
-        return imitate(
-            denoiser, state.right_answers, settings, recipe.optimizer, optimizer, generator, updates, stage.spent
-        )
+        return imitate(denoiser, state.right_answers, settings, recipe.optimizer, optimizer, generator, stage.spent)
     assert state.objective is not None
     update = PolicyUpdate(
         estimator=state.estimator,
@@ -151,7 +148,7 @@ def train_policy(
         right_nll_coef=settings.right_nll_coef,
         grad_clip=recipe.optimizer.grad_clip,
     )
-    set_learning_rate(optimizer, recipe.optimizer, updates, stage.spent)
+    set_learning_rate(optimizer, recipe.optimizer, step * settings.num_iterations, stage.spent)
     generator = generator_for(recipe.seed, "estimator", step)
     return update_policy(denoiser, state.reference, batch, update, optimizer, generator, controller)
 

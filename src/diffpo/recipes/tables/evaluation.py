@@ -49,6 +49,8 @@ class EvalRecipe(DeviceSettings):
     def problems(self) -> Iterable[str]:
         if self.split == "validation" and self.validation_count:
             yield "validation_count: split = 'validation' reports the problems that would choose one; leave it out"
+        if not self.bounds and not self.rules:
+            yield "bounds and rules are both empty, so there is nothing to decode by; give one of either"
         if self.task is not None:
             yield from grading_problems("evaluation", self.task)
             yield from cache_problems("", self.cache, self.block_length, self.task)

@@ -172,7 +172,7 @@ class ExpertIterationObjective(Strict):
     kind: Literal["expert-iteration"]
     num_iterations: Count = 16
     """Optimiser steps after each batch of rollouts."""
-    batch: Count = 64
+    batch: Annotated[int, Field(ge=1, le=2**20)] = 64
     """Right answers of each of them, drawn from all that are kept."""
     weighting: Literal["elbo", "uniform"] = "elbo"
     """Weight of a masked token, as in SFT."""

@@ -34,7 +34,7 @@ class SpeedsRecipe(Strict):
     @property
     def middle(self) -> float:
         """The bound, in nats, below which half of the completions are."""
-        return math.sqrt(self.low * self.high)
+        return math.sqrt(self.low) * math.sqrt(self.high)
 
 
 class RolloutRecipe(Strict):

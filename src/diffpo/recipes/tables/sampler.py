@@ -20,6 +20,9 @@ RISK_BOUNDS = (
 """Bounds on the sum of risks at which a learned sampler is measured."""
 
 
+Bound = Annotated[float, Field(gt=0, le=1e6)]
+
+
 class StatesRecipe(Strict):
     """The `states` table: decodings of train problems, from which the sampler learns."""
 
@@ -27,9 +30,9 @@ class StatesRecipe(Strict):
     """When this many are spent no more problems are decoded; the first batch always is."""
     batch: Annotated[int, Field(ge=2)] = 256
     """Problems decoded at a time."""
-    low: Positive = 0.05
+    low: Bound = 0.05
     """Bounds, in nats on the plain sum of entropies, of the quick part of a decoding: from `low` to `high`."""
-    high: Positive = 10.0
+    high: Bound = 10.0
     fresh: Share = 0.4
     """Share of the decodings that have no quick part."""
     per_completion: Count = 16
@@ -76,6 +79,10 @@ class SamplerRecipe(DeviceSettings):
     def problems(self) -> Iterable[str]:
         if not self.bounds or not self.risk_bounds:
             yield "bounds and risk_bounds each need at least one number"
+        for name, bounds in (("bounds", self.bounds), ("risk_bounds", self.risk_bounds)):
+            names = [f"{bound:g}" for bound in bounds]
+            if repeated := sorted({one for one in names if names.count(one) > 1}):
+                yield f"{name} has {', '.join(repeated)} twice, to six digits; give each bound once"
         if self.task is not None:
             yield from grading_problems("fitting a sampler", self.task)
             yield from block_problems("block_length", self.block_length, self.task)
