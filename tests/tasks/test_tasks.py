@@ -1,5 +1,6 @@
 """What all tasks share: recipes that choose them, and the loops with answers shorter than their canvas."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -35,6 +36,7 @@ from diffpo.recipes.tables import (
     WalkTask,
 )
 from diffpo.report.data import read_run
+from diffpo.tasks import countdown
 from diffpo.tasks.base import Task
 from diffpo.tasks.countdown import Countdown
 from diffpo.tasks.splits import split_by_hash
@@ -205,7 +207,9 @@ def test_failures_of_the_grader_are_logged_and_said(
 ) -> None:
     base, run = tmp_path / "base", tmp_path / "run"
     run_sft(load_recipe(SftRecipe, None, [*SMALL, "task.kind=countdown", "steps=1"]), base)
-    monkeypatch.setattr("diffpo.tasks.countdown.parse_prompt", lambda prompt: None)
+    calls = itertools.count()
+    real = countdown.parse_prompt
+    monkeypatch.setattr(countdown, "parse_prompt", lambda prompt: None if next(calls) % 4 else real(prompt))
     rl = [
         "threads=1",
         "task.kind=countdown",
@@ -215,8 +219,12 @@ def test_failures_of_the_grader_are_logged_and_said(
     ]
     run_rl(load_recipe(RlRecipe, None, [*rl, "budget.steps=1"]), run)
     (line,) = (run / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(line)["grader_failed"] == 4.0
-    assert "warning: the grader failed on 4 completions of a step, which earned 0" in capsys.readouterr().out
+    assert json.loads(line)["grader_failed"] == 3.0
+    assert (
+        "warning: the grader failed on 3 completions of a step, which earned 0; of the first: no rea"
+        in capsys.readouterr().out
+    )
+    monkeypatch.setattr(countdown, "parse_prompt", lambda prompt: None)
     run_eval(
         load_recipe(
             EvalRecipe, None, [f"model={json.dumps(str(run))}", "count=3", "validation_count=0", "bounds=[0.0]"]

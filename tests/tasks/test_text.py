@@ -22,7 +22,7 @@ from diffpo.recipes.tables import Gsm8kTask, RlRecipe, SftRecipe
 from diffpo.recipes.tasks import build_task
 from diffpo.tasks.base import Problem, Split, Task
 from diffpo.tasks.countdown_text import expression_of
-from diffpo.tasks.custom_reward import WithReward
+from diffpo.tasks.custom_reward import WeightedReward, WithReward
 from diffpo.tasks.families import TASK_FAMILIES
 from diffpo.tasks.sudoku_text import divide_as_spg, solutions
 from diffpo.tasks.text import TextTask
@@ -408,6 +408,10 @@ def no_number(completions: list[str]) -> list[float]:
     return [float("nan")]
 
 
+def with_reward(task: Task, function: Callable[..., Any]) -> WithReward:
+    return WithReward(task, (WeightedReward(function, function.__name__),))
+
+
 @pytest.mark.parametrize(
     ("function", "reward", "status"),
     [
@@ -419,7 +423,7 @@ def no_number(completions: list[str]) -> list[float]:
     ],
 )
 def test_a_reward_as_trl_takes_it(function: Callable[..., Any], reward: float, status: str) -> None:
-    task = WithReward(TextTask(TASK_FAMILIES["sudoku-d1"]), function)
+    task = with_reward(TextTask(TASK_FAMILIES["sudoku-d1"]), function)
     facts: dict[str, int | float | str] = {"puzzle": "1234" + "0" * 12, "solution": "", "clues": 4}
     grade = task.grade(Problem("hand", "?", "", "hand", facts), "abc")
     assert (grade.reward, grade.status, grade.is_solved) == (reward, status, False)
@@ -427,8 +431,8 @@ def test_a_reward_as_trl_takes_it(function: Callable[..., Any], reward: float, s
 
 
 def test_a_column_that_a_reward_needs_is_named(gsm8k: TextTask) -> None:
-    assert WithReward(gsm8k, all_columns).problems("train", 2, seed=0) == gsm8k.problems("train", 2, seed=0)
+    assert with_reward(gsm8k, all_columns).problems("train", 2, seed=0) == gsm8k.problems("train", 2, seed=0)
     with pytest.raises(
         UserError, match="the reward shortness needs column 'clues', which the data lack; there are que"
     ):
-        WithReward(gsm8k, shortness).problems("train", 1, seed=0)
+        with_reward(gsm8k, shortness).problems("train", 1, seed=0)

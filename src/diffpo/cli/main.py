@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from diffpo.cli.app import app
-from diffpo.core.errors import NonFiniteLossError, PeerFailedError, Stopped, UserError
+from diffpo.core.errors import NonFiniteLogitsError, NonFiniteLossError, PeerFailedError, Stopped, UserError
 from diffpo.distributed.process import current_process, require_single_process
 
 SHARED = ("sft", "rl")
@@ -28,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if current_process().is_main:
             print(f"diffpo: {stopped}", file=sys.stderr)
         sys.exit(130)
+    except NonFiniteLogitsError as error:
+        _end(f"diffpo: {error}", 1)
     except NonFiniteLossError as error:
         _end(f"diffpo: training stopped: {error}; the last checkpoint is as it was", 1)
     except PeerFailedError as error:

@@ -16,5 +16,9 @@ class PeerFailedError(RuntimeError):
     """Another process of this run has failed, and reports the cause itself. Exit code 1."""
 
 
+class NonFiniteLogitsError(RuntimeError):
+    """The model's logits are not finite, so that no token can be drawn from them. Exit code 1."""
+
+
 class NonFiniteLossError(RuntimeError):
     """The loss or its gradient is not finite. The weights and the last checkpoint are as they were. Exit code 1."""

@@ -24,7 +24,7 @@ from diffpo.sampling.rules import EntropyBound, HiddenRule, Rule
 from diffpo.tasks.base import Problem, Task
 
 LEARNED = "learned"
-GRADER_FAILED = "the grader failed on {failed} of {num_answers} answers, which count as wrong: look at their problems"
+GRADER_FAILED = "the grader failed on {failed} of {num_answers} answers, which count as wrong; of the first: {failure}"
 
 
 def run_eval(recipe: EvalRecipe, out: Path) -> str:
@@ -69,7 +69,8 @@ def evaluate_recipe(recipe: EvalRecipe, policy: Policy, task: Task, num_validati
 
         def warn(outcome: Outcome) -> None:
             if failed := outcome.count("grader_failed"):
-                bar.warn(GRADER_FAILED, failed=failed, num_answers=len(outcome.grades))
+                first = next((grade.failure for grade in outcome.grades if grade.failure), "no reason given")
+                bar.warn(GRADER_FAILED, failed=failed, num_answers=len(outcome.grades), failure=printable(first))
 
         outcomes = evaluate(
             policy, task, problems, decodings, recipe.batch, on_outcome=warn, on_progress=lambda done: bar.update(done)

@@ -86,7 +86,7 @@ def stored_task(path: Path, hint: str | None = None) -> TaskRecipe:
             if is_user_code(kind):
                 own = hint or f"task.kind={kind} with the task's options"
                 raise UserError(f"{file} names a task of your own, {kind}, whose code only you can start; give {own}")
-            if isinstance(task, dict) and is_user_code(task.get("reward")):
+            if isinstance(task, dict) and (isinstance(task.get("reward"), dict) or is_user_code(task.get("reward"))):
                 del task["reward"]
             try:
                 return recipe_of(_Stored, {"task": task}, str(file)).task

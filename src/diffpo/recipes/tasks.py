@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from diffpo.core.user_code import is_user_code
 from diffpo.models.model_paths import base_folder
 from diffpo.recipes.build import build_part
 from diffpo.recipes.tables import CustomTask, GameSettings, RlRecipe, S1kTask, SftRecipe, TaskRecipe, TextSettings
 from diffpo.tasks.base import Split, Task
 from diffpo.tasks.countdown import Countdown
-from diffpo.tasks.custom_reward import WithReward, load_reward
+from diffpo.tasks.custom_reward import WithReward, weighted_rewards
 from diffpo.tasks.custom_task import CheckedTask
 from diffpo.tasks.datasets import is_elsewhere
 from diffpo.tasks.families import TASK_FAMILIES
@@ -34,9 +35,17 @@ def build_task(recipe: TaskRecipe) -> Task:
     task = _build_without_reward(recipe)
     if isinstance(recipe, CustomTask):
         return CheckedTask(task, recipe.kind)
-    if isinstance(recipe, GameSettings | TextSettings) and _is_own_reward(recipe.reward):
-        return WithReward(task, load_reward(str(recipe.reward)))
+    if isinstance(recipe, GameSettings | TextSettings):
+        weights = _weights(recipe.reward)
+        own = {name: weight for name, weight in weights.items() if is_user_code(name)}
+        if own or set(weights.values()) - {1.0}:
+            of_task = sum((weight for name, weight in weights.items() if name not in own), 0.0)
+            return WithReward(task, weighted_rewards(own), of_task)
     return task
+
+
+def _weights(reward: str | Mapping[str, float] | None) -> Mapping[str, float]:
+    return reward if isinstance(reward, Mapping) else {} if reward is None else {reward: 1.0}
 
 
 def _build_without_reward(recipe: TaskRecipe) -> Task:
@@ -45,14 +54,9 @@ def _build_without_reward(recipe: TaskRecipe) -> Task:
         given = {"family": S1K, "test_source": None, "few_shot": 0, "reward": "correct"}
     elif isinstance(recipe, TextSettings):
         given["family"] = TASK_FAMILIES[recipe.kind]
-        if recipe.reward not in get_args(Reward):
-            given["reward"] = "correct"
+        given["reward"] = next((name for name in _weights(recipe.reward) if name in get_args(Reward)), "correct")
     task: Task = build_part(TASKS, recipe, **given)
     return task
-
-
-def _is_own_reward(reward: str | None) -> bool:
-    return reward is not None and reward not in get_args(Reward)
 
 
 def downloads(recipe: TaskRecipe) -> list[str]:

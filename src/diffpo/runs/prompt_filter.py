@@ -1,5 +1,6 @@
 """Leave out, and count, the prompts that are too long for a model; no prompt is cut."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
@@ -8,7 +9,7 @@ from diffpo.core.errors import UserError
 from diffpo.models.chat import encode_prompt
 from diffpo.models.tokenizer import is_char_tokenizer
 from diffpo.recipes.tables import SourceSettings, TaskRecipe
-from diffpo.tasks.base import Grade, Problem, Split, Task
+from diffpo.tasks.base import Grade, Problem, Split, Task, grade_all
 
 ENOUGH = 2**14
 """Problems to look through for one that fits before giving up: train problems repeat for ever."""
@@ -46,6 +47,9 @@ class PromptFilter:
 
     def grade(self, problem: Problem, completion: str) -> Grade:
         return self.task.grade(problem, completion)
+
+    def grade_all(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
+        return grade_all(self.task, problems, completions)
 
     def draw(self, split: Split, count: int, seed: int) -> tuple[list[Problem], int]:
         """Return the first `count` problems that fit, and how many were left out before the last of them.

@@ -1,7 +1,6 @@
 """Problems become completions with grades."""
 
 from collections.abc import Sequence
-from functools import cache
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +15,7 @@ from diffpo.sampling.decoding import BoundController, Decoding
 from diffpo.sampling.loop import sample
 from diffpo.sampling.policy import Policy
 from diffpo.sampling.rules import entropy
-from diffpo.tasks.base import Grade, Problem, Task
+from diffpo.tasks.base import Grade, Problem, Task, grade_all
 
 ALL = slice(None)
 
@@ -45,8 +44,7 @@ def answer_problems(
     )
     completions = [tuple(row) for row in rollout.completion_ids.tolist()]
     text_of = {row: decode_text(policy.tokenizer, row, policy.denoiser.stop_ids) for row in set(completions)}
-    texts = (text_of[row] for row in completions)
-    return rollout, [task.grade(problem, text) for problem, text in zip(problems[rows], texts, strict=True)]
+    return rollout, grade_all(task, problems[rows], [text_of[row] for row in completions])
 
 
 def answer_bounds(
@@ -68,12 +66,12 @@ def answer_bounds(
         policy.denoiser, prompt_ids, prompt_mask, decoding, seeds, torch.tensor(bounds).repeat(len(problems))
     )
 
-    @cache
-    def grade(row: int, completion: tuple[int, ...]) -> Grade:
-        return task.grade(problems[row], decode_text(policy.tokenizer, completion, policy.denoiser.stop_ids))
-
     parts = [rollout.rows(slice(i, None, len(bounds))) for i in range(len(bounds))]
-    return [(part, [grade(row, tuple(ids)) for row, ids in enumerate(part.completion_ids.tolist())]) for part in parts]
+    answers = [[(row, tuple(ids)) for row, ids in enumerate(part.completion_ids.tolist())] for part in parts]
+    distinct = list(dict.fromkeys(answer for part in answers for answer in part))
+    texts = [decode_text(policy.tokenizer, ids, policy.denoiser.stop_ids) for _, ids in distinct]
+    grade_of = dict(zip(distinct, grade_all(task, [problems[row] for row, _ in distinct], texts), strict=True))
+    return [(part, [grade_of[answer] for answer in own]) for part, own in zip(parts, answers, strict=True)]
 
 
 @torch.no_grad()

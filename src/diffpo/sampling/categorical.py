@@ -1,10 +1,10 @@
 """Draw tokens from a denoiser's output, with their log-probabilities and a rule's scores, a few rows at a time."""
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from diffpo.core.errors import UserError
+from diffpo.core.errors import NonFiniteLogitsError, UserError
 from diffpo.models.denoiser_output import DenoiserOutput
 from diffpo.sampling.rules import HiddenRule, Rule
 
@@ -51,7 +51,9 @@ def draw_tokens(
     logp = (logits if temperature == 1 else logits / temperature).log_softmax(dim=-1)
     near, start, uniform = _segment(logp, uniform.double())
     cdf = near.double().exp().cumsum(dim=-1)
-    token = start + torch.searchsorted(cdf, uniform[:, None] * cdf[:, -1:], right=True).squeeze(-1)
+    # Where log-probabilities are no numbers the search ends behind the last token; `check_finite` tells of them.
+    within = torch.searchsorted(cdf, uniform[:, None] * cdf[:, -1:], right=True).squeeze(-1)
+    token = (start + within).clamp(max=logits.shape[-1] - 1)
     return token, logp.gather(-1, token[:, None]).squeeze(-1)
 
 
@@ -71,7 +73,7 @@ def _segment(
     mass = logp.exp().view_as(segments).sum(dim=-1, dtype=torch.float64)
     above = mass.cumsum(dim=-1)
     target = uniform[:, None] * above[:, -1:]
-    index = torch.searchsorted(above, target, right=True)
+    index = torch.searchsorted(above, target, right=True).clamp(max=above.shape[-1] - 1)
     own = mass.gather(-1, index)
     within = ((target - above.gather(-1, index) + own) / own).clamp(min=0, max=1 - 2**-48)
     return segments[torch.arange(len(logp)), index[:, 0]], index[:, 0] * SEGMENT, within[:, 0]
@@ -87,7 +89,8 @@ def draw_and_score(
     """Draw T tokens from the rows `index` of an output; return tokens, log-probabilities and the rule's scores.
 
     Every row of the output must occur in `index`. Rows that occur several times, as at the first call of a group, cost
-    the output head one product. Raises UserError for a rule that looks at hidden states of a denoiser that gives none.
+    the output head one product. Raises UserError for a rule that looks at hidden states of a denoiser that gives none,
+    and NonFiniteLogitsError where a token cannot be drawn.
     """
     device, size = _device_kind(index), len(output)
     rows_per_product = max(1, HEAD_CHUNK[device] // output.num_tokens)
@@ -96,6 +99,7 @@ def draw_and_score(
     order = index.argsort(stable=True)
     sizes = torch.bincount(index // rows_per_product, minlength=-(-size // rows_per_product)).tolist()
     found = []
+    is_finite: list[Bool[Tensor, " d"]] = []
     for first, draws in zip(range(0, size, rows_per_product), order.split(sizes), strict=True):
         some = output
         if rows_per_product < size:
@@ -105,12 +109,27 @@ def draw_and_score(
             row = index[draw]
             own = logits[row - first] if is_shared else logits[int(row[0]) - first :][: len(draw)]
             token, logp = draw_tokens(own, uniform[draw], temperature)
+            is_finite.append(logp.isfinite() & own.gather(-1, token[:, None]).squeeze(-1).isfinite())
             if isinstance(rule, HiddenRule):
                 found.append((token, logp, rule.hidden_score(own, token, hidden_states(output, rule)[row])))
             else:
                 found.append((token, logp, rule.score(own, token)))
+    check_finite(torch.cat(is_finite))
     token, logp, score = (torch.cat(parts)[order.argsort()] for parts in zip(*found, strict=True))
     return token, logp, score
+
+
+def check_finite(is_finite: Bool[Tensor, " T"]) -> None:
+    """Raise NonFiniteLogitsError unless all T tokens could be drawn.
+
+    A NaN or positive infinity among the logits of a position shows in the token that is drawn there: at temperature 0
+    it is the likeliest one, and above 0 it makes every log-probability NaN.
+    """
+    if not bool(is_finite.all()):
+        raise NonFiniteLogitsError(
+            f"the model's logits are not finite numbers at {int((~is_finite).sum())} of {len(is_finite)} positions of "
+            "a denoiser call: its weights are damaged, or too large for its dtype (try dtype=float32)"
+        )
 
 
 def hidden_states(output: DenoiserOutput, rule: HiddenRule) -> Float[Tensor, "M D"]:

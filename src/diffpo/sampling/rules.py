@@ -83,6 +83,9 @@ class EntropyBound:
         return entropy(logits)
 
     def select(self, score: Score, is_candidate: Positions, row_bound: RowBound | None = None) -> Positions:
+        # Entropies that are no numbers come last of the candidates, and before what is none.
+        largest = torch.finfo(score.dtype).max
+        score = score.nan_to_num(nan=largest, posinf=largest)
         ranked, order = score.masked_fill(~is_candidate, math.inf).sort(dim=1, stable=True)
         spent = ranked.cumsum(dim=1)
         if self.subtract_max:
@@ -211,6 +214,8 @@ def at_least(threshold: float, score: Score, is_candidate: Positions) -> Positio
 
 def best(score: Score, is_candidate: Positions, k: int) -> Positions:
     """The k candidates of each row with the largest score; all of them where there are fewer."""
-    order = score.masked_fill(~is_candidate, -math.inf).argsort(dim=1, descending=True, stable=True)
+    smallest = torch.finfo(score.dtype).min  # of a candidate whose score is no number; below it is what is none
+    score = score.nan_to_num(nan=smallest, neginf=smallest).masked_fill(~is_candidate, -math.inf)
+    order = score.argsort(dim=1, descending=True, stable=True)
     first = torch.zeros_like(is_candidate).scatter(1, order[:, :k], True)
     return first & is_candidate

@@ -1,6 +1,6 @@
 """Problems, grades, and the protocol of a task, which supplies the ones and gives the others. Imports no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -32,6 +32,8 @@ class Grade:
     """What was looked at, by name; `solved` is 1 where the completion is right."""
     status: Status = "ok"
     """`unparseable` is the model's fault, and its reward is 0; `grader_failed` is the grader's, and is reported."""
+    failure: str = ""
+    """Where the grader failed, why: told once in a run."""
 
     @property
     def is_solved(self) -> bool:
@@ -66,3 +68,19 @@ class Task(Protocol):
     def grade(self, problem: Problem, completion: str) -> Grade:
         """Grade a completion. It must not raise, whatever the completion."""
         ...
+
+
+@runtime_checkable
+class BatchGrader(Protocol):
+    """A task that grades many completions at once, as rewards that ask a model or a service do."""
+
+    def grade_all(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
+        """Return the grade of each completion of the problem at its place. It must not raise."""
+        ...
+
+
+def grade_all(task: Task, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
+    """Return the grade of each completion: at once where the task can, otherwise one by one."""
+    if isinstance(task, BatchGrader):
+        return task.grade_all(problems, completions)
+    return [task.grade(problem, completion) for problem, completion in zip(problems, completions, strict=True)]

@@ -1,15 +1,24 @@
 """Rewards of the user's own, as TRL's trainers take them: `reward(prompts, completions, **columns) -> list[float]`."""
 
+import asyncio
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 from diffpo.core.errors import UserError
-from diffpo.core.user_code import load_user_code
-from diffpo.tasks.base import Grade, Problem, Split, Task
+from diffpo.core.user_code import describe, load_user_code
+from diffpo.tasks.base import Grade, Problem, Split, Task, grade_all
 
-TrlReward = Callable[..., Sequence[float | None]]
+TrlReward = Callable[..., Any]
+"""Returns a sequence of one number, or None, for each completion; or a coroutine that does."""
+
+MAX_REWARD = 1e15
+"""Squares of greater rewards, and sums of them, leave float32."""
+PART = "rewards/{}"
+"""Under this name a grade's parts have what each function gave, unweighted; TRL logs `rewards/NAME/mean`."""
 
 _GIVEN = ("prompts", "completions")
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -25,16 +34,47 @@ def load_reward(name: str) -> TrlReward:
 
 
 @dataclass(frozen=True)
-class WithReward:
-    """A task whose reward comes from a function; whether a problem is solved is still the task's to say.
+class WeightedReward:
+    """A reward function, the name under which it is logged, and its weight in the sum."""
 
-    The function gets lists: `prompts`, `completions`, and of each problem's `facts` (the columns of its row) those that
-    it names, or all where it takes `**kwargs`. None, which in TRL means "not for me", pays 0. A function that raises or
-    returns no number has failed: 0, and status `grader_failed`.
+    function: TrlReward
+    name: str
+    weight: float = 1.0
+
+
+def weighted_rewards(weights: Mapping[str, float]) -> tuple[WeightedReward, ...]:
+    """Return the functions of these names, each called by its own name or, where two share it, by the whole.
+
+    Raises UserError as `load_reward` does.
+    """
+    short = [name.rpartition(":")[2] for name in weights]
+    return tuple(
+        WeightedReward(load_reward(name), own if short.count(own) == 1 else name, weight)
+        for own, (name, weight) in zip(short, weights.items(), strict=True)
+    )
+
+
+class _FailedError(Exception):
+    """A function did not do what it should; the message says what, in words for its author."""
+
+
+@dataclass(frozen=True)
+class WithReward:
+    """A task whose reward is a weighted sum of functions; whether a problem is solved is still the task's to say.
+
+    The functions get lists, one entry for each completion of a batch: `prompts`, `completions`, and of the problems'
+    `facts` (the columns of their rows) those that they name, or all where they take `**kwargs`. None, which in TRL
+    means "not for me", pays 0. They may be coroutines.
+
+    A completion on which one of them fails earns 0, with status `grader_failed` and the cause as the grade's `failure`.
+    Where a function raises on a batch it is called again for each completion alone, so that one does not cost the
+    others their rewards.
     """
 
     task: Task
-    function: TrlReward
+    rewards: tuple[WeightedReward, ...]
+    task_weight: float = 0.0
+    """Weight of the task's own reward in the sum."""
 
     @property
     def name(self) -> str:
@@ -49,45 +89,98 @@ class WithReward:
         return self.task.completion_length
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
-        """Return the task's problems. Raises UserError for a column that the function needs and the data lack."""
+        """Return the task's problems. Raises UserError for a column that a function needs and the data lack."""
         problems = self.task.problems(split, count, seed)
         for problem in problems:
-            for column in self._needed:
-                if column not in problem.facts:
-                    there = ", ".join(problem.facts) or "none"
-                    raise UserError(
-                        f"{self.name}: the reward {self._function_name} needs column {column!r}, which the data lack; "
-                        f"there are {there}"
-                    )
+            for reward in self.rewards:
+                for column in _needed(reward.function):
+                    if column not in problem.facts:
+                        there = ", ".join(problem.facts) or "none"
+                        raise UserError(
+                            f"{self.name}: the reward {reward.name} needs column {column!r}, which the data lack; "
+                            f"there are {there}"
+                        )
         return problems
 
     def grade(self, problem: Problem, completion: str) -> Grade:
-        """Return the function's reward with the task's parts. Never raises."""
-        grade = self.task.grade(problem, completion)
-        offered: dict[str, list[Any]] = {"prompts": [problem.prompt], "completions": [completion]}
-        offered |= {name: [value] for name, value in problem.facts.items()}
-        taken = {name: values for name, values in offered.items() if self._takes_all or name in self._parameters}
-        try:
-            (value,) = self.function(**taken)
-            reward = 0.0 if value is None else float(value)
-        except Exception:  # noqa: BLE001  it is the user's, and a completion must not be able to end a run
-            return Grade(0.0, grade.parts, "grader_failed")
-        is_number = abs(reward) < float("inf")
-        return Grade(reward if is_number else 0.0, grade.parts, grade.status if is_number else "grader_failed")
+        """Return the functions' reward with the task's parts. Never raises."""
+        return self.grade_all([problem], [completion])[0]
 
-    @property
-    def _parameters(self) -> dict[str, Any]:
-        return dict(inspect.signature(self.function).parameters)
+    def grade_all(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
+        """Return the grades of a batch, for which each function is called once. Never raises."""
+        grades = grade_all(self.task, problems, completions)
+        total = [self.task_weight * grade.reward for grade in grades]
+        for reward in self.rewards:
+            for row, value in enumerate(_values(reward, problems, completions)):
+                part = {PART.format(reward.name): 0.0}
+                if isinstance(value, str):
+                    failure = grades[row].failure or value
+                    grades[row] = Grade(0.0, dict(grades[row].parts) | part, "grader_failed", failure)
+                else:
+                    part[PART.format(reward.name)] = value
+                    grades[row] = replace(grades[row], parts=dict(grades[row].parts) | part)
+                    total[row] += reward.weight * value
+        return [
+            grade if grade.status == "grader_failed" else replace(grade, reward=value)
+            for grade, value in zip(grades, total, strict=True)
+        ]
 
-    @property
-    def _takes_all(self) -> bool:
-        return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in self._parameters.values())
 
-    @property
-    def _needed(self) -> list[str]:
-        named = (p for p in self._parameters.values() if p.kind in _NAMED and p.default is inspect.Parameter.empty)
-        return [p.name for p in named if p.name not in _GIVEN]
+def _values(reward: WeightedReward, problems: Sequence[Problem], completions: Sequence[str]) -> list[float | str]:
+    """Return what a function gives each completion or, as a text, why it gives it nothing."""
+    try:
+        return _called(reward, problems, completions)
+    except _FailedError as failed:
+        return [f"the reward {reward.name} {failed}"] * len(completions)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  a completion must not be able to end a run
+        if len(completions) > 1:
+            pairs = zip(problems, completions, strict=True)
+            return [_values(reward, [problem], [completion])[0] for problem, completion in pairs]
+        told = "".join(traceback.format_exception(error)).rstrip()
+        where = f"on problem {problems[0].id!r}, completion {completions[0][:200]!r}"
+        return [f"the reward {reward.name} raises {describe(error)} {where}\n{told}"]
 
-    @property
-    def _function_name(self) -> str:
-        return getattr(self.function, "__name__", repr(self.function))
+
+def _called(reward: WeightedReward, problems: Sequence[Problem], completions: Sequence[str]) -> list[float | str]:
+    """Call a function for a batch. Raises _FailedError for what is not a number each, and what the function raises."""
+    offered: dict[str, list[Any]] = {"prompts": [problem.prompt for problem in problems], "completions": [*completions]}
+    shared = {name for problem in problems for name in problem.facts}
+    offered |= {name: [problem.facts.get(name) for problem in problems] for name in sorted(shared)}
+    parameters = _parameters(reward.function)
+    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    found = reward.function(**{name: values for name, values in offered.items() if takes_all or name in parameters})
+    if inspect.iscoroutine(found):
+        with ThreadPoolExecutor(1) as thread:  # the caller's may have an event loop already, as notebooks do
+            found = thread.submit(asyncio.run, found).result()
+    try:
+        values = list(found)
+    except TypeError:
+        raise _FailedError(f"returns {found!r:.60}; return a list of a number for each completion") from None
+    if isinstance(found, str | bytes | Mapping) or len(values) != len(completions):
+        raise _FailedError(
+            f"returns {len(values)} values for {len(completions)} completions; return a number for each of them"
+        )
+    return [_number(reward, value) for value in values]
+
+
+def _number(reward: WeightedReward, value: Any) -> float | str:
+    if value is None:
+        return 0.0
+    try:
+        number = float("nan") if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = float("nan")
+    if abs(number) <= MAX_REWARD:
+        return number
+    return (
+        f"the reward {reward.name} gives {value!r:.60}; give a number from {-MAX_REWARD:g} to {MAX_REWARD:g}, or None"
+    )
+
+
+def _parameters(function: TrlReward) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
+
+
+def _needed(function: TrlReward) -> list[str]:
+    named = (p for p in _parameters(function).values() if p.kind in _NAMED and p.default is inspect.Parameter.empty)
+    return [p.name for p in named if p.name not in _GIVEN]

@@ -1,13 +1,14 @@
 """A task of the user's own: what its class does wrong is told in one sentence. Imports no torch."""
 
-import math
+import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from diffpo.core.errors import UserError
 from diffpo.core.user_code import describe
 from diffpo.tasks.base import Grade, Problem, Split, Task
+from diffpo.tasks.custom_reward import MAX_REWARD
 
 TEXTS = ("id", "prompt", "answer", "cluster")
 
@@ -63,8 +64,10 @@ class CheckedTask:
         """Return the task's grade. Raises UserError where it is none."""
         try:
             grade = self.task.grade(problem, completion)
-        except Exception:  # noqa: BLE001  it is the user's, and a completion must not be able to end a run
-            return Grade(0.0, {}, "grader_failed")
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a completion must not be able to end a run
+            told = "".join(traceback.format_exception(error)).rstrip()
+            where = f"on problem {problem.id!r}, completion {completion[:200]!r}"
+            return Grade(0.0, {}, "grader_failed", f"{self.kind}: grade raises {describe(error)} {where}\n{told}")
         if not isinstance(grade, Grade) or not isinstance(grade.parts, Mapping):
             raise UserError(f"{self.kind}: grade gives {_shown(grade)}; return diffpo.Grade(reward, parts)")
         try:
@@ -76,7 +79,10 @@ class CheckedTask:
                 f"{self.kind}: grade gives parts without 'solved', by which accuracy and expert iteration go; "
                 "add solved: 1.0 where the completion is right, and 0.0 elsewhere"
             )
-        return Grade(reward, grade.parts, grade.status) if math.isfinite(reward) else Grade(0.0, {}, "grader_failed")
+        if abs(reward) <= MAX_REWARD:
+            return replace(grade, reward=reward)
+        told = f"{self.kind}: grade gives the reward {reward:g}; give one from {-MAX_REWARD:g} to {MAX_REWARD:g}"
+        return Grade(0.0, {}, "grader_failed", told)
 
 
 def _shown(value: Any) -> str:

@@ -23,7 +23,7 @@ from diffpo.sampling.policy import Policy
 from diffpo.sampling.risk import NUM_STATISTICS
 from diffpo.sampling.risk_rules import Patient
 from diffpo.sampling.rules import EntropyBound
-from diffpo.tasks.base import Problem, Task
+from diffpo.tasks.base import Problem, Task, grade_all
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,7 @@ def collect_states(
     kept = KeptStates(uniform < states_per_completion / task.completion_length)
     rollout = sample(policy.denoiser, prompt_ids, prompt_mask, patient, start=start, observe=kept)
     texts = [decode_text(policy.tokenizer, row, policy.denoiser.stop_ids) for row in rollout.completion_ids.tolist()]
-    grades = [task.grade(problem, text) for problem, text in zip(problems, texts, strict=True)]
-    is_solved = torch.tensor([grade.is_solved for grade in grades])
+    is_solved = torch.tensor([grade.is_solved for grade in grade_all(task, problems, texts)])
     states = kept.labelled(rollout.completion_ids.cpu(), is_solved, policy.denoiser.stop_ids)
     return states, float(is_solved.float().mean())
 

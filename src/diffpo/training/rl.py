@@ -12,6 +12,7 @@ from diffpo.runs.progress import ProgressBar
 from diffpo.runs.run_dir import interruptible
 from diffpo.training.rl_setup import RlState, open_rl_run
 from diffpo.training.rl_step import collect_rollouts, show_step, spent, stage_at, summary, train_step
+from diffpo.training.watch import Watch, check_grader
 
 OnStep = Callable[[RlState, int, int, float], None]
 """Called after a step with the state, the steps done, the denoiser calls so far, and the share of the budget spent."""
@@ -29,6 +30,7 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, on_step: OnStep | 
     """
     run, state = open_rl_run(recipe, out, resume)
     calls_before = run.progress.denoiser_calls
+    watch = Watch()
     step, calls = run.progress.step, calls_before + state.total_usage().canvases
     if step == 0 and spent(recipe.budget, step, calls) >= 1:
         raise UserError(
@@ -46,6 +48,8 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, on_step: OnStep | 
             stage = stage_at(recipe, share)
             before = state.total_usage()
             batch = collect_rollouts(recipe, state, stage, step)
+            if step == run.progress.step:
+                check_grader(batch)
             between = state.total_usage()
             metrics = summary(batch, recipe.rollout.speeds) | train_step(recipe, state, stage, batch, step)
             after = state.total_usage()
@@ -59,7 +63,7 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, on_step: OnStep | 
             metrics |= {"denoiser_calls": calls, "cpu_seconds": time.process_time() - cpu_started}
             metrics |= {"seconds": time.perf_counter() - started}
             on_rank_zero(run.log, step, metrics)
-            show_step(bar, step if recipe.budget.steps else calls, metrics)
+            show_step(bar, step if recipe.budget.steps else calls, metrics, batch, watch, state.policy)
             if on_step is not None:
                 on_step(state, step, calls, share)
 

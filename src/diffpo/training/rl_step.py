@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from diffpo.core.printable import printable
 from diffpo.core.randomness import derive_seed, generator_for
 from diffpo.objective.diagnostics import PUSHES_DOWN, pushes_down
 from diffpo.recipes.tables import AdamRecipe, BudgetRecipe, ExpertIterationObjective, RlRecipe, SpeedsRecipe
@@ -12,6 +13,7 @@ from diffpo.runs.prompt_filter import PROMPTS_TOO_LONG, draw_problems
 from diffpo.sampling.commit_policy import CommitPolicy
 from diffpo.sampling.controller import Controller
 from diffpo.sampling.controller_files import LearnedController
+from diffpo.sampling.policy import Policy
 from diffpo.training.commit_update import update_commit_policy
 from diffpo.training.controller_update import bound_metrics, update_controller
 from diffpo.training.expert_iteration import imitate
@@ -20,8 +22,9 @@ from diffpo.training.rl_setup import RlState
 from diffpo.training.rollouts import Batch, collect_batch
 from diffpo.training.speeds import draw_bounds, speed_metrics
 from diffpo.training.update_settings import PolicyUpdate
+from diffpo.training.watch import NOTHING_TO_TELL_APART, Watch, example
 
-GRADER_FAILED = "the grader failed on {grader_failed:g} completions of a step, which earned 0: look at their problems"
+GRADER_FAILED = "the grader failed on {grader_failed:g} completions of a step, which earned 0; of the first: {failure}"
 
 NOTHING_RIGHT = (
     "no completion was right so far, and expert iteration learns from right ones alone: start from a model that solves "
@@ -171,14 +174,24 @@ def summary(batch: Batch, speeds: SpeedsRecipe | None) -> dict[str, float]:
         "accuracy": float(batch.is_solved.float().mean()),
         "nfe": float(batch.rollout.nfe.float().mean()),
     }
-    return rollouts | by_speed | {name: count for name, count in counts.items() if count}
+    parts: dict[str, float] = {}
+    for name, values in batch.reward_parts.items():
+        parts |= {f"{name}/mean": float(values.mean()), f"{name}/std": float(values.std(correction=0))}
+    return rollouts | parts | by_speed | {name: count for name, count in counts.items() if count}
 
 
-def show_step(bar: ProgressBar, done: int, metrics: Mapping[str, float]) -> None:
+def show_step(
+    bar: ProgressBar, done: int, metrics: Mapping[str, float], batch: Batch, watch: Watch, policy: Policy
+) -> None:
     """Show the metrics, without those by quarters of a rollout, and warn of what goes wrong."""
     bar.update(done, **{name: value for name, value in metrics.items() if not name[-1].isdigit()})
-    if "grader_failed" in metrics:
-        bar.warn(GRADER_FAILED, **metrics)
+    if batch.grader_failed:
+        bar.warn(
+            GRADER_FAILED, grader_failed=batch.grader_failed, failure=printable(batch.first_failure) or "no reason"
+        )
+    if watch.has_learned_nothing(metrics, batch.reward.shape[1]):
+        steps, completion = watch.quiet_steps, example(policy, batch)
+        bar.warn(NOTHING_TO_TELL_APART, steps=steps, reward=metrics["reward"], completion=completion)
     if "prompts_too_long" in metrics:
         bar.warn(PROMPTS_TOO_LONG, **metrics)
     if metrics.get("right_answers") == 0:

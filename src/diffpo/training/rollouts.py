@@ -1,7 +1,7 @@
 """Problems become one batch of rollouts with rewards and advantages."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,7 +17,8 @@ from diffpo.objective.rewards import standardized_apart
 from diffpo.sampling.answering import answer_problems
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy
-from diffpo.tasks.base import Problem, Task
+from diffpo.tasks.base import Grade, Problem, Task
+from diffpo.tasks.custom_reward import PART
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,10 @@ class Batch:
     """Advantage of what the learned sampler drew."""
     grader_failed: int = 0
     """Completions that earned nothing because the grader failed, which is no fault of the model's."""
+    first_failure: str = ""
+    """Why, of the first of them."""
+    reward_parts: Mapping[str, Float[Tensor, "Q G"]] = field(default_factory=dict)
+    """What each of the user's rewards gave, unweighted, by the names `rewards/NAME`."""
     prompts_too_long: int = 0
     """Prompts that were left out before these were found."""
 
@@ -143,6 +148,7 @@ def collect_batch(
         own = rank_slice(len(repeated), group_size)
         rollout, grades = answer_problems(policy, task, repeated, decoding, seeds, own, entropy_bound)
     rollout = Rollout(**{field.name: all_gather_rows(getattr(rollout, field.name)) for field in fields(rollout)})
+    failures = all_gather_object([g.failure for g in grades if g.status == "grader_failed"][:1])
     device = rollout.nfe.device
     grade = all_gather_rows(torch.tensor([g.reward for g in grades], device=device)).view(-1, group_size)
     is_solved = all_gather_rows(torch.tensor([g.is_solved for g in grades], device=device)).view(-1, group_size)
@@ -159,4 +165,16 @@ def collect_batch(
         advantage=token_incentive.advantages(reward),
         bound_advantage=bound_incentive.advantages(bound_reward),
         grader_failed=sum(all_gather_object(sum(g.status == "grader_failed" for g in grades))),
+        first_failure=next((failure for own in failures for failure in own), ""),
+        reward_parts=_reward_parts(grades, group_size, device),
     )
+
+
+def _reward_parts(grades: Sequence[Grade], group_size: int, device: torch.device) -> dict[str, Float[Tensor, "Q G"]]:
+    """Return what each of the user's rewards gave to the completions of all processes."""
+    prefix = PART.format("")
+    names = sorted({name for grade in grades for name in grade.parts if name.startswith(prefix)})
+    return {
+        name: all_gather_rows(torch.tensor([grade.parts[name] for grade in grades], device=device)).view(-1, group_size)
+        for name in names
+    }

@@ -11,27 +11,44 @@ from diffpo.recipes.strict import Strict
 from diffpo.recipes.tables.fields import Count, Share
 from diffpo.tasks import countdown, text, walk
 
-
-def _own_reward(name: str) -> str:
-    if not is_user_code(name):
-        raise ValueError(f"should be a function of your own, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, got {name!r}")
-    return name
+Rewards = str | dict[str, float]
+"""The name of a reward, or several with their weights."""
 
 
-def _text_reward(name: str) -> str:
-    if name not in get_args(text.Reward) and not is_user_code(name):
-        known = " or ".join(map(repr, get_args(text.Reward)))
-        raise ValueError(
-            f"should be {known}, or a function of your own, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, got {name!r}"
-        )
-    return name
+def _check(rewards: Rewards, known: tuple[str, ...]) -> Rewards:
+    """Raise ValueError for names that are neither known nor of user code, and for weights that are no weights."""
+    names = rewards if isinstance(rewards, dict) else {rewards: 1.0}
+    for name, weight in names.items():
+        if name not in known and not is_user_code(name):
+            own = "a function of your own, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION"
+            told = f"{' or '.join(map(repr, known))}, or {own}" if known else own
+            raise ValueError(f"should be {told}, got {name!r}")
+        if not 0 < abs(weight) <= MAX_WEIGHT:
+            raise ValueError(
+                f"gives {name} the weight {weight:g}; give one from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}, not 0"
+            )
+    if not names or sum(name in known for name in names) > 1:
+        raise ValueError("should name a reward, and of the task's own at most one")
+    return rewards
+
+
+def _own_rewards(rewards: Rewards) -> Rewards:
+    return _check(rewards, ())
+
+
+def _text_rewards(rewards: Rewards) -> Rewards:
+    return _check(rewards, get_args(text.Reward))
+
+
+MAX_WEIGHT = 1e6
 
 
 class GameSettings(Strict):
     """Options that the tasks in characters share."""
 
-    reward: Annotated[str, AfterValidator(_own_reward)] | None = None
-    """A function of your own, file.py:function or package.module:function; None: the task's own reward."""
+    reward: Annotated[Rewards, AfterValidator(_own_rewards)] | None = None
+    """A function of your own, file.py:function or package.module:function, or several with their weights,
+    { "a.py:right" = 1.0, "a.py:short" = 0.2 }; None: the task's own reward."""
 
 
 class SudokuTask(GameSettings):
@@ -101,8 +118,9 @@ class TextSettings(SourceSettings):
     """The same for test rows; None: those of `source`, or the published ones where that is None too."""
     few_shot: Annotated[int, Field(ge=0, le=text.MAX_FEW_SHOT)] = 0
     """Train rows that are shown before each question."""
-    reward: Annotated[str, AfterValidator(_text_reward)] = "correct"
-    """correct: 1 or 0; d1: d1's recipe with its flaws mended; or file.py:function, package.module:function."""
+    reward: Annotated[Rewards, AfterValidator(_text_rewards)] = "correct"
+    """correct: 1 or 0; d1: d1's recipe with its flaws mended; or file.py:function, package.module:function; or several
+    of these with their weights, { correct = 1.0, "a.py:short" = 0.2 }."""
 
 
 class Gsm8kTask(TextSettings):

@@ -1,0 +1,50 @@
+"""Looks for a run that learns nothing, step after step, and says so with an example."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from diffpo.core.errors import UserError
+from diffpo.core.printable import printable
+from diffpo.models.tokenizer import decode_text
+from diffpo.sampling.policy import Policy
+from diffpo.training.rollouts import Batch
+
+QUIET_STEPS = 10
+SHOWN_CHARACTERS = 300
+
+NOTHING_TO_TELL_APART = (
+    "in {steps:g} steps on end all completions of each prompt earned the same (on average {reward:g}), or nothing "
+    "moved, so that nothing is learned: look at the reward, and at a completion, {completion}"
+)
+
+
+@dataclass
+class Watch:
+    """Counts the steps on end in which nothing could be learned."""
+
+    quiet_steps: int = 0
+
+    def has_learned_nothing(self, metrics: Mapping[str, float], group_size: int) -> bool:
+        """Return whether this is at least the tenth step on end whose rewards or gradient tell nothing.
+
+        A group of one completion, as expert iteration may draw, has no rewards to compare.
+        """
+        is_equal = group_size > 1 and metrics["frac_reward_zero_std"] == 1
+        is_quiet = is_equal or metrics.get("grad_norm") == 0
+        self.quiet_steps = self.quiet_steps + 1 if is_quiet else 0
+        return self.quiet_steps >= QUIET_STEPS
+
+
+def example(policy: Policy, batch: Batch) -> str:
+    """Return the first completion of a batch as a message shows it."""
+    ids = batch.rollout.completion_ids[0].tolist()
+    return repr(decode_text(policy.tokenizer, ids, policy.denoiser.stop_ids)[:SHOWN_CHARACTERS])
+
+
+def check_grader(batch: Batch) -> None:
+    """Raise UserError where the grader has failed on every completion: a run could learn nothing from it."""
+    if batch.grader_failed == batch.reward.numel():
+        raise UserError(
+            f"the grader failed on all {batch.grader_failed} completions of the run's first step, so nothing was "
+            f"trained; mend it: {printable(batch.first_failure) or 'the task gives no reason'}"
+        )

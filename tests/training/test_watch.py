@@ -1,0 +1,27 @@
+"""When a run is said to learn nothing."""
+
+import pytest
+
+from diffpo.training.watch import QUIET_STEPS, Watch
+
+QUIET, MOVING = {"frac_reward_zero_std": 1.0, "grad_norm": 0.2}, {"frac_reward_zero_std": 0.9, "grad_norm": 0.2}
+STILL = {"frac_reward_zero_std": 0.0, "grad_norm": 0.0}
+
+
+def said(watch: Watch, *steps: dict[str, float], group: int = 2) -> list[bool]:
+    return [watch.has_learned_nothing(metrics, group) for metrics in steps]
+
+
+@pytest.mark.parametrize("quiet", [QUIET, STILL])
+def test_the_tenth_quiet_step_on_end_is_told(quiet: dict[str, float]) -> None:
+    assert said(Watch(), *[quiet] * (QUIET_STEPS + 1)) == [False] * (QUIET_STEPS - 1) + [True, True]
+
+
+def test_a_step_that_moves_begins_anew() -> None:
+    watch = Watch()
+    assert not any(said(watch, *[QUIET] * (QUIET_STEPS - 1), MOVING, *[QUIET] * (QUIET_STEPS - 1)))
+    assert said(watch, QUIET) == [True]
+
+
+def test_a_single_completion_has_nothing_to_be_equal_to() -> None:
+    assert not any(said(Watch(), *[QUIET] * 20, group=1))
