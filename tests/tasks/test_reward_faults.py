@@ -139,7 +139,7 @@ def quits(completions, **columns):
     sys.exit(0)
 
 def fussy(completions, clues):
-    if clues[0] % 2:
+    if any(number % 2 for number in clues):
         raise ValueError("an odd number of clues")
     return [float(number) for number in clues]
 """
@@ -186,7 +186,7 @@ def test_the_tasks_own_reward_may_be_one_of_them(own: Path) -> None:
     [
         ("{}", "should name a reward"),
         ("{'a.py:f'=0}", "gives a.py:f the weight 0; give one from -1e+06 to 1e+06, not 0"),
-        ("{'a.py:f'=nan}", "gives a.py:f the weight nan"),
+        ("{'a.py:f'=nan}", "should be a finite number, got nan"),
         ("{'a.py'=1}", "should be a function of your own, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, got 'a.py'"),
         ("{'a.py:f'='x'}", "task.reward"),
     ],

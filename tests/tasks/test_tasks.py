@@ -186,7 +186,10 @@ def test_every_verb_runs_on_the_task(kind: str, tmp_path: Path, capsys: pytest.C
     run_rl(load_recipe(RlRecipe, None, [*rl, "budget.steps=1"]), run)
     record = tmp_path / "eval" / "run.json"
     # More than one batch: their prompts must be of one length.
-    run_eval(load_recipe(EvalRecipe, None, [f"model={json.dumps(str(run))}", "count=9", "batch=4"]), record)
+    run_eval(
+        load_recipe(EvalRecipe, None, [f"model={json.dumps(str(run))}", "count=9", "batch=4", "validation_count=8"]),
+        record,
+    )
     found = json.loads(record.read_text())
     assert found["clues"] == found["learned"]["by_clues"] == []
     assert found["task"] == build_task(stored_task(run)).name

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from diffpo.core.files import explain_write_errors, write_json
+from diffpo.core.printable import printable
 from diffpo.evaluation.loop import Outcome, drawn_together, evaluate, evaluation_problems, validation_problems
 from diffpo.evaluation.record import Evaluation, as_record, table
 from diffpo.evaluation.validated import Outcomes

@@ -109,21 +109,20 @@ class WithReward:
     def grade_all(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
         """Return the grades of a batch, for which each function is called once. Never raises."""
         grades = grade_all(self.task, problems, completions)
-        total = [self.task_weight * grade.reward for grade in grades]
+        total: list[float | None] = [self.task_weight * grade.reward for grade in grades]
         for reward in self.rewards:
             for row, value in enumerate(_values(reward, problems, completions)):
                 part = {PART.format(reward.name): 0.0}
                 if isinstance(value, str):
                     failure = grades[row].failure or value
                     grades[row] = Grade(0.0, dict(grades[row].parts) | part, "grader_failed", failure)
+                    total[row] = None
                 else:
                     part[PART.format(reward.name)] = value
                     grades[row] = replace(grades[row], parts=dict(grades[row].parts) | part)
-                    total[row] += reward.weight * value
-        return [
-            grade if grade.status == "grader_failed" else replace(grade, reward=value)
-            for grade, value in zip(grades, total, strict=True)
-        ]
+                    earned = total[row]
+                    total[row] = None if earned is None else earned + reward.weight * value
+        return [replace(grade, reward=value or 0.0) for grade, value in zip(grades, total, strict=True)]
 
 
 def _values(reward: WeightedReward, problems: Sequence[Problem], completions: Sequence[str]) -> list[float | str]:
@@ -136,7 +135,7 @@ def _values(reward: WeightedReward, problems: Sequence[Problem], completions: Se
         if len(completions) > 1:
             pairs = zip(problems, completions, strict=True)
             return [_values(reward, [problem], [completion])[0] for problem, completion in pairs]
-        told = "".join(traceback.format_exception(error)).rstrip()
+        told = "".join(traceback.format_exception(error, chain=False)).rstrip()
         where = f"on problem {problems[0].id!r}, completion {completions[0][:200]!r}"
         return [f"the reward {reward.name} raises {describe(error)} {where}\n{told}"]
 

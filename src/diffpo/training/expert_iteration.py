@@ -37,7 +37,7 @@ def imitate(
     parameters = [*denoiser.model.parameters()]
     losses, norms = [], []
     for targets in answers.draw(settings.num_iterations, settings.batch, generator):
-        noise = draw_noise(targets, settings.weighting, generator)
+        noise = draw_noise(targets, settings.weighting, generator, settings.empty_share)
         set_learning_rate(optimizer, schedule, answers.updates, spent)
         optimizer.zero_grad()
         loss = backward(denoiser, targets, noise, settings.micro_batch_size or settings.batch)

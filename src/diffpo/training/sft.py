@@ -169,17 +169,22 @@ class Noise:
         return replace(self, is_masked=self.is_masked[index], weight=self.weight[index])
 
 
-def draw_noise(targets: Targets, weighting: Literal["elbo", "uniform"], generator: torch.Generator) -> Noise:
+def draw_noise(
+    targets: Targets, weighting: Literal["elbo", "uniform"], generator: torch.Generator, empty_share: float = 0.0
+) -> Noise:
     """Masks for every row's completion, of L_i tokens; the prompt is never masked.
 
     A row's number of masked tokens m_i is uniform over 1..L_i, stratified over the batch. `elbo` averages over rows
     (1 / L_i) sum CE L_i / m_i, which is unbiased for the bound -log p(answer) / L_i <= E[mean cross-entropy] (LLaDA,
     arXiv 2502.09992); drawing m and not a rate keeps its weights bounded. `uniform` weighs all masked tokens of the
-    batch the same, which favours nearly empty canvases, where the hard decisions are.
+    batch the same, which favours nearly empty canvases, where the hard decisions are. Of the first `empty_share` of the
+    rows all tokens are masked instead: the canvas of a first call.
     """
     num_rows, width = targets.ids.shape
     longest = int(targets.length.max())
     count = 1 + uniform_to_index(stratified_uniform(num_rows, 1, generator)[:, 0], targets.length)
+    is_empty = torch.arange(num_rows) < round(empty_share * num_rows)
+    count = torch.where(is_empty, targets.length, count)
     is_prompt = torch.arange(longest) < (longest - targets.length)[:, None]
     order = torch.rand(num_rows, longest, generator=generator).masked_fill(is_prompt, 2.0)
     is_masked = F.pad(order.argsort(dim=1).argsort(dim=1) < count[:, None], (width - longest, 0), value=False)

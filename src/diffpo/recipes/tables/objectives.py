@@ -176,6 +176,8 @@ class ExpertIterationObjective(Strict):
     """Right answers of each of them, drawn from all that are kept."""
     weighting: Literal["elbo", "uniform"] = "elbo"
     """Weight of a masked token, as in SFT."""
+    empty_share: Share = 0.0
+    """Share of the answers of which all tokens are masked, as at a first call: more for few calls, less for many."""
     capacity: Count = 100_000
     """Right answers that are kept, the newest ones. In every process, each takes some 36 bytes of main memory for each
     token of prompt and completion: 100 000 of 500 tokens are 1.8 GB."""
