@@ -24,11 +24,12 @@ from diffpo.recipes.tables import AdamRecipe, ExpertIterationObjective, RlRecipe
 from diffpo.runs.optimizer import adam
 from diffpo.tasks.base import Grade
 from diffpo.tasks.sudoku import Sudoku
-from diffpo.training import rl_step
+from diffpo.training import expert_iteration, rl_step
 from diffpo.training.expert_iteration import imitate
 from diffpo.training.right_answers import RightAnswers
 from diffpo.training.rl import run_rl
 from diffpo.training.rl_setup import RlState
+from diffpo.training.sft import Noise, draw_noise
 
 Weighting = Literal["elbo", "uniform"]
 
@@ -350,6 +351,27 @@ def test_a_controllers_advantage_is_not_asked_about_a_single_completion(base: Pa
     """Over a group of one, `leave-one-out` would divide by zero."""
     run_rl(recipe_of(base, "controller.advantage=leave-one-out", "budget.steps=1"), tmp_path / "run")
     assert len(lines_of(tmp_path / "run")) == 1
+
+
+def test_a_share_of_the_answers_is_learned_from_empty_canvases() -> None:
+    targets = next(kept().draw(1, 40, torch.Generator().manual_seed(0)))
+    usual, some = (
+        draw_noise(targets, "uniform", torch.Generator().manual_seed(1), share).is_masked[:, -LENGTH:]
+        for share in (0.0, 0.25)
+    )
+    assert some[:10].all() and some[10:].equal(usual[10:]) and not usual[:10].all()
+
+
+def test_the_share_of_empty_canvases_is_the_recipes(denoiser: ModelDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    def spy(*arguments: Any) -> Noise:
+        seen.append(arguments[3])
+        return draw_noise(*arguments)
+
+    monkeypatch.setattr(expert_iteration, "draw_noise", spy)
+    recorded(denoiser, objective(2, 4, "uniform").model_copy(update={"empty_share": 0.25}))
+    assert seen == [0.25, 0.25]
 
 
 # --- what cannot be
