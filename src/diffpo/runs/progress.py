@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol, runtime_checkable
 
+from diffpo.core.output import say, survive_closed
 from diffpo.distributed.process import current_process
 
 Metric = int | float | str
@@ -31,7 +32,7 @@ class ProgressBar:
 
     On a terminal it is one live bar. Elsewhere it prints lines at least `min_gap` and at most `max_gap` seconds apart:
     when no update comes, a thread prints which step is still being worked on. Of several processes only the first
-    prints. `unit` is what is counted.
+    prints. `unit` is what is counted. Where nobody reads the output any more, the loop goes on without it.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class ProgressBar:
         self._display: _Display
         if not current_process().is_main:
             self._display = _Silence()
-        elif sys.stdout.isatty():
+        elif sys.stdout is not None and sys.stdout.isatty():
             self._display = _LiveBar(self._label, self._total, self._unit)
         else:
             self._display = _Lines(self._label, self._total, self._unit, self._min_gap, self._max_gap)
@@ -91,17 +92,21 @@ class _LiveBar:
             TimeRemainingColumn(),
             TextColumn("{task.fields[metrics]}", markup=False),
         )
-        self._task = self._bar.add_task(label, total=total, metrics="")
-        self._bar.start()
+        with survive_closed("stdout"):
+            self._task = self._bar.add_task(label, total=total, metrics="")
+            self._bar.start()
 
     def show(self, step: int, metrics: Mapping[str, Metric]) -> None:
-        self._bar.update(self._task, completed=step, metrics=_format(metrics))
+        with survive_closed("stdout"):
+            self._bar.update(self._task, completed=step, metrics=_format(metrics))
 
     def warn(self, line: str) -> None:
-        self._bar.console.print(line, markup=False, highlight=False)
+        with survive_closed("stdout"):
+            self._bar.console.print(line, markup=False, highlight=False)
 
     def close(self) -> None:
-        self._bar.stop()
+        with survive_closed("stdout"):
+            self._bar.stop()
 
 
 class _Lines:
@@ -128,7 +133,7 @@ class _Lines:
 
     def warn(self, line: str) -> None:
         with self._lock:
-            print(line, flush=True)
+            say(line)
 
     def close(self) -> None:
         self._closed.set()
@@ -141,14 +146,11 @@ class _Lines:
             with self._lock:
                 now = time.monotonic()
                 if now - self._printed >= self._max_gap:
-                    try:
-                        self._print(f"{self._label}: still at {self._unit} {self._step} ({now - self._updated:.0f} s)")
-                    except OSError:  # the reader is gone; the loop itself will notice
-                        return
+                    self._print(f"{self._label}: still at {self._unit} {self._step} ({now - self._updated:.0f} s)")
 
     def _print(self, line: str) -> None:
         self._printed = time.monotonic()
-        print(line, flush=True)
+        say(line)
 
 
 def _format(metrics: Mapping[str, Metric]) -> str:
