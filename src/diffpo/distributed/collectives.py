@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from diffpo.core.errors import PeerFailedError, UserError
 from diffpo.distributed.process import current_process
@@ -23,17 +24,30 @@ P = ParamSpec("P")
 PATIENCE = timedelta(hours=2)
 """How long a process waits for the slowest one, since rollouts of a step may differ by much. Where a process has died,
 torchrun ends the others long before that."""
+JOINING = timedelta(minutes=5)
+"""How long a process waits for the others to start: one that died before it joined would never come."""
 BUCKET = 2**25
 """Number of float32 elements that are summed at a time: 128 MiB."""
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the processes that torchrun has started into one group, and leave it unless the block raises."""
+    """Join the processes that torchrun has started into one group, and leave it unless the block raises.
+
+    Raises PeerFailedError where they do not all come within minutes.
+    """
     if current_process().world_size == 1 or dist.is_initialized():
         yield
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=JOINING)
+    except RuntimeError as error:
+        minutes = JOINING.total_seconds() / 60
+        raise PeerFailedError(
+            f"the processes of this run have not found each other within {minutes:g} minutes ({error})"
+        ) from error
+    _set_pg_timeout(PATIENCE)  # torch has no public way; torchtitan does the same
     yield
     dist.destroy_process_group()
 
