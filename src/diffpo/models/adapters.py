@@ -99,6 +99,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
         raise UserError(f"{folder} holds an adapter, which needs peft: pip install 'diffpo[lora]'") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"the adapter in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+    model.peft_config[NAME].base_model_name_or_path = model.name_or_path  # where it is now, for the next file
     kinds = {"missing": found.missing_keys, "unexpected": found.unexpected_keys, "misshapen": found.mismatched_keys}
     if wrong := [f"{len(names)} {kind}, {min(map(str, names))} for one" for kind, names in kinds.items() if names]:
         raise UserError(

@@ -23,10 +23,10 @@ from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.dream import DREAM, DreamConfig, DreamTokenizer
 from diffpo.models.family import Family
 from diffpo.models.llada import LLADA
+from diffpo.models.manifest import whole_folder
 from diffpo.models.model_paths import (
     CONFIG,
     base_of,
-    find_model,
     first_line,
     has_tokenizer,
     is_adapter,
@@ -57,19 +57,21 @@ def load_denoiser(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     bits: Literal[4] | None = None,
+    base: str | None = None,
 ) -> tuple[ModelDenoiser, PreTrainedTokenizerFast]:
     """Return the model in a local folder with its weights as `dtype` on `device`, and its tokenizer.
 
     None of the folder's Python is run. Everything is checked before a weight is read, and weights are loaded one file
     at a time. Raises UserError for a family that is not known, for a config that diffpo does not compute, for a
     missing, extra or misshapen weight, and for a tokenizer that does not fit, each by name. An adapter's folder gives
-    its base model with the adapter on it, trainable. `bits`: store the blocks' matrices in so many bits, frozen
-    (`models/quantised.py`).
+    its base model with the adapter on it, trainable; the base is the one that it names, or `base`, the same model at
+    another path. `bits`: store the blocks' matrices in so many bits, frozen (`models/quantised.py`).
     """
     if is_adapter(folder):
-        base = Path(base_of(folder))
-        denoiser, tokenizer = load_denoiser(base if base.exists() else find_model(str(base)), dtype, device, bits)
-        denoiser.model.name_or_path = str(base)
+        path = Path(base or base_of(folder))
+        found = whole_folder(path)
+        denoiser, tokenizer = load_denoiser(found, dtype, device, bits)
+        denoiser.model.name_or_path = str(found if path.exists() else path)
         load_adapter(denoiser.model, folder)
         return denoiser, tokenizer
     family, config = read_config(folder)

@@ -18,7 +18,8 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 HUB_FILES = ("*.json", "*.safetensors", "merges.txt", "*.jinja")  # never a repository's Python
 CHECKPOINT = "checkpoint-"
 RECIPE = "recipe.toml"
-"""In a run's folder: the recipe that it was started with."""
+METRICS = "metrics.jsonl"
+"""In a run's folder: the recipe that it was started with, and a line of metrics for each step."""
 
 
 def model_folder(path: Path) -> Path:

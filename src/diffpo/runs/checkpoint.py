@@ -2,17 +2,24 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from safetensors import SafetensorError
 
 from diffpo.core.errors import UserError
 from diffpo.core.files import flush_entry, flush_tree
-from diffpo.models.model_paths import CHECKPOINT, checkpoints
+from diffpo.models.manifest import HAS_MANIFEST, MANIFEST, OPTIMIZER, PROGRESS, problems_of, write_manifest
+from diffpo.models.model_paths import CHECKPOINT, METRICS, checkpoints, first_line
 from diffpo.sampling.policy import Policy, save
+
+WRITING, REPLACED = ".tmp", ".replaced"
+"""Endings of hidden folders: a checkpoint that is being written or removed, and one that another is to replace."""
+
 
 
 @runtime_checkable
@@ -34,6 +41,10 @@ class RunProgress:
     """Denoiser calls of rollouts and updates so far; of SFT, the sequences it has trained on."""
     is_finished: bool = False
     """Whether SFT has ended, which early stopping may do before the last step. RL goes by its budget."""
+    is_good_enough: bool | None = None
+    """Whether early stopping has ended SFT, so that more steps change nothing; None where that was not recorded."""
+    base: str | None = None
+    """Fingerprint of the model that the run started from; None where there is none or it was not recorded."""
 
 
 def save_checkpoint(
@@ -45,37 +56,126 @@ def save_checkpoint(
 ) -> Path:
     """Write the folder `run/checkpoint-STEP` and delete all but the last `keep` checkpoints; return the new one.
 
-    It is written under another name, flushed to the disk and renamed, so that a folder of that name is always whole.
+    It is written under another name, with a manifest of its files, flushed to the disk and renamed, so that a folder of
+    that name is always whole; older ones are removed after that. Raises UserError where the disk is full or cannot be
+    written; the older ones stay.
     """
     final = run / f"{CHECKPOINT}{progress.step}"
-    temporary = run / f".{final.name}.tmp"
-    for left in run.glob(f".{CHECKPOINT}*.tmp"):  # by a process that ended while it wrote
-        shutil.rmtree(left)
-    temporary.mkdir(parents=True)
-    save(policy, temporary)
-    torch.save({name: part.state_dict() for name, part in to_restore.items()}, temporary / "optimizer.pt")
-    (temporary / "progress.json").write_text(json.dumps(vars(progress)) + "\n")
-    flush_tree(temporary)
-    if final.exists():
-        shutil.rmtree(final)
-    temporary.rename(final)
-    flush_entry(run)
-    for old in checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
+    temporary = run / f".{final.name}{WRITING}"
+    with explain_failed_save(run):
+        tidy(run)
+        try:
+            temporary.mkdir(parents=True)
+            save(policy, temporary)
+            _save_states({name: part.state_dict() for name, part in to_restore.items()}, temporary / OPTIMIZER)
+            (temporary / PROGRESS).write_text(json.dumps(vars(progress) | {HAS_MANIFEST: True}) + "\n")
+            write_manifest(temporary)
+            flush_tree(temporary)
+            if (run / METRICS).exists():
+                flush_entry(run / METRICS)
+        except Exception:
+            shutil.rmtree(temporary, ignore_errors=True)  # which makes room on a full disk
+            raise
+        _put_in_place(temporary, final)
+        for old in checkpoints(run)[:-keep]:
+            _remove(old)
     return final
 
 
+def _save_states(states: Mapping[str, Any], file: Path) -> None:
+    try:
+        torch.save(dict(states), file)
+    except RuntimeError as error:  # torch's word for a file that it cannot write
+        raise OSError(f"{file.name}: {first_line(error)}") from error
+
+
+def _put_in_place(temporary: Path, final: Path) -> None:
+    """Give a new checkpoint its name. One that has the name already is removed when that is done."""
+    replaced = final.with_name(f".{final.name}{REPLACED}")
+    if final.exists():
+        final.rename(replaced)
+    temporary.rename(final)
+    flush_entry(final.parent)
+    if replaced.exists():
+        shutil.rmtree(replaced)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint; where that is interrupted, no half of it has a checkpoint's name."""
+    doomed = checkpoint.with_name(f".{checkpoint.name}{WRITING}")
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def tidy(run: Path) -> None:
+    """Remove what a process has left that ended while it wrote a checkpoint, and undo a replacement that was half done.
+
+    No other process may be at work on the run.
+    """
+    for left in run.glob(f".{CHECKPOINT}*{REPLACED}"):
+        final = run / left.name.removeprefix(".").removesuffix(REPLACED)
+        if final.exists():
+            shutil.rmtree(left)
+        else:
+            left.rename(final)
+    for left in run.glob(f".{CHECKPOINT}*{WRITING}"):
+        shutil.rmtree(left)
+
+
+@contextmanager
+def explain_failed_save(run: Path) -> Iterator[None]:
+    """Turn what a full or broken disk raises into a UserError that says what is left of the run and how to go on."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or first_line(error)
+        found = checkpoints(run)
+        left = f"its last checkpoint is {found[-1].name}" if found else "it has no checkpoint yet"
+        raise UserError(
+            f"cannot write to {run} ({reason}), so the run has stopped; {left}; make room, then go on with --resume"
+        ) from error
+
+
 def read_progress(checkpoint: Path) -> RunProgress:
-    """Return how far the run was when the checkpoint was written."""
-    return RunProgress(**json.loads((checkpoint / "progress.json").read_text()))
+    """Return how far the run was when the checkpoint was written. Raises UserError for a file that cannot be read."""
+    file = checkpoint / PROGRESS
+    try:
+        content = json.loads(file.read_text())
+        content.pop(HAS_MANIFEST, None)
+        return RunProgress(**content)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} cannot be read ({first_line(error)}); remove {checkpoint} to go on before it") from error
+
+
+def problems_on_resume(checkpoint: Path) -> list[str]:
+    """Return what keeps a run from going on from a checkpoint, a phrase for each file. Every byte of it is read."""
+    if problems := problems_of(checkpoint):
+        return problems
+    try:
+        content = json.loads((checkpoint / PROGRESS).read_text())
+        step, had_manifest = content["step"], content.get(HAS_MANIFEST, False)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return [f"{PROGRESS} cannot be read ({first_line(error)})"]
+    if had_manifest and not (checkpoint / MANIFEST).exists():
+        return [f"{MANIFEST} is missing"]
+    if checkpoint.name != f"{CHECKPOINT}{step}":
+        return [f"it is that of step {step} under another name"]
+    return []
 
 
 def restore(checkpoint: Path, to_restore: Mapping[str, HasState]) -> None:
     """Give the parts, by name, the state that they had when the checkpoint was written.
 
-    Raises UserError where it is the state of other parts: an earlier version divided a model's weights otherwise.
+    Raises UserError for a file that cannot be read, and where it has the state of other parts: another run's, or those
+    of an earlier version, which divided a model's weights otherwise.
     """
-    states: dict[str, Any] = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    file = checkpoint / OPTIMIZER
+    try:
+        states: dict[str, Any] = torch.load(file, weights_only=True)
+    except Exception as error:  # a damaged file makes the unpickler and the archive's reader raise all kinds
+        raise UserError(f"{file} cannot be read ({first_line(error)}); remove {checkpoint} to go on before it") from error
+    if lacking := [name for name in to_restore if name not in states]:
+        raise UserError(f"{file} has no state of {', '.join(lacking)}; it belongs to another kind of run")
     for name, part in to_restore.items():
         try:
             part.load_state_dict(states[name])

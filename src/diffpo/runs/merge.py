@@ -5,7 +5,8 @@ from pathlib import Path
 from diffpo.core.errors import UserError
 from diffpo.core.files import explain_write_errors
 from diffpo.models.adapters import merge_adapter
-from diffpo.models.model_paths import base_of, is_adapter, model_folder
+from diffpo.models.manifest import whole_folder
+from diffpo.models.model_paths import base_of, is_adapter
 from diffpo.sampling.controller_files import save_controller
 from diffpo.sampling.policy import load
 from diffpo.sampling.sampler_files import save_sampler
@@ -17,7 +18,7 @@ def run_merge(path: Path, out: Path) -> None:
 
     Raises UserError where `path` holds no adapter, and where `out` is not empty or cannot be written.
     """
-    folder = model_folder(path)
+    folder = whole_folder(path)
     if not is_adapter(folder):
         raise UserError(f"{path} holds a whole model and no adapter; there is nothing to merge")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -34,6 +34,8 @@ def load_controller(
     Raises UserError for files that cannot be read, and for a planner of hidden states of another width.
     """
     if not (folder / CONTROLLER_CONFIG).is_file():
+        if (folder / CONTROLLER_WEIGHTS).is_file():
+            raise UserError(f"the learned sampler in {folder} cannot be loaded: it lacks {CONTROLLER_CONFIG}")
         return None
     try:
         controller = _made(json.loads((folder / CONTROLLER_CONFIG).read_text()))

@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerFast
 
 from diffpo.models.denoiser import CallCounter, ModelDenoiser
 from diffpo.models.loading import load_denoiser, save_denoiser
-from diffpo.models.model_paths import base_folder, model_folder
+from diffpo.models.manifest import MANIFEST, whole_folder
+from diffpo.models.model_paths import base_folder
 from diffpo.sampling.controller_files import LearnedController, load_controller, save_controller
 from diffpo.sampling.prices import PricedSampler
 from diffpo.sampling.sampler_files import load_sampler, save_sampler
@@ -45,12 +46,28 @@ def load(
     """Load a policy from a model's folder, a run's folder, or a hub name ORG/NAME[@REVISION].
 
     Weights are converted to `dtype` on `device`; with `bits` the matrices of the blocks are frozen and quantised.
-    Raises UserError where there is no such model, or its files do not belong together.
+    A checkpoint's files are compared with its manifest; of a run, the newest checkpoint that is whole is loaded, and
+    stderr names those that are passed over. Raises UserError where there is no such model, where its files are damaged,
+    or do not belong together.
     """
-    folder = model_folder(Path(path))
-    denoiser, tokenizer = load_denoiser(folder, dtype, device, bits)
+    policy = load_folder(whole_folder(Path(path)), dtype, device, bits)
     if not Path(path).exists():  # an adapter trained on it names its base by the hub's name, not by a cache's folder
-        denoiser.model.name_or_path = str(path)
+        policy.denoiser.model.name_or_path = str(path)
+    return policy
+
+
+def load_folder(
+    folder: Path,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    bits: Literal[4] | None = None,
+    base: str | None = None,
+) -> Policy:
+    """Load a policy as `load` does from the very folder, whose files are not compared with its manifest.
+
+    `base` is where the model under an adapter is now, for one that has moved.
+    """
+    denoiser, tokenizer = load_denoiser(folder, dtype, device, bits, base)
     width = denoiser.model.get_output_embeddings().weight.shape[1]
     on_device = denoiser.model.device
     return Policy(
@@ -72,6 +89,7 @@ def load_base(
 def save(policy: Policy, folder: str | Path) -> None:
     """Write a folder that `load` gives back bit for bit: weights, config, tokenizer, learned samplers."""
     folder = Path(folder)
+    (folder / MANIFEST).unlink(missing_ok=True)  # it would tell of other files
     save_denoiser(policy.denoiser, policy.tokenizer, folder)
     if policy.controller is not None:
         save_controller(policy.controller, folder)
