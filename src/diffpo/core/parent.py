@@ -1,0 +1,32 @@
+"""Processes that a command starts end with it, however it ends."""
+
+import os
+import signal
+import threading
+import time
+
+PARENT = "DIFFPO_PARENT"
+"""In the environment of such a process: the id of the one that started it."""
+CHECK_EVERY = 0.5
+"""Seconds between two looks at whether that one is still there."""
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment for a process that `end_with_parent` shall end with this one."""
+    return os.environ | {PARENT: str(os.getpid())}
+
+
+def end_with_parent() -> None:
+    """Send this process SIGTERM once the process that started it is gone, if that asked for it.
+
+    A training loop then leaves a checkpoint. Processes started from here inherit nothing of it.
+    """
+    parent = os.environ.pop(PARENT, None)
+    if parent is not None:
+        threading.Thread(target=_watch, args=(int(parent),), name="watch of the parent", daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(CHECK_EVERY)
+    os.kill(os.getpid(), signal.SIGTERM)

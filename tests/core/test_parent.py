@@ -1,0 +1,50 @@
+"""A process that a command started ends when that does, by SIGTERM, and what it starts itself does not."""
+
+import signal
+import subprocess
+import sys
+
+from tests.helpers.waiting import is_running, wait_until
+
+CHILD = (
+    "import os, time\n"
+    "from diffpo.core.parent import PARENT, end_with_parent\n"
+    "end_with_parent()\n"
+    "assert PARENT not in os.environ\n"
+    "print('ready', flush=True)\n"
+    "time.sleep(60)\n"
+)
+PARENT_OF_IT = (
+    "import subprocess, sys\n"
+    "from diffpo.core.parent import child_environment\n"
+    "child = subprocess.Popen([sys.executable, '-c', sys.argv[1]], env=child_environment(), stdout=subprocess.PIPE)\n"
+    "child.stdout.readline()\n"
+    "print(child.pid, flush=True)\n"
+    "child.wait()\n"
+)
+
+
+def test_a_child_ends_with_a_killed_parent() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT_OF_IT, CHILD], stdout=subprocess.PIPE)
+    assert parent.stdout
+    child = int(parent.stdout.readline())
+    assert is_running(child)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert wait_until(lambda: not is_running(child), 20)
+    parent.stdout.close()
+
+
+def test_a_process_that_nobody_started_so_has_no_watch() -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import threading\nfrom diffpo.core.parent import end_with_parent\nend_with_parent()\n"
+            "print(threading.active_count())",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "1\n"
