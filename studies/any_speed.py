@@ -21,11 +21,10 @@ import torch
 
 from diffpo.core.options import DENSE_BOUNDS
 from diffpo.evaluation.loop import evaluate
-from diffpo.models.model_paths import RECIPE
+from diffpo.models.model_paths import METRICS
 from diffpo.recipes import load_recipe
 from diffpo.recipes.parts import build_task
 from diffpo.recipes.tables import RlRecipe, SftRecipe
-from diffpo.runs.run_dir import METRICS
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import load
 from diffpo.sampling.rules import EntropyBound
@@ -96,8 +95,8 @@ def run(arm: str, seed: int, calls: int, runs: Path, results: Path) -> None:
     settings = recipe.model_dump(mode="json", exclude={"base", "checkpoint"})
     if any(line["arm"] == arm and line["settings"] == settings for line in lines_of(results)):
         return
-    run_sft(shallow, base, resume=(base / RECIPE).is_file())
-    run_rl(recipe, out, resume=(out / RECIPE).is_file())
+    run_sft(shallow, base, resume="auto")
+    run_rl(recipe, out, resume="auto")
     steps = [json.loads(line) for line in (out / METRICS).read_text().splitlines()]
     line = {
         "arm": arm,

@@ -26,13 +26,12 @@ import numpy as np
 from diffpo.evaluation.fit_sampler import run_fit_sampler
 from diffpo.evaluation.loop import Outcome, evaluate, evaluation_problems
 from diffpo.evaluation.run import decodings_of, rule_name, rules_of
-from diffpo.models.model_paths import RECIPE, checkpoints
+from diffpo.models.model_paths import METRICS, checkpoints
 from diffpo.recipes import load_recipe
 from diffpo.recipes.parts import build_task
 from diffpo.recipes.stored import stored_task
 from diffpo.recipes.tables import EvalRecipe, RlRecipe, SamplerRecipe, SftRecipe
 from diffpo.runs.checkpoint import read_progress
-from diffpo.runs.run_dir import METRICS
 from diffpo.sampling.policy import load
 from diffpo.statistics.comparison import Frontiers, compare_frontiers, compare_mixtures
 from diffpo.statistics.frontier import frontier_area, staircase_accuracy
@@ -130,7 +129,7 @@ def trained_base(settings: Mapping[str, Any], piece: Piece, folder: Path) -> Pat
     out = folder / "base"
     recipe = load_recipe(SftRecipe, settings["base"], [*settings.get("base_overrides", ()), f"seed={piece.seed}"])
     if not checkpoints(out) or not read_progress(checkpoints(out)[-1]).is_finished:
-        run_sft(recipe, out, resume=(out / RECIPE).is_file())
+        run_sft(recipe, out, resume="auto")
     return out
 
 

@@ -22,7 +22,6 @@ import torch
 from diffpo.core.errors import UserError
 from diffpo.core.options import DENSE_BOUNDS
 from diffpo.evaluation.loop import evaluate
-from diffpo.models.model_paths import RECIPE
 from diffpo.recipes import load_recipe
 from diffpo.recipes.parts import build_task
 from diffpo.recipes.tables import RlRecipe, SftRecipe
@@ -57,11 +56,11 @@ def main() -> None:
     Raises UserError where `RESULT` is there and was measured on another grid.
     """
     check_grid()
-    run_sft(STRONG, OUT / "base", resume=(OUT / "base" / RECIPE).is_file())
+    run_sft(STRONG, OUT / "base", resume="auto")
     for seed in SEEDS:
         out = OUT / f"seed-{seed}"
         recipe = load_recipe(RlRecipe, "tiny-diffpo-sampler-only", [f"seed={seed}", f'base="{OUT / "base"}"'])
-        run_rl(recipe, out, resume=(out / RECIPE).is_file())
+        run_rl(recipe, out, resume="auto")
     base = load(OUT / "base")
 
     test = TASK.problems("test", TEST, seed=1)

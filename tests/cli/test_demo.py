@@ -20,10 +20,11 @@ from tests.helpers.forked import Forked
 from diffpo.cli import demo, demo_arms, job_queue
 from diffpo.cli.main import main
 from diffpo.core.errors import Stopped
-from diffpo.models.model_paths import checkpoints
+from diffpo.models.model_paths import METRICS, checkpoints
 from diffpo.recipes import files
 from diffpo.report.data import read_run
-from diffpo.runs.run_dir import METRICS, Interrupt, Run
+from diffpo.runs.interrupt import Interrupt
+from diffpo.runs.run_dir import Run
 from diffpo.statistics.frontier import aup
 
 TASK = "threads = 1\ntask = {kind = 'sudoku', min_clues = 13, max_clues = 15, cell_credit = 0.5}\n"
@@ -132,7 +133,7 @@ def observed(tiny_recipes: Path, tmp_path_factory: pytest.TempPathFactory) -> Ob
     """Interrupt a demo when both arms have done a step; then give the same command again."""
     seen = Observed(tmp_path_factory.mktemp("demo") / 'a "demo"')
 
-    def start(command: list[str], stdout: BinaryIO, stderr: BinaryIO) -> Forked:
+    def start(command: list[str], stdout: BinaryIO, stderr: BinaryIO, env: dict[str, str]) -> Forked:
         seen.commands.append(command)
         out, errors = Path(stdout.name), Path(stderr.name)
         seen.processes.append(Forked(run_arm, tiny_recipes, command[3:], stdout=out, stderr=errors))
@@ -181,7 +182,9 @@ def test_an_interrupted_demo_leaves_nothing_running(observed: Observed) -> None:
 def test_it_goes_on_where_it_was(observed: Observed) -> None:
     """The base is left alone; what was interrupted resumes, from a checkpoint written then, and the rest follows."""
     assert times_of(observed.out / "base") == observed.base_when_interrupted
-    assert ["--resume" in command for command in observed.commands] == [False, False, True, True, *[False] * 6]
+    goes_on = [command[-2:] == ["--resume", "auto"] for command in observed.commands]
+    assert goes_on == [command[3] == "rl" for command in observed.commands]
+    assert [command[4] for command in observed.commands[:4]] == ["tiny-d1", "tiny-any-speed"] * 2
     assert [process.returncode for process in observed.processes] == [130, 130, *[0] * 8]
     for arm, steps in observed.steps_when_interrupted.items():
         assert steps == 1 < len(observed.calls_of(arm))

@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -48,9 +49,18 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     verbs |= {"cli.show_completion": "run_sample", "report": "write_report", "cli.demo": "run_demo"}
     for module_name, function in verbs.items():
         module = ModuleType(f"diffpo.{module_name}")
-        setattr(module, function, lambda *arguments, name=function: made.append((name, *arguments)))
+        setattr(module, function, record_of(made, function))
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return made
+
+
+def record_of(made: list[tuple[Any, ...]], name: str) -> Callable[..., None]:
+    """Return a stand-in that notes how it is called; options that were not given as `False` are left out."""
+
+    def record(*arguments: Any, **options: Any) -> None:
+        made.append((name, *arguments, *(key for key, value in options.items() if value)))
+
+    return record
 
 
 @pytest.fixture
@@ -138,6 +148,19 @@ def test_a_loop_gets_its_recipe_with_the_overrides(
         (f"run_{verb}", TinyRecipe(num_steps=3), tmp_path / "run", True),
         (f"run_{verb}", TinyRecipe(num_steps=2), tmp_path / "run", False),
     ]
+
+
+@pytest.mark.parametrize("verb", ["sft", "rl"])
+@pytest.mark.parametrize("auto", [["--resume", "auto"], ["--resume=auto"]])
+def test_resume_auto_and_extend_stand_anywhere(
+    verb: str, auto: list[str], calls: list[tuple[Any, ...]], recipe_file: str, tmp_path: Path
+) -> None:
+    given = ["--out", str(tmp_path / "run")]
+    assert exit_code(verb, *auto, recipe_file, "num_steps=3", *given) == 0
+    assert exit_code(verb, recipe_file, *auto, "num_steps=3", "--extend", *given) == 0
+    assert exit_code(verb, recipe_file, "--extend", "num_steps=3", *given, "--resume") == 0
+    called = (f"run_{verb}", TinyRecipe(num_steps=3), tmp_path / "run")
+    assert calls == [(*called, "auto"), (*called, "auto", "extend"), (*called, True, "extend")]
 
 
 def test_the_other_verbs(

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from diffpo.cli.main import main
+from diffpo.models.manifest import MANIFEST
 from diffpo.models.model_paths import checkpoints, model_folder
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import SftRecipe
@@ -240,6 +241,7 @@ def test_a_base_that_cannot_be_used(
     spoil: Callable[[Path], None], word: str, run: Path, recipe: str, error_of: ErrorOf, tmp_path: Path
 ) -> None:
     folder = model_folder(run).rename(tmp_path / "model")
+    (folder / MANIFEST).unlink()
     spoil(folder)
     message = error_of("rl", recipe, "base=model", "--out", "run")
     assert "model" in message and word in message

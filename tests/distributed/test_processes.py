@@ -4,11 +4,13 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +23,21 @@ from torch import distributed as dist
 
 from diffpo.cli.main import main
 from diffpo.core.errors import NonFiniteLossError, PeerFailedError, Stopped, UserError
+from diffpo.distributed import collectives
 from diffpo.distributed.collectives import (
     all_gather_object,
     all_gather_rows,
     all_reduce_gradients,
     all_reduce_metrics,
     on_rank_zero,
+    process_group,
 )
 from diffpo.distributed.process import Process, current_process, rank_slice, require_divisible
-from diffpo.models.model_paths import checkpoints
+from diffpo.models.model_paths import METRICS, checkpoints
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import DeviceSettings, RlRecipe, SftRecipe
 from diffpo.runs.checkpoint import read_progress
 from diffpo.runs.device import configure_torch_, resolve_device
-from diffpo.runs.run_dir import METRICS
 from diffpo.sampling.policy import load
 from diffpo.tasks.sudoku import Sudoku
 from diffpo.training import rl_step
@@ -432,6 +435,47 @@ def test_what_ends_all_is_said_once(
 # --------------------------------------------------------------------------------------------------------- torchrun
 
 
+def join_late(folder: Path) -> None:
+    """As one of two processes: join the other, let it wait for longer than joining may take, and meet it again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collectives, "JOINING", timedelta(seconds=6))
+        with process_group():
+            if current_process().rank == 1:
+                time.sleep(9)
+            found = all_gather_object(current_process().rank)
+        (folder / f"found-{current_process().rank}").write_text(str(found))
+
+
+def environment_of(rank: int) -> dict[str, str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return address | {"WORLD_SIZE": str(PROCESSES), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+
+
+def test_who_has_joined_waits_longer_than_joining_may_take(tmp_path: Path) -> None:
+    environment, processes = environment_of(0), []
+    for rank in range(PROCESSES):
+        own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        output = tmp_path / f"out-{rank}"
+        processes.append(Forked(join_late, tmp_path, stdout=output, stderr=output, environment=own))
+    assert [process.wait(TIMEOUT) for process in processes] == [0, 0], (tmp_path / "out-0").read_text()
+    assert [(tmp_path / f"found-{rank}").read_text() for rank in range(PROCESSES)] == ["[0, 1]"] * 2
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_finds_no_other_ends(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert timedelta(minutes=1) < collectives.JOINING <= timedelta(minutes=10)
+    for name, value in environment_of(rank).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(collectives, "JOINING", timedelta(seconds=2))
+    started = time.monotonic()
+    with pytest.raises(PeerFailedError, match="have not found each other"), process_group():
+        pass
+    assert time.monotonic() - started < 60
+
+
 def torchrun(*arguments: object) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "diffpo"]
     return subprocess.Popen(
@@ -440,10 +484,19 @@ def torchrun(*arguments: object) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
-def test_torchrun_forwards_ctrl_c_and_the_run_goes_on(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "to_all"),
+    [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, True)],
+    ids=["ctrl-c", "ctrl-c in a terminal", "a scheduler's SIGTERM"],
+)
+def test_a_run_under_torchrun_stops_with_a_checkpoint(
+    number: signal.Signals, to_all: bool, base: Path, tmp_path: Path
+) -> None:
+    """What reaches torchrun alone is passed on to its processes; what reaches all of them comes to those twice."""
     out, recipe = tmp_path / "run", tmp_path / "recipe.toml"
     recipe.write_text("")
     overrides = [*STOPPED, f"base={json.dumps(str(base))}", "budget.steps=1000"]
@@ -452,7 +505,7 @@ def test_torchrun_forwards_ctrl_c_and_the_run_goes_on(base: Path, tmp_path: Path
         until = time.monotonic() + TIMEOUT
         while not (out / METRICS).exists() and time.monotonic() < until and process.poll() is None:
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, number) if to_all else process.send_signal(number)
         _, errors = process.communicate(timeout=TIMEOUT)
     finally:
         process.kill()

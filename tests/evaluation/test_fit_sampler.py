@@ -24,7 +24,8 @@ from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import EvalRecipe, SamplerRecipe
 from diffpo.report.page import write_report
 from diffpo.runs.merge import run_merge
-from diffpo.runs.run_dir import require_new_run
+from diffpo.runs.run_dir import hold_new_folder
+from diffpo.runs.run_lock import RunLock
 from diffpo.sampling.controller import Controller
 from diffpo.sampling.policy import load
 from diffpo.sampling.risk_rules import CommitRisk
@@ -309,7 +310,7 @@ def test_a_folder_with_a_run_is_left_alone(fitted: Path, base: Path, tmp_path: P
             run_fit_sampler(sampler_recipe(base), out)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"cannot write to .*file/x \(Not a directory\); choose another --out"):
-        require_new_run(tmp_path / "file" / "x")
+        hold_new_folder(out := tmp_path / "file" / "x", RunLock(out))
 
 
 @pytest.mark.parametrize(

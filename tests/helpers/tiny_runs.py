@@ -10,11 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffpo.models.model_paths import checkpoints
+from diffpo.models.model_paths import METRICS, checkpoints
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import RlRecipe, SftRecipe
 from diffpo.runs.checkpoint import read_progress
-from diffpo.runs.run_dir import METRICS
 from diffpo.training.sft import run_sft
 
 # A model of this shape solves half of these puzzles after a second of SFT: RL then has something to credit.

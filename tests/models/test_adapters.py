@@ -14,10 +14,9 @@ from diffpo.core.errors import UserError
 from diffpo.models.adapters import AdapterOffDenoiser, adapter_layers, add_adapter
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
-from diffpo.models.model_paths import checkpoints, is_adapter
+from diffpo.models.model_paths import METRICS, checkpoints, is_adapter
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import RlRecipe, SftRecipe
-from diffpo.runs.run_dir import METRICS
 from diffpo.sampling.policy import load, save
 from diffpo.training.rl import run_rl
 from diffpo.training.sft import run_sft

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from diffpo.core.errors import UserError
 from diffpo.models.adapters import AdapterOffDenoiser, adapter_layers, add_adapter
 from diffpo.models.denoiser import ModelDenoiser
-from diffpo.models.model_paths import checkpoints
+from diffpo.models.model_paths import METRICS, checkpoints
 from diffpo.models.quantised import BYTES_PER_WEIGHT
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import RlRecipe
 from diffpo.runs.merge import run_merge
-from diffpo.runs.run_dir import METRICS
 from diffpo.sampling.policy import load
 from diffpo.training.rl import run_rl
 

@@ -10,7 +10,7 @@ import torch
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
 from diffpo.recipes import Strict, diff_recipes, dump_recipe, load_recipe
-from diffpo.recipes.dump import stored_changes
+from diffpo.recipes.dump import show_changes, stored_changes
 from diffpo.recipes.parts import build_advantage, build_estimator, build_objective, build_rule
 from diffpo.recipes.stored import sampled_length, stored_task
 from diffpo.recipes.tables import CustomObjective, CustomRule, EvalRecipe, RlRecipe, RolloutRecipe, SftRecipe
@@ -414,7 +414,7 @@ def test_a_stored_recipe_runs_no_code_that_the_given_one_does_not_name(
 ) -> None:
     theirs = tmp_path / "theirs.py"
     file = stored(rl(f"rollout.rule={{kind='{own}:Margin', least=1}}", f"objective.advantage={own}:halved"))
-    assert stored_changes(file, rl("seed=3")) == [
+    assert show_changes(stored_changes(file, rl("seed=3"))) == [
         "seed: 0 -> 3",
         'rollout.rule.kind: "' + f'{theirs}:Margin" -> "entropy-bound"',
         "rollout.rule.least: 1.0 -> (not set)",
@@ -424,9 +424,9 @@ def test_a_stored_recipe_runs_no_code_that_the_given_one_does_not_name(
     ]
     assert not Path(f"{theirs}.log").exists(), "nothing was run"
     same = rl(f"rollout.rule={{kind='{theirs}:Margin', least=1}}", f"objective.advantage={theirs}:halved")
-    assert stored_changes(file, same) == []
+    assert stored_changes(file, same) == {}
     file.write_text(file.read_text().replace("temperature = 1.0\n", ""))
-    assert stored_changes(file, same) == [], "what an older recipe does not have is today's default"
+    assert stored_changes(file, same) == {}, "what an older recipe does not have is today's default"
 
 
 @pytest.mark.parametrize("length", [None, 9])

@@ -22,8 +22,8 @@ from diffpo.runs.device import configure_model_, resolve_device
 from diffpo.runs.dry_run.memory import activations, adapter_inputs, resident_bytes
 from diffpo.runs.dry_run.size import Size, size_of
 from diffpo.runs.dry_run.summary import dry_run_report
+from diffpo.models.model_paths import METRICS
 from diffpo.runs.dry_run.work import has_reference, rl_work
-from diffpo.runs.run_dir import METRICS
 from diffpo.sampling.policy import load_base
 from diffpo.training.rl import run_rl
 from diffpo.training.rl_setup import make_optimizers, make_reference

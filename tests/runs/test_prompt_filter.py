@@ -20,7 +20,7 @@ from diffpo.models.tokenizer import char_tokenizer
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import EvalRecipe, Gsm8kTask, RlRecipe, SftRecipe, SudokuTask
 from diffpo.runs.prompt_filter import PromptFilter, draw_problems, filter_long_prompts
-from diffpo.runs.run_dir import METRICS
+from diffpo.models.model_paths import METRICS
 from diffpo.sampling.policy import load
 from diffpo.tasks.base import Problem, Task
 from diffpo.tasks.families import TASK_FAMILIES

@@ -17,10 +17,9 @@ from tests.helpers.forked import Forked
 
 from diffpo.cli.main import main
 from diffpo.core.errors import NonFiniteLossError, Stopped, UserError
-from diffpo.models.model_paths import checkpoints
+from diffpo.models.model_paths import METRICS, checkpoints
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import StudyRecipe
-from diffpo.runs.run_dir import METRICS
 from diffpo.study import arms, harness, worker
 from diffpo.study.harness import Job, run_study
 from diffpo.study.plan import Selection, StudyPaths, StudyRun, check, rl_recipe, study_runs

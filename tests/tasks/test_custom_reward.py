@@ -11,11 +11,11 @@ from diffpo.cli.main import main
 from diffpo.core.errors import UserError
 from diffpo.core.user_code import is_user_code
 from diffpo.evaluation.run import run_eval
+from diffpo.models.model_paths import METRICS
 from diffpo.recipes import load_recipe
 from diffpo.recipes.stored import stored_task
 from diffpo.recipes.tables import EvalRecipe, RlRecipe, SftRecipe
 from diffpo.recipes.tasks import build_task
-from diffpo.runs.run_dir import METRICS
 from diffpo.tasks.base import Problem
 from diffpo.tasks.custom_reward import WithReward, load_reward
 from diffpo.training.rl import run_rl

@@ -8,10 +8,9 @@ from tests.helpers import published
 
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
-from diffpo.models.model_paths import checkpoints, is_adapter
+from diffpo.models.model_paths import METRICS, checkpoints, is_adapter
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import SftRecipe
-from diffpo.runs.run_dir import METRICS
 from diffpo.sampling.policy import load
 from diffpo.training.sft import run_sft
 

@@ -32,12 +32,12 @@ from diffpo.core.rollout import Rollout
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.denoiser_output import DenoiserOutput
 from diffpo.models.llada import LLaDAModelLM
-from diffpo.models.model_paths import RECIPE, checkpoints
+from diffpo.models.model_paths import METRICS, RECIPE, checkpoints
 from diffpo.recipes import dump_recipe, load_recipe
 from diffpo.recipes.tables import RlRecipe, SftRecipe
 from diffpo.runs.checkpoint import RunProgress, read_progress, restore
 from diffpo.runs.optimizer import adam
-from diffpo.runs.run_dir import METRICS, Run
+from diffpo.runs.run_dir import Run
 from diffpo.sampling import answering as answering_module
 from diffpo.sampling.answering import answer_problems
 from diffpo.sampling.decoding import Decoding
@@ -527,7 +527,7 @@ def failing(function: Callable[..., Any], call: int, is_done_first: bool = False
         (LLaDAModelLM, "save_pretrained", 3, True),
         (torch, "save", 3, False),
         (torch, "save", 3, True),
-        (os, "fsync", 27, False),
+        (os, "fsync", 29, False),
         (Path, "rename", 3, False),
         (Path, "rename", 3, True),
     ],
@@ -560,7 +560,7 @@ def test_an_old_checkpoint_that_is_half_gone_harms_none(
     rmtree = shutil.rmtree
 
     def half(path: Path, **options: Any) -> None:
-        if path.name != "checkpoint-1":
+        if path.name != ".checkpoint-1.tmp":
             return rmtree(path, **options)
         (path / "config.json").unlink()
         raise Crash

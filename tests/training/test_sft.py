@@ -19,10 +19,10 @@ from torch import Tensor
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
 from diffpo.models.denoiser import ModelDenoiser
+from diffpo.models.model_paths import METRICS
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import EvalRecipe, RlRecipe, S1kTask, SftRecipe
 from diffpo.recipes.tasks import build_task
-from diffpo.runs.run_dir import METRICS
 from diffpo.tasks import text
 from diffpo.tasks.base import Grade, Problem, Split
 from diffpo.tasks.datasets import Row, read_rows

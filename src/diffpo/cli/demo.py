@@ -23,15 +23,15 @@ from diffpo.cli.demo_summary import SUMMARY, rescale_aup, summarise
 from diffpo.cli.job_queue import Job, JobQueue, advance_all
 from diffpo.core.errors import Stopped, UserError
 from diffpo.core.files import explain_write_errors, write_json, write_whole
-from diffpo.models.model_paths import RECIPE
+from diffpo.models.model_paths import METRICS
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import SftRecipe
 from diffpo.report import summary_table, write_report
 from diffpo.report.charts import frontier_svg
 from diffpo.report.data import read_run
 from diffpo.report.sentences import headline
+from diffpo.runs.interrupt import interruptible
 from diffpo.runs.progress import ProgressBar
-from diffpo.runs.run_dir import METRICS, interruptible
 from diffpo.training.sft import run_sft
 
 CLOCK = "clock.json"
@@ -100,7 +100,7 @@ def prepare_folder(out: Path, seed: int) -> float:
 def train_base(out: Path, seed: int) -> None:
     """Train the base, or go on with it; one that an interrupted demo has trained to its end is left as it is."""
     recipe = load_recipe(SftRecipe, BASE_RECIPE, [f"seed={seed}"])
-    run_sft(recipe, out / BASE, resume=(out / BASE / RECIPE).is_file())
+    run_sft(recipe, out / BASE, resume="auto")
 
 
 def train_and_evaluate(out: Path, seed: int) -> dict[str, dict[str, Any]]:

@@ -1,13 +1,12 @@
 """The arms of the demo: from which recipe each is trained, with which overrides, as commands that a user would type."""
 
 import json
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffpo.core.options import DENSE_BOUNDS
-from diffpo.models.model_paths import RECIPE, checkpoints
+from diffpo.models.model_paths import checkpoints
 
 BASE, SAMPLER = "base", "sampler"
 BASE_RECIPE = "sudoku4-shallow"
@@ -55,20 +54,14 @@ def rl_command(out: Path, name: str, seed: int) -> list[str]:
     arm = RL_ARMS[name]
     overrides = [f"seed={seed}", f"base={json.dumps(str(out / BASE))}", *TASK]
     overrides += [f"budget.denoiser_calls={arm.calls}", *arm.overrides]
-    resume = ["--resume"] if (out / name / RECIPE).is_file() else []
-    return [*DIFFPO, "rl", arm.recipe, *overrides, "--out", str(out / name), *resume]
+    return [*DIFFPO, "rl", arm.recipe, *overrides, "--out", str(out / name), "--resume", "auto"]
 
 
 def sampler_command(out: Path, seed: int) -> list[str] | None:
-    """Return the command that fits the sampler; None where it is fitted.
-
-    A fit that was interrupted starts again: what it has left is removed.
-    """
+    """Return the command that fits the sampler; None where it is fitted. A fit that was interrupted starts again."""
     fitted = out / SAMPLER
     if checkpoints(fitted):
         return None
-    if fitted.exists():
-        shutil.rmtree(fitted)
     overrides = [f"seed={seed}", *SAMPLER_OVERRIDES]
     return [*DIFFPO, "sampler", str(out / SAMPLED), *overrides, "--recipe", "tiny-sampler", "--out", str(fitted)]
 

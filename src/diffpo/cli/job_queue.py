@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffpo.runs.run_dir import Interrupt
+from diffpo.core.parent import child_environment
+from diffpo.runs.interrupt import Interrupt
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class JobQueue:
         self._num_own, self._num_done = len(self._own), 0
         self._job: Job | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_ending = False
 
     @property
     def is_busy(self) -> bool:
@@ -70,20 +72,25 @@ class JobQueue:
         if self._process is None and self._waiting and may_start:
             self._job = self._waiting.popleft()
             with self._job.log.open("ab") as log:
-                self._process = subprocess.Popen(self._job.command, stdout=log, stderr=log)
+                self._process = subprocess.Popen(self._job.command, stdout=log, stderr=log, env=child_environment())
 
     def terminate(self) -> None:
-        if self._process is not None:
+        """Ask the job that is running to end, once: a loop leaves a checkpoint, anything else ends at once."""
+        if self._process is not None and not self._is_ending:
+            self._is_ending = True
             self._process.terminate()
 
 
 def advance_all(queues: Sequence[JobQueue], interrupt: Interrupt) -> None:
-    """Advance every queue and wait a second. Raises KeyboardInterrupt once all jobs have ended after Ctrl-C.
+    """Advance every queue and wait a second. Raises KeyboardInterrupt once all jobs have ended after a request
+    to stop.
 
-    Ctrl-C reaches the commands, too, and they leave checkpoints before they end. Their exit codes then mean nothing:
-    one may have been about to start, or to end.
+    The commands are asked to end then, whether Ctrl-C has reached them or a signal to this process alone has not, and
+    they leave checkpoints before they do. Their exit codes mean nothing: one may have been about to start, or to end.
     """
     for queue in queues:
+        if interrupt.requested:
+            queue.terminate()
         queue.advance(may_start=not interrupt.requested)
     if interrupt.requested and not any(queue.is_busy for queue in queues):
         raise KeyboardInterrupt

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from diffpo.cli.app import app
+from diffpo.cli.options import join_resume_auto
 from diffpo.core.errors import NonFiniteLogitsError, NonFiniteLossError, PeerFailedError, Stopped, UserError
+from diffpo.core.output import warn
+from diffpo.core.parent import end_with_parent
 from diffpo.distributed.process import current_process, require_single_process
 
 SHARED = ("sft", "rl")
@@ -17,7 +20,9 @@ PATIENCE = 10.0
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit. Codes: 0 done, 1 our mistake, 2 the user's, 130 interrupted."""
-    command = next((word for word in arguments or sys.argv[1:] if not word.startswith("-")), "")
+    arguments = join_resume_auto(arguments or sys.argv[1:])
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    end_with_parent()
     try:
         if command not in SHARED:
             require_single_process(f"diffpo {command}".strip())
@@ -26,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _end(f"diffpo: {error}", 2)
     except Stopped as stopped:
         if current_process().is_main:
-            print(f"diffpo: {stopped}", file=sys.stderr)
+            warn(f"diffpo: {stopped}")
         sys.exit(130)
     except NonFiniteLogitsError as error:
         _end(f"diffpo: {error}", 1)
@@ -44,5 +49,5 @@ def _end(message: str, code: int) -> NoReturn:
     """
     if not current_process().is_main:
         time.sleep(PATIENCE)
-    print(message, file=sys.stderr, flush=True)
+    warn(message)
     sys.exit(code)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffpo.cli.options import Model, Overrides
+from diffpo.cli.options import RESUME_AUTO, Model, Overrides
 from diffpo.core.errors import UserError
 from diffpo.distributed.process import require_single_process
 
@@ -29,7 +29,15 @@ def _recipe_argument(folder: str) -> Any:
 SftName = Annotated[str, _recipe_argument("sft")]
 RlName = Annotated[str, _recipe_argument("rl")]
 RunDir = Annotated[Path | None, typer.Option("--out", help="The run's directory.", file_okay=False)]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's directory.")]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on from the last whole checkpoint in the run's directory; `--resume auto` starts where there is none.",
+    ),
+]
+ResumeAuto = Annotated[bool, typer.Option(RESUME_AUTO, hidden=True)]
+Extend = Annotated[bool, typer.Option("--extend", help="With --resume: the recipe's budget may have been raised.")]
 DryRun = Annotated[
     bool,
     typer.Option(
@@ -46,6 +54,8 @@ def sft(
     out: RunDir = None,
     overrides: Overrides = None,
     resume: Resume = False,
+    resume_auto: ResumeAuto = False,
+    extend: Extend = False,
     dry_run: DryRun = False,
     prompt_tokens: PromptTokens = 200,
     devices: Devices = 1,
@@ -61,7 +71,7 @@ def sft(
     run_dir = _checked_run_dir(out, loaded)
     from diffpo.training.sft import run_sft
 
-    run_sft(loaded, run_dir, resume)
+    run_sft(loaded, run_dir, "auto" if resume_auto else resume, extend=extend)
 
 
 def rl(
@@ -69,6 +79,8 @@ def rl(
     out: RunDir = None,
     overrides: Overrides = None,
     resume: Resume = False,
+    resume_auto: ResumeAuto = False,
+    extend: Extend = False,
     dry_run: DryRun = False,
     prompt_tokens: PromptTokens = 200,
     devices: Devices = 1,
@@ -87,7 +99,7 @@ def rl(
     run_dir = _checked_run_dir(out, loaded)
     from diffpo.training.rl import run_rl
 
-    run_rl(loaded, run_dir, resume)
+    run_rl(loaded, run_dir, "auto" if resume_auto else resume, extend=extend)
 
 
 def sampler(

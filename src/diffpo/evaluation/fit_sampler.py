@@ -20,7 +20,8 @@ from diffpo.runs.device import configure_model_, configure_torch_, resolve_devic
 from diffpo.runs.memory_check import check_memory
 from diffpo.runs.progress import ProgressBar
 from diffpo.runs.prompt_filter import draw_problems, filter_long_prompts
-from diffpo.runs.run_dir import open_run, require_new_run
+from diffpo.runs.run_dir import Run, hold_new_folder, open_run
+from diffpo.runs.run_lock import RunLock
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy, load
 from diffpo.sampling.prices import Candidate, Family, PricedSampler
@@ -43,15 +44,17 @@ def run_fit_sampler(recipe: SamplerRecipe, out: Path) -> str:
     configure_model_(policy.denoiser, recipe)
     task = filter_long_prompts(build_task(task_recipe), task_recipe, policy.denoiser.model.config, policy.tokenizer)
     validation = checked_problems(recipe, policy, task)
-    require_new_run(out)
-    states, calls = collect(recipe, policy, task, out.name)
-    model, metrics = fitted_model(recipe, policy, states)
-    candidates = measure(recipe, policy, task, model, validation, out.name)
-    sampler = PricedSampler(model, candidates, task.completion_length, recipe.block_length)
-    run = open_run(out, recipe.model_copy(update={"task": task_recipe}), resume=False)
-    run.log(recipe.fit.steps, metrics | {"denoiser_calls": calls})
-    progress = RunProgress(recipe.fit.steps, policy.denoiser.usage.canvases, is_finished=True)
-    saved = save_checkpoint(out, progress, replace(policy, sampler=sampler), {}, keep=1)
+    with RunLock(out) as lock:
+        hold_new_folder(out, lock)
+        states, calls = collect(recipe, policy, task, out.name)
+        model, metrics = fitted_model(recipe, policy, states)
+        candidates = measure(recipe, policy, task, model, validation, out.name)
+        sampler = PricedSampler(model, candidates, task.completion_length, recipe.block_length)
+        run = Run(out, None)
+        open_run(run, recipe.model_copy(update={"task": task_recipe}), lock)
+        progress = RunProgress(recipe.fit.steps, policy.denoiser.usage.canvases, is_finished=True)
+        saved = save_checkpoint(out, progress, replace(policy, sampler=sampler), {}, keep=1)
+        run.log(recipe.fit.steps, metrics | {"denoiser_calls": calls})
     return f"{price_table(sampler)}\nwrote {saved}"
 
 

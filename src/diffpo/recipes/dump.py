@@ -11,6 +11,9 @@ from diffpo.recipes.files import read_table
 from diffpo.recipes.strict import Strict, recipe_of
 from diffpo.recipes.words import join_key, show_value
 
+Changes = dict[str, tuple[str | None, str | None]]
+"""Options by their dotted keys, with the old and the new value as TOML has them; None: not set."""
+
 
 def dump_recipe(recipe: Strict) -> str:
     """Return the recipe as TOML that `load_recipe` reads back to an equal recipe.
@@ -27,27 +30,25 @@ def toml_of(table: dict[str, Any]) -> str:
 
 def diff_recipes(old: Strict, new: Strict) -> list[str]:
     """Return what changed, as `key: old -> new` lines; empty if the recipes are equal."""
-    before, after = dict(_leaves(plain_table(old))), dict(_leaves(plain_table(new)))
-    return [
-        f"{key}: {before.get(key, '(not set)')} -> {after.get(key, '(not set)')}"
-        for key in {**before, **after}
-        if before.get(key) != after.get(key)
-    ]
+    return show_changes(_changes(plain_table(old), plain_table(new)))
 
 
-def stored_changes(stored: Path, recipe: Strict) -> list[str]:
-    """Return how a recipe differs from the one that a run has stored, as `diff_recipes` does.
+def show_changes(changes: Changes) -> list[str]:
+    """Return a line for each change: `key: old -> new`."""
+    return [f"{key}: {old or '(not set)'} -> {new or '(not set)'}" for key, (old, new) in changes.items()]
+
+
+def stored_changes(stored: Path, recipe: Strict) -> Changes:
+    """Return how a recipe differs from the one that a run has stored.
 
     Options that the stored one does not have, because it is older, took today's defaults. Code that it names and that
     the given recipe does not name is not run: that it is another is all there is to tell.
     """
     table, given = read_table(str(stored)), plain_table(recipe)
     if user_code_in(table) <= user_code_in(given):
-        return diff_recipes(recipe_of(type(recipe), table, f"recipe {stored}"), recipe)
-    before, after = dict(_leaves(table)), dict(_leaves(given))
-    return [
-        f"{key}: {value} -> {after.get(key, '(not set)')}" for key, value in before.items() if value != after.get(key)
-    ]
+        return _changes(plain_table(recipe_of(type(recipe), table, f"recipe {stored}")), given)
+    in_stored = dict(_leaves(table))
+    return {key: change for key, change in _changes(table, given).items() if key in in_stored}
 
 
 def user_code_in(value: Any) -> set[str]:
@@ -61,6 +62,11 @@ def user_code_in(value: Any) -> set[str]:
 def plain_table(recipe: Strict) -> dict[str, Any]:
     """Return the recipe as TOML has it: numbers, texts, lists and tables, without what is None."""
     return recipe.model_dump(mode="json", exclude_none=True)
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> Changes:
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    return {key: (before.get(key), after.get(key)) for key in {**before, **after} if before.get(key) != after.get(key)}
 
 
 def _leaves(table: dict[str, Any], where: str = "") -> Iterator[tuple[str, str]]:

@@ -11,11 +11,10 @@ from diffpo.core.errors import UserError
 from diffpo.core.files import write_json
 from diffpo.core.randomness import generator_for
 from diffpo.evaluation.loop import Outcome, evaluate, evaluation_problems, validation_problems
-from diffpo.models.model_paths import RECIPE
+from diffpo.models.model_paths import METRICS
 from diffpo.recipes.parts import build_task
 from diffpo.recipes.tables import StudyEvaluation, StudyRecipe, TaskRecipe
 from diffpo.runs.prompt_filter import filter_long_prompts
-from diffpo.runs.run_dir import METRICS
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy, load
 from diffpo.sampling.rules import EntropyBound
@@ -57,7 +56,7 @@ def run_arm(recipe: StudyRecipe, run: StudyRun, paths: StudyPaths) -> Result:
             write_json(files[i], {"measured": settings, "point": point})
 
     trained = rl_recipe(recipe, run, paths)
-    run_rl(trained, out, resume=(out / RECIPE).is_file(), on_step=measure)
+    run_rl(trained, out, resume="auto", on_step=measure)
     task = filtered_task(trained.task, load(paths.base(run.task, base_seed(recipe, run))))
     log = [json.loads(line) for line in (out / METRICS).read_text().splitlines()]
     points = [base_point(recipe, run, paths), *(json.loads(file.read_text())["point"] for file in files)]

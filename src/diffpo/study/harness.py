@@ -13,11 +13,11 @@ from pathlib import Path
 
 from diffpo.core.errors import NonFiniteLossError, Stopped, UserError
 from diffpo.core.files import explain_write_errors, write_json, write_whole
-from diffpo.models.model_paths import RECIPE
+from diffpo.core.parent import child_environment
 from diffpo.recipes import dump_recipe, load_recipe
 from diffpo.recipes.tables import StudyRecipe, estimator_name
+from diffpo.runs.interrupt import interruptible
 from diffpo.runs.progress import ProgressBar
-from diffpo.runs.run_dir import interruptible
 from diffpo.study.arms import run_arm
 from diffpo.study.grids import check_one_grid
 from diffpo.study.likelihood import run_likelihood
@@ -227,7 +227,7 @@ def perform(recipe: StudyRecipe, job: Job, paths: StudyPaths) -> None:
     """Do one job, or go on with it. A run leaves its results in its folder."""
     with _locked(folder := job.folder(paths)):
         if job.run is None:
-            run_sft(sft_recipe(task_named(recipe, job.task), job.seed), folder, resume=(folder / RECIPE).is_file())
+            run_sft(sft_recipe(task_named(recipe, job.task), job.seed), folder, resume="auto")
         elif recipe.kind == "arms":
             write_json(folder / RESULTS, [run_arm(recipe, job.run, paths)])
         else:
@@ -312,7 +312,7 @@ def _start(job: Job, paths: StudyPaths) -> subprocess.Popen[bytes]:
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "diffpo.study.worker", str(paths.work), *job.arguments]
     with log.open("ab") as output:
-        return subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        return subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, env=child_environment())
 
 
 def perform_stored(work: Path, arguments: Sequence[str]) -> None:

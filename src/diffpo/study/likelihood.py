@@ -9,7 +9,6 @@ from torch import Tensor
 
 from diffpo.core.randomness import derive_seed, generator_for
 from diffpo.likelihood.mismatch import boundary_kl, by_step, committed_kl, rises
-from diffpo.models.model_paths import RECIPE
 from diffpo.recipes.parts import build_estimator, build_task
 from diffpo.recipes.tables import BASE, StudyRecipe, estimator_name
 from diffpo.runs.prompt_filter import filter_long_prompts
@@ -31,7 +30,7 @@ def run_likelihood(recipe: StudyRecipe, run: StudyRun, paths: StudyPaths) -> lis
     model = paths.base(run.task, base_seed(recipe, run))
     if run.arm != BASE:
         model = paths.run(run)
-        run_rl(rl_recipe(recipe, run, paths), model, resume=(model / RECIPE).is_file())
+        run_rl(rl_recipe(recipe, run, paths), model, resume="auto")
     about = {"study": recipe.name, "kind": recipe.kind, "task": run.task, "arm": run.arm, "seed": run.seed}
     about |= {"settings": settings_of(recipe, run, paths)}
     return [about | found for found in measure_mismatch(recipe, run, model)]

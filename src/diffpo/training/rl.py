@@ -8,8 +8,10 @@ from diffpo.core.errors import Stopped, UserError
 from diffpo.distributed.collectives import all_gather_object, on_rank_zero, process_group
 from diffpo.recipes.tables import RlRecipe
 from diffpo.runs.checkpoint import RunProgress, save_checkpoint
+from diffpo.runs.interrupt import interruptible
 from diffpo.runs.progress import ProgressBar
-from diffpo.runs.run_dir import interruptible
+from diffpo.runs.run_dir import Resume, Run, find_run, say_finished
+from diffpo.runs.run_lock import RunLock
 from diffpo.training.rl_setup import RlState, open_rl_run
 from diffpo.training.rl_step import collect_rollouts, show_step, spent, stage_at, summary, train_step
 from diffpo.training.watch import Watch, check_grader
@@ -19,16 +21,29 @@ OnStep = Callable[[RlState, int, int, float], None]
 
 
 @process_group()
-def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, on_step: OnStep | None = None) -> None:
+def run_rl(
+    recipe: RlRecipe, out: Path, resume: Resume = False, on_step: OnStep | None = None, extend: bool = False
+) -> None:
     """Train from the recipe into `out`: a JSON line per step, checkpoints, the finished model as the last of them.
 
-    The run ends when the nearest limit of its budget is reached. `on_step` is called before the step's checkpoint is
-    written: where it fails, `--resume` repeats the step.
+    The run ends when the nearest limit of its budget is reached. `resume` goes on with the run in `out`, and with
+    "auto" only if there is one; `extend` lets its budget be larger than it was. `on_step` is called before the step's
+    checkpoint is written: where it fails, `--resume` repeats the step.
 
     Raises UserError, before anything is written, for a task, a base or a memory limit that cannot be met, and
     NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
-    run, state = open_rl_run(recipe, out, resume)
+    with RunLock(out) as lock:
+        run = on_rank_zero(find_run, out, recipe, resume, extend, lock)
+        if spent(recipe.budget, run.progress.step, run.progress.denoiser_calls) == 1:
+            say_finished(run)
+        else:
+            _train(recipe, run, lock, on_step)
+
+
+def _train(recipe: RlRecipe, run: Run, lock: RunLock, on_step: OnStep | None) -> None:
+    """Take the steps that are left."""
+    out, state = run.path, open_rl_run(recipe, run, lock)
     calls_before = run.progress.denoiser_calls
     watch = Watch()
     step, calls = run.progress.step, calls_before + state.total_usage().canvases
@@ -69,7 +84,7 @@ def run_rl(recipe: RlRecipe, out: Path, resume: bool = False, on_step: OnStep | 
 
             is_stopped = any(all_gather_object(interrupt.requested))
             if is_stopped or share == 1 or step % recipe.checkpoint.every == 0:
-                progress = RunProgress(step, calls)
+                progress = RunProgress(step, calls, base=state.base)
                 on_rank_zero(save_checkpoint, out, progress, state.policy, state.to_restore, recipe.checkpoint.keep)
             if is_stopped and share < 1:
                 raise Stopped(f"stopped at step {step}; go on with the same command and --resume")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from diffpo.core.errors import UserError
 from diffpo.core.randomness import derive_seed
 from diffpo.distributed.collectives import all_gather_rows, all_reduce_metrics, on_rank_zero, raise_on_all_ranks
 from diffpo.distributed.process import current_process, rank_slice, require_divisible
@@ -12,6 +13,8 @@ from diffpo.likelihood import Estimator
 from diffpo.models.adapters import AdapterOffDenoiser, add_adapter
 from diffpo.models.chat import encode_prompt
 from diffpo.models.denoiser import CallCounter, ModelDenoiser
+from diffpo.models.fingerprint import fingerprint
+from diffpo.models.model_paths import model_folder
 from diffpo.objective.base import Objective
 from diffpo.recipes.parts import (
     build_advantage,
@@ -28,13 +31,14 @@ from diffpo.runs.device import configure_model_, configure_torch_, resolve_devic
 from diffpo.runs.memory_check import check_memory
 from diffpo.runs.optimizer import Optimizer, adam, policy_optimizer
 from diffpo.runs.prompt_filter import filter_long_prompts
-from diffpo.runs.run_dir import Run, open_run
+from diffpo.runs.run_dir import Run, check_base, open_run
+from diffpo.runs.run_lock import RunLock
 from diffpo.sampling.answering import first_call_features
 from diffpo.sampling.commit_policy import CommitPolicy
 from diffpo.sampling.controller import NUM_FEATURES, Controller
 from diffpo.sampling.controller_files import LearnedController
 from diffpo.sampling.decoding import Decoding
-from diffpo.sampling.policy import Policy, load, load_base
+from diffpo.sampling.policy import Policy, load_base, load_folder
 from diffpo.tasks.base import Task
 from diffpo.training.right_answers import RightAnswers
 from diffpo.training.rollouts import Incentive
@@ -60,6 +64,8 @@ class RlState:
     right_answers: RightAnswers | None
     token_incentive: Incentive
     bound_incentive: Incentive
+    base: str
+    """Fingerprint of the model that the run started from."""
 
     @property
     def to_restore(self) -> dict[str, HasState]:
@@ -74,10 +80,10 @@ class RlState:
         return CallCounter(**all_reduce_metrics({"canvases": canvases, "tokens": tokens}))
 
 
-def open_rl_run(recipe: RlRecipe, out: Path, resume: bool) -> tuple[Run, RlState]:
+def open_rl_run(recipe: RlRecipe, run: Run, lock: RunLock) -> RlState:
     """Check the task, the base and the memory, make or reopen the run's folder, and load what it trains.
 
-    Raises UserError, before the folder is made, for what is wrong with any of them.
+    Raises UserError, before anything is written, for what is wrong with any of them.
     """
     require_divisible("rollout.prompts_per_step", recipe.rollout.prompts_per_step)
     with raise_on_all_ranks():
@@ -85,14 +91,15 @@ def open_rl_run(recipe: RlRecipe, out: Path, resume: bool) -> tuple[Run, RlState
         configure_torch_(recipe)
         start = load_base(recipe.base, *resolve_device(recipe), base_bits(recipe))
         check_rollouts(recipe, task, start)
-    run = on_rank_zero(open_run, out, recipe, resume)
+        check_base(run, recipe.base)
+    on_rank_zero(open_run, run, recipe, lock)
     with raise_on_all_ranks():
         state = prepare(recipe, run, start)
     if run.progress.step == 0 and isinstance(state.policy.controller, Controller):
         calibrate_(recipe, state, state.policy.controller)
     if run.progress.step == 0 and isinstance(state.policy.controller, CommitPolicy):
         warm_start_(recipe, state, state.policy.controller)
-    return run, state
+    return state
 
 
 def check_rollouts(recipe: RlRecipe, task: Task, start: Policy) -> None:
@@ -114,7 +121,9 @@ def check_rollouts(recipe: RlRecipe, task: Task, start: Policy) -> None:
 
 def prepare(recipe: RlRecipe, run: Run, start: Policy) -> RlState:
     """Return models, controller and optimisers as they stood at the run's checkpoint, or as `start` has them."""
-    policy = load(run.checkpoint, *resolve_device(recipe), base_bits(recipe)) if run.checkpoint else start
+    policy = start
+    if run.checkpoint:
+        policy = load_folder(run.checkpoint, *resolve_device(recipe), base_bits(recipe), recipe.base)
     denoiser, tokenizer = policy.denoiser, policy.tokenizer
     task = filter_long_prompts(build_task(recipe.task), recipe.task, denoiser.model.config, tokenizer)
     configure_model_(denoiser, recipe)
@@ -132,6 +141,11 @@ def prepare(recipe: RlRecipe, run: Run, start: Policy) -> RlState:
         controller = None
     elif run.checkpoint is None:
         controller = new_controller(recipe, denoiser)
+    elif controller is None:
+        raise UserError(
+            f"{run.checkpoint} has no controller, and train = '{recipe.train}' goes on with one; without it this would "
+            "be another run; bring its files back, or remove the checkpoint to go on before it"
+        )
     optimizers = make_optimizers(recipe, denoiser, controller)
     token_incentive = Incentive(
         recipe.objective.nfe_penalty, build_advantage(recipe.objective.advantage), recipe.objective.speed_coef
@@ -159,6 +173,7 @@ def prepare(recipe: RlRecipe, run: Run, start: Policy) -> RlState:
         right_answers=right_answers,
         token_incentive=token_incentive,
         bound_incentive=bound_incentive if has_own_loss else token_incentive,
+        base=fingerprint(model_folder(Path(recipe.base))),
     )
     if run.checkpoint:
         restore(run.checkpoint, state.to_restore)

@@ -21,20 +21,24 @@ from diffpo.distributed.collectives import (
 from diffpo.distributed.process import rank_slice, require_divisible
 from diffpo.models.adapters import add_adapter
 from diffpo.models.denoiser import ModelDenoiser
+from diffpo.models.fingerprint import fingerprint
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.models.loading import make_denoiser
+from diffpo.models.model_paths import model_folder
 from diffpo.models.tokenizer import char_tokenizer
 from diffpo.recipes.tables import EarlyStopping, SftRecipe, TinyModel, base_bits
 from diffpo.recipes.tasks import checked_task
 from diffpo.runs.checkpoint import RunProgress, restore, save_checkpoint
 from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
+from diffpo.runs.interrupt import interruptible
 from diffpo.runs.optimizer import Optimizer, policy_optimizer, set_learning_rate
 from diffpo.runs.progress import ProgressBar
 from diffpo.runs.prompt_filter import PROMPTS_TOO_LONG, draw_problems, filter_long_prompts, prompt_capacity
-from diffpo.runs.run_dir import interruptible, open_run
+from diffpo.runs.run_dir import Resume, Run, check_base, find_run, open_run, say_finished
+from diffpo.runs.run_lock import RunLock
 from diffpo.sampling.answering import answer_problems
 from diffpo.sampling.decoding import Decoding
-from diffpo.sampling.policy import Policy, load, load_base
+from diffpo.sampling.policy import Policy, load_base, load_folder
 from diffpo.sampling.rules import EntropyBound
 from diffpo.tasks.base import Task
 from diffpo.training.optimizer_step import step_optimizer
@@ -42,29 +46,50 @@ from diffpo.training.sft_data import Targets, draw_sequences, on_canvas
 
 
 @process_group()
-def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
+def run_sft(recipe: SftRecipe, out: Path, resume: Resume = False, extend: bool = False) -> None:
     """Train from the recipe into `out`: a JSON line per step, checkpoints, the finished model as the last of them.
+
+    `resume` goes on with the run in `out`, and with "auto" only if there is one; `extend` lets it have more steps.
 
     Raises UserError, before anything is written, for what is wrong with the task, its prompts or the base, and
     NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
     require_divisible("batch", recipe.batch)
+    with RunLock(out) as lock:
+        run = on_rank_zero(find_run, out, recipe, resume, extend, lock)
+        if has_ended(recipe, run.progress):
+            say_finished(run)
+        else:
+            _train(recipe, run, lock)
+
+
+def has_ended(recipe: SftRecipe, progress: RunProgress) -> bool:
+    """Return whether a run has taken its last step, which early stopping may make of an earlier one."""
+    if recipe.early_stopping is None or progress.step >= recipe.steps:
+        return progress.step >= recipe.steps
+    return progress.is_finished if progress.is_good_enough is None else progress.is_good_enough
+
+
+def _train(recipe: SftRecipe, run: Run, lock: RunLock) -> None:
+    """Take the steps that are left."""
+    out = run.path
     with raise_on_all_ranks():
         task = checked_task(recipe.task, "train")
         configure_torch_(recipe)
-        start = None if resume else starting_policy(recipe, task)
-    run = on_rank_zero(open_run, out, recipe, resume)
-    if run.checkpoint:
-        policy = load(run.checkpoint, *resolve_device(recipe), base_bits(recipe))
-    else:
-        policy = start or starting_policy(recipe, task)
+        check_base(run, recipe.base)
+        if run.checkpoint:
+            policy = load_folder(run.checkpoint, *resolve_device(recipe), base_bits(recipe), recipe.base)
+        else:
+            policy = starting_policy(recipe, task)
+        base = None if recipe.base is None else fingerprint(model_folder(Path(recipe.base)))
+    on_rank_zero(open_run, run, recipe, lock)
     task = filtered_task(recipe, task, policy)
     denoiser = configure_model_(policy.denoiser, recipe)
     optimizers: dict[str, Optimizer] = {"policy": policy_optimizer(denoiser.model, recipe.optimizer)}
     if run.checkpoint:
         restore(run.checkpoint, optimizers)
 
-    step, is_finished = run.progress.step, run.progress.is_finished
+    step, is_finished = run.progress.step, False
     with ProgressBar(f"sft {out.name}", recipe.steps) as bar, interruptible() as interrupt:
         while not is_finished:
             targets, counts = targets_of(recipe, task, policy.tokenizer, step)
@@ -75,7 +100,9 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
             metrics: dict[str, float] = {"loss": loss, **counts}
             if recipe.early_stopping and is_due(recipe.early_stopping, step):
                 metrics["accuracy"] = on_rank_zero(validate, policy, task, recipe.early_stopping)
-            is_good_enough = recipe.early_stopping and metrics.get("accuracy", 0.0) >= recipe.early_stopping.accuracy
+            is_good_enough = None
+            if recipe.early_stopping:
+                is_good_enough = metrics.get("accuracy", 0.0) >= recipe.early_stopping.accuracy
             is_finished = step == recipe.steps or bool(is_good_enough)
             on_rank_zero(run.log, step, metrics)
             bar.update(step, **metrics)
@@ -84,7 +111,7 @@ def run_sft(recipe: SftRecipe, out: Path, resume: bool = False) -> None:
 
             is_stopped = any(all_gather_object(interrupt.requested))
             if is_finished or is_stopped or step % recipe.checkpoint.every == 0:
-                progress = RunProgress(step, step * recipe.batch, is_finished)
+                progress = RunProgress(step, step * recipe.batch, is_finished, is_good_enough, base)
                 on_rank_zero(save_checkpoint, out, progress, policy, optimizers, recipe.checkpoint.keep)
             if is_stopped and not is_finished:
                 raise Stopped(f"stopped at step {step}; go on with the same command and --resume")
