@@ -9,7 +9,7 @@ IS_NEW_ENOUGH := 'import sys; sys.exit(sys.version_info < (3, 11))'
 BIN := .venv/bin
 BEAT := sh tools/heartbeat.sh
 
-.PHONY: help demo test coverage lint mutants study-sampler study-arms study-full study-likelihood study-coverage study-frontier clean
+.PHONY: help demo test coverage lint mutants torture study-sampler study-arms study-full study-likelihood study-coverage study-frontier clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -33,6 +33,9 @@ lint: .venv/.ready ## Check style and types
 
 mutants: .venv/.ready ## Slow: plant bugs in the ground floor; the tests must catch each (JOBS=2)
 	@$(BEAT) 'planting bugs' $(BIN)/python tools/mutants.py --jobs $(JOBS)
+
+torture: .venv/.ready ## Slow: kill runs and flip bits of checkpoints, a hundred times each; nothing may be lost
+	@PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python -m tests.helpers.torture
 
 study-sampler: .venv/.ready ## Slow: learned sampler against fixed ones
 	@$(BIN)/python studies/learned_sampler.py

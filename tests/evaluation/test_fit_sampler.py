@@ -19,6 +19,7 @@ from diffpo.core.errors import UserError
 from diffpo.core.randomness import derive_seed
 from diffpo.evaluation.fit_sampler import States, collect, run_fit_sampler
 from diffpo.evaluation.run import run_eval
+from diffpo.models.manifest import write_manifest
 from diffpo.models.model_paths import checkpoints, model_folder
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import EvalRecipe, SamplerRecipe
@@ -68,6 +69,7 @@ def learned(fitted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         if row["family"] == "commit-risk":
             row["accuracy"] = 0.98 + row["nfe"] / 1000
     file.write_text(json.dumps(config))
+    write_manifest(model_folder(run))
     return run
 
 

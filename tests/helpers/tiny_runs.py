@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from diffpo.models.manifest import MANIFEST
 from diffpo.models.model_paths import METRICS, checkpoints
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import RlRecipe, SftRecipe
@@ -104,3 +105,11 @@ def snapshot(run: Path) -> dict[str, Any]:
     optimizers = dict(leaves(torch.load(last / "optimizer.pt", weights_only=True), "optimizer"))
     log = [{key: value for key, value in line.items() if not key.endswith("seconds")} for line in lines_of(run)]
     return weights_of(last) | optimizers | {"progress": read_progress(last), "log": log}
+
+
+def make_old(checkpoint: Path) -> None:
+    """Leave a checkpoint as versions before manifests wrote it."""
+    (checkpoint / MANIFEST).unlink()
+    progress = json.loads((checkpoint / "progress.json").read_text())
+    kept = {name: progress[name] for name in ("step", "denoiser_calls", "is_finished")}
+    (checkpoint / "progress.json").write_text(json.dumps(kept) + "\n")

@@ -12,11 +12,11 @@ import pytest
 
 from diffpo.core.errors import UserError
 from diffpo.core.printable import printable
+from diffpo.models.model_paths import METRICS
 from diffpo.recipes import load_recipe
 from diffpo.recipes.stored import stored_task
 from diffpo.recipes.tables import Gsm8kTask, RlRecipe, SftRecipe, SudokuTask
 from diffpo.recipes.tasks import build_task
-from diffpo.runs.run_dir import METRICS
 from diffpo.tasks.base import Grade, Problem
 from diffpo.tasks.custom_reward import WeightedReward, WithReward
 from diffpo.tasks.sudoku import Sudoku

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.helpers.families import tiny_folder
-from tests.helpers.tiny_runs import TASK, rl_recipe, snapshot
+from tests.helpers.tiny_runs import TASK, make_old, rl_recipe, snapshot
 from torch import Tensor
 
 from diffpo.core.errors import UserError
@@ -81,10 +81,7 @@ def test_a_bfloat16_run_goes_on_bit_for_bit_and_keeps_its_dtype(more: list[str],
     file = last / ("adapter_model.safetensors" if more == LORA else "model.safetensors")
     expected = torch.float32 if more == LORA else torch.bfloat16
     assert {tensor.dtype for tensor in load_file(file).values()} == {expected}
-    stored = halted / "recipe.toml"
-    stored.write_text(stored.read_text().replace("\nsteps = 2", "\nsteps = 3"))
-    (last / "progress.json").write_text((last / "progress.json").read_text().replace("true", "false"))
-    run_sft(recipe(base, "bfloat16", "steps=3", "optimizer.lr=3e-6", *more), halted, resume=True)
+    run_sft(recipe(base, "bfloat16", "steps=3", "optimizer.lr=3e-6", *more), halted, resume=True, extend=True)
     assert snapshot(halted) == snapshot(straight)
 
 
@@ -93,9 +90,7 @@ def test_rl_of_a_whole_bfloat16_model_changes_every_weight_and_goes_on_bit_for_b
     straight, halted = tmp_path / "straight", tmp_path / "halted"
     run_rl(rl_recipe(base, *settings, "budget.steps=3"), straight)
     run_rl(rl_recipe(base, *settings, "budget.steps=2"), halted)
-    stored = halted / "recipe.toml"
-    stored.write_text(stored.read_text().replace("\nsteps = 2", "\nsteps = 3"))
-    run_rl(rl_recipe(base, *settings, "budget.steps=3"), halted, resume=True)
+    run_rl(rl_recipe(base, *settings, "budget.steps=3"), halted, resume=True, extend=True)
     assert snapshot(halted) == snapshot(straight)
     for group, change in change_by_group(base, straight, torch.bfloat16, is_adapter=False).items():
         assert (change != 0).float().mean() > 0.5, group
@@ -106,7 +101,7 @@ def test_a_checkpoint_without_masters_is_refused_in_a_sentence(tmp_path: Path) -
     run_sft(recipe(base, "bfloat16", "steps=2"), run)
     forget(run, {"policy": optimizer_state(run)["policy"]["optimizer"]})
     with pytest.raises(UserError, match=r"kept other numbers, so the run cannot go on; start a new one.* base=.*-2$"):
-        run_sft(recipe(base, "bfloat16", "steps=2"), run, resume=True)
+        run_sft(recipe(base, "bfloat16", "steps=3"), run, resume=True, extend=True)
 
 
 def test_a_checkpoint_whose_muon_had_no_matrix_is_refused_in_a_sentence(tmp_path: Path) -> None:
@@ -116,7 +111,7 @@ def test_a_checkpoint_whose_muon_had_no_matrix_is_refused_in_a_sentence(tmp_path
     state["policy"]["muon"]["param_groups"][0]["params"] = []
     forget(run, state)
     with pytest.raises(UserError, match="kept other numbers, so the run cannot go on"):
-        run_sft(recipe(base, "float32", "steps=2", "optimizer.kind=muon"), run, resume=True)
+        run_sft(recipe(base, "float32", "steps=3", "optimizer.kind=muon"), run, resume=True, extend=True)
 
 
 def test_a_bfloat16_adapter_of_an_earlier_version_goes_on_in_float32(tmp_path: Path) -> None:
@@ -128,9 +123,7 @@ def test_a_bfloat16_adapter_of_an_earlier_version_goes_on_in_float32(tmp_path: P
     forget(run, state)
     file = checkpoints(run)[-1] / "adapter_model.safetensors"
     save_file({name: value.bfloat16() for name, value in load_file(file).items()}, file, {"format": "pt"})
-    stored = run / "recipe.toml"
-    stored.write_text(stored.read_text().replace("\nsteps = 2", "\nsteps = 3"))
-    run_sft(recipe(base, "bfloat16", "steps=3", *LORA), run, resume=True)
+    run_sft(recipe(base, "bfloat16", "steps=3", *LORA), run, resume=True, extend=True)
     found = optimizer_state(run)["policy"]["state"].values()
     assert {moments["exp_avg"].dtype for moments in found} == {torch.float32}
     assert {value.dtype for value in load_file(checkpoints(run)[-1] / "adapter_model.safetensors").values()} == {
@@ -139,7 +132,7 @@ def test_a_bfloat16_adapter_of_an_earlier_version_goes_on_in_float32(tmp_path: P
 
 
 def forget(run: Path, state: dict[str, Any]) -> None:
-    """Store a state as an earlier version did, in a run that is not finished."""
+    """Store a state as an earlier version did."""
     last = checkpoints(run)[-1]
+    make_old(last)
     torch.save(state, last / "optimizer.pt")
-    (last / "progress.json").write_text((last / "progress.json").read_text().replace("true", "false"))

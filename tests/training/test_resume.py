@@ -1,7 +1,6 @@
 """Going on with a run: what may differ, what is refused, what is told, and that nothing is lost."""
 
 import errno
-import json
 import os
 import resource
 import shutil
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tests.helpers.forked import Forked, run_doomed
-from tests.helpers.tiny_runs import lines_of, rl_recipe, sft_recipe, snapshot, weights_of
+from tests.helpers.tiny_runs import lines_of, make_old, rl_recipe, sft_recipe, snapshot, weights_of
 from tests.helpers.torture import torture
 
 from diffpo.cli.main import main
@@ -245,7 +244,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
 
 def test_a_damaged_checkpoint_never_outlives_a_whole_one(run: Path, whole: dict[str, Any]) -> None:
     """Kept by its number it would be the newest, and what is trained from the one before it would be deleted."""
-    flip(run / "checkpoint-3" / "model.safetensors")
+    (run / "checkpoint-3").rename(run / "checkpoint-9")
+    flip(run / "checkpoint-9" / "model.safetensors")
     run_sft(sft_recipe("steps=4", "checkpoint.every=1", "checkpoint.keep=1"), run, resume=True)
     assert [folder.name for folder in checkpoints(run)] == ["checkpoint-4"]
     assert snapshot(run) == whole
@@ -263,14 +263,6 @@ def test_a_checkpoint_that_lost_its_manifest_or_its_name(run: Path, whole: dict[
     assert "checkpoint-2 is not whole (model.safetensors is damaged" in str(caught.value)
     run_sft(sft_recipe(*FOUR), run, resume=True)
     assert snapshot(run) == whole
-
-
-def make_old(checkpoint: Path) -> None:
-    """Leave a checkpoint as versions before manifests wrote it."""
-    (checkpoint / MANIFEST).unlink()
-    progress = json.loads((checkpoint / "progress.json").read_text())
-    kept = {name: progress[name] for name in ("step", "denoiser_calls", "is_finished")}
-    (checkpoint / "progress.json").write_text(json.dumps(kept) + "\n")
 
 
 def test_an_older_version_s_checkpoint_goes_on_with_a_word(

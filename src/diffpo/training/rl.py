@@ -46,7 +46,8 @@ def _train(recipe: RlRecipe, run: Run, lock: RunLock, on_step: OnStep | None) ->
     out, state = run.path, open_rl_run(recipe, run, lock)
     calls_before = run.progress.denoiser_calls
     watch = Watch()
-    step, calls = run.progress.step, calls_before + state.total_usage().canvases
+    step = first = run.progress.step  # its checkpoint may be deleted on the way
+    calls = calls_before + state.total_usage().canvases
     if step == 0 and spent(recipe.budget, step, calls) >= 1:
         raise UserError(
             f"what comes before the first step took {calls} denoiser calls, and budget.denoiser_calls is "
@@ -63,7 +64,7 @@ def _train(recipe: RlRecipe, run: Run, lock: RunLock, on_step: OnStep | None) ->
             stage = stage_at(recipe, share)
             before = state.total_usage()
             batch = collect_rollouts(recipe, state, stage, step)
-            if step == run.progress.step:
+            if step == first:
                 check_grader(batch)
             between = state.total_usage()
             metrics = summary(batch, recipe.rollout.speeds) | train_step(recipe, state, stage, batch, step)
