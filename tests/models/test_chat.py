@@ -67,3 +67,9 @@ def test_without_a_template_the_text_is_bare() -> None:
 def test_a_template_that_drops_a_turn_is_refused() -> None:
     with pytest.raises(UserError, match="does not show every turn"):
         encode_prompt(tokenizer_with("<|startoftext|>"), "hi")
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('no system turn') }}", "{% for %}", "{{ messages[9].x }}"])
+def test_a_template_that_raises_is_named(template: str) -> None:
+    with pytest.raises(UserError, match="chat template cannot be rendered"):
+        encode_prompt(tokenizer_with(template), "hello")

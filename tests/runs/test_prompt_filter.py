@@ -1,6 +1,7 @@
 """Prompts that are too long: left out and counted in training and evaluation, one sentence where all of them are."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from tests.helpers.chat_templates import tokenizer_with
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
 from diffpo.evaluation.run import run_eval
-from diffpo.models.chat import encode_prompt
+from diffpo.models.chat import encode_prompt, turn_end_ids
 from diffpo.models.dream import DreamConfig
 from diffpo.models.llada import LLaDAConfig
 from diffpo.models.loading import load_tokenizer
-from diffpo.models.tokenizer import char_tokenizer
+from diffpo.models.tokenizer import char_tokenizer, encode_text
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import EvalRecipe, Gsm8kTask, RlRecipe, SftRecipe, SudokuTask
 from diffpo.runs.prompt_filter import PromptFilter, draw_problems, filter_long_prompts
@@ -106,6 +107,18 @@ def test_where_nothing_fits_the_shortest_is_told(task: TextTask) -> None:
             fitting(task, 9).problems(split, 3, seed=0)
 
 
+def test_answers_that_a_completion_has_no_room_for_are_left_out(task: TextTask) -> None:
+    """One such row once ended a run at the first step that drew it."""
+    whole = fitting(task, 29)
+    sizes = [len(encode_text(whole.tokenizer, p.answer)) for p in task.problems("train", 50, 3)]
+    room = min(sizes) + len(turn_end_ids(whole.tokenizer))
+    found, left_out = replace(whole, longest_answer=room).draw("train", 20, 3)
+    assert len(found) == 20 and all(len(encode_text(whole.tokenizer, p.answer)) <= room for p in found)
+    assert left_out > 0
+    with pytest.raises(UserError, match="which fits has at most 1 tokens; raise task.completion_length"):
+        replace(whole, longest_answer=1).draw("train", 3, 3)
+
+
 def test_it_is_a_task(task: TextTask) -> None:
     wrapped = fitting(task, 12)
     assert isinstance(wrapped, Task)
@@ -171,7 +184,7 @@ def test_training_counts_what_it_leaves_out(
 
     sft = [at, "batch=8", "steps=2", "max_prompt_tokens=12"]
     run_sft(load_recipe(SftRecipe, None, [*settings(data, sft.pop()), *sft]), tmp_path / "sft")
-    assert all(line["prompts_too_long"] >= 1 for line in lines(tmp_path / "sft"))
+    assert all(line["rows_too_long"] >= 1 for line in lines(tmp_path / "sft"))
     assert capsys.readouterr().out.count("warning") == 1
 
 

@@ -62,7 +62,13 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.jsonl", '{"x": 1}\n{"x": 2', r"a\.jsonl:2: not JSON: Expecting ',' delimiter at column 8"),
-        ("a.jsonl", '{"x": 1}\n[1]', r"a\.jsonl:2: should be an object of fields, got \[1\]"),
+        ("a.jsonl", '{"x": 1}\n7', r"a\.jsonl:2: should be an object of fields, got 7"),
+        ("a.jsonl", '[{"x": 1}, {"x": 2}]', r"a\.jsonl:1: a JSON array; write one object in each line"),
+        (
+            "a.jsonl",
+            '{"x": 1}\n{"y": ["a\\ud800b"]}',
+            r"a\.jsonl:2: field 'y' has \\ud800, half of a character; remove",
+        ),
         ("a.jsonl", "[" * 100_000, r"a\.jsonl:1: not JSON that can be read"),
         ("a.jsonl", '{"x": ' + "9" * 5000 + "}", r"a\.jsonl:1: not JSON that can be read: Exceeds the limit"),
         ("a.jsonl", b'{"x": 1}\n{"x": "\xff"}', r"a\.jsonl:2: not UTF-8 from byte 7 on"),
@@ -104,6 +110,22 @@ def test_a_source_that_is_not_there(source: str) -> None:
 def test_a_field_that_is_wrong_is_named(columns: dict[str, Any], ask: Callable[[Row], Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ask(Row("here", columns))
+
+
+def test_a_whole_character_may_be_escaped(tmp_path: Path) -> None:
+    (row,) = read_rows(write(tmp_path / "a.jsonl", '{"x": "\\ud83d\\ude00 \\u00e9"}'), "train")
+    assert row.text("x") == "\U0001f600 \u00e9"
+
+
+@pytest.mark.parametrize(("value", "written"), [(72, "72"), (-1.5, "-1.5"), ("72", "72")])
+def test_a_number_may_stand_where_a_text_is_asked_for(value: object, written: str) -> None:
+    assert Row("here", {"x": value}).written("x") == written
+
+
+@pytest.mark.parametrize("value", [True, None, [1], float("nan"), ""])
+def test_what_is_neither_number_nor_text_is_named(value: object) -> None:
+    with pytest.raises(UserError, match="here: field 'x' should be text"):
+        Row("here", {"x": value}).written("x")
 
 
 def test_without_pyarrow_parquet_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

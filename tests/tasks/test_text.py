@@ -187,6 +187,22 @@ def test_spg_divides_by_grid() -> None:
     assert {grid for grid in GRIDS if division[grid] == "test"} == set(rest[197:])
 
 
+@pytest.mark.parametrize(
+    ("row", "gold"),
+    [
+        ({"answer": 72}, "72"),
+        ({"answer": "72", "solution": ""}, "72"),
+        ({"answer": "72", "solution": None}, "72"),
+        ({"answer": "", "solution": "so \\boxed{3}"}, "3"),
+        ({"answer": -1.5}, "-1.5"),
+    ],
+)
+def test_answers_of_mathematics_as_people_have_them(row: dict[str, Any], gold: str, tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "all.jsonl", [{"problem": "?"} | row])
+    (problem,) = TextTask(TASK_FAMILIES["math500"], source=str(source)).problems("train", 1, 0)
+    assert problem.facts["gold"] == gold
+
+
 # --- what is wrong with the data
 
 

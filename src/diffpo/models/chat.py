@@ -60,6 +60,16 @@ def encode_turns(
 
 
 def render_template(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Mapping[str, str]], is_answered: bool) -> str:
-    """Return the template's text with a numbered placeholder for each turn's text."""
+    """Return the template's text with a numbered placeholder for each turn's text.
+
+    Raises UserError for a template that raises.
+    """
     numbered = [{"role": turn["role"], "content": f"{OPEN}{number}{CLOSE}"} for number, turn in enumerate(turns)]
-    return str(tokenizer.apply_chat_template(numbered, tokenize=False, add_generation_prompt=not is_answered))
+    try:
+        return str(tokenizer.apply_chat_template(numbered, tokenize=False, add_generation_prompt=not is_answered))
+    except Exception as error:  # a template is a program, and raises whatever it pleases
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"the tokenizer's chat template cannot be rendered ({type(error).__name__}: {told}); mend chat_template in "
+            "the model's tokenizer files"
+        ) from error

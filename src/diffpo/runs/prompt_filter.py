@@ -1,16 +1,21 @@
 """Leave out, and count, the prompts that are too long for a model; no prompt is cut."""
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from diffpo.core.errors import UserError
-from diffpo.models.chat import encode_prompt
-from diffpo.models.tokenizer import is_char_tokenizer
+from diffpo.models.chat import encode_prompt, turn_end_ids
+from diffpo.models.tokenizer import encode_text, is_char_tokenizer
 from diffpo.recipes.tables import SourceSettings, TaskRecipe
 from diffpo.tasks.base import Grade, Problem, Split, Task, grade_all
 
+ROWS_TOO_LONG = (
+    "{rows_too_long:g} rows were left out: a prompt is longer than the model or task.max_prompt_tokens allows, or an "
+    "answer than task.completion_length"
+)
 ENOUGH = 2**14
 """Problems to look through for one that fits before giving up: train problems repeat for ever."""
 PROMPTS_TOO_LONG = (
@@ -22,6 +27,8 @@ PROMPTS_TOO_LONG = (
 class PromptFilter:
     """A task without the prompts of more than `limit` tokens, chat template included; the others keep their order.
 
+    With `longest_answer` problems whose answers, their turn's end included, have more tokens are left out as well.
+
     Problems and grades are those of `task` itself, so that nothing changes where no prompt is too long. For a smaller
     count `task.problems` must return the beginning of the same list, as text tasks do.
     """
@@ -29,6 +36,7 @@ class PromptFilter:
     task: Task
     tokenizer: PreTrainedTokenizerFast
     limit: int
+    longest_answer: int | None = None
 
     @property
     def name(self) -> str:
@@ -51,6 +59,11 @@ class PromptFilter:
     def grade_all(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
         return grade_all(self.task, problems, completions)
 
+    def _has_room_for(self, answer: str) -> bool:
+        if self.longest_answer is None:
+            return True
+        return len(encode_text(self.tokenizer, answer)) + len(turn_end_ids(self.tokenizer)) <= self.longest_answer
+
     def draw(self, split: Split, count: int, seed: int) -> tuple[list[Problem], int]:
         """Return the first `count` problems that fit, and how many were left out before the last of them.
 
@@ -63,10 +76,19 @@ class PromptFilter:
             for problem in found:
                 if problem.prompt not in lengths:
                     lengths[problem.prompt] = len(encode_prompt(self.tokenizer, problem.prompt))
-            fitting = [i for i, problem in enumerate(found) if lengths[problem.prompt] <= self.limit]
+            fitting = [
+                i
+                for i, problem in enumerate(found)
+                if lengths[problem.prompt] <= self.limit and self._has_room_for(problem.answer)
+            ]
             if len(fitting) >= count or len(found) < asked or (not fitting and asked >= ENOUGH):
                 break
             asked *= 2
+        if not fitting and min(lengths.values()) <= self.limit:
+            raise UserError(
+                f"{self.name}: no {split} answer that goes with a prompt which fits has at most {self.longest_answer} "
+                "tokens; raise task.completion_length"
+            )
         if not fitting:
             raise UserError(
                 f"{self.name}: no {split} prompt fits into {max(0, self.limit)} tokens, the shortest has "
@@ -76,6 +98,16 @@ class PromptFilter:
         chosen = fitting[:count]
         num_seen = chosen[-1] + 1 if len(fitting) >= count else len(found)
         return [found[i] for i in chosen], num_seen - len(chosen)
+
+
+def filter_long_rows(
+    task: Task, recipe: TaskRecipe, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast
+) -> Task:
+    """Return the task as `filter_long_prompts` does, and without answers that its completions have no room for."""
+    filtered = filter_long_prompts(task, recipe, config, tokenizer)
+    if isinstance(filtered, PromptFilter):
+        return replace(filtered, longest_answer=task.completion_length)
+    return PromptFilter(task, tokenizer, sys.maxsize, task.completion_length) if isinstance(recipe, SourceSettings) else task
 
 
 def filter_long_prompts(

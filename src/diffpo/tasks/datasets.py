@@ -43,6 +43,13 @@ class Row:
             raise UserError(f"{self.location}: field {name!r} should be text, got {_abbreviate(value)}")
         return value
 
+    def written(self, name: str) -> str:
+        """Return a text, or a number as it is written: `72` and `"72"` are the same answer."""
+        value = self.value(name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf"):
+            return str(value)
+        return self.text(name)
+
     def first_text(self, name: str) -> str:
         """Return the first of a list of texts. CSV has no lists, so there the field holds a list in JSON."""
         value = self.value(name)
@@ -163,9 +170,25 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
             raise UserError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from error
         except (ValueError, RecursionError) as error:  # too many digits, too many nested brackets
             raise UserError(f"{path}:{number}: not JSON that can be read: {str(error).partition(';')[0]}") from error
+        if isinstance(columns, list):
+            raise UserError(f"{path}:{number}: a JSON array; write one object in each line, as `jq -c '.[]'` does")
         if not isinstance(columns, dict):
             raise UserError(f"{path}:{number}: should be an object of fields, got {_abbreviate(columns)}")
-        yield Row(f"{path}:{number}", columns)
+        row = Row(f"{path}:{number}", columns)
+        if "\\u" in line:  # the only way in which text that is no Unicode comes into JSON
+            _check_unicode(row)
+        yield row
+
+
+def _check_unicode(row: Row) -> None:
+    """Raise UserError for half of a surrogate pair, which no file, tokenizer or terminal can take."""
+    for name, value in row.columns.items():
+        text = json.dumps([name, value], ensure_ascii=False)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = ascii(text[error.start])[1:-1]
+            raise UserError(f"{row.location}: field {name!a} has {half}, half of a character; remove it") from error
 
 
 def _read_csv(path: Path) -> Iterator[Row]:
@@ -210,6 +233,8 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         records = table.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: not Parquet: {str(error).splitlines()[0]}") from error
+    except (ValueError, OverflowError) as error:  # texts that are no UTF-8, dates that Python does not have
+        raise UserError(f"{path}: its values cannot be read: {str(error).splitlines()[0]}") from error
     for number, columns in enumerate(records, start=1):
         yield Row(f"{path} row {number}", columns)
 

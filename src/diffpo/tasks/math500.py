@@ -26,8 +26,10 @@ first step, second step, ...
 def parse_row(row: Row) -> Question:
     """Parse a row. Raises UserError where it has no answer."""
     text = row.text("problem").strip()
-    solution = row.text("solution") if row.has("solution") else ""
-    gold = row.text("answer") if row.has("answer") or not solution else last_box(solution, is_whole=False)
+    has_answer = row.has("answer") and row.value("answer") not in (None, "")
+    has_solution = row.has("solution") and not (has_answer and row.value("solution") in (None, ""))
+    solution = row.text("solution") if has_solution else ""
+    gold = row.written("answer") if has_answer or not solution else last_box(solution, is_whole=False)
     if gold is None:
         raise UserError(
             f"{row.location}: field 'solution' should have its answer in \\boxed{{}}, and there is no 'answer'"

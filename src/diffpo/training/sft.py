@@ -33,7 +33,7 @@ from diffpo.runs.device import configure_model_, configure_torch_, resolve_devic
 from diffpo.runs.interrupt import interruptible
 from diffpo.runs.optimizer import Optimizer, policy_optimizer, set_learning_rate
 from diffpo.runs.progress import ProgressBar
-from diffpo.runs.prompt_filter import PROMPTS_TOO_LONG, draw_problems, filter_long_prompts, prompt_capacity
+from diffpo.runs.prompt_filter import ROWS_TOO_LONG, draw_problems, filter_long_rows, prompt_capacity
 from diffpo.runs.run_dir import Resume, Run, check_base, find_run, open_run, say_finished
 from diffpo.runs.run_lock import RunLock
 from diffpo.sampling.answering import answer_problems
@@ -106,8 +106,8 @@ def _train(recipe: SftRecipe, run: Run, lock: RunLock) -> None:
             is_finished = step == recipe.steps or bool(is_good_enough)
             on_rank_zero(run.log, step, metrics)
             bar.update(step, **metrics)
-            if "prompts_too_long" in metrics:
-                bar.warn(PROMPTS_TOO_LONG, **metrics)
+            if "rows_too_long" in metrics:
+                bar.warn(ROWS_TOO_LONG, **metrics)
 
             is_stopped = any(all_gather_object(interrupt.requested))
             if is_finished or is_stopped or step % recipe.checkpoint.every == 0:
@@ -136,14 +136,14 @@ def starting_policy(recipe: SftRecipe, task: Task) -> Policy:
 
 
 def filtered_task(recipe: SftRecipe, task: Task, policy: Policy) -> Task:
-    """Return the task without prompts that are too long for a canvas.
+    """Return the task without prompts and answers that are too long for a canvas.
 
     Rows of `sequence_length` tokens need no such filter. Raises UserError where these have more tokens than the model
     has positions.
     """
     config = policy.denoiser.model.config
     if recipe.sequence_length is None:
-        return filter_long_prompts(task, recipe.task, config, policy.tokenizer)
+        return filter_long_rows(task, recipe.task, config, policy.tokenizer)
     positions = prompt_capacity(config, policy.tokenizer, 0)
     if positions is not None and positions < recipe.sequence_length:
         raise UserError(
@@ -173,12 +173,12 @@ def tiny_llada(recipe: TinyModel, tokenizer: PreTrainedTokenizerFast, seed: int)
 def targets_of(
     recipe: SftRecipe, task: Task, tokenizer: PreTrainedTokenizerFast, step: int
 ) -> tuple[Targets, dict[str, int]]:
-    """Return the rows of a step and counts: of prompts that were too long and, with `sequence_length`, of answers."""
+    """Return the rows of a step, and counts of those that were too long or, with `sequence_length`, cut or skipped."""
     seed = derive_seed(recipe.seed, "sft", step)
     if recipe.sequence_length is None:
         problems, too_long = draw_problems(task, "train", recipe.batch, seed)
         targets = on_canvas(tokenizer, problems, task.completion_length)
-        return targets, {"prompts_too_long": too_long} if too_long else {}
+        return targets, {"rows_too_long": too_long} if too_long else {}
     return draw_sequences(tokenizer, task, recipe.batch, seed, recipe.sequence_length, recipe.too_long)
 
 
