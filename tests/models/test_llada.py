@@ -308,3 +308,18 @@ def test_truncated_weights_are_refused(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(UserError, match="cannot be loaded"):
         load_denoiser(folder)
+
+
+def test_a_config_says_what_the_published_code_asks_for(tmp_path: Path) -> None:
+    """Without these fields it builds another architecture, which the weights do not fit."""
+    LLaDAConfig(d_model=16, n_heads=2).save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    asked = {
+        "block_type": "llama",
+        "activation_type": "silu",
+        "layer_norm_type": "rms",
+        "rope": True,
+        "weight_tying": False,
+    }
+    assert {field: written.get(field) for field in asked} == asked
+    assert LLaDAConfig(block_type="sequential").block_type == "sequential", "what a config says is kept, and refused"

@@ -197,6 +197,36 @@ def test_low_confidence_above_temperature_zero_does_not_record_its_law() -> None
     assert not LowConfidence.is_exact
 
 
+def low_confidence_law(canvas: tuple[int, ...]) -> dict[tuple[int, ...], float]:
+    """LLaDA's law of what is written after the prompt: at each call all masked tokens are drawn anew, and of these the
+    one that is most probable stays, the first of equal ones."""
+    masked = [at for at, token in enumerate(canvas) if token == TABLE.mask_id]
+    if not masked:
+        return {canvas[1:]: 1.0}
+    p = {at: [math.exp(logp) for logp in TABLE.logp(canvas, at)] for at in masked}
+    law: Counter[tuple[int, ...]] = Counter()
+    for at in masked:
+        for token in TABLE.tokens:
+            stays = p[at][token]
+            for other in masked:
+                if other != at:
+                    wins = [q <= p[at][token] if other > at else q < p[at][token] for q in p[other]]
+                    stays *= sum(q for q, is_less in zip(p[other], wins, strict=True) if is_less)
+            filled = (*canvas[:at], token, *canvas[at + 1 :])
+            for completion, share in low_confidence_law(filled).items() if stays > 0 else ():
+                law[completion] += stays * share
+    return dict(law)
+
+
+def test_low_confidence_follows_lladas_law() -> None:
+    """What was drawn and not kept is drawn anew: with the number that it was looked at by, the law was another."""
+    law = low_confidence_law((PROMPT, *[TABLE.mask_id] * 4))
+    assert sum(law.values()) == pytest.approx(1)
+    rollout = draw(LowConfidence(1), 6000)
+    observed = Counter(tuple(row) for row in rollout.completion_ids.tolist())
+    assert chi_square_p(observed, law) > 1e-3
+
+
 # ------------------------------------------------------------------------------------------------- (c) the mask token
 
 MASK, STOP, VOCAB = 5, 6, 8

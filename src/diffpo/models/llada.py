@@ -25,6 +25,24 @@ from diffpo.models.layers import (
     swiglu,
 )
 
+PUBLISHED_CODE = {
+    "block_type": "llama",
+    "activation_type": "silu",
+    "layer_norm_type": "rms",
+    "rope": True,
+    "alibi": False,
+    "weight_tying": False,
+    "tie_word_embeddings": False,
+    "include_bias": False,
+    "include_qkv_bias": False,
+    "bias_for_layer_norm": False,
+    "attention_layer_norm": False,
+    "input_emb_norm": False,
+    "scale_logits": False,
+}
+"""Fields of the published config that this file computes with these values only, and that the published code needs: it
+takes another architecture where they are missing."""
+
 
 class LLaDAConfig(PretrainedConfig):
     """LLaDA's config. The defaults are the tiny model (0.8M parameters); other published fields are kept unchanged."""
@@ -59,7 +77,8 @@ class LLaDAConfig(PretrainedConfig):
         self.rms_norm_eps = rms_norm_eps
         self.initializer_range = initializer_range
         self.mask_token_id = mask_token_id
-        kwargs.setdefault("tie_word_embeddings", False)
+        for field, value in PUBLISHED_CODE.items():
+            kwargs.setdefault(field, value)
         super().__init__(**kwargs)
 
 
@@ -180,22 +199,5 @@ LLADA = Family(
     mask_id=126336,
     turn_end="<|eot_id|>",
     required=("d_model", "n_layers", "n_heads", "mlp_hidden_size", "vocab_size", "rope_theta", "rms_norm_eps"),
-    fixed={
-        "block_type": "llama",
-        "activation_type": "silu",
-        "layer_norm_type": "rms",
-        "rope": True,
-        "alibi": False,
-        "weight_tying": False,
-        "tie_word_embeddings": False,
-        "include_bias": False,
-        "include_qkv_bias": False,
-        "bias_for_layer_norm": False,
-        "attention_layer_norm": False,
-        "input_emb_norm": False,
-        "scale_logits": False,
-        "multi_query_attention": False,
-        "clip_qkv": None,
-        "rope_scaling": None,
-    },
+    fixed=PUBLISHED_CODE | {"multi_query_attention": False, "clip_qkv": None, "rope_scaling": None},
 )

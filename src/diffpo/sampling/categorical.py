@@ -33,6 +33,15 @@ def row_noise(seeds: Int[Tensor, " B"], count: int) -> Float64[Tensor, "B count"
     return torch.stack([row(seed) for seed in seeds.tolist()])
 
 
+def call_noise(seeds: Int[Tensor, " B"], step: Int[Tensor, " B"], count: int) -> Float64[Tensor, "B count"]:
+    """Return `row_noise` of its own for each of a row's denoiser calls.
+
+    For rules that look at the drawn tokens: a token that was not kept has been looked at, and its number used.
+    """
+    pairs = zip(seeds.tolist(), step.tolist(), strict=True)
+    return row_noise(torch.tensor([(seed * 6364136223846793005 + call + 1) % 2**63 for seed, call in pairs]), count)
+
+
 def round_down_to_float32(uniform: Float64[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """Return the largest float32 that is not above each number; the nearest one could be 1."""
     return (uniform * 2**24).floor().float() * 2**-24

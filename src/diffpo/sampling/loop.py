@@ -14,7 +14,7 @@ from diffpo.core.rollout import Rollout
 from diffpo.models.denoiser import Denoiser
 from diffpo.models.denoiser_output import mean_hidden
 from diffpo.sampling.block_cache import BlockCache
-from diffpo.sampling.categorical import draw_and_score, round_down_to_float32, row_noise
+from diffpo.sampling.categorical import call_noise, draw_and_score, round_down_to_float32, row_noise
 from diffpo.sampling.commit_rules import CommitRule
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.risk_rules import CommitRisk
@@ -103,8 +103,12 @@ def sample(
         canvas = state.canvas(rows)
         output, index = canvases.predict(rows, canvas, needs_logits, is_candidate)
 
-        # One random number per position serves all calls: a position is drawn for good once.
-        drawn = draw_and_score(output, index, token_noise[rows][needs_logits], decoding.temperature, rule)
+        # One random number per position serves all calls: a position is drawn for good once. But a rule that looks at
+        # the drawn tokens keeps those that came out well, and what it drew and left must be drawn afresh.
+        uniform = token_noise[rows]
+        if seeds is not None and not rule.is_exact and decoding.temperature > 0:
+            uniform = call_noise(seeds[rows.to(seeds.device)], state.step[rows], length).to(device)
+        drawn = draw_and_score(output, index, uniform[needs_logits], decoding.temperature, rule)
         token, logp, score = (on_grid(values, needs_logits) for values in drawn)
         if controller is not None:
             hidden = None
