@@ -380,7 +380,6 @@ def test_the_share_of_empty_canvases_is_the_recipes(denoiser: ModelDenoiser, mon
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        (["estimator.kind=exact"], "so estimator 'exact' has no part in it; leave estimator out, or use another"),
         (
             ["rollout.rule={kind='entropy-bound', bound=10}", "rollout.speeds={}"],
             "so rollout.rule.bound 10 has no part in it; leave one of the two out",

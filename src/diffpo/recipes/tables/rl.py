@@ -91,11 +91,6 @@ class RlRecipe(DeviceSettings):
                     f"objective 'expert-iteration' trains a policy alone, and train is '{self.train}'; "
                     "use train = 'policy', or another objective"
                 )
-            if self.estimator != TwoTimesMeanFieldEstimator():
-                yield (
-                    f"objective 'expert-iteration' denoises right answers and scores none, so estimator "
-                    f"'{self.estimator.kind}' has no part in it; leave estimator out, or use another objective"
-                )
             return
         yield from pairing_problems(self.objective, self.estimator)
         if self.rollout.group_size < 2:
