@@ -11,7 +11,19 @@ import diffpo
 
 SOURCE = Path(diffpo.__file__).parent
 PACKAGES = (
-    *("cli", "study", "bench", "report", "evaluation", "training", "runs", "recipes", "likelihood", "sampling"),
+    *(
+        "cli",
+        "study",
+        "bench",
+        "rehearsal",
+        "report",
+        "evaluation",
+        "training",
+        "runs",
+        "recipes",
+        "likelihood",
+        "sampling",
+    ),
     *("models", "tasks", "grading", "objective", "distributed", "statistics", "core"),
 )
 """From top to bottom. A package imports only from packages that stand behind it."""

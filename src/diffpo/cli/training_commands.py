@@ -46,7 +46,17 @@ DryRun = Annotated[
     ),
 ]
 PromptTokens = Annotated[int, typer.Option(min=1, help="With --dry-run: tokens of a prompt.")]
-Devices = Annotated[int, typer.Option(min=1, help="With --dry-run: GPUs that share each step.")]
+Devices = Annotated[int, typer.Option(min=1, help="With --dry-run or --rehearse: GPUs that share each step.")]
+Rehearse = Annotated[
+    bool,
+    typer.Option(
+        "--rehearse",
+        help="Run it in small, on random weights: your data, rewards, tokenizer and template, some steps, a "
+        "checkpoint, a resumption and an evaluation, in a folder that is removed (--out keeps it). Ends with what "
+        "is wrong, in words; exit code 2 if anything is. d1+llada-8b+gsm8k+1gpu task.source=train.jsonl --rehearse",
+    ),
+]
+DeviceMemory = Annotated[float | None, typer.Option(min=0, help="With --rehearse: GiB of a GPU of the run's machine.")]
 
 
 def sft(
@@ -59,6 +69,8 @@ def sft(
     dry_run: DryRun = False,
     prompt_tokens: PromptTokens = 200,
     devices: Devices = 1,
+    rehearse: Rehearse = False,
+    device_memory: DeviceMemory = None,
 ) -> None:
     """Fine-tune a denoiser on solved problems."""
     from diffpo.recipes import load_recipe
@@ -67,6 +79,9 @@ def sft(
     loaded = load_recipe(SftRecipe, recipe, overrides or ())
     if dry_run:
         _print_dry_run(loaded, prompt_tokens, devices)
+        return
+    if rehearse:
+        _rehearse(loaded, out, devices, device_memory)
         return
     run_dir = _checked_run_dir(out, loaded)
     from diffpo.training.sft import run_sft
@@ -84,6 +99,8 @@ def rl(
     dry_run: DryRun = False,
     prompt_tokens: PromptTokens = 200,
     devices: Devices = 1,
+    rehearse: Rehearse = False,
+    device_memory: DeviceMemory = None,
 ) -> None:
     """Train a denoiser, its controller or both with rewards.
 
@@ -95,6 +112,9 @@ def rl(
     loaded = load_recipe(RlRecipe, recipe, overrides or ())
     if dry_run:
         _print_dry_run(loaded, prompt_tokens, devices)
+        return
+    if rehearse:
+        _rehearse(loaded, out, devices, device_memory)
         return
     run_dir = _checked_run_dir(out, loaded)
     from diffpo.training.rl import run_rl
@@ -131,10 +151,23 @@ def _print_dry_run(recipe: RlRecipe | SftRecipe, prompt_tokens: int, devices: in
     typer.echo(dry_run_report(recipe, prompt_tokens, devices))
 
 
+def _rehearse(recipe: RlRecipe | SftRecipe, out: Path | None, devices: int, device_memory: float | None) -> None:
+    """Rehearse, print what was found, and exit with 2 where anything is wrong."""
+    require_single_process("a rehearsal")
+    from diffpo.rehearsal.run import rehearse
+
+    rehearsal = rehearse(recipe, out, devices, device_memory)
+    typer.echo(rehearsal.report())
+    if rehearsal.findings.faults:
+        raise typer.Exit(2)
+
+
 def _checked_run_dir(out: Path | None, recipe: RlRecipe | SftRecipe) -> Path:
     """Return `out`. Raises UserError where it is not given, and where the recipe's inputs cannot be used."""
     if out is None:
-        raise UserError("where to? Give --out, or --dry-run to see what the run would take")
+        raise UserError(
+            "where to? Give --out, --dry-run to see what the run would take, or --rehearse to run it in small"
+        )
     from diffpo.recipes.tasks import check_inputs
 
     check_inputs(recipe)

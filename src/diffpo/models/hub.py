@@ -53,21 +53,34 @@ def fetch(text: str, kind: Kind, patterns: Sequence[str], is_complete: Callable[
     It is the cached folder if that `is_complete`, else a download. Raises UserError, within 5 seconds where the hub
     cannot be reached, which says how to get the files in another way.
     """
-    name = parse_hub_name(text) or HubName(text)  # the hub's client refuses what is no name
-    wanted: dict[str, Any] = {"repo_type": kind, "allow_patterns": list(patterns), "revision": name.revision}
-    try:
-        cached = Path(snapshot_download(name.repository, **wanted, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        pass
-    else:
-        if is_complete(cached):
-            return cached
+    cached = cached_folder(text, kind, patterns)
+    if cached is not None and is_complete(cached):
+        return cached
+    name, wanted = _request(text, kind, patterns)
     try:
         query: dict[str, Any] = {"repo_type": kind, "revision": name.revision, "timeout": ANSWER_WITHIN - 1}
         _call_with_limit(lambda: HfApi().repo_info(name.repository, **query), ANSWER_WITHIN)
         return Path(_call_with_limit(lambda: snapshot_download(name.repository, **wanted), None))
     except _FailedError as failed:
         raise UserError(_explain(text, name, kind, failed.error)) from failed.error
+
+
+def cached_folder(text: str, kind: Kind, patterns: Sequence[str]) -> Path | None:
+    """Return the folder in the hub's cache with what is there of a repository, complete or not; None where nothing is.
+
+    The hub is not asked.
+    """
+    name, wanted = _request(text, kind, patterns)
+    try:
+        return Path(snapshot_download(name.repository, **wanted, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def _request(text: str, kind: Kind, patterns: Sequence[str]) -> tuple[HubName, dict[str, Any]]:
+    """Return a repository's name, and the arguments that `snapshot_download` needs besides."""
+    name = parse_hub_name(text) or HubName(text)  # the hub's client refuses what is no name
+    return name, {"repo_type": kind, "allow_patterns": list(patterns), "revision": name.revision}
 
 
 class _FailedError(Exception):

@@ -28,6 +28,14 @@ PROBE_SECONDS = 2.5
 _LONGEST_FIELD = 2**24  # characters of a field of a CSV file
 
 
+class DataAwayError(UserError):
+    """A data set of the hub that cannot be had here."""
+
+    def __init__(self, message: str, source: str, reason: str) -> None:
+        super().__init__(message)
+        self.source, self.reason = source, reason
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of a data set."""
@@ -246,12 +254,13 @@ def _read_parquet(path: Path) -> Iterator[Row]:
 def _read_hub(source: str, split: str) -> list[Row]:
     name, options = _hub_arguments(source)
     if find_spec("datasets") is None:
-        raise UserError(
-            f"data set {source} is on the hub, and reading it needs pip install 'diffpo[data]'; {_advise_copy(source)}"
-        )
+        needed = "reading it needs pip install 'diffpo[data]'"
+        raise DataAwayError(f"data set {source} is on the hub, and {needed}; {_advise_copy(source)}", source, needed)
     is_offline = any(os.environ.get(key, "0") not in ("", "0") for key in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
     if not is_offline and (problem := _probe_hub(name)):
-        raise UserError(f"data set {source} cannot be read from the hub ({problem}); {_advise_copy(source)}")
+        raise DataAwayError(
+            f"data set {source} cannot be read from the hub ({problem}); {_advise_copy(source)}", source, problem
+        )
     import datasets
 
     try:
@@ -259,7 +268,9 @@ def _read_hub(source: str, split: str) -> list[Row]:
         rows = [Row(f"{source} {split} row {number}", columns) for number, columns in enumerate(table, start=1)]
     except Exception as error:  # the library's, its client's or its parsers'
         words = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"data set {source} cannot be read from the hub ({words}); {_advise_copy(source)}") from error
+        raise DataAwayError(
+            f"data set {source} cannot be read from the hub ({words}); {_advise_copy(source)}", source, words
+        ) from error
     if not rows:
         raise UserError(f"data set {source}: its split {split} is empty; give another task.source")
     return rows

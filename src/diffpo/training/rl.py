@@ -12,7 +12,7 @@ from diffpo.runs.interrupt import interruptible
 from diffpo.runs.progress import ProgressBar
 from diffpo.runs.run_dir import Resume, Run, find_run, say_finished
 from diffpo.runs.run_lock import RunLock
-from diffpo.training.rl_setup import RlState, open_rl_run
+from diffpo.training.rl_setup import AdaptTask, RlState, open_rl_run
 from diffpo.training.rl_step import collect_rollouts, show_step, spent, stage_at, summary, train_step
 from diffpo.training.watch import Watch, check_grader
 
@@ -22,13 +22,19 @@ OnStep = Callable[[RlState, int, int, float], None]
 
 @process_group()
 def run_rl(
-    recipe: RlRecipe, out: Path, resume: Resume = False, on_step: OnStep | None = None, extend: bool = False
+    recipe: RlRecipe,
+    out: Path,
+    resume: Resume = False,
+    on_step: OnStep | None = None,
+    extend: bool = False,
+    adapt_task: AdaptTask | None = None,
 ) -> None:
     """Train from the recipe into `out`: a JSON line per step, checkpoints, the finished model as the last of them.
 
     The run ends when the nearest limit of its budget is reached. `resume` goes on with the run in `out`, and with
     "auto" only if there is one; `extend` lets its budget be larger than it was. `on_step` is called before the step's
-    checkpoint is written: where it fails, `--resume` repeats the step.
+    checkpoint is written: where it fails, `--resume` repeats the step. `adapt_task` changes how completions are
+    graded, as a rehearsal does.
 
     Raises UserError, before anything is written, for a task, a base or a memory limit that cannot be met, and
     NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
@@ -38,12 +44,14 @@ def run_rl(
         if spent(recipe.budget, run.progress.step, run.progress.denoiser_calls) == 1:
             say_finished(run)
         else:
-            _train(recipe, run, lock, on_step)
+            _train(recipe, run, lock, on_step, adapt_task)
 
 
-def _train(recipe: RlRecipe, run: Run, lock: RunLock, on_step: OnStep | None) -> None:
+def _train(
+    recipe: RlRecipe, run: Run, lock: RunLock, on_step: OnStep | None, adapt_task: AdaptTask | None
+) -> None:
     """Take the steps that are left."""
-    out, state = run.path, open_rl_run(recipe, run, lock)
+    out, state = run.path, open_rl_run(recipe, run, lock, adapt_task)
     calls_before = run.progress.denoiser_calls
     watch = Watch()
     step = first = run.progress.step  # its checkpoint may be deleted on the way

@@ -1,5 +1,6 @@
 """Everything before the first step of an RL run: checks, models, optimisers, parts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,6 +47,8 @@ from diffpo.training.warm_start import demonstrate, imitate_
 
 CALIBRATION_PROBLEMS = 256
 
+AdaptTask = Callable[[Task], Task]
+
 
 @dataclass(frozen=True)
 class RlState:
@@ -80,7 +83,7 @@ class RlState:
         return CallCounter(**all_reduce_metrics({"canvases": canvases, "tokens": tokens}))
 
 
-def open_rl_run(recipe: RlRecipe, run: Run, lock: RunLock) -> RlState:
+def open_rl_run(recipe: RlRecipe, run: Run, lock: RunLock, adapt_task: AdaptTask | None = None) -> RlState:
     """Check the task, the base and the memory, make or reopen the run's folder, and load what it trains.
 
     Raises UserError, before anything is written, for what is wrong with any of them.
@@ -94,7 +97,7 @@ def open_rl_run(recipe: RlRecipe, run: Run, lock: RunLock) -> RlState:
         check_base(run, recipe.base)
     on_rank_zero(open_run, run, recipe, lock)
     with raise_on_all_ranks():
-        state = prepare(recipe, run, start)
+        state = prepare(recipe, run, start, adapt_task)
     if run.progress.step == 0 and isinstance(state.policy.controller, Controller):
         calibrate_(recipe, state, state.policy.controller)
     if run.progress.step == 0 and isinstance(state.policy.controller, CommitPolicy):
@@ -119,13 +122,15 @@ def check_rollouts(recipe: RlRecipe, task: Task, start: Policy) -> None:
     )
 
 
-def prepare(recipe: RlRecipe, run: Run, start: Policy) -> RlState:
+def prepare(recipe: RlRecipe, run: Run, start: Policy, adapt_task: AdaptTask | None = None) -> RlState:
     """Return models, controller and optimisers as they stood at the run's checkpoint, or as `start` has them."""
     policy = start
     if run.checkpoint:
         policy = load_folder(run.checkpoint, *resolve_device(recipe), base_bits(recipe), recipe.base)
     denoiser, tokenizer = policy.denoiser, policy.tokenizer
-    task = filter_long_prompts(build_task(recipe.task), recipe.task, denoiser.model.config, tokenizer)
+    task = build_task(recipe.task)
+    task = task if adapt_task is None else adapt_task(task)
+    task = filter_long_prompts(task, recipe.task, denoiser.model.config, tokenizer)
     configure_model_(denoiser, recipe)
     if recipe.lora is not None and run.checkpoint is None:
         add_adapter(denoiser, recipe.lora.rank, recipe.lora.alpha, derive_seed(recipe.seed, "adapter"))

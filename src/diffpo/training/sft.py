@@ -1,5 +1,6 @@
 """Masked supervised fine-tuning, d1's first stage (arXiv 2504.12216): denoise right answers at every mask rate."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -44,12 +45,18 @@ from diffpo.tasks.base import Task
 from diffpo.training.optimizer_step import step_optimizer
 from diffpo.training.sft_data import Targets, draw_sequences, on_canvas
 
+OnStep = Callable[[Policy, int], None]
+"""Called after a step with the policy and the steps done."""
+
 
 @process_group()
-def run_sft(recipe: SftRecipe, out: Path, resume: Resume = False, extend: bool = False) -> None:
+def run_sft(
+    recipe: SftRecipe, out: Path, resume: Resume = False, extend: bool = False, on_step: OnStep | None = None
+) -> None:
     """Train from the recipe into `out`: a JSON line per step, checkpoints, the finished model as the last of them.
 
     `resume` goes on with the run in `out`, and with "auto" only if there is one; `extend` lets it have more steps.
+    `on_step` is called before the step's checkpoint is written: where it fails, `--resume` repeats the step.
 
     Raises UserError, before anything is written, for what is wrong with the task, its prompts or the base, and
     NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
@@ -60,7 +67,7 @@ def run_sft(recipe: SftRecipe, out: Path, resume: Resume = False, extend: bool =
         if has_ended(recipe, run.progress):
             say_finished(run)
         else:
-            _train(recipe, run, lock)
+            _train(recipe, run, lock, on_step)
 
 
 def has_ended(recipe: SftRecipe, progress: RunProgress) -> bool:
@@ -70,7 +77,7 @@ def has_ended(recipe: SftRecipe, progress: RunProgress) -> bool:
     return progress.is_finished if progress.is_good_enough is None else progress.is_good_enough
 
 
-def _train(recipe: SftRecipe, run: Run, lock: RunLock) -> None:
+def _train(recipe: SftRecipe, run: Run, lock: RunLock, on_step: OnStep | None) -> None:
     """Take the steps that are left."""
     out = run.path
     with raise_on_all_ranks():
@@ -108,6 +115,8 @@ def _train(recipe: SftRecipe, run: Run, lock: RunLock) -> None:
             bar.update(step, **metrics)
             if "rows_too_long" in metrics:
                 bar.warn(ROWS_TOO_LONG, **metrics)
+            if on_step is not None:
+                on_step(policy, step)
 
             is_stopped = any(all_gather_object(interrupt.requested))
             if is_finished or is_stopped or step % recipe.checkpoint.every == 0:

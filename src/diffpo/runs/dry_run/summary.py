@@ -4,6 +4,7 @@ Parameters and denoiser tokens are counted. Memory and arithmetic are estimates.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from diffpo.core.errors import UserError
 from diffpo.recipes import dump_recipe
@@ -16,28 +17,66 @@ from diffpo.runs.dry_run.work import Work, arithmetic, has_reference, rl_work, s
 GIB = 2**30
 
 
-def dry_run_report(recipe: RlRecipe | SftRecipe, prompt_tokens: int, devices: int = 1) -> str:
-    """Return the resolved recipe, followed by what it needs on each of `devices` devices.
+@dataclass(frozen=True)
+class Needs:
+    """What a recipe needs on each of `devices` devices."""
 
-    `prompt_tokens` is the assumed length of a prompt in its chat template, which only the data would tell. Raises
-    UserError for a base whose size is not known, and where a step's prompts cannot be divided among the devices.
+    recipe: RlRecipe | SftRecipe
+    size: Size
+    work: Work
+    prompt_tokens: int
+    devices: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """The bytes of a device that are taken at most at a time."""
+        return _peak(*_parts(self.recipe, self.size, self.work, self.devices))
+
+    def with_prompts(self, prompt_tokens: int) -> "Needs":
+        """Return the same with prompts of another length."""
+        return replace(self, work=_work(self.recipe, prompt_tokens), prompt_tokens=prompt_tokens)
+
+    def text(self) -> str:
+        """Return the model's size, the memory of a device by part, and the work of a step."""
+        devices = self.devices
+        titles = {
+            "model": _model(self.recipe, self.size),
+            f"memory of {'the device' if devices == 1 else f'each of {devices} devices'}, GiB": _memory(
+                self.recipe, self.size, self.work, devices
+            ),
+            f"one step, with prompts of {self.prompt_tokens} tokens": _step(self.recipe, self.size, self.work),
+        }
+        return "\n".join(line for title, rows in titles.items() for line in _section(title, rows))
+
+
+def needs_of(recipe: RlRecipe | SftRecipe, prompt_tokens: int, devices: int = 1) -> Needs:
+    """Return what a recipe needs, with prompts of so many tokens.
+
+    Raises UserError for a base whose size is not known, and where a step's prompts cannot be divided among the devices.
     """
     if recipe.base is None:
         raise UserError("a dry run tells of published models, and this recipe has no base; set it")
     is_trained = isinstance(recipe, SftRecipe) or recipe.train != "controller"
     size = size_of(recipe.base, recipe.lora.rank if recipe.lora is not None else None, is_trained)
-    work = sft_work(recipe, prompt_tokens) if isinstance(recipe, SftRecipe) else rl_work(recipe, prompt_tokens)
+    work = _work(recipe, prompt_tokens)
     prompts = work.completions // work.group_size
     if prompts % devices:
         raise UserError(f"{prompts} prompts of a step cannot be divided among {devices} devices; change one of them")
-    titles = {
-        "model": _model(recipe, size),
-        f"memory of {'the device' if devices == 1 else f'each of {devices} devices'}, GiB": _memory(
-            recipe, size, work, devices
-        ),
-        f"one step, with prompts of {prompt_tokens} tokens": _step(recipe, size, work),
-    }
-    return "\n".join([dump_recipe(recipe), *(line for title, rows in titles.items() for line in _section(title, rows))])
+    return Needs(recipe, size, work, prompt_tokens, devices)
+
+
+def dry_run_report(recipe: RlRecipe | SftRecipe, prompt_tokens: int, devices: int = 1) -> str:
+    """Return the resolved recipe, followed by what it needs on each of `devices` devices.
+
+    `prompt_tokens` is the assumed length of a prompt in its chat template, which only the data would tell. Raises
+    UserError as `needs_of` does.
+    """
+    needs = needs_of(recipe, prompt_tokens, devices)
+    return "\n".join([dump_recipe(recipe), needs.text()])
+
+
+def _work(recipe: RlRecipe | SftRecipe, prompt_tokens: int) -> Work:
+    return sft_work(recipe, prompt_tokens) if isinstance(recipe, SftRecipe) else rl_work(recipe, prompt_tokens)
 
 
 def _section(title: str, rows: Iterator[tuple[str, str]]) -> list[str]:
@@ -55,6 +94,16 @@ def _model(recipe: RlRecipe | SftRecipe, size: Size) -> Iterator[tuple[str, str]
 
 def _memory(recipe: RlRecipe | SftRecipe, size: Size, work: Work, devices: int) -> Iterator[tuple[str, str]]:
     """Yield the parts that stay, then those of updates and of rollouts, which are not there at the same time."""
+    resident, update, rollout = _parts(recipe, size, work, devices)
+    for name, amount in {**resident, **update, **rollout}.items():
+        yield name, f"{amount / GIB:9.2f}"
+    yield "at most at a time", f"{_peak(resident, update, rollout) / GIB:9.2f}"
+
+
+def _parts(
+    recipe: RlRecipe | SftRecipe, size: Size, work: Work, devices: int
+) -> tuple[memory.Parts, memory.Parts, memory.Parts]:
+    """Return the bytes of a device that stay, those of updates, and those of rollouts."""
     rows = work.completions // devices
     rollout: memory.Parts = {}
     if isinstance(recipe, SftRecipe):
@@ -65,9 +114,11 @@ def _memory(recipe: RlRecipe | SftRecipe, size: Size, work: Work, devices: int) 
     resident = memory.resident_bytes(recipe, size, is_compared)
     updated = -(-work.updated // devices)
     update = memory.update_bytes(recipe, size, work, min(updated, micro_batch_size or updated))
-    for name, amount in {**resident, **update, **rollout}.items():
-        yield name, f"{amount / GIB:9.2f}"
-    yield "at most at a time", f"{(_sum(resident) + max(_sum(update), _sum(rollout))) / GIB:9.2f}"
+    return resident, update, rollout
+
+
+def _peak(resident: memory.Parts, update: memory.Parts, rollout: memory.Parts) -> int:
+    return _sum(resident) + max(_sum(update), _sum(rollout))
 
 
 def _step(recipe: RlRecipe | SftRecipe, size: Size, work: Work) -> Iterator[tuple[str, str]]:
