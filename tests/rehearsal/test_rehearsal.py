@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.helpers.families import tiny_folder
 from tests.helpers.published import LLADA, write_config, write_folder
 
 from diffpo.cli.main import main
+from diffpo.core.errors import UserError
 from diffpo.recipes import load_recipe
-from diffpo.recipes.tables import RlRecipe
+from diffpo.recipes.tables import RlRecipe, SftRecipe
+from diffpo.rehearsal import stand_in
 from diffpo.rehearsal.run import Rehearsal, rehearse
 
 SHORT = ["task.instructions=Solve.", "threads=1"]
@@ -73,7 +76,7 @@ def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def with_row(**broken: str) -> Callable[[Path], object]:
-    return lambda folder: write_rows(folder / "rows.jsonl", **broken)
+    return lambda folder: write_rows(folder / "rows.jsonl", 40, **broken)
 
 
 def with_template(template: str) -> Callable[[Path], object]:
@@ -85,8 +88,17 @@ def with_config(**fields: Any) -> Callable[[Path], object]:
 
 
 def with_math(folder: Path) -> None:
-    rows = [{"problem": f"What is {i} + 1?", "answer": str(i + 1) if i else "no idea, {"} for i in range(40)]
-    (folder / "math.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [{"problem": f"What is {i} + 1?", "answer": str(i + 1) if i else "no idea, {"} for i in range(80)]
+    lines = [json.dumps(row) + "\n" for row in rows]
+    (folder / "math.jsonl").write_text("".join(lines[40:]))
+    (folder / "test.jsonl").write_text("".join(lines[:40]))
+
+
+def with_long_questions(folder: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    for row in rows[::3]:
+        row["question"] += " Take your time." * 20
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def nothing(folder: Path) -> None: ...
@@ -137,9 +149,9 @@ MISTAKES: Mapping[str, tuple[Plant, list[str], list[str]]] = {
         ["completions would never end", "'<'", "<|eot_id|>"],
     ),
     "prompts that are too long": (
-        nothing,
-        ["task.max_prompt_tokens=78"],
-        ["prompts looked at are longer than 78 tokens", "the longest has 79"],
+        with_long_questions,
+        ["task.max_prompt_tokens=100"],
+        ["13 of the 34 prompts looked at are longer than 100 tokens", "the longest has 392"],
     ),
     "a rate that is rounded away": (
         nothing,
@@ -154,7 +166,7 @@ MISTAKES: Mapping[str, tuple[Plant, list[str], list[str]]] = {
     "memory that does not suffice": (nothing, ["--device-memory=0.001"], ["a device has 0.001 GiB, and the run takes"]),
     "a gold answer that is no answer": (
         with_math,
-        ["task.kind=math500", "task.source=math.jsonl", "task.test_source=math.jsonl", "rollout.block_length=32"],
+        ["task.kind=math500", "task.source=math.jsonl", "task.test_source=test.jsonl", "rollout.block_length=32"],
         ["takes 1 of the 40 gold answers of test problems for wrong", "math500-test-0", "no idea"],
     ),
     "another model's tokenizer": (
@@ -212,6 +224,43 @@ def test_a_folder_is_kept_where_one_is_named(setting: Path) -> None:
     assert json.loads((setting / "kept" / "stand-in" / "config.json").read_text())["rope_theta"] == 500000.0
     lines = (setting / "kept" / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+
+
+def test_fine_tuning_is_rehearsed_and_answers_that_are_cut_are_found(setting: Path) -> None:
+    given = ["base=base", 'task={kind="gsm8k",source="rows.jsonl"}', *SHORT]
+    clean = rehearse(load_recipe(SftRecipe, "d1-sft", given))
+    assert clean.findings.faults == [] and "3 steps of 4 rows, the last of them again" in clean.report()
+    (fault,) = rehearse(load_recipe(SftRecipe, "d1-sft", [*given, "sequence_length=90"])).findings.faults
+    assert fault.startswith("33 of the 33 gold answers") and "never to end" in fault
+
+
+@pytest.mark.parametrize("name", ["tiny-any-speed", "tiny-planner"])
+def test_tiny_recipes_of_other_kinds_are_clean(name: str, setting: Path) -> None:
+    tiny_folder(setting / "tiny", "llada")
+    done = rehearse(load_recipe(RlRecipe, name, ["base=tiny", "threads=1"]))
+    assert done.findings.faults == [] and not any("no weight" in note for note in done.findings.notes)
+
+
+def test_a_cached_tokenizer_is_used_though_the_weights_are_not_here(
+    setting: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = write_base(setting / "snapshots" / "0")
+    (cached / "model.safetensors").unlink()
+    monkeypatch.setattr(stand_in, "cached_folder", lambda *arguments: cached)
+    made = stand_in.write_stand_in("some/finetune", setting / "made", is_quantised=False)
+    assert not made.is_byte_level and made.positions == 4096 and f"its own tokenizer, from {cached}" in made.told
+    monkeypatch.setattr(stand_in, "cached_folder", lambda *arguments: None)
+    with pytest.raises(UserError, match="run `hf download some/finetune --include"):
+        stand_in.write_stand_in("some/finetune", setting / "other", is_quantised=False)
+
+
+def test_a_reward_that_draws_at_random_is_noted(setting: Path) -> None:
+    (setting / "random_reward.py").write_text(
+        "import random\n\ndef luck(completions, gold, **columns):\n"
+        "    return [random.random() + 9 * (g in t) for g, t in zip(gold, completions)]\n"
+    )
+    done = rehearsed(setting, "task.reward=random_reward.py:luck")
+    assert done.findings.faults == [] and "is not the same each time" in done.findings.notes[-1]
 
 
 def rehearsed(folder: Path, *overrides: str, out: Path | None = None) -> Rehearsal:

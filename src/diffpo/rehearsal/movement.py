@@ -39,15 +39,16 @@ class Movement:
         self.has_moved[group] = self.has_moved.get(group, False) or not torch.equal(before, value)
 
     def check(self, rewards_differ: bool, findings: Findings) -> None:
-        """Add what did not move though it should."""
+        """Add what did not move though it should have, where there was something to learn."""
         if not self.first:
             findings.fault("no weight is trained: all are frozen")
+        elif not rewards_differ:  # what is left of the gradient is rounding
+            findings.note("the completions of each prompt earned the same, so that no weight had a reason to move")
         elif not any(self.had_gradient.values()):
-            text = "the gradient of every weight is 0 in every step, so that nothing is learned"
-            if rewards_differ:
-                findings.fault(f"{text}, though rewards differ; look at objective and estimator")
-            else:
-                findings.note(f"{text}: the completions of each prompt earned the same")
+            findings.fault(
+                "the gradient of every weight is 0 in every step though rewards differ, so that nothing is learned; "
+                "look at objective and estimator"
+            )
         elif stuck := _stuck(self.had_gradient, self.has_moved):
             findings.fault(
                 f"{len(stuck)} of {len(self.has_moved)} groups of weights do not move though their gradient is not 0 "

@@ -2,8 +2,9 @@
 
 import json
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -11,10 +12,11 @@ from diffpo.core.errors import NonFiniteLogitsError, NonFiniteLossError, UserErr
 from diffpo.core.printable import printable
 from diffpo.core.user_code import describe
 from diffpo.evaluation.run import run_eval
-from diffpo.recipes.tables import EvalRecipe, RlRecipe, S1kTask, SftRecipe
+from diffpo.recipes.tables import EvalRecipe, RlRecipe, S1kTask, SftRecipe, SourceSettings
 from diffpo.rehearsal.findings import Findings
 from diffpo.rehearsal.gold_answers import WithGoldAnswers
 from diffpo.rehearsal.movement import Movement
+from diffpo.rehearsal.shrink import short_lengths
 from diffpo.runs.run_dir import METRICS
 from diffpo.sampling.policy import Policy
 from diffpo.tasks.base import Task
@@ -48,7 +50,7 @@ def rehearse_rl_steps(recipe: RlRecipe, run: Path, findings: Findings) -> bool:
 
     done = _attempt("a step of training", lambda: run_rl(recipe, run, False, look, adapt), findings)
     if done:
-        movement.check(any(line["frac_reward_zero_std"] < 1 for line in _metrics(run)), findings)
+        movement.check(any(map(_can_learn, _metrics(run))), findings)
         _check_own_grades(tasks, findings)
         done = _resume(run, lambda: run_rl(recipe, run, True, None, adapt), findings)
     return done
@@ -75,9 +77,12 @@ def rehearse_evaluation(recipe: RlRecipe | SftRecipe, run: Path, record: Path, f
     if isinstance(recipe.task, S1kTask):
         return
     rollout = recipe.rollout if isinstance(recipe, RlRecipe) else None
+    task = recipe.task
+    if rollout is None and isinstance(task, SourceSettings):  # SFT needs its long answers, and this does not
+        task = task.model_copy(update={"completion_length": short_lengths(task.completion_length, None)[0]})
     evaluation = EvalRecipe(
         model=str(run),
-        task=recipe.task,
+        task=task,
         count=EVALUATED,
         bounds=(0.1,),
         validation_count=0,
@@ -137,10 +142,15 @@ def _check_own_grades(tasks: list[WithGoldAnswers], findings: Findings) -> None:
         )
 
 
-def _metrics(run: Path) -> list[dict[str, float]]:
+def _can_learn(metrics: Mapping[str, Any]) -> bool:
+    """Return whether a step of RL had rewards that differ within a prompt or, in expert iteration, right answers."""
+    return bool(metrics.get("right_answers", metrics["frac_reward_zero_std"] < 1))
+
+
+def _metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
 
 
-def _last_step(run: Path) -> dict[str, float]:
+def _last_step(run: Path) -> dict[str, Any]:
     """Return the numbers of the last step that have nothing to do with time."""
     return {name: value for name, value in _metrics(run)[-1].items() if not name.endswith("seconds")}
