@@ -33,6 +33,9 @@ def short(completions, **columns):
 def broken(completions, gold, **columns):
     return [1 / (len(text) - len(text)) for text in completions]
 
+def lost(reward):
+    return {}["lost"]
+
 def by_difficulty(completions, difficulty):
     return [float(level) for level in difficulty]
 """
@@ -152,6 +155,11 @@ MISTAKES: Mapping[str, tuple[Plant, list[str], list[str]]] = {
         with_long_questions,
         ["task.max_prompt_tokens=100"],
         ["13 of the 34 prompts looked at are longer than 100 tokens", "the longest has 392"],
+    ),
+    "an advantage that raises": (
+        nothing,
+        ["objective.advantage=rewards.py:lost"],
+        ["a step of training raises KeyError: 'lost'", "rewards.py", "in lost"],
     ),
     "a rate that is rounded away": (
         nothing,

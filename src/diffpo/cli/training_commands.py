@@ -53,7 +53,8 @@ Rehearse = Annotated[
         "--rehearse",
         help="Run it in small, on random weights: your data, rewards, tokenizer and template, some steps, a "
         "checkpoint, a resumption and an evaluation, in a folder that is removed (--out keeps it). Ends with what "
-        "is wrong, in words; exit code 2 if anything is. d1+llada-8b+gsm8k+1gpu task.source=train.jsonl --rehearse",
+        "is wrong, in words; exit code 2 if anything is. Example: d1+llada-8b+gsm8k+1gpu task.source=train.jsonl "
+        "--rehearse",
     ),
 ]
 DeviceMemory = Annotated[float | None, typer.Option(min=0, help="With --rehearse: GiB of a GPU of the run's machine.")]
@@ -81,7 +82,7 @@ def sft(
         _print_dry_run(loaded, prompt_tokens, devices)
         return
     if rehearse:
-        _rehearse(loaded, out, devices, device_memory)
+        _rehearse(loaded, out, resume, devices, device_memory)
         return
     run_dir = _checked_run_dir(out, loaded)
     from diffpo.training.sft import run_sft
@@ -114,7 +115,7 @@ def rl(
         _print_dry_run(loaded, prompt_tokens, devices)
         return
     if rehearse:
-        _rehearse(loaded, out, devices, device_memory)
+        _rehearse(loaded, out, resume, devices, device_memory)
         return
     run_dir = _checked_run_dir(out, loaded)
     from diffpo.training.rl import run_rl
@@ -151,9 +152,13 @@ def _print_dry_run(recipe: RlRecipe | SftRecipe, prompt_tokens: int, devices: in
     typer.echo(dry_run_report(recipe, prompt_tokens, devices))
 
 
-def _rehearse(recipe: RlRecipe | SftRecipe, out: Path | None, devices: int, device_memory: float | None) -> None:
+def _rehearse(
+    recipe: RlRecipe | SftRecipe, out: Path | None, resume: bool, devices: int, device_memory: float | None
+) -> None:
     """Rehearse, print what was found, and exit with 2 where anything is wrong."""
     require_single_process("a rehearsal")
+    if resume:
+        raise UserError("a rehearsal starts anew, and resumes by itself; leave out --resume")
     from diffpo.rehearsal.run import rehearse
 
     rehearsal = rehearse(recipe, out, devices, device_memory)
@@ -166,7 +171,7 @@ def _checked_run_dir(out: Path | None, recipe: RlRecipe | SftRecipe) -> Path:
     """Return `out`. Raises UserError where it is not given, and where the recipe's inputs cannot be used."""
     if out is None:
         raise UserError(
-            "where to? Give --out, --dry-run to see what the run would take, or --rehearse to run it in small"
+            "where to? Give --out, or --dry-run to see what the run would take, or --rehearse to run it in small"
         )
     from diffpo.recipes.tasks import check_inputs
 

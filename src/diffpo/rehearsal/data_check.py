@@ -63,6 +63,11 @@ class Lengths:
         """The mean length of the prompts."""
         return max(1, round(sum(self.prompts) / len(self.prompts)))
 
+    @property
+    def longest_prompt(self) -> int:
+        """The length of the longest prompt."""
+        return max(self.prompts)
+
 
 def measure(tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem], is_byte_level: bool) -> Lengths:
     """Return the lengths of problems in the chat template; a stand-in's bytes are counted as a quarter of a token."""
@@ -85,12 +90,12 @@ def check_prompts(lengths: Lengths, limit: int | None, findings: Findings) -> bo
         return True
     text = (
         f"{too_long} of the {len(lengths.prompts)} prompts looked at are longer than {limit} tokens and would be left "
-        f"out; the longest has {lengths.about}{max(lengths.prompts)}"
+        f"out; the longest has {lengths.about}{lengths.longest_prompt}"
     )
     if too_long >= MANY * len(lengths.prompts):
         findings.fault(
-            f"{text}; raise task.max_prompt_tokens, or lower task.completion_length where the model has no more "
-            "positions"
+            f"{text}; raise task.max_prompt_tokens (in SFT, sequence_length), or lower task.completion_length where "
+            "the model has no more positions"
         )
     else:
         findings.note(text)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from diffpo.core.errors import UserError
 from diffpo.models.loading import load_denoiser
-from diffpo.models.tokenizer import char_tokenizer
+from diffpo.models.tokenizer import char_tokenizer, is_char_tokenizer
 from diffpo.recipes.dump import diff_recipes
 from diffpo.recipes.tables import RlRecipe, S1kTask, SftRecipe, SourceSettings, base_bits
 from diffpo.recipes.tasks import build_task
@@ -79,12 +79,15 @@ class _Stage:
         tokenizer, stop_ids = self._tokenizer(stand_in, task)
         is_encodable = tokenizer is not None and check_template(tokenizer, stop_ids, findings)
         earned = self._rewards(task, problems)
+        self._check_test_answers(task)
         lengths = self._lengths(tokenizer, problems, stand_in) if tokenizer is not None and is_encodable else None
+        limit = self._prompt_limit(stand_in, tokenizer)
         run = ""
-        if lengths is not None and self._check_lengths(lengths, stand_in) and (stand_in or recipe.base is None):
-            run = self._steps(stand_in, lengths)
+        if lengths is not None and self._check_lengths(lengths, limit):
+            run = self._steps(stand_in, lengths, limit)
         seconds = f"{time.perf_counter() - started:.1f} s"
-        mean, longest = (lengths.mean_prompt, max(lengths.prompts)) if lengths else (ASSUMED_PROMPT, ASSUMED_PROMPT)
+        mean, longest = (lengths.mean_prompt, lengths.longest_prompt) if lengths else (ASSUMED_PROMPT, ASSUMED_PROMPT)
+        longest = longest if limit is None else min(longest, limit)
         cost = check_cost(recipe, mean, longest, devices if is_divided else 1, device_memory, findings)
         sections = (
             ("stand-in", stand_in.told if stand_in else ""),
@@ -112,19 +115,21 @@ class _Stage:
         return not isinstance(self.recipe.task, S1kTask)
 
     def _problems(self) -> tuple[Task | None, list[Problem]]:
-        """Return the task and train problems, and look at test problems."""
+        """Return the task and train problems."""
         try:
             task = build_task(self.recipe.task)
-            problems = read_problems(task, "train")
+            return task, read_problems(task, "train")
         except UserError as error:
             self.findings.fault(str(error))
             return None, []
-        if self._is_graded and isinstance(self.recipe, RlRecipe):
-            try:
-                check_test_answers(task, read_problems(task, "test"), self.findings)
-            except UserError as error:
-                self.findings.fault(f"the test problems cannot be read: {error}")
-        return task, problems
+
+    def _check_test_answers(self, task: Task | None) -> None:
+        if task is None or not self._is_graded or isinstance(self.recipe, SftRecipe):
+            return
+        try:
+            check_test_answers(task, read_problems(task, "test"), self.findings)
+        except UserError as error:
+            self.findings.fault(f"the test problems cannot be read: {error}")
 
     def _tokenizer(
         self, stand_in: StandIn | None, task: Task | None
@@ -158,19 +163,21 @@ class _Stage:
             self.findings.fault(str(error))
             return None
 
-    def _prompt_limit(self, stand_in: StandIn | None) -> int | None:
-        """Return the tokens of the longest prompt that the run itself would take."""
+    def _prompt_limit(self, stand_in: StandIn | None, tokenizer: PreTrainedTokenizerFast | None) -> int | None:
+        """Return the tokens of the longest prompt that the run itself would take; None where there is no limit."""
         task = self.recipe.task
-        if not isinstance(task, SourceSettings) or stand_in is None:
-            return None
         if isinstance(self.recipe, SftRecipe) and self.recipe.sequence_length is not None:
             return self.recipe.sequence_length - 1
-        return task.max_prompt_tokens or stand_in.positions - task.completion_length
+        if not isinstance(task, SourceSettings):
+            return None
+        if task.max_prompt_tokens is not None or stand_in is None or tokenizer is None or is_char_tokenizer(tokenizer):
+            return task.max_prompt_tokens
+        return stand_in.positions - task.completion_length
 
-    def _check_lengths(self, lengths: Lengths, stand_in: StandIn | None) -> bool:
+    def _check_lengths(self, lengths: Lengths, limit: int | None) -> bool:
         """Add what is too long; return whether any prompt is left."""
         recipe, task = self.recipe, self.recipe.task
-        is_any_left = check_prompts(lengths, self._prompt_limit(stand_in), self.findings)
+        is_any_left = check_prompts(lengths, limit, self.findings)
         if isinstance(recipe, SftRecipe) and recipe.sequence_length is not None:
             space = max(1, recipe.sequence_length - lengths.mean_prompt)
             check_answers(lengths, space, "sequence_length", True, self.findings)
@@ -179,10 +186,10 @@ class _Stage:
             check_answers(lengths, task.completion_length, "task.completion_length", is_learned, self.findings)
         return is_any_left
 
-    def _steps(self, stand_in: StandIn | None, lengths: Lengths) -> str:
+    def _steps(self, stand_in: StandIn | None, lengths: Lengths, limit: int | None) -> str:
         """Run the shrunk recipe; return what was run, in words."""
         is_byte_level = stand_in is not None and stand_in.is_byte_level
-        limit = None if is_byte_level else self._prompt_limit(stand_in)
+        limit = None if is_byte_level else limit  # which counts tokens, and bytes are no tokens
         base = stand_in.folder if stand_in else None
         has_cuda, has_bitsandbytes = torch.cuda.is_available(), self._is_quantised
         run, record = self.folder / "run", self.folder / "evaluation.json"
@@ -205,7 +212,7 @@ class _Stage:
                 has_cuda=has_cuda,
                 has_bitsandbytes=has_bitsandbytes,
                 prompt_limit=limit,
-                longest_prompt=size * max(lengths.prompts),
+                longest_prompt=size * lengths.longest_prompt,
                 completion_length=max(length, size * own) if is_byte_level else own,
             )
             is_done = rehearse_sft_steps(small, run, self.findings)
@@ -220,7 +227,9 @@ class _Stage:
 
 def _told(lengths: Lengths) -> str:
     about = lengths.about
-    told = f"{len(lengths.prompts)} prompts of {about}{lengths.mean_prompt} tokens, the longest {max(lengths.prompts)}"
+    told = (
+        f"{len(lengths.prompts)} prompts of {about}{lengths.mean_prompt} tokens, the longest {lengths.longest_prompt}"
+    )
     if lengths.answers:
         told += f"; gold answers of at most {about}{max(lengths.answers)}"
     return f"{told} (bytes of the stand-in's, counted as a quarter of a token)" if lengths.is_byte_level else told
