@@ -47,9 +47,7 @@ def run_rl(
             _train(recipe, run, lock, on_step, adapt_task)
 
 
-def _train(
-    recipe: RlRecipe, run: Run, lock: RunLock, on_step: OnStep | None, adapt_task: AdaptTask | None
-) -> None:
+def _train(recipe: RlRecipe, run: Run, lock: RunLock, on_step: OnStep | None, adapt_task: AdaptTask | None) -> None:
     """Take the steps that are left."""
     out, state = run.path, open_rl_run(recipe, run, lock, adapt_task)
     calls_before = run.progress.denoiser_calls
