@@ -19,6 +19,7 @@ from diffpo.core.rollout import Rollout
 from diffpo.evaluation import loop
 from diffpo.evaluation.loop import Outcome, drawn_together, evaluate
 from diffpo.evaluation.run import run_eval
+from diffpo.models.manifest import write_manifest
 from diffpo.models.model_paths import model_folder
 from diffpo.recipes import load_recipe
 from diffpo.recipes.stored import stored_task
@@ -79,6 +80,7 @@ def controlled(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     entropies = first_call_entropy(policy, Sudoku().problems("train", 50, seed=0), LENGTH)
     controller.observe(controller.features(entropies), momentum=1.0)
     save_controller(controller, model_folder(run))
+    write_manifest(model_folder(run))
     return run
 
 

@@ -1,7 +1,7 @@
 """The denoising loop against enumeration: what it records is the law of what it does."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -204,7 +204,7 @@ def low_confidence_law(canvas: tuple[int, ...]) -> dict[tuple[int, ...], float]:
     if not masked:
         return {canvas[1:]: 1.0}
     p = {at: [math.exp(logp) for logp in TABLE.logp(canvas, at)] for at in masked}
-    law: Counter[tuple[int, ...]] = Counter()
+    law: defaultdict[tuple[int, ...], float] = defaultdict(float)
     for at in masked:
         for token in TABLE.tokens:
             stays = p[at][token]

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from diffpo.cli.main import main
 from diffpo.core.errors import NonFiniteLogitsError
+from diffpo.models.manifest import write_manifest
 from diffpo.models.model_paths import model_folder
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import SftRecipe
@@ -60,6 +61,7 @@ def broken(tmp_path: Path) -> Path:
     weights = load_file(file)
     name = next(name for name in weights if "ff_out" in name)
     save_file(weights | {name: torch.full_like(weights[name], math.nan)}, file, metadata={"format": "pt"})
+    write_manifest(model_folder(out))
     return out
 
 

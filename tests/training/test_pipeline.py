@@ -90,5 +90,5 @@ def test_an_answer_that_the_canvas_cannot_hold_is_said(data: Path, tmp_path: Pat
     published.write_folder(tmp_path / "base", published.LLADA)
     task = [f"task.source={json.dumps(str(data))}", "task.kind=gsm8k", "task.completion_length=4", "threads=1"]
     recipe = load_recipe(SftRecipe, None, [*task, f"base={json.dumps(str(tmp_path / 'base'))}", "batch=2", "steps=1"])
-    with pytest.raises(UserError, match=r"an answer has \d+ tokens, and the canvas 4; raise task.completion_length"):
+    with pytest.raises(UserError, match=r"which fits has at most 4 tokens; raise task\.completion_length"):
         run_sft(recipe, tmp_path / "run")

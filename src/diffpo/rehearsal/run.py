@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from diffpo.core.errors import UserError
+from diffpo.core.files import explain_write_errors
 from diffpo.models.loading import load_denoiser
 from diffpo.models.tokenizer import char_tokenizer, is_char_tokenizer
 from diffpo.recipes.dump import diff_recipes
@@ -26,7 +27,7 @@ from diffpo.rehearsal.shrink import shrunk_rl, shrunk_sft
 from diffpo.rehearsal.stand_in import StandIn, write_stand_in
 from diffpo.rehearsal.steps import rehearse_evaluation, rehearse_rl_steps, rehearse_sft_steps
 from diffpo.rehearsal.template_check import check_template
-from diffpo.runs.run_dir import require_new_run
+from diffpo.runs.run_dir import require_no_run
 from diffpo.tasks.base import Problem, Task
 
 ASSUMED_PROMPT = 200
@@ -57,7 +58,9 @@ def rehearse(
     data, code, model or numbers is a finding. Raises UserError for a folder that holds a run.
     """
     if out is not None:
-        require_new_run(out)
+        require_no_run(out, "choose another --out")
+        with explain_write_errors(out, is_folder=True):
+            out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):
             raise UserError(f"{out} is not empty; choose another --out")
     with TemporaryDirectory(prefix="rehearsal-") if out is None else nullcontext(str(out)) as folder:

@@ -12,12 +12,12 @@ from diffpo.core.errors import NonFiniteLogitsError, NonFiniteLossError, UserErr
 from diffpo.core.printable import printable
 from diffpo.core.user_code import describe
 from diffpo.evaluation.run import run_eval
+from diffpo.models.model_paths import METRICS
 from diffpo.recipes.tables import EvalRecipe, RlRecipe, S1kTask, SftRecipe, SourceSettings
 from diffpo.rehearsal.findings import Findings
 from diffpo.rehearsal.gold_answers import WithGoldAnswers
 from diffpo.rehearsal.movement import Movement
 from diffpo.rehearsal.shrink import short_lengths
-from diffpo.runs.run_dir import METRICS
 from diffpo.sampling.policy import Policy
 from diffpo.tasks.base import Task
 from diffpo.training.rl import run_rl
@@ -48,11 +48,11 @@ def rehearse_rl_steps(recipe: RlRecipe, run: Path, findings: Findings) -> bool:
         if step == recipe.budget.steps:
             raise _Interrupted
 
-    done = _attempt("a step of training", lambda: run_rl(recipe, run, False, look, adapt), findings)
+    done = _attempt("a step of training", lambda: run_rl(recipe, run, False, look, adapt_task=adapt), findings)
     if done:
         movement.check(any(map(_can_learn, _metrics(run))), findings)
         _check_own_grades(tasks, findings)
-        done = _resume(run, lambda: run_rl(recipe, run, True, None, adapt), findings)
+        done = _resume(run, lambda: run_rl(recipe, run, True, adapt_task=adapt), findings)
     return done
 
 
@@ -65,7 +65,7 @@ def rehearse_sft_steps(recipe: SftRecipe, run: Path, findings: Findings) -> bool
         if step == recipe.steps:
             raise _Interrupted
 
-    done = _attempt("a step of training", lambda: run_sft(recipe, run, False, look), findings)
+    done = _attempt("a step of training", lambda: run_sft(recipe, run, False, on_step=look), findings)
     if done:
         movement.check(True, findings)
         done = _resume(run, lambda: run_sft(recipe, run, True), findings)
