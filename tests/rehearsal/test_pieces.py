@@ -153,3 +153,10 @@ def test_findings_are_a_numbered_list() -> None:
     for text in ("one", "two\nof two lines", "one"):
         findings.fault(text)
     assert findings.verdict() == "2 things are wrong:\n1. one\n2. two\n   of two lines"
+
+
+def test_weights_with_float32_masters_are_trained_though_they_are_not_looked_at() -> None:
+    movement, findings = Movement(), Findings()
+    movement.look([nn.Linear(2, 2, dtype=torch.bfloat16)])
+    movement.check(True, findings)
+    assert not findings.faults and "whether they move was not looked at" in " ".join(findings.notes)

@@ -15,6 +15,8 @@ from diffpo.rehearsal.findings import Findings
 class Movement:
     """The weights after the first step, and which of them had a gradient since."""
 
+    is_trained: bool = False
+    """Whether any weight is."""
     first: dict[str, Tensor] = field(default_factory=dict)
     has_moved: dict[str, bool] = field(default_factory=dict)
     """By the name of a group: weights of the same name in all layers."""
@@ -27,6 +29,7 @@ class Movement:
         """
         for number, part in enumerate(parts):
             for name, weight in part.named_parameters():
+                self.is_trained |= weight.requires_grad
                 if weight.requires_grad and weight.dtype == torch.float32:
                     self._look_at(f"{number}/{name}", weight)
 
@@ -40,8 +43,10 @@ class Movement:
 
     def check(self, rewards_differ: bool, findings: Findings) -> None:
         """Add what did not move though it should have, where there was something to learn."""
-        if not self.first:
+        if not self.is_trained:
             findings.fault("no weight is trained: all are frozen")
+        elif not self.first:
+            findings.note("all trained weights are rounded from float32 masters: whether they move was not looked at")
         elif not rewards_differ:  # what is left of the gradient is rounding
             findings.note("the completions of each prompt earned the same, so that no weight had a reason to move")
         elif not any(self.had_gradient.values()):
