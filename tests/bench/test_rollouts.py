@@ -200,7 +200,7 @@ def test_draws_that_do_not_follow_the_distribution_get_no_ratio(
     case = small_case(plain.top_k(1), LowConfidence(1), temperature=1.0)
     assert "refused" not in of(case)["tokens"].line()
     monkeypatch.setattr(rollouts, "DRAWS", 2048)
-    monkeypatch.setattr("diffpo.sampling.loop.row_noise", lambda seeds, count: spoil(row_noise(seeds, count)))
+    monkeypatch.setattr("diffpo.sampling.categorical.row_noise", lambda seeds, count: spoil(row_noise(seeds, count)))
     (found,) = of(case).values()
     assert "do not follow the plain distribution" in found.line()
 
