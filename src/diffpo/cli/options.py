@@ -16,8 +16,10 @@ def join_resume_auto(arguments: Sequence[str]) -> list[str]:
     """Return a command line with `--resume auto` and `--resume=auto` as the one option that stands for them."""
     found: list[str] = []
     for word in arguments:
-        if word == "--resume=auto" or (word == "auto" and found[-1:] == ["--resume"]):
-            found[-1:] = [RESUME_AUTO] if word == "auto" else [*found[-1:], RESUME_AUTO]
+        if word == "auto" and found[-1:] == ["--resume"]:
+            found[-1] = RESUME_AUTO
+        elif word == "--resume=auto":
+            found.append(RESUME_AUTO)
         else:
             found.append(word)
     return found

@@ -31,7 +31,8 @@ def encode_answers(tokenizer: PreTrainedTokenizerFast, answers: Sequence[str], l
     The end-of-text tokens are predicted and scored like all others: from them a model learns to end (LLaDA, arXiv
     2502.09992). Raises UserError for an answer that is longer than `length`.
     """
-    rows = [encode_text(tokenizer, answer) + turn_end_ids(tokenizer) for answer in answers]
+    end = turn_end_ids(tokenizer)
+    rows = [encode_text(tokenizer, answer) + end for answer in answers]
     if (longest := max(map(len, rows))) > length:
         raise UserError(f"an answer has {longest} tokens, and the canvas {length}; raise task.completion_length")
     return torch.tensor([row + [tokenizer.eos_token_id] * (length - len(row)) for row in rows])

@@ -3,31 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from diffpo.tasks.base import Grade, Problem, Split, Task, grade_all
+from diffpo.tasks.base import Grade, Problem, Split, TaskWrapper, grade_all
 
 
 @dataclass(frozen=True)
-class WithGoldAnswers:
+class WithGoldAnswers(TaskWrapper):
     """A task whose grader gets the gold answers of every other row, so that a random model has something to learn.
 
     What the rewards say of these and of the model's own texts is what they would say in a run.
     """
 
-    task: Task
     own_grades: list[Grade] = field(default_factory=list)
     """Those of the model's own texts so far."""
-
-    @property
-    def name(self) -> str:
-        return self.task.name
-
-    @property
-    def alphabet(self) -> str:
-        return self.task.alphabet
-
-    @property
-    def completion_length(self) -> int:
-        return self.task.completion_length
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
         return self.task.problems(split, count, seed)

@@ -1,8 +1,9 @@
 """Leave out, and count, the prompts that are too long for a model; no prompt is cut."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
@@ -10,7 +11,7 @@ from diffpo.core.errors import UserError
 from diffpo.models.chat import encode_prompt, turn_end_ids
 from diffpo.models.tokenizer import encode_text, is_char_tokenizer
 from diffpo.recipes.tables import SourceSettings, TaskRecipe
-from diffpo.tasks.base import Grade, Problem, Split, Task, grade_all
+from diffpo.tasks.base import Grade, Problem, Split, Task, TaskWrapper, grade_all
 
 ROWS_TOO_LONG = (
     "{rows_too_long:g} rows were left out: a prompt is longer than the model or task.max_prompt_tokens allows, or an "
@@ -24,7 +25,7 @@ PROMPTS_TOO_LONG = (
 
 
 @dataclass(frozen=True)
-class PromptFilter:
+class PromptFilter(TaskWrapper):
     """A task without the prompts of more than `limit` tokens, chat template included; the others keep their order.
 
     With `longest_answer` problems whose answers, their turn's end included, have more tokens are left out as well.
@@ -33,22 +34,9 @@ class PromptFilter:
     count `task.problems` must return the beginning of the same list, as text tasks do.
     """
 
-    task: Task
     tokenizer: PreTrainedTokenizerFast
     limit: int
     longest_answer: int | None = None
-
-    @property
-    def name(self) -> str:
-        return self.task.name
-
-    @property
-    def alphabet(self) -> str:
-        return self.task.alphabet
-
-    @property
-    def completion_length(self) -> int:
-        return self.task.completion_length
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
         return self.draw(split, count, seed)[0]
@@ -59,10 +47,12 @@ class PromptFilter:
     def grade_all(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
         return grade_all(self.task, problems, completions)
 
-    def _has_room_for(self, answer: str) -> bool:
+    def _room_for_answers(self) -> Callable[[str], bool]:
+        """Return whether an answer fits, for many: each is encoded once, and the template is rendered once."""
         if self.longest_answer is None:
-            return True
-        return len(encode_text(self.tokenizer, answer)) + len(turn_end_ids(self.tokenizer)) <= self.longest_answer
+            return lambda answer: True
+        room = self.longest_answer - len(turn_end_ids(self.tokenizer))
+        return cache(lambda answer: len(encode_text(self.tokenizer, answer)) <= room)
 
     def draw(self, split: Split, count: int, seed: int) -> tuple[list[Problem], int]:
         """Return the first `count` problems that fit, and how many were left out before the last of them.
@@ -70,6 +60,7 @@ class PromptFilter:
         There are fewer where the split ends. Raises UserError where none fits.
         """
         lengths: dict[str, int] = {}
+        has_room = self._room_for_answers()
         asked = count
         while True:
             found = self.task.problems(split, asked, seed)
@@ -79,7 +70,7 @@ class PromptFilter:
             fitting = [
                 i
                 for i, problem in enumerate(found)
-                if lengths[problem.prompt] <= self.limit and self._has_room_for(problem.answer)
+                if lengths[problem.prompt] <= self.limit and has_room(problem.answer)
             ]
             if len(fitting) >= count or len(found) < asked or (not fitting and asked >= ENOUGH):
                 break

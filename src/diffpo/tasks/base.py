@@ -84,3 +84,22 @@ def grade_all(task: Task, problems: Sequence[Problem], completions: Sequence[str
     if isinstance(task, BatchGrader):
         return task.grade_all(problems, completions)
     return [task.grade(problem, completion) for problem, completion in zip(problems, completions, strict=True)]
+
+
+@dataclass(frozen=True)
+class TaskWrapper:
+    """What a task around another one passes on: its name, alphabet and length. Problems and grades are its own."""
+
+    task: Task
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    @property
+    def alphabet(self) -> str:
+        return self.task.alphabet
+
+    @property
+    def completion_length(self) -> int:
+        return self.task.completion_length

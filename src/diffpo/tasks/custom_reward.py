@@ -10,7 +10,7 @@ from typing import Any
 
 from diffpo.core.errors import UserError
 from diffpo.core.user_code import describe, load_user_code
-from diffpo.tasks.base import Grade, Problem, Split, Task, grade_all
+from diffpo.tasks.base import Grade, Problem, Split, TaskWrapper, grade_all
 
 TrlReward = Callable[..., Any]
 """Returns a sequence of one number, or None, for each completion; or a coroutine that does."""
@@ -59,7 +59,7 @@ class _FailedError(Exception):
 
 
 @dataclass(frozen=True)
-class WithReward:
+class WithReward(TaskWrapper):
     """A task whose reward is a weighted sum of functions; whether a problem is solved is still the task's to say.
 
     The functions get lists, one entry for each completion of a batch: `prompts`, `completions`, and of the problems'
@@ -71,22 +71,9 @@ class WithReward:
     others their rewards.
     """
 
-    task: Task
     rewards: tuple[WeightedReward, ...]
     task_weight: float = 0.0
     """Weight of the task's own reward in the sum."""
-
-    @property
-    def name(self) -> str:
-        return self.task.name
-
-    @property
-    def alphabet(self) -> str:
-        return self.task.alphabet
-
-    @property
-    def completion_length(self) -> int:
-        return self.task.completion_length
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
         """Return the task's problems. Raises UserError for a column that a function needs and the data lack."""

@@ -7,35 +7,22 @@ from typing import Any
 
 from diffpo.core.errors import UserError
 from diffpo.core.user_code import describe
-from diffpo.tasks.base import Grade, Problem, Split, Task
+from diffpo.tasks.base import Grade, Problem, Split, TaskWrapper
 from diffpo.tasks.custom_reward import MAX_REWARD
 
 TEXTS = ("id", "prompt", "answer", "cluster")
 
 
 @dataclass(frozen=True)
-class CheckedTask:
+class CheckedTask(TaskWrapper):
     """The user's task, with its problems and its grades checked.
 
     A grader that raises, or whose reward is not finite, has failed on that completion, as one of the user's own rewards
     does: 0, and status `grader_failed`. What is no grade at all is a mistake in the class, and ends the run.
     """
 
-    task: Task
     kind: str
     """How the recipe names its class: file.py:Class."""
-
-    @property
-    def name(self) -> str:
-        return self.task.name
-
-    @property
-    def alphabet(self) -> str:
-        return self.task.alphabet
-
-    @property
-    def completion_length(self) -> int:
-        return self.task.completion_length
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
         """Return the task's problems. Raises UserError where they cannot be had, or are no problems.
