@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import traceback
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -43,6 +44,11 @@ def load_user_code(name: str, part: str, noun: str) -> Any:
             f"it has {', '.join(_defined_in(module, noun)) or 'none'}"
         )
     return found
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return an exception of user code as Python shows it, over several lines."""
+    return "".join(traceback.format_exception(error)).rstrip()
 
 
 def describe(error: BaseException) -> str:

@@ -1,7 +1,6 @@
 """Run a shrunk recipe: some steps, one more from the checkpoint, an evaluation. What fails is a finding."""
 
 import json
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from torch import nn
 
 from diffpo.core.errors import NonFiniteLogitsError, NonFiniteLossError, UserError
 from diffpo.core.printable import printable
-from diffpo.core.user_code import describe
+from diffpo.core.user_code import describe, traceback_of
 from diffpo.evaluation.run import run_eval
 from diffpo.models.model_paths import METRICS
 from diffpo.recipes.tables import EvalRecipe, RlRecipe, S1kTask, SftRecipe, SourceSettings
@@ -124,8 +123,7 @@ def _attempt(what: str, call: Callable[[], object], findings: Findings) -> bool:
         findings.fault(f"{what} fails: {error}")
         return False
     except Exception as error:  # noqa: BLE001  the user's code may raise anything, and the rest is still worth telling
-        told = printable("".join(traceback.format_exception(error)).rstrip())
-        findings.fault(f"{what} raises {describe(error)}\n{told}")
+        findings.fault(f"{what} raises {describe(error)}\n{printable(traceback_of(error))}")
         return False
     return True
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
+from diffpo.core.user_code import describe, traceback_of
+
 Split = Literal["train", "validation", "test"]
 Status = Literal["ok", "unparseable", "grader_failed"]
 
@@ -77,6 +79,12 @@ class BatchGrader(Protocol):
     def grade_all(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
         """Return the grade of each completion of the problem at its place. It must not raise."""
         ...
+
+
+def failure_on(what: str, error: BaseException, problem: Problem, completion: str) -> str:
+    """Return a grade's `failure` where the user's code raised: which code, the row, the completion, the traceback."""
+    where = f"on problem {problem.id!r}, completion {completion[:200]!r}"
+    return f"{what} raises {describe(error)} {where}\n{traceback_of(error)}"
 
 
 def grade_all(task: Task, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:

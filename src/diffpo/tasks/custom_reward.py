@@ -2,15 +2,14 @@
 
 import asyncio
 import inspect
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 from diffpo.core.errors import UserError
-from diffpo.core.user_code import describe, load_user_code
-from diffpo.tasks.base import Grade, Problem, Split, TaskWrapper, grade_all
+from diffpo.core.user_code import load_user_code
+from diffpo.tasks.base import Grade, Problem, Split, TaskWrapper, failure_on, grade_all
 
 TrlReward = Callable[..., Any]
 """Returns a sequence of one number, or None, for each completion; or a coroutine that does."""
@@ -96,20 +95,19 @@ class WithReward(TaskWrapper):
     def grade_all(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
         """Return the grades of a batch, for which each function is called once. Never raises."""
         grades = grade_all(self.task, problems, completions)
-        total: list[float | None] = [self.task_weight * grade.reward for grade in grades]
-        for reward in self.rewards:
-            for row, value in enumerate(_values(reward, problems, completions)):
-                part = {PART.format(reward.name): 0.0}
-                if isinstance(value, str):
-                    failure = grades[row].failure or value
-                    grades[row] = Grade(0.0, dict(grades[row].parts) | part, "grader_failed", failure)
-                    total[row] = None
-                else:
-                    part[PART.format(reward.name)] = value
-                    grades[row] = replace(grades[row], parts=dict(grades[row].parts) | part)
-                    earned = total[row]
-                    total[row] = None if earned is None else earned + reward.weight * value
-        return [replace(grade, reward=value or 0.0) for grade, value in zip(grades, total, strict=True)]
+        columns = [_values(reward, problems, completions) for reward in self.rewards]
+        return [self._combined(grade, [column[row] for column in columns]) for row, grade in enumerate(grades)]
+
+    def _combined(self, grade: Grade, values: Sequence[float | str]) -> Grade:
+        """Return the task's grade of a completion with the functions' values for it, of which texts are failures."""
+        failures = [value for value in values if isinstance(value, str)]
+        numbers = [0.0 if isinstance(value, str) else value for value in values]
+        named = list(zip(self.rewards, numbers, strict=True))
+        parts = dict(grade.parts) | {PART.format(reward.name): number for reward, number in named}
+        if failures:
+            return Grade(0.0, parts, "grader_failed", grade.failure or failures[0])
+        total = sum((reward.weight * number for reward, number in named), self.task_weight * grade.reward)
+        return replace(grade, reward=total, parts=parts)
 
 
 def _values(reward: WeightedReward, problems: Sequence[Problem], completions: Sequence[str]) -> list[float | str]:
@@ -119,12 +117,11 @@ def _values(reward: WeightedReward, problems: Sequence[Problem], completions: Se
     except _FailedError as failed:
         return [f"the reward {reward.name} {failed}"] * len(completions)
     except (Exception, SystemExit) as error:  # noqa: BLE001  a completion must not be able to end a run
-        if len(completions) > 1:
-            pairs = zip(problems, completions, strict=True)
-            return [_values(reward, [problem], [completion])[0] for problem, completion in pairs]
-        told = "".join(traceback.format_exception(error, chain=False)).rstrip()
-        where = f"on problem {problems[0].id!r}, completion {completions[0][:200]!r}"
-        return [f"the reward {reward.name} raises {describe(error)} {where}\n{told}"]
+        if len(completions) == 1:
+            return [failure_on(f"the reward {reward.name}", error, problems[0], completions[0])]
+    # Behind the handler, so that the failure of one is not told as a consequence of the batch's.
+    pairs = zip(problems, completions, strict=True)
+    return [_values(reward, [problem], [completion])[0] for problem, completion in pairs]
 
 
 def _called(reward: WeightedReward, problems: Sequence[Problem], completions: Sequence[str]) -> list[float | str]:

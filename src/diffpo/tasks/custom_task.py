@@ -1,13 +1,12 @@
 """A task of the user's own: what its class does wrong is told in one sentence. Imports no torch."""
 
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from diffpo.core.errors import UserError
 from diffpo.core.user_code import describe
-from diffpo.tasks.base import Grade, Problem, Split, TaskWrapper
+from diffpo.tasks.base import Grade, Problem, Split, TaskWrapper, failure_on
 from diffpo.tasks.custom_reward import MAX_REWARD
 
 TEXTS = ("id", "prompt", "answer", "cluster")
@@ -52,9 +51,7 @@ class CheckedTask(TaskWrapper):
         try:
             grade = self.task.grade(problem, completion)
         except (Exception, SystemExit) as error:  # noqa: BLE001  a completion must not be able to end a run
-            told = "".join(traceback.format_exception(error)).rstrip()
-            where = f"on problem {problem.id!r}, completion {completion[:200]!r}"
-            return Grade(0.0, {}, "grader_failed", f"{self.kind}: grade raises {describe(error)} {where}\n{told}")
+            return Grade(0.0, {}, "grader_failed", failure_on(f"{self.kind}: grade", error, problem, completion))
         if not isinstance(grade, Grade) or not isinstance(grade.parts, Mapping):
             raise UserError(f"{self.kind}: grade gives {_shown(grade)}; return diffpo.Grade(reward, parts)")
         try:
