@@ -1,6 +1,9 @@
 """LoRA adapters: which matrices have them, the reference without them, PEFT's files, refusals, merging."""
 
 import json
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +14,16 @@ from torch import Tensor
 
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
-from diffpo.models.adapters import AdapterOffDenoiser, adapter_layers, add_adapter
+from diffpo.models import loading
+from diffpo.models.adapters import AdapterOffDenoiser, adapter_layers, add_adapter, merge_adapter
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
+from diffpo.models.manifest import MANIFEST
 from diffpo.models.model_paths import METRICS, checkpoints, is_adapter
+from diffpo.models.weights import read_weights
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import RlRecipe, SftRecipe
+from diffpo.runs.merge import run_merge
 from diffpo.sampling.policy import load, save
 from diffpo.training.rl import run_rl
 from diffpo.training.sft import run_sft
@@ -158,6 +165,111 @@ def test_the_merged_model_is_the_same_without_peft(
     torch.testing.assert_close(logits(merged), logits(load(adapted).denoiser), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("given", "expected"), [(None, "bfloat16"), ("float32", "float32")])
+def test_a_merged_model_keeps_what_its_base_says(
+    base: Path, tmp_path: Path, given: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its dtype, the ids that end a completion, and all else that its generation config says."""
+    policy = load(base, torch.bfloat16)
+    policy = replace(policy, denoiser=replace(policy.denoiser, generation_config={"top_p": 0.9, "eos_token_id": [3]}))
+    policy = replace(policy, denoiser=replace(policy.denoiser, stop_ids=(*policy.denoiser.stop_ids, 3)))
+    save(policy, tmp_path / "base")
+    run_rl(rl_recipe(tmp_path / "base", "budget.steps=2", "dtype=bfloat16"), tmp_path / "run")
+    adapted = load(tmp_path / "run")
+    right = {
+        name: module.get_base_layer().weight + module.get_delta_weight("default")  # type: ignore[operator]
+        for name, module in adapter_layers(adapted.denoiser.model).items()
+    }
+    loaded: list[Path] = []
+    monkeypatch.setattr(loading, "read_weights", lambda *args: (loaded.append(args[0]), read_weights(*args)))
+    options = [] if given is None else ["--dtype", given]
+    with pytest.raises(SystemExit) as caught:
+        main(["merge", str(tmp_path / "run"), "--out", str(tmp_path / "merged"), *options])
+    assert caught.value.code == 0
+    assert len(loaded) == 1, "one copy of the model"
+    stored = load_file(tmp_path / "merged" / "model.safetensors")
+    assert {str(weight.dtype) for weight in stored.values()} == {f"torch.{expected}"}
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["dtype"] == expected
+    for name, weight in right.items():  # rounded once, from float32
+        assert stored[f"{name}.weight"].equal(weight.to(stored[f"{name}.weight"].dtype)), name
+    config = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
+    assert config["top_p"] == 0.9 and set(config["eos_token_id"]) == set(policy.denoiser.stop_ids)
+    assert set(load(tmp_path / "merged").denoiser.stop_ids) == set(policy.denoiser.stop_ids)
+
+
+def test_an_adapter_finds_its_base_from_any_folder(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = shutil.copytree(checkpoints(base)[-1], tmp_path / "models" / "base")
+    monkeypatch.chdir(tmp_path)
+    run_rl(rl_recipe(Path("models/base"), "budget.steps=1"), Path("run"))
+    right = logits(load("run").denoiser)
+    monkeypatch.chdir("models")
+    assert logits(load("../run").denoiser).equal(right)
+    other = load(copied)
+    with torch.no_grad():
+        other.denoiser.model.get_input_embeddings().weight.add_(1)
+    save(other, copied)
+    with pytest.raises(UserError, match=r"holds an adapter of another model than the one in .*models/base now"):
+        load("../run")
+
+
+def test_the_hub_is_never_asked_for_a_base_that_was_a_folder(
+    adapted: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ask(*args: object, **options: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("diffpo.models.model_paths.fetch", ask)
+    copy = shutil.copytree(checkpoints(adapted)[-1], tmp_path / "adapter")
+    for name in (str(tmp_path / "gone" / "base"), "./base", "../a/b/base", "base"):
+        rename_base(copy, name)
+        with pytest.raises(
+            UserError, match=r"holds an adapter of the model in .*base, which is not there; bring it back"
+        ):
+            load(copy)
+    run_merge(copy, tmp_path / "merged", base=str(base))
+    # A relative name, as PEFT writes it, is taken where it is a folder, and told.
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(checkpoints(base)[-1], tmp_path / "org" / "base")
+    rename_base(copy, "org/base")
+    load(copy)
+    assert f"the folder {tmp_path}/org/base is taken for it" in capsys.readouterr().err
+
+
+def rename_base(adapter: Path, name: str) -> None:
+    """Let an adapter say that its base is there, as one that no run has written."""
+    for written in (MANIFEST, "progress.json"):
+        (adapter / written).unlink(missing_ok=True)
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": name}))
+
+
+def test_an_adapter_that_is_more_than_two_factors_is_not_merged(base: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    denoiser = load(base)
+    targets = r".*\.(q_proj|ff_out)"
+    options = {"dora": {"use_dora": True}, "saved": {"modules_to_save": ["wte"]}}
+    for name, more in options.items():
+        denoiser = load(base)
+        config = LoraConfig(r=2, target_modules=targets, **more)  # type: ignore[arg-type]
+        denoiser.denoiser.model.add_adapter(config, "default")
+        with pytest.raises(UserError, match=r"more than two factors for a matrix .*; merge it with PEFT"):
+            merge_adapter(denoiser.denoiser.model)
+        assert not (tmp_path / name).exists()
+
+
+def test_colleagues_can_read_what_is_saved(adapted: Path, base: Path, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        save(load(adapted), tmp_path / "adapter")
+        save(load(base), tmp_path / "model")
+    finally:
+        os.umask(before)
+    modes = {file.name: oct(file.stat().st_mode & 0o777) for file in tmp_path.rglob("*") if file.is_file()}
+    assert {"adapter_model.safetensors", "model.safetensors"} <= modes.keys()
+    assert set(modes.values()) == {"0o640"}, modes
+
+
 def test_supervised_training_of_an_adapter_then_rl_on_the_merged_model(base: Path, tmp_path: Path) -> None:
     settings = [*SFT, *LORA, f"base={json.dumps(str(base))}", "steps=2"]
     run_sft(load_recipe(SftRecipe, None, settings), tmp_path / "sft")
@@ -189,8 +301,6 @@ def altered(weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def test_what_cannot_be_merged_or_adapted_is_refused(base: Path, adapted: Path, tmp_path: Path) -> None:
-    from diffpo.runs.merge import run_merge
-
     with pytest.raises(UserError, match="holds a whole model and no adapter"):
         run_merge(base, tmp_path / "merged")
     (tmp_path / "full").mkdir()

@@ -51,9 +51,18 @@ def sample(
 def merge(
     model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", exists=True, file_okay=False)],
     out: Annotated[Path, typer.Option("--out", help="Where the model goes.", file_okay=False)],
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Of the weights. [default: that of the base]"),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The adapter's base, if it is not where it was.", metavar="DIR")
+    ] = None,
 ) -> None:
     """Make one model of an adapter and its base."""
+    import torch
+
     from diffpo.runs.merge import run_merge
 
-    run_merge(model_dir, out)
+    run_merge(model_dir, out, None if dtype is None else getattr(torch, dtype), base)
     typer.echo(f"wrote {out}")

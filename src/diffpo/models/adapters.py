@@ -19,7 +19,7 @@ from diffpo.core.errors import UserError
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.denoiser_output import DenoiserOutput
 from diffpo.models.kv_cache import Window
-from diffpo.models.model_paths import base_of
+from diffpo.models.model_paths import base_of, join_names
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
@@ -109,11 +109,34 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
 
 
 @torch.no_grad()
-def merge_adapter(adapted: PreTrainedModel, model: PreTrainedModel) -> None:
-    """Add the adapter of `adapted` to the weights of `model`, a copy of the model under it: W += alpha / rank B A."""
-    for name, layer in adapter_layers(adapted).items():
-        weight = cast(Tensor, model.get_submodule(name).weight)
-        weight += cast(Any, layer).get_delta_weight(NAME).to(weight.dtype)
+def merge_adapter(model: PreTrainedModel) -> PreTrainedModel:
+    """Add the adapter to the weights under it, W += alpha / rank B A in float32, and return the plain model with them.
+
+    The weights are changed in place, so there is one copy of them; `model` is of no use afterwards. Raises UserError
+    for an adapter that is more than two factors a matrix.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import AuxiliaryTrainingWrapper
+
+    layers = adapter_layers(model)
+    more = [name for name, layer in layers.items() if layer.use_dora.get(NAME) or layer.lora_bias.get(NAME)]
+    for name, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper) and name not in layers:
+            more.append(name)
+    if more:
+        raise UserError(
+            f"the adapter has more than two factors for a matrix ({join_names(more)}), and diffpo merges plain LoRA "
+            "only; merge it with PEFT"
+        )
+    for name, layer in layers.items():
+        matrix = layer.get_base_layer()
+        weight = cast(Tensor, matrix.weight)
+        weight.copy_(weight.float() + cast(Any, layer).get_delta_weight(NAME))
+        model.set_submodule(name, matrix)
+    with torch.device("meta"):
+        plain = type(model)(model.config)  # a model that has had an adapter would still write an adapter's names
+    plain.load_state_dict(model.state_dict(), assign=True)
+    return plain.eval()
 
 
 def adapter_layers(model: nn.Module) -> "dict[str, LoraLayer]":

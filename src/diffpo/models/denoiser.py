@@ -1,7 +1,8 @@
 """The denoiser: the protocol that samplers and likelihoods use, and a transformers model behind it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
@@ -74,6 +75,8 @@ class ModelDenoiser:
     stop_ids: tuple[int, ...]
     vocabulary: int | None = None
     """Number of the tokenizer's tokens, where the embedding has more rows: the others are forbidden."""
+    generation_config: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """What generation_config.json in the model's folder says, for the one that is written when it is saved."""
     usage: CallCounter = field(default_factory=CallCounter, compare=False)
 
     def predict(

@@ -1,8 +1,9 @@
 """Load models from folders and save them; what does not fit together is refused by name."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -22,11 +23,12 @@ from diffpo.models.adapters import load_adapter
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.dream import DREAM, DreamConfig, DreamTokenizer
 from diffpo.models.family import Family
+from diffpo.models.fingerprint import check_base_of
 from diffpo.models.llada import LLADA
 from diffpo.models.manifest import whole_folder
 from diffpo.models.model_paths import (
     CONFIG,
-    base_of,
+    base_path,
     first_line,
     has_tokenizer,
     is_adapter,
@@ -54,12 +56,14 @@ PADDED_TO, MOST_PADDING = 64, 512
 
 def load_denoiser(
     folder: Path,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     device: str | torch.device = "cpu",
     bits: Literal[4] | None = None,
     base: str | None = None,
 ) -> tuple[ModelDenoiser, PreTrainedTokenizerFast]:
     """Return the model in a local folder with its weights as `dtype` on `device`, and its tokenizer.
+
+    `dtype` None keeps for each weight the one that it is stored in.
 
     None of the folder's Python is run. Everything is checked before a weight is read, and weights are loaded one file
     at a time. Raises UserError for a family that is not known, for a config that diffpo does not compute, for a
@@ -68,10 +72,12 @@ def load_denoiser(
     another path. `bits`: store the blocks' matrices in so many bits, frozen (`models/quantised.py`).
     """
     if is_adapter(folder):
-        path = Path(base or base_of(folder))
+        path = Path(base) if base else base_path(folder)
         found = whole_folder(path)
+        check_base_of(folder, found)
         denoiser, tokenizer = load_denoiser(found, dtype, device, bits)
-        denoiser.model.name_or_path = str(found if path.exists() else path)
+        if not path.exists():
+            denoiser.model.name_or_path = str(path)  # the hub's name, and not a folder of its cache
         load_adapter(denoiser.model, folder)
         return denoiser, tokenizer
     family, config = read_config(folder)
@@ -80,8 +86,9 @@ def load_denoiser(
     files = weight_files(folder)
     check_weights(model, files, folder)
     tokenizer = load_tokenizer(folder)
-    denoiser = make_denoiser(model, tokenizer, _read_stop_ids(folder), source=str(folder))
-    model.name_or_path = str(folder)
+    generation_config = _read_generation_config(folder)
+    denoiser = make_denoiser(model, tokenizer, generation_config, source=str(folder))
+    model.name_or_path = str(folder.absolute())  # an adapter on it names it so, and may be read from elsewhere
     read_weights(model, files, dtype, device)
     if bits == 4:
         quantise(model)
@@ -92,21 +99,22 @@ def save_denoiser(denoiser: ModelDenoiser, tokenizer: PreTrainedTokenizerFast, f
     """Write a folder that `load_denoiser` reads back bit for bit, with the published names in config and weights."""
     denoiser.model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / GENERATION_CONFIG).write_text(json.dumps({"eos_token_id": list(denoiser.stop_ids)}) + "\n")
+    config = dict(denoiser.generation_config) | {"eos_token_id": list(denoiser.stop_ids)}
+    (folder / GENERATION_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def make_denoiser(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    stop_ids: Sequence[int] = (),
+    generation_config: Mapping[str, Any] = MappingProxyType({}),
     source: str = "this model",
 ) -> ModelDenoiser:
     """Wrap a model for decoding; it is set to evaluation mode, for training, too: there is no dropout.
 
     The mask token is the config's, else the tokenizer's, else the family's published one; the tokenizer is made to
-    treat it as special, and gets a padding token where it has none. A completion ends at any of `stop_ids`, at the end
-    of text of tokenizer or config, or at the token that ends a turn of the family's chat. Raises UserError where
-    tokenizer and embedding do not belong together, or where one of them lacks the mask token.
+    treat it as special, and gets a padding token where it has none. A completion ends at any `eos_token_id` of
+    tokenizer, config or `generation_config`, or at the token that ends a turn of the family's chat. Raises UserError
+    where tokenizer and embedding do not belong together, or where one of them lacks the mask token.
     """
     family = FAMILIES[model.config.model_type]
     vocabulary = tokenizer.get_vocab()
@@ -132,10 +140,15 @@ def make_denoiser(
         raise UserError(f"{source} has a tokenizer without an end of text; set eos_token in its tokenizer_config.json")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    ends = {tokenizer.eos_token_id, *stop_ids, *_as_ids(getattr(model.config, "eos_token_id", None))}
+    ends = {tokenizer.eos_token_id, *_as_ids(getattr(model.config, "eos_token_id", None))}
+    ends |= set(_as_ids(generation_config.get("eos_token_id")))
     ends |= {vocabulary[token] for token in (family.turn_end,) if token in vocabulary}
     return ModelDenoiser(
-        model.eval(), mask_id=mask_id, stop_ids=tuple(sorted(ends)), vocabulary=size if is_padded else None
+        model.eval(),
+        mask_id=mask_id,
+        stop_ids=tuple(sorted(ends)),
+        vocabulary=size if is_padded else None,
+        generation_config=generation_config,
     )
 
 
@@ -197,9 +210,9 @@ def _build_model(family: Family, config: PretrainedConfig, folder: Path) -> PreT
         raise UserError(f"{folder / CONFIG} describes no {family.name} model: {first_line(error)}") from error
 
 
-def _read_stop_ids(folder: Path) -> list[int]:
+def _read_generation_config(folder: Path) -> dict[str, Any]:
     file = folder / GENERATION_CONFIG
-    return _as_ids(read_json(file).get("eos_token_id")) if file.is_file() else []
+    return read_json(file) if file.is_file() else {}
 
 
 def _as_ids(value: Any) -> list[int]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from diffpo.core.errors import UserError
-from diffpo.models.hub import check_model_path, fetch
+from diffpo.core.output import warn
+from diffpo.models.hub import check_model_path, fetch, is_hub_name
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -65,6 +66,24 @@ def base_of(folder: Path) -> str:
         return str(json.loads((folder / ADAPTER_CONFIG).read_text())["base_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / ADAPTER_CONFIG} cannot be read ({error}); is it an adapter of PEFT's?") from error
+
+
+def base_path(folder: Path) -> Path:
+    """Return where the model is that an adapter was trained on: a folder here, or a hub name.
+
+    What diffpo writes is an absolute path or a hub name. Of other files' relative paths, one that is a folder here is
+    taken, and stderr says so. Raises UserError where the folder is not there; the hub is not asked for it.
+    """
+    name = base_of(folder)
+    path = Path(name)
+    if not path.is_dir() and (path.is_absolute() or not is_hub_name(name)):
+        raise UserError(
+            f"{folder} holds an adapter of the model in {name}, which is not there; bring it back, or merge both from "
+            f"where it is now: diffpo merge {folder} --base DIR --out DIR"
+        )
+    if path.is_dir() and not path.is_absolute():
+        warn(f"diffpo: {folder} holds an adapter of {name}; the folder {path.absolute()} is taken for it")
+    return path
 
 
 def find_model(name: str) -> Path:

@@ -47,8 +47,10 @@ def check_weights(model: PreTrainedModel, files: Sequence[Path], folder: Path) -
         )
 
 
-def read_weights(model: PreTrainedModel, files: Sequence[Path], dtype: torch.dtype, device: str | torch.device) -> None:
-    """Replace the model's parameters by the files' tensors, as `dtype` on `device`.
+def read_weights(
+    model: PreTrainedModel, files: Sequence[Path], dtype: torch.dtype | None, device: str | torch.device
+) -> None:
+    """Replace the model's parameters by the files' tensors, as `dtype` (None: as they are stored) on `device`.
 
     The model may be on the meta device. At most the model and one file's pages are in memory. The tensors are copies:
     parameters that share memory with a mapped file would change when someone overwrites it.
@@ -57,7 +59,8 @@ def read_weights(model: PreTrainedModel, files: Sequence[Path], dtype: torch.dty
         try:
             with safe_open(file, framework="pt") as weights:
                 names = list(weights.keys())
-                state = {name: weights.get_tensor(name).to(device, dtype, copy=True) for name in names}
+                tensors = ((name, weights.get_tensor(name)) for name in names)
+                state = {name: tensor.to(device, dtype or tensor.dtype, copy=True) for name, tensor in tensors}
         except (OSError, SafetensorError) as error:
             raise UserError(f"{file} cannot be loaded: {first_line(error)}; fetch it again") from error
         model.load_state_dict(state, strict=False, assign=True)

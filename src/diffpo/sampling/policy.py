@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from diffpo.models.denoiser import CallCounter, ModelDenoiser
-from diffpo.models.loading import load_denoiser, save_denoiser
+from diffpo.models.loading import GENERATION_CONFIG, load_denoiser, save_denoiser
 from diffpo.models.manifest import MANIFEST, whole_folder
 from diffpo.models.model_paths import base_folder
 from diffpo.sampling.controller_files import LearnedController, load_controller, save_controller
@@ -58,14 +58,14 @@ def load(
 
 def load_folder(
     folder: Path,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     device: str | torch.device,
     bits: Literal[4] | None = None,
     base: str | None = None,
 ) -> Policy:
     """Load a policy as `load` does from the very folder, whose files are not compared with its manifest.
 
-    `base` is where the model under an adapter is now, for one that has moved.
+    `base` is where the model under an adapter is now, for one that has moved. `dtype` None keeps the stored ones.
     """
     denoiser, tokenizer = load_denoiser(folder, dtype, device, bits, base)
     width = denoiser.model.get_output_embeddings().weight.shape[1]
@@ -95,3 +95,6 @@ def save(policy: Policy, folder: str | Path) -> None:
         save_controller(policy.controller, folder)
     if policy.sampler is not None:
         save_sampler(policy.sampler, folder)
+    mode = (folder / GENERATION_CONFIG).stat().st_mode
+    for file in folder.glob("*.safetensors"):  # which the library lets nobody else read
+        file.chmod(mode)
