@@ -5,12 +5,14 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.helpers.tiny_runs import TASK
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
@@ -177,11 +179,16 @@ def test_a_merged_model_keeps_what_its_base_says(
     run_rl(rl_recipe(tmp_path / "base", "budget.steps=2", "dtype=bfloat16"), tmp_path / "run")
     adapted = load(tmp_path / "run")
     right = {
-        name: module.get_base_layer().weight + module.get_delta_weight("default")  # type: ignore[operator]
+        name: cast(Any, module).get_base_layer().weight + cast(Any, module).get_delta_weight("default")
         for name, module in adapter_layers(adapted.denoiser.model).items()
     }
-    loaded: list[Path] = []
-    monkeypatch.setattr(loading, "read_weights", lambda *args: (loaded.append(args[0]), read_weights(*args)))
+    loaded: list[PreTrainedModel] = []
+
+    def count(model: PreTrainedModel, *rest: Any) -> None:
+        loaded.append(model)
+        read_weights(model, *rest)
+
+    monkeypatch.setattr(loading, "read_weights", count)
     options = [] if given is None else ["--dtype", given]
     with pytest.raises(SystemExit) as caught:
         main(["merge", str(tmp_path / "run"), "--out", str(tmp_path / "merged"), *options])
