@@ -19,9 +19,9 @@ import numpy as np
 from tests.helpers.simulation import CALLS, LENGTH, RULES, Found, Population, Trial, covered, first_accuracy
 
 from diffpo.core.files import write_json
-from diffpo.statistics.comparison import Frontiers, compare_frontiers
+from diffpo.statistics.comparison import Frontiers, compare_frontiers, compare_mixtures
 from diffpo.statistics.frontier import aup, aup_estimate, frontier_area_estimate, staircase_accuracy, staircase_area
-from diffpo.statistics.gain import crossing, gain_at, gain_over_fixed
+from diffpo.statistics.gain import accuracy_of_mixture, crossing, gain_at, gain_over_fixed
 from diffpo.statistics.intervals import difference_interval, mean_interval, ratio_interval, share_interval
 
 RESULT = Path("results/coverage.json")
@@ -230,6 +230,7 @@ def comparisons() -> Iterator[Scenario]:
                     else replace(small, accuracy=tuple(CURVES[theirs][::2]), run_spread=spread)
                 )
                 yield comparison_scenario(mine, other, runs, at, f"{ours} - {theirs}")
+                yield mixtures_scenario(mine, other, runs, at, f"{ours} - {theirs}")
 
 
 def comparison_scenario(ours: Population, theirs: Population, runs: int, at: Sequence[float], name: str) -> Scenario:
@@ -247,6 +248,20 @@ def comparison_scenario(ours: Population, theirs: Population, runs: int, at: Seq
 
     labels = (*(f"at {x:g} calls" for x in at), "area")
     return Scenario("frontiers compared", f"{sizes_text(ours, runs)}, {name}", trial, labels, 500)
+
+
+def mixtures_scenario(ours: Population, theirs: Population, runs: int, at: Sequence[float], name: str) -> Scenario:
+    """Return the best mixtures of each family's rules at so many calls on average."""
+    truths = [ours.truth(figure) - theirs.truth(figure) for figure in (partial(accuracy_of_mixture, at=x) for x in at)]
+
+    def trial(rng: np.random.Generator) -> Found:
+        problems = ours.draw_problems(rng)
+        mine, other = (Frontiers(s.solved, s.nfe) for s in (p.sample(rng, runs, problems) for p in (ours, theirs)))
+        found = compare_mixtures(mine, other, problems.clusters, at)
+        return [(estimate.ci95, truth) for estimate, truth in zip(found, truths, strict=True)]
+
+    labels = tuple(f"at {x:g} calls" for x in at)
+    return Scenario("mixtures compared", f"{sizes_text(ours, runs)}, {name}", trial, labels, 500)
 
 
 def corners() -> Iterator[Scenario]:
