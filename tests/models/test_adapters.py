@@ -209,6 +209,8 @@ def test_an_adapter_finds_its_base_from_any_folder(base: Path, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     run_rl(rl_recipe(Path("models/base"), "budget.steps=1"), Path("run"))
     right = logits(load("run").denoiser)
+    recorded = json.loads((checkpoints(Path("run"))[-1] / "adapter_config.json").read_text())
+    assert recorded["base_model_name_or_path"] == str(copied)
     monkeypatch.chdir("models")
     assert logits(load("../run").denoiser).equal(right)
     other = load(copied)
