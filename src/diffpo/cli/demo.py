@@ -23,6 +23,7 @@ from diffpo.cli.demo_summary import SUMMARY, rescale_aup, summarise
 from diffpo.cli.job_queue import Job, JobQueue, advance_all
 from diffpo.core.errors import Stopped, UserError
 from diffpo.core.files import explain_write_errors, write_json, write_whole
+from diffpo.core.output import say, show
 from diffpo.models.model_paths import METRICS
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import SftRecipe
@@ -45,16 +46,16 @@ def run_demo(out: Path, seed: int) -> None:
     """
     started = time.perf_counter() - prepare_folder(out, seed)
     with Clock(out / CLOCK, seed, started):
-        print("1/4  the base model learns 4x4 Sudoku from solved puzzles, and stops half-way", flush=True)
+        say("1/4  the base model learns 4x4 Sudoku from solved puzzles, and stops half-way")
         train_base(out, seed)
         records = train_and_evaluate(out, seed)
-        print("4/4  the report", flush=True)
+        say("4/4  the report")
         summary = summarise(out, seed, records, time.perf_counter() - started)
         write_report(out)
         run = read_run(out)
         evaluated = [arm for arm in run.arms if arm.is_evaluated]
         write_whole(out / "frontier.svg", frontier_svg(evaluated, is_standalone=True))
-    print(f"\n{summary_table(summary)}\n\n{headline(run.arms, run.compared)}\n\nopen {out / 'report.html'}")
+    show(f"\n{summary_table(summary)}\n\n{headline(run.arms, run.compared)}\n\nopen {out / 'report.html'}")
 
 
 class Clock:
@@ -93,7 +94,7 @@ def prepare_folder(out: Path, seed: int) -> float:
             return float(record["seconds"])
     kept = next(path for i in range(1, 10_000) if not (path := out.with_name(f"{out.name}.{i}")).exists())
     out.rename(kept)
-    print(f"the demo that was in {out} is kept as {kept}")
+    say(f"the demo that was in {out} is kept as {kept}")
     return 0.0
 
 
@@ -108,7 +109,7 @@ def train_and_evaluate(out: Path, seed: int) -> dict[str, dict[str, Any]]:
 
     Returns the records of `eval/<arm>.json`, in which AUP is scaled by the best accuracy of them all.
     """
-    print("2/4  d1, DiFFPO and any-speed go on from it, two at a time; a sampler learns from any-speed", flush=True)
+    say("2/4  d1, DiFFPO and any-speed go on from it, two at a time; a sampler learns from any-speed")
     queues = queues_of(out, seed)
     try:
         with interruptible() as interrupt:
@@ -117,7 +118,7 @@ def train_and_evaluate(out: Path, seed: int) -> dict[str, dict[str, Any]]:
                 while not all(queue.has_done_own for queue in queues):
                     advance_all(queues, interrupt)
                     show_training(bar, out)
-            print("3/4  all four meet puzzles whose solutions nobody has trained on", flush=True)
+            say("3/4  all four meet puzzles whose solutions nobody has trained on")
             with ProgressBar("eval", len(ARMS), unit="model") as bar:
                 while not all(queue.is_finished for queue in queues):
                     advance_all(queues, interrupt)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from diffpo.cli.options import Seed
+from diffpo.core.output import show
 
 
 def demo(
@@ -13,7 +14,7 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """Train a tiny model here, and report what it learnt."""
-    typer.echo("loading torch")  # seconds, on a cold disk: do not leave the terminal silent
+    show("loading torch")  # seconds, on a cold disk: do not leave the terminal silent
     from diffpo.cli.demo import run_demo
 
     run_demo(out, seed)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from diffpo.cli.options import Model, Overrides
+from diffpo.core.output import show
 
 
 def evaluate(
@@ -44,7 +45,7 @@ def evaluate(
     from diffpo.evaluation.run import run_eval
 
     default = Path(model) / "eval.json" if Path(model).is_dir() else Path(f"eval-{short_name(model)}.json")
-    typer.echo(run_eval(loaded, out or default))
+    show(run_eval(loaded, out or default))
 
 
 def score(
@@ -56,9 +57,9 @@ def score(
     from diffpo.evaluation.recorded import differences, score_file, summary
 
     scored = score_file(file, task)
-    typer.echo(summary(scored))
+    show(summary(scored))
     if rows:
-        typer.echo(differences(scored))
+        show(differences(scored))
 
 
 def report(
@@ -68,4 +69,4 @@ def report(
     """Write a run's report: one HTML file that needs nothing else."""
     from diffpo.report import write_report
 
-    typer.echo(f"wrote {write_report(run_dir, out)}")
+    show(f"wrote {write_report(run_dir, out)}")

@@ -8,7 +8,7 @@ from typing import NoReturn
 from diffpo.cli.app import app
 from diffpo.cli.options import join_resume_auto
 from diffpo.core.errors import NonFiniteLogitsError, NonFiniteLossError, PeerFailedError, Stopped, UserError
-from diffpo.core.output import warn
+from diffpo.core.output import guarded_streams, warn
 from diffpo.core.parent import end_with_parent
 from diffpo.distributed.process import current_process, require_single_process
 
@@ -20,7 +20,11 @@ PATIENCE = 10.0
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit. Codes: 0 done, 1 our mistake, 2 the user's, 130 interrupted."""
-    arguments = join_resume_auto(arguments or sys.argv[1:])
+    with guarded_streams():
+        _run(join_resume_auto(arguments or sys.argv[1:]))
+
+
+def _run(arguments: Sequence[str]) -> None:
     command = next((word for word in arguments if not word.startswith("-")), "")
     end_with_parent()
     try:
@@ -39,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _end(f"diffpo: training stopped: {error}; the last checkpoint is as it was", 1)
     except PeerFailedError as error:
         time.sleep(PATIENCE)  # time for the one that failed to print why; then torchrun ends this one
-        sys.exit(f"diffpo: {error}")
+        warn(f"diffpo: {error}")
+        sys.exit(1)
 
 
 def _end(message: str, code: int) -> NoReturn:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from diffpo.cli.options import Model, Seed
+from diffpo.core.output import show
 
 
 def sample(
@@ -65,4 +66,4 @@ def merge(
     from diffpo.runs.merge import run_merge
 
     run_merge(model_dir, out, None if dtype is None else getattr(torch, dtype), base)
-    typer.echo(f"wrote {out}")
+    show(f"wrote {out}")

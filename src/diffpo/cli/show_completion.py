@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from diffpo.core.canvas import canvas_at
+from diffpo.core.output import show
 from diffpo.evaluation.completing import draw_completions
 from diffpo.recipes.stored import sampled_length
 from diffpo.recipes.tables import DeviceSettings
@@ -50,10 +51,10 @@ def run_sample(
     signs = {mask_id: MASKED} | dict.fromkeys(policy.denoiser.stop_ids, ENDED)
     for call in range(1, int(rollout.nfe) + 1):
         ids = canvas_at(rollout, call, mask_id)[0, -length:].tolist()
-        print(f"{call:4d}  {''.join(signs.get(i) or policy.tokenizer.decode([i]) for i in ids)}")
+        show(f"{call:4d}  {''.join(signs.get(i) or policy.tokenizer.decode([i]) for i in ids)}")
     how = f"entropy bound {float(rollout.entropy_bound):.3g}"
     if chosen is not None:
         how = f"{chosen.name}, chosen for price {price:g}"
     elif isinstance(learned, CommitPolicy):
         how = learned.kind
-    print(f"{int(rollout.nfe)} denoiser calls, {how}")
+    show(f"{int(rollout.nfe)} denoiser calls, {how}")

@@ -7,6 +7,7 @@ import typer
 
 from diffpo.cli.options import Overrides
 from diffpo.core.errors import UserError
+from diffpo.core.output import show
 
 
 def study(  # twelve arguments: every option of a command is one
@@ -34,7 +35,7 @@ def study(  # twelve arguments: every option of a command is one
     if report_only:
         from diffpo.study.report import write_study_report
 
-        typer.echo("\n".join(f"wrote {path}" for path in write_study_report(out, skip_broken, references)))
+        show("\n".join(f"wrote {path}" for path in write_study_report(out, skip_broken, references)))
         return
     from diffpo.recipes import load_recipe
     from diffpo.recipes.tables import StudyRecipe
@@ -48,7 +49,7 @@ def study(  # twelve arguments: every option of a command is one
     names = (tuple(text.split(",")) if text is not None else None for text in (arms, tasks, seeds))
     work = work or Path("runs") / f"study-{loaded.name}"
     run_study(loaded, out, work, jobs, Selection(*names), skip_broken, references, tune_only)
-    typer.echo(f"results and table: {out}")
+    show(f"results and table: {out}")
 
 
 def bench(
@@ -63,7 +64,7 @@ def bench(
     from diffpo.bench.run import listing, run_bench
 
     if is_list:
-        typer.echo(listing())
+        show(listing())
         return
     if any(measurement.difference for measurement in run_bench(names or (), rounds, json_file)):
         raise typer.Exit(1)

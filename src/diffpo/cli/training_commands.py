@@ -8,6 +8,7 @@ import typer
 
 from diffpo.cli.options import RESUME_AUTO, Model, Overrides
 from diffpo.core.errors import UserError
+from diffpo.core.output import show
 from diffpo.distributed.process import require_single_process
 
 if TYPE_CHECKING:
@@ -142,14 +143,14 @@ def sampler(
         raise UserError("where to? Give --out, the folder for the model with its sampler")
     from diffpo.evaluation.fit_sampler import run_fit_sampler
 
-    typer.echo(run_fit_sampler(loaded, out))
+    show(run_fit_sampler(loaded, out))
 
 
 def _print_dry_run(recipe: RlRecipe | SftRecipe, prompt_tokens: int, devices: int) -> None:
     require_single_process("a dry run")
     from diffpo.runs.dry_run.summary import dry_run_report
 
-    typer.echo(dry_run_report(recipe, prompt_tokens, devices))
+    show(dry_run_report(recipe, prompt_tokens, devices))
 
 
 def _rehearse(
@@ -162,7 +163,7 @@ def _rehearse(
     from diffpo.rehearsal.run import rehearse
 
     rehearsal = rehearse(recipe, out, devices, device_memory)
-    typer.echo(rehearsal.report())
+    show(rehearsal.report())
     if rehearsal.findings.faults:
         raise typer.Exit(2)
 

@@ -11,12 +11,14 @@ from diffpo.core.errors import UserError
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file (text as UTF-8) so that it is there with all of `content`, on the disk, or not changed at all.
+    """Write a file so that it is there with all of `content`, on the disk, or not changed at all.
+
+    Text is written as UTF-8, half a surrogate pair as an escape.
 
     The content goes into a file beside it that is flushed and renamed. Missing folders are made. A link is followed; a
     device or a pipe, which cannot be replaced, is written to as it is. Raises OSError where that is not possible.
     """
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     if path.exists() and not path.is_file():
         path.write_bytes(data)
         return

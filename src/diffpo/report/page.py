@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from diffpo.core.files import explain_write_errors, write_whole
+from diffpo.core.printable import printable
 from diffpo.report import charts, playback, sentences, table
 from diffpo.report.compared import frontier_sentences
 from diffpo.report.data import ARMS, Arm, ReportedRun, read_run
@@ -53,7 +54,7 @@ def write_report(run_dir: Path, out_file: Path | None = None) -> Path:
     report, where a file is broken, and where `out_file` cannot be written.
     """
     out_file = out_file or run_dir / "report.html"
-    html = render(read_run(run_dir))
+    html = printable(render(read_run(run_dir)))  # a name turns no line round, and half a character ends nothing
     with explain_write_errors(out_file):
         write_whole(out_file, html)
     return out_file

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Protocol, runtime_checkable
 
 from diffpo.core.output import say, survive_closed
+from diffpo.core.printable import printable
 from diffpo.distributed.process import current_process
 
 Metric = int | float | str
@@ -84,7 +85,7 @@ class _LiveBar:
         from rich.progress import Progress as RichProgress
 
         self._bar = RichProgress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn(f"{unit}s"),
@@ -93,16 +94,16 @@ class _LiveBar:
             TextColumn("{task.fields[metrics]}", markup=False),
         )
         with survive_closed("stdout"):
-            self._task = self._bar.add_task(label, total=total, metrics="")
+            self._task = self._bar.add_task(printable(label), total=total, metrics="")
             self._bar.start()
 
     def show(self, step: int, metrics: Mapping[str, Metric]) -> None:
         with survive_closed("stdout"):
-            self._bar.update(self._task, completed=step, metrics=_format(metrics))
+            self._bar.update(self._task, completed=step, metrics=printable(_format(metrics)))
 
     def warn(self, line: str) -> None:
         with survive_closed("stdout"):
-            self._bar.console.print(line, markup=False, highlight=False)
+            self._bar.console.print(printable(line), markup=False, highlight=False)
 
     def close(self) -> None:
         with survive_closed("stdout"):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from diffpo.core.errors import NonFiniteLossError, Stopped, UserError
 from diffpo.core.files import explain_write_errors, write_json, write_whole
+from diffpo.core.output import say
 from diffpo.core.parent import child_environment
 from diffpo.recipes import dump_recipe, load_recipe
 from diffpo.recipes.tables import StudyRecipe, estimator_name
@@ -125,7 +126,7 @@ def run_study(
     with _locked(out):
         done = {key_of(result): result for result in read_results(out / RUNS, skip_broken)}
         missing = [run for run in runs if not _is_done(recipe, run, paths, done)]
-        print(f"{recipe.name}: {len(runs) - len(missing)} of {len(runs)} runs are done", flush=True)
+        say(f"{recipe.name}: {len(runs) - len(missing)} of {len(runs)} runs are done")
         if missing:
             _do_missing(recipe, missing, paths, out / RUNS, done, jobs)
         write_study_report(out, skip_broken, against)
@@ -148,13 +149,13 @@ def tune_arms(
     try:
         run_study(tuning, out / "tune", work / "tune", jobs, selected, skip_broken)
     except RunsFailedError as error:
-        print(f"tuning goes on without what failed: {error}", flush=True)
+        say(f"tuning goes on without what failed: {error}")
     results = read_results(out / "tune" / RUNS, skip_broken)
     every = list(chosen_settings(recipe, tune, results, None, None))
     tuned = list(chosen_settings(recipe, tune, results, selection.arms, selection.tasks))
     write_json(out / TUNED, tuned_record(recipe, tune, every))
     for one in tuned:
-        print(f"tuned: {one.arm} on {one.task}: {', '.join(one.choice.overrides)}", flush=True)
+        say(f"tuned: {one.arm} on {one.task}: {', '.join(one.choice.overrides)}")
     found = {(one.task, one.arm) for one in tuned}
     wanted = {(r.task, r.arm) for r in study_runs(recipe, selection)}
     tried = {arm.name for arm in recipe.arms if settings_tried(arm, tune)}
@@ -240,7 +241,7 @@ def _one_by_one(
     """Do all jobs in this process and return what went wrong with which. Raises Stopped when interrupted."""
     failed = []
     for number, job in enumerate(jobs, start=1):
-        print(f"{number}/{len(jobs)}  {job}", flush=True)
+        say(f"{number}/{len(jobs)}  {job}")
         try:
             perform(recipe, job, paths)
             collect(job)

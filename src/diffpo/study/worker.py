@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from diffpo.core.errors import NonFiniteLossError, Stopped, UserError
+from diffpo.core.output import warn
 from diffpo.core.parent import end_with_parent
 from diffpo.study.harness import perform_stored
 
@@ -14,10 +15,11 @@ def main() -> None:
     try:
         perform_stored(Path(sys.argv[1]), sys.argv[2:])
     except UserError as error:
-        print(error, file=sys.stderr)
+        warn(str(error))
         sys.exit(2)
     except NonFiniteLossError as error:
-        sys.exit(f"training stopped: {error}")
+        warn(f"training stopped: {error}")
+        sys.exit(1)
     except (Stopped, KeyboardInterrupt):
         sys.exit(130)
 
