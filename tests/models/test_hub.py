@@ -126,7 +126,10 @@ def test_a_revision_that_is_not_there_and_one_out_of_reach(fake: FakeHub) -> Non
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])
-def test_a_hub_out_of_reach_is_one_sentence_with_the_way_out(kind: hub.Kind, fake: FakeHub) -> None:
+def test_a_hub_out_of_reach_is_one_sentence_with_the_way_out(
+    kind: hub.Kind, fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub.constants, "ENDPOINT", "https://me:secret@hub.example")
     fake.answer = unreachable
     with pytest.raises(UserError) as caught:
         fetch("openai/gsm8k", kind, ["*.json"], lambda _: True)
@@ -136,6 +139,7 @@ def test_a_hub_out_of_reach_is_one_sentence_with_the_way_out(kind: hub.Kind, fak
     assert f"run `hf download openai/gsm8k{option} --local-dir gsm8k`" in message
     assert "ConnectionError" in message
     assert "\n" not in message
+    assert "https://***@hub.example" in message and "secret" not in message
 
 
 def test_a_hub_that_is_silent_is_given_up_in_time(fake: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:

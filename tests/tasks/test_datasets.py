@@ -6,7 +6,10 @@ import sys
 import time
 import types
 import urllib.error
+import urllib.request
+from base64 import b64encode
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +212,8 @@ def test_without_a_hub_the_command_says_how_to_export(
 ) -> None:
     """A name that cannot be looked up, a look-up that takes for ever, a hub that does not have it."""
 
-    def urlopen(address: str, timeout: float) -> None:
+    def urlopen(request: urllib.request.Request, timeout: float) -> None:
+        address = request.full_url
         assert address == "https://huggingface.co/api/datasets/openai/gsm8k"
         if way == "unknown":
             raise urllib.error.HTTPError(address, 404, "Not Found", {}, None)  # type: ignore[arg-type]
@@ -224,3 +228,12 @@ def test_without_a_hub_the_command_says_how_to_export(
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
     words = {"refused": "out of reach: Name or", "silent": "no answer within 0.5 s", "unknown": "it answers 404"}
     assert words[way] in told_without_a_hub(capsys)
+
+
+def test_a_password_in_the_hubs_address_is_a_header_and_not_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[urllib.request.Request] = []
+    monkeypatch.setenv("HF_ENDPOINT", "https://me:pa%40ss@hub.example")
+    monkeypatch.setattr("urllib.request.urlopen", lambda request, timeout: asked.append(request) or nullcontext())
+    assert datasets._probe_hub("openai/gsm8k") == ""
+    assert asked[0].full_url == "https://hub.example/api/datasets/openai/gsm8k"
+    assert asked[0].get_header("Authorization") == f"Basic {b64encode(b'me:pa@ss').decode()}"

@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
 
 from diffpo.core.errors import UserError
 from diffpo.core.hub_name import HubName, parse_hub_name
+from diffpo.core.printable import without_secrets
 
 Result = TypeVar("Result")
 Kind = Literal["model", "dataset"]
@@ -115,7 +116,8 @@ def _explain(text: str, name: HubName, kind: Kind, error: BaseException) -> str:
     """Return the sentence for the user: what the hub's error means and what to do about it."""
     what = {"model": "model", "dataset": "data set"}[kind]
     repository, revision = name.repository, name.revision
-    page = f"{constants.ENDPOINT}/{'' if kind == 'model' else 'datasets/'}{repository}"
+    hub = without_secrets(constants.ENDPOINT)  # HF_ENDPOINT may hold a password
+    page = f"{hub}/{'' if kind == 'model' else 'datasets/'}{repository}"
     if isinstance(error, RevisionNotFoundError):
         return f"the {what} {repository} on the hub has no revision {revision}; name a branch, a tag or a commit of it"
     if isinstance(error, GatedRepoError):
@@ -125,7 +127,7 @@ def _explain(text: str, name: HubName, kind: Kind, error: BaseException) -> str:
     option = ("" if kind == "model" else "--repo-type dataset ") + (f"--revision {revision} " if revision else "")
     folder = repository.rpartition("/")[2]
     return (
-        f"the {what} {text} is neither a folder here nor cached, and the hub at {constants.ENDPOINT} cannot be reached "
+        f"the {what} {text} is neither a folder here nor cached, and the hub at {hub} cannot be reached "
         f"({type(error).__name__}); where it can be, run `hf download {repository} {option}--local-dir {folder}`, "
         f"bring the folder here and name it instead"
     )

@@ -11,9 +11,11 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
@@ -303,20 +305,30 @@ def _probe_hub(name: str) -> str:
     def ask() -> None:
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
         try:
-            address = f"{endpoint}/api/datasets/{urllib.parse.quote(name)}"
-            with urllib.request.urlopen(address, timeout=PROBE_SECONDS):
+            request = _request(f"{endpoint}/api/datasets/{urllib.parse.quote(name)}")
+            with urllib.request.urlopen(request, timeout=PROBE_SECONDS):
                 answer[0] = ""
         except urllib.error.HTTPError as error:
             answer[0] = f"it answers {error.code}" + (
                 ", as for a name that it does not have" if error.code in (401, 404) else ""
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             answer[0] = f"it is out of reach: {getattr(error, 'reason', error)}"
 
     thread = threading.Thread(target=ask, daemon=True)  # looking up the host's name cannot be given a time limit
     thread.start()
     thread.join(PROBE_SECONDS)
     return answer[0]
+
+
+def _request(address: str) -> urllib.request.Request:
+    """Return a request of an address; a user and password in it become a header, as urllib takes them for a port."""
+    parts = urllib.parse.urlsplit(address)
+    user, has_user, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(parts._replace(netloc=host).geturl())
+    if has_user:
+        request.add_header("Authorization", f"Basic {b64encode(urllib.parse.unquote(user).encode()).decode()}")
+    return request
 
 
 def _parse_json(text: str) -> Any:
