@@ -129,7 +129,7 @@ def test_a_revision_that_is_not_there_and_one_out_of_reach(fake: FakeHub) -> Non
 def test_a_hub_out_of_reach_is_one_sentence_with_the_way_out(
     kind: hub.Kind, fake: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub.constants, "ENDPOINT", "https://me:secret@hub.example")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://me:secret@hub.example")
     fake.answer = unreachable
     with pytest.raises(UserError) as caught:
         fetch("openai/gsm8k", kind, ["*.json"], lambda _: True)

@@ -233,7 +233,12 @@ def test_without_a_hub_the_command_says_how_to_export(
 def test_a_password_in_the_hubs_address_is_a_header_and_not_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[urllib.request.Request] = []
     monkeypatch.setenv("HF_ENDPOINT", "https://me:pa%40ss@hub.example")
-    monkeypatch.setattr("urllib.request.urlopen", lambda request, timeout: asked.append(request) or nullcontext())
+
+    def urlopen(request: urllib.request.Request, timeout: float) -> nullcontext[None]:
+        asked.append(request)
+        return nullcontext()
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
     assert datasets._probe_hub("openai/gsm8k") == ""
     assert asked[0].full_url == "https://hub.example/api/datasets/openai/gsm8k"
     assert asked[0].get_header("Authorization") == f"Basic {b64encode(b'me:pa@ss').decode()}"

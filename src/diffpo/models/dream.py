@@ -218,6 +218,9 @@ DREAM = Family(
         "rope_theta",
         "rms_norm_eps",
     ),
+    layers="num_hidden_layers",
+    sizes=("hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size"),
+    optional_sizes=("max_position_embeddings",),
     fixed={
         "hidden_act": "silu",
         "tie_word_embeddings": False,

@@ -21,5 +21,11 @@ class Family:
     """The token that ends a chat model's answer, besides its tokenizer's end of text."""
     required: tuple[str, ...]
     """Fields of config.json that the logits depend on: their defaults here belong to the tiny model."""
+    layers: str
+    """The field with the number of blocks."""
+    sizes: tuple[str, ...]
+    """The other fields that are whole numbers above 0."""
+    optional_sizes: tuple[str, ...]
+    """Those that may be null or absent."""
     fixed: Mapping[str, Any]
     """Fields that change the computation, and the only value of each that diffpo computes."""

@@ -199,5 +199,8 @@ LLADA = Family(
     mask_id=126336,
     turn_end="<|eot_id|>",
     required=("d_model", "n_layers", "n_heads", "mlp_hidden_size", "vocab_size", "rope_theta", "rms_norm_eps"),
+    layers="n_layers",
+    sizes=("d_model", "n_heads", "mlp_hidden_size", "vocab_size"),
+    optional_sizes=("n_kv_heads", "embedding_size", "max_sequence_length"),
     fixed=PUBLISHED_CODE | {"multi_query_attention": False, "clip_qkv": None, "rope_scaling": None},
 )

@@ -20,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from diffpo.core.errors import UserError
 from diffpo.models.adapters import load_adapter
+from diffpo.models.config_check import without_kernels, wrong_field
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.dream import DREAM, DreamConfig, DreamTokenizer
 from diffpo.models.family import Family
@@ -32,6 +33,7 @@ from diffpo.models.model_paths import (
     first_line,
     has_tokenizer,
     is_adapter,
+    join_names,
     read_json,
     weight_files,
 )
@@ -160,7 +162,7 @@ def read_config(folder: Path) -> tuple[Family, PretrainedConfig]:
 
     Raises UserError for an unknown family, a missing field, or a field whose value diffpo does not compute.
     """
-    raw = read_json(folder / CONFIG)
+    raw = without_kernels(read_json(folder / CONFIG))
     family = FAMILIES.get(str(raw.get("model_type")))
     if family is None:
         known = " and ".join(map(repr, FAMILIES))
@@ -168,11 +170,15 @@ def read_config(folder: Path) -> tuple[Family, PretrainedConfig]:
             f"{folder} holds a model of type {raw.get('model_type')!r}, and diffpo knows {known}; name such a folder"
         )
     published = family.model.__name__
-    if (classes := raw.get("architectures")) and published not in classes:
+    classes = raw.get("architectures") or [published]
+    classes = classes if isinstance(classes, list) else [classes]
+    if published not in classes:
         raise UserError(
-            f"{folder} holds a {', '.join(map(str, classes))}, which diffpo does not know; name a {published} folder"
+            f"{folder} holds a {join_names([str(name) for name in classes])}, which diffpo does not know; "
+            f"name a {published} folder"
         )
-    given = raw | (raw.get("rope_parameters") or {})
+    rope = raw.get("rope_parameters")
+    given = raw | (rope if isinstance(rope, dict) else {})
     if lacking := [field for field in family.required if given.get(field) is None]:
         raise UserError(f"{folder / CONFIG} lacks {', '.join(lacking)}; bring the config that belongs to the weights")
     for field, value in family.fixed.items():
@@ -181,9 +187,11 @@ def read_config(folder: Path) -> tuple[Family, PretrainedConfig]:
                 f"{folder / CONFIG} sets {field} to {given[field]!r}, and diffpo computes {family.name} "
                 f"with {value!r} only; name a folder with such a model"
             )
+    if wrong := wrong_field(family, given):
+        raise UserError(f"{folder / CONFIG} describes no {family.name} model: {wrong}")
     try:
         return family, family.config.from_dict(raw)
-    except (AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # transformers checks other fields, and raises classes of its own
         raise UserError(f"{folder / CONFIG} describes no {family.name} model: {first_line(error)}") from error
 
 
@@ -206,7 +214,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 def _build_model(family: Family, config: PretrainedConfig, folder: Path) -> PreTrainedModel:
     try:
         return family.model(config)
-    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # as above: a field of transformers' own may have any value
         raise UserError(f"{folder / CONFIG} describes no {family.name} model: {first_line(error)}") from error
 
 
