@@ -1,16 +1,27 @@
 """The files of a run as frozen records. What is not there is None or empty; a broken file is a UserError."""
 
-import json
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from diffpo.core.errors import UserError
-from diffpo.recipes.renamed import renamed_metric
-from diffpo.report.differences import differences_of
+from diffpo.report.differences import differences_of, estimate
+from diffpo.report.fields import (
+    MOST_CALLS,
+    interval,
+    items,
+    member,
+    number,
+    numbers,
+    objects,
+    optional_number,
+    whole,
+    words,
+)
+from diffpo.report.metrics import parse_object, read_metrics
 from diffpo.statistics.comparison import FrontierDifference
 from diffpo.statistics.constant import ConstantGain
 from diffpo.statistics.gain import Gain
@@ -18,6 +29,8 @@ from diffpo.statistics.intervals import Estimate, Interval
 
 ARMS = ("base", "d1", "diffpo", "any-speed", "sampler")
 """The arms of a demo run, in the order of the story; others follow by name."""
+FEWEST_CALLS = 0.01
+"""For a problem, on average; its logarithm is drawn."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -118,9 +131,9 @@ class ReportedRun:
     arms: tuple[Arm, ...]
     task: str | None = None
     split: str | None = None
-    seed: int | None = None
+    seed: str | None = None
     wall_s: float | None = None
-    completion_length: int | None = None
+    completion_length: str | None = None
     compared: Mapping[str, FrontierDifference] = field(default_factory=dict)
     """By arm, how far the frontier of a demo's any-speed model with its sampler is above that of the arm."""
 
@@ -133,6 +146,11 @@ def read_run(run_dir: Path) -> ReportedRun:
     """
     if not run_dir.is_dir():
         raise UserError(f"{run_dir}: no such run directory; give the directory that a run has written.")
+    with _explain_read_errors(run_dir):
+        return _read_run(run_dir)
+
+
+def _read_run(run_dir: Path) -> ReportedRun:
     summary = _read_object(run_dir / "summary.json")
     evals = {path.stem: path for path in sorted(run_dir.glob("eval/*.json"))}
     evals |= {path.parent.name: path for path in sorted(run_dir.glob("*/eval.json"))}
@@ -149,17 +167,17 @@ def read_run(run_dir: Path) -> ReportedRun:
             "it); give the directory of a run that has finished at least one training or evaluation."
         )
     arms = []
-    wall_s = summary.get("wall_s")
-    facts: dict[str, Any] = {"seed": summary.get("seed"), "wall_s": None if wall_s is None else float(wall_s)}
+    facts: dict[str, Any] = {"seed": _shown(summary.get("seed"))}
+    facts["wall_s"] = _build(run_dir / "summary.json", optional_number, summary, "wall_s")
     for name in sorted(names, key=lambda name: (ARMS.index(name) if name in ARMS else len(ARMS), name)):
         arm = _build(run_dir / "summary.json", _arm_of_summary, name, summaries.get(name, {}))
         if name in evals:
             found = _read_object(evals[name])
             arm = _build(evals[name], _with_evaluation, arm, found)
             for key in ("task", "split", "completion_length", "seed"):
-                facts[key] = facts.get(key) if facts.get(key) is not None else found.get(key)
+                facts[key] = facts.get(key) if facts.get(key) is not None else _shown(found.get(key))
         if name in logs:
-            arm = replace(arm, metrics=_read_metrics(logs[name]))
+            arm = replace(arm, metrics=read_metrics(logs[name]))
         arms.append(arm)
     compared = _build(run_dir / "summary.json", differences_of, summary)
     return ReportedRun(name=run_dir.resolve().name, arms=tuple(arms), compared=compared, **facts)
@@ -167,105 +185,89 @@ def read_run(run_dir: Path) -> ReportedRun:
 
 def arms_of_summary(summary: Mapping[str, Any]) -> tuple[Arm, ...]:
     """Return the arms in the contents of `summary.json`, in their order there."""
-    return tuple(_arm_of_summary(name, found) for name, found in summary.get("arms", {}).items())
+    return tuple(_arm_of_summary(name, found) for name, found in _arms_by_name(summary).items())
 
 
 def _arms_by_name(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    return {name: dict(found) for name, found in summary.get("arms", {}).items()}
+    arms = member(summary, "arms")
+    return {name: dict(member(arms, name)) for name in arms}
 
 
 def _arm_of_summary(name: str, found: Mapping[str, Any]) -> Arm:
-    return _with_evaluation(
-        Arm(name=name, train_denoiser_calls=found.get("train_denoiser_calls")),
-        {**found, "points": found.get("frontier", [])},
-    )
+    calls = whole(found, "train_denoiser_calls") if found.get("train_denoiser_calls") is not None else None
+    return _with_evaluation(Arm(name=name, train_denoiser_calls=calls), {**found, "points": items(found, "frontier")})
 
 
 def _with_evaluation(arm: Arm, found: Mapping[str, Any]) -> Arm:
-    learned = found.get("learned")
-    gain, validated = found.get("gain"), found.get("validated_gain")
+    learned, gain, validated = (member(found, name) for name in ("learned", "gain", "validated_gain"))
+    curve = member(found, "price_curve")
     return replace(
         arm,
-        points=tuple(_point(p) for p in found.get("points", [])) or arm.points,
-        learned=LearnedSampler(_point(learned), tuple(learned.get("bounds", ()))) if learned else arm.learned,
+        points=tuple(map(_point, objects(found, "points"))) or arm.points,
+        learned=LearnedSampler(_point(learned), numbers(learned, "bounds")) if learned else arm.learned,
         area=_estimate(found, "area") or arm.area,
         aup=_estimate(found, "aup") or arm.aup,
         gain=_gain(gain) if gain else arm.gain,
-        validated_gain=_validated_gain(validated) if validated else arm.validated_gain,
-        price_curve=_price_curve(found["price_curve"]) if found.get("price_curve") else arm.price_curve,
-        best_constants=_best_constants(found) or arm.best_constants,
-        clues=tuple(found.get("clues", ())),
-        playback=tuple(_completion(c) for c in found.get("playback", [])),
+        validated_gain=ValidatedGain(words(validated, "rule"), ConstantGain(**vars(_gain(validated))))
+        if validated
+        else arm.validated_gain,
+        price_curve=_price_curve(curve) if curve else arm.price_curve,
+        best_constants=_rules_by_price(member(found, "validation"), "best_constants") or arm.best_constants,
+        clues=tuple(map(int, numbers(found, "clues", 0, MOST_CALLS))),
+        playback=tuple(map(_completion, objects(found, "playback"))),
     )
 
 
 def _point(found: Mapping[str, Any]) -> FrontierPoint:
     rule = str(found.get("rule", "learned sampler"))
-    bound = found.get("bound")
     return FrontierPoint(
         rule=rule,
         kind=str(found.get("kind") or re.sub(r"[-\s]*(\d[\d.e-]*|inf)$", "", rule)),
-        accuracy=float(found["accuracy"]),
-        ci95=_interval(found["ci95"]),
-        nfe=float(found["nfe"]),
-        n=int(found["n"]),
-        bound=None if bound is None else float(bound),
-        solved=tuple(map(float, found.get("solved", ()))),
-        nfe_rows=tuple(map(float, found.get("nfe_rows", ()))),
+        accuracy=number(found, "accuracy"),
+        ci95=interval(found, "ci95"),
+        nfe=number(found, "nfe", FEWEST_CALLS, MOST_CALLS),
+        n=whole(found, "n"),
+        bound=optional_number(found, "bound"),
+        solved=numbers(found, "solved"),
+        nfe_rows=numbers(found, "nfe_rows"),
     )
 
 
 def _completion(found: Mapping[str, Any]) -> PlaybackCompletion:
-    bound = found.get("entropy_bound")
     return PlaybackCompletion(
-        prompt=str(found["prompt"]),
-        completion=str(found["completion"]),
-        answer=str(found["answer"]),
-        unmask_step=tuple(map(int, found["unmask_step"])),
-        logp=tuple(map(float, found.get("logp", ()))),
-        nfe=int(found["nfe"]),
+        prompt=words(found, "prompt"),
+        completion=words(found, "completion"),
+        answer=words(found, "answer"),
+        unmask_step=tuple(map(int, numbers(found, "unmask_step", 0, MOST_CALLS))),
+        logp=numbers(found, "logp"),
+        nfe=whole(found, "nfe"),
         is_solved=bool(found["solved"]),
-        entropy_bound=None if bound is None else float(bound),
-        clues=found.get("clues"),
+        entropy_bound=optional_number(found, "entropy_bound"),
+        clues=None if found.get("clues") is None else whole(found, "clues"),
     )
 
 
 def _gain(found: Mapping[str, Any]) -> Gain:
     return Gain(
-        accuracy=float(found["accuracy"]),
-        accuracy_ci95=_interval(found["accuracy_ci95"]),
-        nfe=float(found["nfe"]),
-        nfe_ci95=_interval(found["nfe_ci95"]),
+        accuracy=number(found, "accuracy"),
+        accuracy_ci95=interval(found, "accuracy_ci95"),
+        nfe=number(found, "nfe"),
+        nfe_ci95=interval(found, "nfe_ci95"),
     )
 
 
-def _validated_gain(found: Mapping[str, Any]) -> ValidatedGain:
-    return ValidatedGain(str(found["rule"]), ConstantGain(**vars(_gain(found))))
-
-
 def _price_curve(found: Mapping[str, Any]) -> PriceCurve:
-    area, gain = (_estimate_of(found[key]) for key in ("area", "area_gain"))
-    prices = {float(price["price"]): str(price["rule"]) for price in found["prices"]}
-    return PriceCurve(tuple(_point(point) for point in found["points"]), prices, area, gain)
+    area, gain = (estimate(member(found, key)) for key in ("area", "area_gain"))
+    return PriceCurve(tuple(map(_point, objects(found, "points"))), _rules_by_price(found, "prices"), area, gain)
 
 
-def _best_constants(found: Mapping[str, Any]) -> dict[float, str]:
-    chosen = (found.get("validation") or {}).get("best_constants", ())
-    return {float(constant["price"]): str(constant["rule"]) for constant in chosen}
-
-
-def _interval(found: Any) -> Interval:
-    low, high = found
-    return float(low), float(high)
+def _rules_by_price(found: Mapping[str, Any], name: str) -> dict[float, str]:
+    return {number(price, "price"): words(price, "rule") for price in objects(found, name)}
 
 
 def _estimate(found: Mapping[str, Any], key: str) -> Estimate | None:
-    inner = found.get(key)
-    return _estimate_of(inner) if inner else None
-
-
-def _estimate_of(found: Mapping[str, Any]) -> Estimate:
-    return Estimate(float(found["value"]), _interval(found["ci95"]))
+    inner = member(found, key)
+    return estimate(inner) if inner else None
 
 
 def _build(path: Path, build: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -274,41 +276,23 @@ def _build(path: Path, build: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
         return build(*args, **kwargs)
     except KeyError as error:
         raise UserError(f"{path}: the field {error} is missing; was it written by another version?") from error
-    except (TypeError, ValueError, AttributeError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: a field has the wrong shape ({error}); was it written by another version?") from error
 
 
 def _read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in `path`, an empty one where there is no such file."""
-    if not path.exists():
-        return {}
-    return _parsed(path.read_text(encoding="utf-8"), path, 1)
+    return parse_object(path.read_bytes(), path, 1) if path.exists() else {}
 
 
-def _read_metrics(path: Path) -> tuple[Mapping[str, float], ...]:
-    """Return the finite numbers of every line. Raises UserError for metrics under names that have changed."""
-    lines = path.read_text(encoding="utf-8").split("\n")
-    # Every complete line ends in a newline: text after the last one is a line being written, or cut off by a crash.
-    rows = [_parsed(line, path, number) for number, line in enumerate(lines[:-1], start=1) if line.strip()]
-    for number, row in enumerate(rows, start=1):
-        for name in row:
-            if new := renamed_metric(name, row):
-                raise UserError(
-                    f"{path}:{number}: the metric {name!r} is called {new!r} now; convert the file by "
-                    f"tools/convert_old_names.py {path}"
-                )
-    return tuple(
-        {key: float(value) for key, value in row.items() if isinstance(value, int | float) and math.isfinite(value)}
-        for row in rows
-    )
+def _shown(value: Any) -> str | None:
+    """Return a fact as the page shows it, whatever it is."""
+    return None if value is None else f"{value!s:.60}"
 
 
-def _parsed(text: str, path: Path, first_line: int) -> dict[str, Any]:
+@contextmanager
+def _explain_read_errors(run_dir: Path) -> Iterator[None]:
     try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise UserError(f"{path}:{line}: not JSON ({error.msg}); repair or remove the file and try again.") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}:{first_line}: a JSON object is needed here; repair or remove the file and try again.")
-    return found
+        yield
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename or run_dir} ({error.strerror or error}); mend it") from error

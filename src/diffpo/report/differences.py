@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from diffpo.report.fields import interval, member, number, objects
 from diffpo.statistics.comparison import FrontierDifference
 from diffpo.statistics.intervals import Estimate
 
@@ -10,18 +11,19 @@ from diffpo.statistics.intervals import Estimate
 def differences_of(summary: Mapping[str, Any]) -> dict[str, FrontierDifference]:
     """Return the differences in the contents of `summary.json`, by the other arm; none where it compares nothing.
 
-    Raises KeyError, TypeError or ValueError for what has another shape.
+    Raises KeyError or ValueError for what has another shape.
     """
-    return {arm: _difference(found) for arm, found in summary.get("compared", {}).items()}
+    compared = member(summary, "compared")
+    return {arm: _difference(member(compared, arm)) for arm in compared}
 
 
 def _difference(found: Mapping[str, Any]) -> FrontierDifference:
-    rows = found["accuracy"]
+    rows = objects({"accuracy": found["accuracy"]}, "accuracy")
     return FrontierDifference(
-        tuple(float(row["nfe"]) for row in rows), tuple(_estimate(row) for row in rows), _estimate(found["area"])
+        tuple(number(row, "nfe") for row in rows), tuple(estimate(row) for row in rows), estimate(member(found, "area"))
     )
 
 
-def _estimate(found: Mapping[str, Any]) -> Estimate:
-    low, high = found["ci95"]
-    return Estimate(float(found["value"]), (float(low), float(high)))
+def estimate(found: Mapping[str, Any]) -> Estimate:
+    """Return a value with its interval."""
+    return Estimate(number(found, "value"), interval(found, "ci95"))

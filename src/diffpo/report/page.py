@@ -2,38 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from diffpo.core.files import explain_write_errors, write_whole
+from diffpo.core.files import check_writable, explain_write_errors, write_whole
 from diffpo.core.printable import printable
 from diffpo.report import charts, playback, sentences, table
 from diffpo.report.compared import frontier_sentences
 from diffpo.report.data import ARMS, Arm, ReportedRun, read_run
 from diffpo.report.learned import gain_sentences, price_sentences
+from diffpo.report.metrics import RL_CURVES, SFT_CURVES
 
 HERE = Path(__file__).parent
 NARROW, WIDE = (380, 400), (760, 440)
 MISSED = ARMS[:3]
 """A run that has one of these arms is said to lack the others."""
-
-RL_CURVES = {
-    "accuracy": "training problems solved",
-    "nfe": "denoiser calls per problem",
-    "kl": "KL to the reference, nats per token",
-    "importance_weight_ess": "effective sample size of importance weights",
-    "importance_weight_capped": "importance weights capped",
-    "group_weight_ess": "effective sample size within groups",
-    "clip_fraction": "policy ratios clipped",
-    "frac_reward_zero_std": "groups with nothing to learn",
-    "bound_median": "median entropy bound",
-    "bound_log_std_across_prompts": "spread of log bound across prompts",
-    "bound_log_sigma": "spread of log bound for one prompt",
-}
-"""The metrics of RL that the page draws, with what it calls them."""
-SFT_CURVES = {"loss": "loss", "accuracy": "accuracy on validation"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +40,7 @@ def write_report(run_dir: Path, out_file: Path | None = None) -> Path:
     report, where a file is broken, and where `out_file` cannot be written.
     """
     out_file = out_file or run_dir / "report.html"
+    check_writable(out_file)
     html = printable(render(read_run(run_dir)))  # a name turns no line round, and half a character ends nothing
     with explain_write_errors(out_file):
         write_whole(out_file, html)
@@ -62,15 +49,12 @@ def write_report(run_dir: Path, out_file: Path | None = None) -> Path:
 
 def render(run: ReportedRun) -> str:
     """Return the page as HTML."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     evaluated = [arm for arm in run.arms if arm.is_evaluated]
     learned = next((arm for arm in evaluated if arm.learned), None)
     fixed = charts.nearest_fixed(learned) if learned else None
     rl, sft = _by_training(run.arms)
     known = {arm.name for arm in run.arms}
-    return environment.get_template("template.html.j2").render(
+    return _template().render(
         css=_text("chart.css") + _text("style.css"),
         script=_text("playback.js"),
         run=run,
@@ -105,6 +89,14 @@ def render(run: ReportedRun) -> str:
         style_of=charts.style_of,
         display=table.display,
     )
+
+
+@lru_cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("template.html.j2")
 
 
 def _facts(run: ReportedRun) -> list[tuple[str, str]]:

@@ -82,7 +82,7 @@ def _cell(found: PlaybackCompletion, i: int, borders: list[str], is_sudoku: bool
     expected = found.answer[i] if i < len(found.answer) else ""
     call = found.unmask_step[i] + 1
     # The prompt of a grid is its clues row by row, so its characters have the positions of the completion's.
-    is_clue = is_sudoku and found.prompt[i] in "123456789"
+    is_clue = is_sudoku and found.prompt[i : i + 1] in [*"123456789"]
     # Other tasks have many right answers, and another than the listed one is not wrong.
     is_wrong = is_sudoku and not found.is_solved and character != expected
     classes = borders + ["clue"] * is_clue + ["wrong"] * is_wrong
