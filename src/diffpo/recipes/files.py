@@ -37,7 +37,7 @@ def read_table(names: str) -> dict[str, Any]:
     table: dict[str, Any] = {}
     joined: list[str] = []
     conditions: list[Mapping[str, Any]] = []
-    for name in [names] if Path(names).is_file() else names.split("+"):
+    for name in [names] if _is_file(names) else names.split("+"):
         part = _read(name)
         own = _conditions(part, name)
         table = laid_over(table, part)
@@ -104,11 +104,24 @@ def _names(folder: Traversable) -> list[str]:
 
 def _read(path_or_name: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(_place_of(path_or_name).read_text(encoding="utf-8"))
+        return tomllib.loads(_place_of(path_or_name).read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"recipe {path_or_name} is not valid TOML: it is not UTF-8 from byte {error.start} on; save it as UTF-8"
+        ) from error
+    except RecursionError as error:
+        raise UserError(f"recipe {path_or_name} cannot be read: its tables or arrays are nested too deep") from error
     except OSError as error:
         raise UserError(f"cannot read recipe {path_or_name}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path_or_name} is not valid TOML: {error}") from error
+    except ValueError as error:  # no TOML, an integer of thousands of digits, or a path with a NUL
+        raise UserError(f"recipe {path_or_name} is not valid TOML: {str(error).partition(';')[0]}") from error
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # too long for a path
+        return False
 
 
 def _place_of(path_or_name: str) -> Path | Traversable:
@@ -132,6 +145,6 @@ def _is_other_kind(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> bool:
 def _override_value(text: str) -> Any:
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # an integer of thousands of digits, thousands of brackets
         return text
     return parsed["value"] if len(parsed) == 1 else text

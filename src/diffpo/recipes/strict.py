@@ -66,11 +66,15 @@ def load_recipe(kind: type[M], path_or_name: str | None, overrides: Sequence[str
     Raises UserError naming every mistake, one line each.
     """
     mistakes: list[str] = []
-    table = {} if path_or_name is None else read_table(path_or_name)
-    for override in overrides:
-        if mistake := apply_override(table, override):
-            mistakes.append(mistake)
-    return _complete(kind, table, "the overrides" if path_or_name is None else f"recipe {path_or_name}", mistakes)
+    source = "the overrides" if path_or_name is None else f"recipe {path_or_name}"
+    try:
+        table = {} if path_or_name is None else read_table(path_or_name)
+        for override in overrides:
+            if mistake := apply_override(table, override):
+                mistakes.append(mistake)
+        return _complete(kind, table, source, mistakes)
+    except RecursionError as error:
+        raise UserError(f"{source}: tables or arrays are nested too deep; write them flatter") from error
 
 
 def recipe_of(kind: type[M], table: dict[str, Any], source: str) -> M:
@@ -179,7 +183,16 @@ def _read_value(field: FieldInfo, default: Any, value: Any, where: str, mistakes
         except PydanticUserError:  # a dataclass of the user's has a configuration of its own
             leaf = TypeAdapter(annotated)
         try:
-            return leaf.validate_json(json.dumps(value, default=str), strict=True)
+            text = json.dumps(value, default=str, ensure_ascii=False)
+            text.encode()
+        except ValueError:  # half a surrogate pair, or an integer of thousands of digits
+            mistakes.append(f"{where}: is no value that can be read; write it as plain numbers and texts")
+            return None
+        if "\\u0000" in text:
+            mistakes.append(f"{where}: has a NUL character; leave it out")
+            return None
+        try:
+            return leaf.validate_json(text, strict=True)
         except ValidationError as error:
             mistakes += _explain(error, where)
             return None

@@ -4,6 +4,9 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+MOST_SHOWN = 200
+"""Characters of a value in a message."""
+
 
 def closest(word: str, known: Iterable[str]) -> list[str]:
     return difflib.get_close_matches(word, known, n=1)
@@ -25,4 +28,5 @@ def at(where: str, line: str) -> str:
 
 def show_value(value: Any) -> str:
     """Return a value as TOML writes it, as far as a message needs that."""
-    return ("true" if value else "false") if isinstance(value, bool) else repr(value)
+    text = ("true" if value else "false") if isinstance(value, bool) else repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."

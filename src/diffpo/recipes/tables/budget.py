@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 
 from diffpo.recipes.strict import Strict
-from diffpo.recipes.tables.fields import Count
+from diffpo.recipes.tables.fields import Duration
 
 
 class BudgetRecipe(Strict):
     """A run ends at the first limit it reaches."""
 
-    steps: Count | None = None
-    denoiser_calls: Count | None = None
+    steps: Duration | None = None
+    denoiser_calls: Duration | None = None
 
     def problems(self) -> Iterable[str]:
         if self.steps is None and self.denoiser_calls is None:
@@ -18,5 +18,5 @@ class BudgetRecipe(Strict):
 
 
 class CheckpointRecipe(Strict):
-    every: Count = 20
-    keep: Count = 2
+    every: Duration = 20
+    keep: Duration = 2

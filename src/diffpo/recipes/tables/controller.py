@@ -8,7 +8,7 @@ from pydantic import Field
 from diffpo.core.options import BoundFeatures
 from diffpo.recipes.strict import Strict
 from diffpo.recipes.tables.advantages import AdvantageRecipe
-from diffpo.recipes.tables.fields import Count, Positive, Share
+from diffpo.recipes.tables.fields import Count, Duration, Positive, Share
 from diffpo.recipes.tables.optimizer import AdamRecipe
 
 
@@ -27,7 +27,7 @@ class WarmStartRecipe(Strict):
     threshold: Share = 0.9
     count: Count = 128
     """Problems that are decoded; their calls count in the budget."""
-    steps: Count = 300
+    steps: Duration = 300
     lr: Positive = 1e-3
 
 
@@ -56,7 +56,7 @@ class ControllerRecipe(Strict):
     features: BoundFeatures = "entropy"
     """What it looks at in the first call: the entropies of the completion, or the mean of its hidden states."""
     distribution: Literal["log-normal", "categorical"] = "log-normal"
-    bounds: tuple[Positive, ...] | None = None
+    bounds: Annotated[tuple[Positive, ...], Field(max_length=1000)] | None = None
     """The grid of a categorical distribution, in rising order; it starts with the weights of the log-normal one."""
     initial_bound: Positive = 0.3
     initial_spread: Positive = 1.0

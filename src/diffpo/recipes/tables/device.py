@@ -1,9 +1,10 @@
 """What training and evaluation say of the device and of the model's numbers."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from diffpo.recipes.strict import Strict
-from diffpo.recipes.tables.fields import Count
 
 Attention = Literal["sdpa", "flash_attention_2", "flex_attention"]
 
@@ -11,7 +12,7 @@ Attention = Literal["sdpa", "flash_attention_2", "flex_attention"]
 class DeviceSettings(Strict):
     """On which device the model is, and how its numbers are kept."""
 
-    threads: Count | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Torch threads; None: torch's own choice. Another number may change the last bits of a result."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a CUDA device if there is one."""

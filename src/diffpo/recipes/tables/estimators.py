@@ -22,7 +22,7 @@ class TwoTimesMeanFieldEstimator(Strict):
 
 class ManyTimesMeanFieldEstimator(Strict):
     kind: Literal["many-times-mean-field"] = "many-times-mean-field"
-    boundaries: Annotated[int, Field(ge=2)] = 4
+    boundaries: Annotated[int, Field(ge=2, le=2**20)] = 4
     """Canvases for each rollout, the fully masked one among them; 2 is two-times-mean-field."""
 
 

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from diffpo.core.options import DENSE_BOUNDS, CacheKind
 from diffpo.recipes.tables.device import DeviceSettings
-from diffpo.recipes.tables.fields import Count, NonNegative
+from diffpo.recipes.tables.fields import Bounds, Count, NonNegative, Seed
 from diffpo.recipes.tables.rollout import cache_problems, kernel_problems
 from diffpo.recipes.tables.rules import RuleRecipe
 from diffpo.recipes.tables.tasks import CountdownTask, SudokuTask, TaskRecipe, WalkTask, grading_problems
@@ -16,25 +16,25 @@ from diffpo.recipes.tables.tasks import CountdownTask, SudokuTask, TaskRecipe, W
 class EvalRecipe(DeviceSettings):
     """Greedy decoding of the same problems under every rule, and under the controller where the model has one."""
 
-    seed: int = 0
+    seed: Seed = 0
     model: str
     task: TaskRecipe | None = None
     """None: the task the model was trained on."""
     split: Literal["train", "validation", "test"] = "test"
-    count: Annotated[int, Field(ge=2)] = 500
+    count: Annotated[int, Field(ge=2, le=2**20)] = 500
     batch: Count = 256
     max_in_flight: Count | None = None
     """Completions of a batch in flight at a time; one that is done makes room for the next. None: all at once."""
     block_length: Count | None = None
     cache: CacheKind = "none"
     """As `rollout.cache` in RL: quicker, and only approximately the model's own answers."""
-    bounds: tuple[NonNegative, ...] = DENSE_BOUNDS
+    bounds: Bounds = DENSE_BOUNDS
     price: NonNegative | None = None
     """What one call per token costs in accuracy: the model's sampler decodes by the rule that is best at it, beside all
     rules that it would use at some price, which are measured anyway."""
     rules: tuple[RuleRecipe, ...] = ()
     """Rules besides the entropy bounds."""
-    validation_count: Annotated[int, Field(ge=0)] | None = None
+    validation_count: Annotated[int, Field(ge=0, le=2**20)] | None = None
     """Validation problems, answered under the same rules, that choose the constant which a learned sampler has to beat.
     None: 400 for the made-up tasks, which cost little, and none for others."""
 

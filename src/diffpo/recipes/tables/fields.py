@@ -1,4 +1,4 @@
-"""Number types that many tables use."""
+"""Number types that many tables use, with limits that no run could reach: a slip of the hand is told by its key."""
 
 from typing import Annotated
 
@@ -7,4 +7,10 @@ from pydantic import Field
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**20)]
+"""Of what is in memory together: rows, tokens, draws."""
+Duration = Annotated[int, Field(ge=1, le=2**53)]
+"""Of what comes one after the other: steps, denoiser calls."""
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Bounds = Annotated[tuple[NonNegative, ...], Field(max_length=1000)]
+"""A grid of entropy bounds; each is decoded with."""

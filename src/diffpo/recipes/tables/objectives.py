@@ -17,7 +17,7 @@ from diffpo.recipes.tables.estimators import (
     SampledExactEstimator,
     gives_token_probabilities,
 )
-from diffpo.recipes.tables.fields import Count, NonNegative, Positive, Share
+from diffpo.recipes.tables.fields import Count, Duration, NonNegative, Positive, Share
 
 
 class UpdateSettings(Strict):
@@ -178,7 +178,7 @@ class ExpertIterationObjective(Strict):
     """Weight of a masked token, as in SFT."""
     empty_share: Share = 0.0
     """Share of the answers of which all tokens are masked, as at a first call: more for few calls, less for many."""
-    capacity: Count = 100_000
+    capacity: Duration = 100_000
     """Right answers that are kept, the newest ones. In every process, each takes some 36 bytes of main memory for each
     token of prompt and completion: 100 000 of 500 tokens are 1.8 GB."""
     micro_batch_size: Count | None = None

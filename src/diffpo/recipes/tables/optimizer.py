@@ -13,7 +13,7 @@ class AdamRecipe(Strict):
     beta2: Annotated[float, Field(gt=0, lt=1)] = 0.95
     weight_decay: NonNegative = 0.0
     grad_clip: Positive = 1.0
-    warmup: Annotated[int, Field(ge=0)] = 0
+    warmup: Annotated[int, Field(ge=0, le=2**53)] = 0
     """Updates over which the learning rate rises from 0."""
     decay: Literal["none", "linear"] = "none"
     """linear: the rate falls to 0 as the budget is spent, in each stage of a joint run by itself."""

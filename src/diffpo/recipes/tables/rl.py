@@ -7,6 +7,7 @@ from diffpo.recipes.tables.budget import BudgetRecipe, CheckpointRecipe
 from diffpo.recipes.tables.controller import ControllerRecipe
 from diffpo.recipes.tables.device import DeviceSettings
 from diffpo.recipes.tables.estimators import EstimatorRecipe, TwoTimesMeanFieldEstimator
+from diffpo.recipes.tables.fields import Seed
 from diffpo.recipes.tables.objectives import (
     ClippedSurrogateObjective,
     ExpertIterationObjective,
@@ -22,7 +23,7 @@ DEFAULT_BOUND = EntropyBoundRule().bound
 
 
 class RlRecipe(DeviceSettings):
-    seed: int = 0
+    seed: Seed = 0
     base: str
     """Model to start from, which also is the reference of the KL term: a run, a folder, or ORG/NAME[@REVISION]."""
     task: TaskRecipe = SudokuTask()

@@ -8,7 +8,7 @@ from pydantic import Field
 from diffpo.core.options import DENSE_BOUNDS
 from diffpo.recipes.strict import Strict
 from diffpo.recipes.tables.device import DeviceSettings
-from diffpo.recipes.tables.fields import Count, NonNegative, Positive, Share
+from diffpo.recipes.tables.fields import Bounds, Count, Duration, NonNegative, Positive, Seed, Share
 from diffpo.recipes.tables.rollout import block_problems
 from diffpo.recipes.tables.tasks import TaskRecipe, grading_problems
 
@@ -26,9 +26,9 @@ Bound = Annotated[float, Field(gt=0, le=1e6)]
 class StatesRecipe(Strict):
     """The `states` table: decodings of train problems, from which the sampler learns."""
 
-    denoiser_calls: Count = 30000
+    denoiser_calls: Duration = 30000
     """When this many are spent no more problems are decoded; the first batch always is."""
-    batch: Annotated[int, Field(ge=2)] = 256
+    batch: Annotated[int, Field(ge=2, le=2**20)] = 256
     """Problems decoded at a time."""
     low: Bound = 0.05
     """Bounds, in nats on the plain sum of entropies, of the quick part of a decoding: from `low` to `high`."""
@@ -47,7 +47,7 @@ class FitRecipe(Strict):
     """The `fit` table: how the risk model is fitted."""
 
     width: Count = 128
-    steps: Count = 3000
+    steps: Duration = 3000
     batch: Count = 64
     lr: Positive = 2e-3
     weight_decay: NonNegative = 1e-2
@@ -58,7 +58,7 @@ class FitRecipe(Strict):
 class SamplerRecipe(DeviceSettings):
     """Fit a learned sampler to a denoiser that stays as it is."""
 
-    seed: int = 0
+    seed: Seed = 0
     base: str
     """The denoiser: a run, a folder, or ORG/NAME[@REVISION]."""
     task: TaskRecipe | None = None
@@ -68,13 +68,13 @@ class SamplerRecipe(DeviceSettings):
     max_in_flight: Count | None = None
     states: StatesRecipe = StatesRecipe()
     fit: FitRecipe = FitRecipe()
-    validation_count: Annotated[int, Field(ge=2)] = 500
+    validation_count: Annotated[int, Field(ge=2, le=2**20)] = 500
     """Validation problems on which rules are measured, for prices to choose among."""
     validation_batch: Count = 4096
     """Completions decoded at a time, problems times bounds."""
-    bounds: tuple[NonNegative, ...] = DENSE_BOUNDS
+    bounds: Bounds = DENSE_BOUNDS
     """Of the fixed rules, with and without `subtract_max`."""
-    risk_bounds: tuple[NonNegative, ...] = RISK_BOUNDS
+    risk_bounds: Bounds = RISK_BOUNDS
 
     def problems(self) -> Iterable[str]:
         if not self.bounds or not self.risk_bounds:

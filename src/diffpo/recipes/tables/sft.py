@@ -8,22 +8,28 @@ from pydantic import Field
 from diffpo.recipes.strict import Strict
 from diffpo.recipes.tables.budget import CheckpointRecipe
 from diffpo.recipes.tables.device import DeviceSettings
-from diffpo.recipes.tables.fields import Count, NonNegative, Positive
+from diffpo.recipes.tables.fields import Count, Duration, NonNegative, Positive, Seed
 from diffpo.recipes.tables.optimizer import LoraRecipe, PolicyOptimizerRecipe
 from diffpo.recipes.tables.tasks import SudokuTask, TaskRecipe, grading_problems
+
+MOST_WEIGHTS = 10**9
+"""Of a model made here: 16 GB with its gradients and moments."""
 
 
 class TinyModel(Strict):
     """LLaDA's architecture at any size; the vocabulary is the task's alphabet."""
 
-    d_model: Count = 128
-    n_layers: Count = 4
+    d_model: Annotated[int, Field(ge=1, le=2**16)] = 128
+    n_layers: Annotated[int, Field(ge=1, le=1000)] = 4
     n_heads: Count = 4
     mlp_hidden_size: Count = 352
     rope_theta: Positive = 100.0
     """The published 500000 is for thousands of positions; over tens it turns too slowly to tell them apart."""
 
     def problems(self) -> Iterable[str]:
+        weights = self.n_layers * self.d_model * (4 * self.d_model + 3 * self.mlp_hidden_size)
+        if weights > MOST_WEIGHTS:
+            yield f"d_model, n_layers and mlp_hidden_size are {weights:.2g} weights, above {MOST_WEIGHTS:g}; lower one"
         if self.d_model % self.n_heads:
             yield f"d_model {self.d_model} is no multiple of n_heads {self.n_heads}; change one of them"
         elif self.d_model // self.n_heads % 2:
@@ -37,12 +43,12 @@ class EarlyStopping(Strict):
     bound: NonNegative = 0.0
     """The entropy bound of the checks; 0: one token per call. Fewer calls are quicker checks, and a stricter test."""
     problems_per_check: Count = 128
-    start: Annotated[int, Field(ge=0)] = 0
-    every: Count = 10
+    start: Annotated[int, Field(ge=0, le=2**53)] = 0
+    every: Duration = 10
 
 
 class SftRecipe(DeviceSettings):
-    seed: int = 0
+    seed: Seed = 0
     base: str | None = None
     """Model to start from, as in RL; None: a fresh one of `model`'s size."""
     lora: LoraRecipe | None = None
@@ -55,7 +61,7 @@ class SftRecipe(DeviceSettings):
     batch: Count = 128
     micro_batch_size: Count | None = None
     """Rows of one forward and backward pass; None: the whole batch."""
-    steps: Count = 400
+    steps: Duration = 400
     """At most; `early_stopping` may end the run before."""
     weighting: Literal["elbo", "uniform"] = "elbo"
     """Weight of a masked token: L / (masked tokens of its row), as in d1 and LLaDA, or the same for all."""

@@ -15,7 +15,7 @@ from diffpo.recipes.tables.estimators import (
     TwoTimesMeanFieldEstimator,
     gives_token_probabilities,
 )
-from diffpo.recipes.tables.fields import Count, NonNegative
+from diffpo.recipes.tables.fields import Bounds, Count, Duration, NonNegative, Seed
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9+._-]*$")]
 """Names folders, and is listed with commas on the command line."""
@@ -57,12 +57,12 @@ class StudyArm(Strict):
 class StudyTuning(Strict):
     """How what an arm tries is chosen: on other seeds and other problems than those reported, one run for each."""
 
-    seeds: tuple[int, ...] = (100, 101)
+    seeds: tuple[Seed, ...] = (100, 101)
     grid: tuple[tuple[str, ...], ...] = ()
     """Of each list one override: [["optimizer.lr=4e-5", "optimizer.lr=1.2e-4"], ["rollout.rule.bound=0.1", ...]]."""
-    budget: Count | None = None
+    budget: Duration | None = None
     """Denoiser calls of each run. None: those of the study."""
-    count: Annotated[int, Field(ge=2)] = 200
+    count: Annotated[int, Field(ge=2, le=2**20)] = 200
     """Validation problems."""
 
     def problems(self) -> Iterable[str]:
@@ -77,15 +77,15 @@ class StudyEvaluation(Strict):
 
     every: Annotated[float, Field(gt=0, le=0.25)] = 0.25
     """Share of the budget between two points; the base and the end are points too."""
-    seed: int = 0
+    seed: Seed = 0
     split: Literal["validation", "test"] = "test"
-    count: Annotated[int, Field(ge=2)] = 200
+    count: Annotated[int, Field(ge=2, le=2**20)] = 200
     batch: Count = 200
-    bounds: tuple[NonNegative, ...] = DENSE_BOUNDS
+    bounds: Bounds = DENSE_BOUNDS
     """Fixed entropy bounds at the base and at the end, decoded greedily."""
-    bounds_between: tuple[NonNegative, ...] | None = None
+    bounds_between: Bounds | None = None
     """Those at the points between, which tables and figures of trajectories show. None: `bounds`."""
-    validation_count: Annotated[int, Field(ge=0)] = 200
+    validation_count: Annotated[int, Field(ge=0, le=2**20)] = 200
     """Validation problems, answered at the base and at the end, which choose constants. None with split validation."""
     sampled_bound: NonNegative = 0.1
     """Entropy bound of the completions at temperature 1, one for each problem."""
@@ -108,10 +108,10 @@ class StudyEvaluation(Strict):
 class StudyMismatch(Strict):
     """How the distance of a surrogate from the behaviour is measured: on rollouts at temperature 1, one a problem."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Chooses the problems, which are the same for all models and seeds."""
     split: Literal["train", "validation", "test"] = "test"
-    count: Annotated[int, Field(ge=2)] = 128
+    count: Annotated[int, Field(ge=2, le=2**20)] = 128
     bound: NonNegative = 0.1
     """Entropy bound of the rollouts."""
     draws: Count = 8
@@ -142,8 +142,8 @@ class StudyRecipe(Strict):
     """arms: what training gains; likelihood: how far the surrogates are from the behaviour, before and after it."""
     tasks: tuple[StudyTask, ...]
     arms: tuple[StudyArm, ...]
-    seeds: tuple[int, ...] = (0, 1, 2)
-    budget: Count
+    seeds: tuple[Seed, ...] = (0, 1, 2)
+    budget: Duration
     """Denoiser calls of each run."""
     base_per_seed: bool = False
     """Whether each seed has a base of its own, trained with that seed; else all seeds of a task start from one."""
