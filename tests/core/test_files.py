@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from diffpo.core.errors import UserError
-from diffpo.core.files import explain_write_errors, flush_tree, write_json, write_whole
+from diffpo.core.files import (
+    check_writable,
+    explain_write_errors,
+    flush_tree,
+    whole_new_folder,
+    write_json,
+    write_whole,
+)
 
 
 class Crash(BaseException):
@@ -102,3 +109,43 @@ def test_what_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
         write_whole(tmp_path, "text")
     with pytest.raises(ValueError), explain_write_errors(path):
         raise ValueError
+
+
+def test_a_path_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "folder").mkdir()
+    for path, is_folder, told in (
+        (tmp_path / "file", True, "Not a directory"),
+        (tmp_path / "folder", False, "Is a directory"),
+        (tmp_path / "file" / "below", False, "Not a directory"),
+        (tmp_path / "loop", False, "symbolic links"),
+        (tmp_path / ("x" * 300), False, "File name too long"),
+        (tmp_path / "a\0b", True, "null"),
+        (Path("/proc/nowhere/file"), False, "/proc/nowhere/file"),
+    ):
+        with pytest.raises(UserError, match=f"cannot write .*{told}.*choose another --out"):
+            check_writable(path, is_folder=is_folder)
+    before = sorted(tmp_path.rglob("*"))
+    for path, is_folder in (
+        (tmp_path / "file", False),
+        (tmp_path / "new" / "file", False),
+        (tmp_path / "folder", True),
+    ):
+        check_writable(path, is_folder=is_folder)
+    check_writable(tmp_path / "new" / "folder", is_folder=True)
+    check_writable(Path("/dev/null"))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="full"), whole_new_folder(tmp_path / "new") as folder:
+        (folder / "part").write_text("a part")
+        raise OSError("full")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "new").mkdir()
+    with whole_new_folder(tmp_path / "new") as folder:
+        (folder / "part").write_text("all of it")
+        assert list((tmp_path / "new").iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    assert (tmp_path / "new" / "part").read_text() == "all of it"

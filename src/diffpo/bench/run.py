@@ -10,7 +10,8 @@ from diffpo.bench.harness import Bench, Measurement, measure
 from diffpo.bench.rollouts import ROLLOUTS
 from diffpo.bench.updates import UPDATES
 from diffpo.core.errors import UserError
-from diffpo.core.files import explain_write_errors, write_json
+from diffpo.core.files import check_writable, explain_write_errors, write_json
+from diffpo.core.output import say
 
 BENCHES: tuple[Bench, ...] = (*ROLLOUTS, *UPDATES)
 
@@ -32,7 +33,7 @@ def chosen(names: Sequence[str], benches: Iterable[Bench] = BENCHES) -> list[Ben
 
 
 def run_bench(
-    names: Sequence[str], rounds: int, file: Path | None, echo: Callable[[str], None] = print
+    names: Sequence[str], rounds: int, file: Path | None, echo: Callable[[str], None] = say
 ) -> list[Measurement]:
     """Measure the chosen benchmarks, writing lines for each by `echo`.
 
@@ -40,6 +41,8 @@ def run_bench(
     for unknown names, and where the file cannot be written.
     """
     benches = chosen(names)
+    if file is not None:
+        check_writable(file, "--json")
     echo(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     done: list[Measurement] = []
     for bench in benches:

@@ -8,6 +8,7 @@ import typer
 
 from diffpo.cli.options import RESUME_AUTO, Model, Overrides
 from diffpo.core.errors import UserError
+from diffpo.core.files import check_writable
 from diffpo.core.output import show
 from diffpo.distributed.process import require_single_process
 
@@ -177,4 +178,5 @@ def _checked_run_dir(out: Path | None, recipe: RlRecipe | SftRecipe) -> Path:
     from diffpo.recipes.tasks import check_inputs
 
     check_inputs(recipe)
+    check_writable(out, is_folder=True)
     return out

@@ -1,10 +1,14 @@
 """Write files that must be whole: a crash at any moment leaves the old file or the new one, never a part of either."""
 
+import errno
 import json
 import os
+import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from diffpo.core.errors import UserError
@@ -60,6 +64,47 @@ def flush_tree(folder: Path) -> None:
 
 
 @contextmanager
+def whole_new_folder(folder: Path) -> Iterator[Path]:
+    """Give the block a folder to fill, which then takes the name `folder`; where the block fails, nothing is left.
+
+    `folder` must not be there, or be empty. Raises OSError where it cannot be written.
+    """
+    final = Path(os.path.realpath(folder))
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        flush_tree(temporary)
+        os.replace(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    flush_entry(final.parent)
+
+
+def check_writable(path: Path, option: str = "--out", is_folder: bool = False) -> None:
+    """Raise UserError where a file, or files in a folder, could not be written, before hours of work are lost by it.
+
+    Nothing is changed: the nearest folder that is there gets a file for a moment. Folders that are missing are made
+    when there is something to write.
+    """
+    with explain_write_errors(path, option, is_folder):
+        try:
+            mode = os.stat(path).st_mode
+        except FileNotFoundError:
+            mode = None
+        if mode is not None and stat.S_ISDIR(mode) != is_folder:
+            code = errno.ENOTDIR if is_folder else errno.EISDIR
+            raise OSError(code, os.strerror(code))
+        if mode is not None and not is_folder and not stat.S_ISREG(mode):
+            return  # a device or a pipe is written to as it is
+        place = Path(os.path.realpath(path))
+        while not place.is_dir():
+            place = place.parent
+        with TemporaryFile(dir=place):
+            pass
+
+
+@contextmanager
 def explain_write_errors(path: Path, option: str = "--out", is_folder: bool = False) -> Iterator[None]:
     """Turn an OSError into a UserError that says what cannot be written and which option names another path.
 
@@ -67,6 +112,8 @@ def explain_write_errors(path: Path, option: str = "--out", is_folder: bool = Fa
     """
     try:
         yield
-    except OSError as error:
-        to = "to " if is_folder else ""
-        raise UserError(f"cannot write {to}{path} ({error.strerror or error}); choose another {option}") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) and "\0" not in str(path):
+            raise
+        to, told = "to " if is_folder else "", getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {to}{path} ({told}); choose another {option}") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from diffpo.core.errors import NonFiniteLossError, UserError
+from diffpo.core.files import check_writable
 from diffpo.core.randomness import derive_seed, generator_for
 from diffpo.distributed.process import require_single_process
 from diffpo.evaluation.loop import evaluate
@@ -39,6 +40,7 @@ def run_fit_sampler(recipe: SamplerRecipe, out: Path) -> str:
     """
     require_single_process("fitting a sampler")
     task_recipe = fitted_task(recipe)
+    check_writable(out, is_folder=True)
     configure_torch_(recipe)
     policy = replace(load(recipe.base, *resolve_device(recipe)).with_new_counter(), controller=None, sampler=None)
     configure_model_(policy.denoiser, recipe)

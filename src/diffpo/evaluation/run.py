@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from diffpo.core.files import explain_write_errors, write_json
+from diffpo.core.files import check_writable, explain_write_errors, write_json
 from diffpo.core.printable import printable
 from diffpo.evaluation.loop import Outcome, drawn_together, evaluate, evaluation_problems, validation_problems
 from diffpo.evaluation.record import Evaluation, as_record, table
@@ -34,6 +34,7 @@ def run_eval(recipe: EvalRecipe, out: Path) -> str:
     Raises UserError for what is wrong with the recipe, the model or its task, and where the record cannot be written.
     """
     arm, task_recipe = short_name(recipe.model), evaluated_task(recipe)
+    check_writable(out)
     configure_torch_(recipe)
     policy = load(recipe.model, *resolve_device(recipe))
     configure_model_(policy.denoiser, recipe)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from diffpo.core.errors import UserError
-from diffpo.core.files import explain_write_errors
+from diffpo.core.files import check_writable, explain_write_errors, whole_new_folder
 from diffpo.models.adapters import merge_adapter
 from diffpo.models.manifest import whole_folder
 from diffpo.models.model_paths import is_adapter
@@ -25,9 +25,8 @@ def run_merge(path: Path, out: Path, dtype: torch.dtype | None = None, base: str
         raise UserError(f"{path} holds a whole model and no adapter; there is nothing to merge")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already; choose another --out")
-    with explain_write_errors(out, is_folder=True):
-        out.mkdir(parents=True, exist_ok=True)
+    check_writable(out, is_folder=True)
     policy = load_folder(folder, dtype, "cpu", base=base)
     merged = replace(policy.denoiser, model=merge_adapter(policy.denoiser.model))
-    with explain_write_errors(out, is_folder=True):
-        save(replace(policy, denoiser=merged), out)
+    with explain_write_errors(out, is_folder=True), whole_new_folder(out) as written:
+        save(replace(policy, denoiser=merged), written)

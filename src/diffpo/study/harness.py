@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffpo.core.errors import NonFiniteLossError, Stopped, UserError
-from diffpo.core.files import explain_write_errors, write_json, write_whole
+from diffpo.core.files import check_writable, explain_write_errors, write_json, write_whole
 from diffpo.core.output import say
 from diffpo.core.parent import child_environment
 from diffpo.recipes import dump_recipe, load_recipe
@@ -109,6 +109,8 @@ def run_study(
     where a combination cannot run, a result is broken, or a result that is there has other settings or was measured on
     another grid of bounds; Stopped when interrupted; RunsFailedError, when all others are done, where a run failed.
     """
+    check_writable(out, is_folder=True)
+    check_writable(work, "--work", is_folder=True)
     paths = StudyPaths(work)
     selection = selection or Selection()
     runs = study_runs(recipe, selection)

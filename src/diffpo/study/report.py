@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.core.errors import UserError
-from diffpo.core.files import write_whole
+from diffpo.core.files import explain_write_errors, write_whole
 from diffpo.report.table import interval_percent, percent
 from diffpo.statistics.constant import verdict
 from diffpo.statistics.intervals import Estimate
@@ -92,7 +92,8 @@ def write_study_report(out: Path, skip_broken: bool = False, against: Sequence[s
             texts[f"kl-{task}.svg"] = profiles_svg([profile for profile in kl if profile.task == task])
     texts[TABLE] = "\n".join(sections)
     for name, text in texts.items():
-        write_whole(out / name, text)
+        with explain_write_errors(out / name):
+            write_whole(out / name, text)
     return [out / name for name in texts]
 
 
