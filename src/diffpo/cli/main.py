@@ -1,12 +1,14 @@
 """`diffpo VERB`: runs one command and turns what it raises into a message and an exit code."""
 
+import errno
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from diffpo.cli.app import app
-from diffpo.cli.options import join_resume_auto
+from diffpo.cli.options import join_resume_auto, refuse_empty
 from diffpo.core.errors import NonFiniteLogitsError, NonFiniteLossError, PeerFailedError, Stopped, UserError
 from diffpo.core.output import guarded_streams, warn
 from diffpo.core.parent import end_with_parent
@@ -21,18 +23,23 @@ PATIENCE = 10.0
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit. Codes: 0 done, 1 our mistake, 2 the user's, 130 interrupted."""
     with guarded_streams():
-        _run(join_resume_auto(arguments or sys.argv[1:]))
+        _run(join_resume_auto(sys.argv[1:] if arguments is None else arguments))
 
 
 def _run(arguments: Sequence[str]) -> None:
     command = next((word for word in arguments if not word.startswith("-")), "")
     end_with_parent()
     try:
+        refuse_empty(arguments)
         if command not in SHARED:
             require_single_process(f"diffpo {command}".strip())
         app(arguments, prog_name="diffpo")
     except UserError as error:
         _end(f"diffpo: {error}", 2)
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        _end(f"diffpo: {error.filename!s:.100} cannot be used as a path ({error.strerror}); name another", 2)
     except Stopped as stopped:
         if current_process().is_main:
             warn(f"diffpo: {stopped}")
@@ -52,7 +59,8 @@ def _end(message: str, code: int) -> NoReturn:
 
     Where all processes fail alike, the first prints it and exits, upon which torchrun ends the others.
     """
-    if not current_process().is_main:
-        time.sleep(PATIENCE)
+    with suppress(UserError):  # the message may be about the ranks themselves
+        if not current_process().is_main:
+            time.sleep(PATIENCE)
     warn(message)
     sys.exit(code)

@@ -22,10 +22,26 @@ class Process:
 
 
 def current_process() -> Process:
-    """Return this process's rank and the number of processes."""
+    """Return this process's rank and the number of processes.
+
+    Raises UserError for variables that torchrun does not set in this way.
+    """
     if "LOCAL_RANK" not in os.environ:
         return Process()
-    return Process(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    given = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    numbers = [int(value) if value.isascii() and value.isdigit() and len(value) < 7 else -1 for value in given.values()]
+    process = Process(*numbers)
+    if min(numbers) < 0 or not max(process.rank, process.local_rank) < process.world_size:
+        told = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        raise UserError(
+            f"the environment has {told}, which are no ranks as torchrun sets them; start it by torchrun, or without "
+            "LOCAL_RANK"
+        )
+    if missing := [
+        name for name in ("MASTER_ADDR", "MASTER_PORT") if process.world_size > 1 and not os.environ.get(name)
+    ]:
+        raise UserError(f"the environment has LOCAL_RANK and lacks {' and '.join(missing)}; start it by torchrun")
+    return process
 
 
 def rank_slice(count: int, unit: int = 1) -> slice:

@@ -1,0 +1,46 @@
+"""The ranks that torchrun sets, and variables that are none."""
+
+import pytest
+
+from diffpo.core.errors import UserError
+from diffpo.distributed.process import Process, current_process
+
+WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+
+
+def set_only(monkeypatch: pytest.MonkeyPatch, **variables: str | None) -> None:
+    for name in WHOLE:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+
+
+def test_ranks_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_only(monkeypatch, **WHOLE)
+    assert current_process() == Process(1, 2, 1)
+    set_only(monkeypatch, RANK="3", WORLD_SIZE="8")  # of the machine and not of a process, as clusters set them
+    assert current_process() == Process()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"RANK": None},
+        {"WORLD_SIZE": None},
+        {"WORLD_SIZE": "0"},
+        {"WORLD_SIZE": "1"},
+        {"RANK": "two"},
+        {"RANK": ""},
+        {"RANK": "-1"},
+        {"RANK": "2"},
+        {"LOCAL_RANK": "\u0663"},
+        {"LOCAL_RANK": "9" * 5000},
+        {"MASTER_ADDR": None},
+        {"MASTER_PORT": ""},
+    ],
+)
+def test_variables_that_are_no_ranks_are_named(changed: dict[str, str | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    set_only(monkeypatch, **WHOLE | changed)
+    with pytest.raises(UserError, match=r"the environment has .*start it by torchrun"):
+        current_process()
