@@ -2,6 +2,9 @@ r"""Take away what LaTeX and habit put around mathematics and what does not chan
 
 import re
 
+FONT = r"\\(?:text|mbox|mathrm|mathbf|mathit|mathsf|text[a-z]{2,6})"
+"""A pattern of the commands that only choose the font of what is in braces after them."""
+
 _THOUSANDS = re.compile(r"(?<=[0-9])(?:,\\! ?|\\!,|\{,\}|\\[,!])(?=[0-9]{3}(?![0-9]))")
 _GAP = re.compile(r"(?<=[0-9])(?:\s|\\[,;:! ]|\\q?quad|~|\$)+(?=[0-9])")
 _SIZES = re.compile(r"\\(?:left|right|displaystyle)(?![a-z])")

@@ -4,11 +4,11 @@ import re
 
 from diffpo.grading import symbolic
 from diffpo.grading.exact import exact_value
-from diffpo.grading.latex import full_fractions, join_thousands, mark_digit_gaps, without_sizes
+from diffpo.grading.latex import FONT, full_fractions, join_thousands, mark_digit_gaps, without_sizes
 from diffpo.grading.number import parse_number
 from diffpo.grading.symbolic import Verdict
 
-_WRAPPER = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf|textit) ?\{([^{}]*)\}")
+_WRAPPER = re.compile(FONT + r" ?\{([^{}]*)\}")
 _SPACING = re.compile(r"\\[!,;: ]|[\s$~]|\\\$|\.$")
 _GAP = "\0"
 _WORD = re.compile(r"\(?[A-Za-z]\)?|[A-Za-z]{3,}")

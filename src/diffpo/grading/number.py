@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from math import prod
 
-from diffpo.grading.latex import full_fractions, join_thousands, without_name, without_sizes
+from diffpo.grading.latex import FONT, full_fractions, join_thousands, without_name, without_sizes
 
 MAX_CHARACTERS = 1000
 MAX_DIGITS = 30
@@ -49,9 +49,7 @@ _NUMBER = re.compile(
 )
 _BRACKETED = re.compile(r"([-+]?) ?(?:\((.*)\)|\{(.*)\})")
 
-_FONT = re.compile(
-    r"\\(?:text|mbox|mathrm|mathbf|mathit|mathsf|text[a-z]{2,6}) ?\{([^{}]{0,80})\}((?:\^(?:\{[0-9]\}|[0-9]))?)"
-)
+_FONT = re.compile(FONT + r" ?\{([^{}]{0,80})\}((?:\^(?:\{[0-9]\}|[0-9]))?)")
 _LETTERS_ONLY = re.compile(r"[ A-Za-z./]*")
 _SIGNS = (
     (re.compile(r"</?[a-z]{1,20}>?"), " "),  # a torn tag
