@@ -3,9 +3,10 @@
 import pytest
 
 from diffpo.core.errors import UserError
+from diffpo.distributed.collectives import process_group
 from diffpo.distributed.process import Process, current_process
 
-WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
 
 
 def set_only(monkeypatch: pytest.MonkeyPatch, **variables: str | None) -> None:
@@ -36,11 +37,17 @@ def test_ranks_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
         {"RANK": "2"},
         {"LOCAL_RANK": "\u0663"},
         {"LOCAL_RANK": "9" * 5000},
-        {"MASTER_ADDR": None},
-        {"MASTER_PORT": ""},
     ],
 )
 def test_variables_that_are_no_ranks_are_named(changed: dict[str, str | None], monkeypatch: pytest.MonkeyPatch) -> None:
     set_only(monkeypatch, **WHOLE | changed)
     with pytest.raises(UserError, match=r"the environment has .*start it by torchrun"):
         current_process()
+
+
+def test_processes_that_are_told_no_meeting_place_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_only(monkeypatch, **WHOLE)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    with pytest.raises(UserError, match="has LOCAL_RANK and lacks MASTER_PORT; start it by torchrun"), process_group():
+        pass

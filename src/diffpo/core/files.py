@@ -78,7 +78,7 @@ def whole_new_folder(folder: Path) -> Iterator[Path]:
         os.replace(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    flush_entry(final.parent)
+    flush_entry(temporary.parent)
 
 
 def check_writable(path: Path, option: str = "--out", is_folder: bool = False) -> None:

@@ -4,6 +4,7 @@ All processes must make the same calls in the same order. So every value that de
 budgets, requests to stop) must first be made equal in all of them (docs/decisions/0013).
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -34,11 +35,13 @@ BUCKET = 2**25
 def process_group() -> Iterator[None]:
     """Join the processes that torchrun has started into one group, and leave it unless the block raises.
 
-    Raises PeerFailedError where they do not all come within minutes.
+    Raises PeerFailedError where they do not all come within minutes, UserError where nothing says where they meet.
     """
     if current_process().world_size == 1 or dist.is_initialized():
         yield
         return
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
+        raise UserError(f"the environment has LOCAL_RANK and lacks {' and '.join(missing)}; start it by torchrun")
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         dist.init_process_group(backend, timeout=JOINING)

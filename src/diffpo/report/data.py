@@ -131,9 +131,9 @@ class ReportedRun:
     arms: tuple[Arm, ...]
     task: str | None = None
     split: str | None = None
-    seed: str | None = None
+    seed: int | str | None = None
     wall_s: float | None = None
-    completion_length: str | None = None
+    completion_length: int | str | None = None
     compared: Mapping[str, FrontierDifference] = field(default_factory=dict)
     """By arm, how far the frontier of a demo's any-speed model with its sampler is above that of the arm."""
 
@@ -180,6 +180,7 @@ def _read_run(run_dir: Path) -> ReportedRun:
             arm = replace(arm, metrics=read_metrics(logs[name]))
         arms.append(arm)
     compared = _build(run_dir / "summary.json", differences_of, summary)
+    facts |= {key: None if facts.get(key) is None else str(facts[key]) for key in ("task", "split")}
     return ReportedRun(name=run_dir.resolve().name, arms=tuple(arms), compared=compared, **facts)
 
 
@@ -285,9 +286,9 @@ def _read_object(path: Path) -> dict[str, Any]:
     return parse_object(path.read_bytes(), path, 1) if path.exists() else {}
 
 
-def _shown(value: Any) -> str | None:
-    """Return a fact as the page shows it, whatever it is."""
-    return None if value is None else f"{value!s:.60}"
+def _shown(value: Any) -> int | str | None:
+    """Return a fact for the page, whatever it is."""
+    return value if value is None or isinstance(value, int) else f"{value!s:.60}"
 
 
 @contextmanager
