@@ -14,7 +14,7 @@ from diffpo.report import metrics as log
 from diffpo.report.data import read_run
 from diffpo.report.page import render
 
-ODD = [None, "x", [1], {}, -1, 1e308, float("nan"), 10**400]
+ODD: list[Any] = [None, "x", [1], {}, -1, 1e308, float("nan"), 10**400]
 POINT = {
     "rule": "entropy bound 0.1",
     "kind": "entropy-bound",

@@ -30,8 +30,8 @@ class RlArm:
     overrides: tuple[str, ...] = ()
 
 
-# Rates, rollout bounds and d1's groups are chosen on seeds from 100 up: one call is d1's best of four bounds, and groups
-# of 32 its largest area of two sizes at two rates (docs/decisions/0026, docs/log.md).
+# Rates, rollout bounds and d1's groups are chosen on seeds from 100 up: one call is d1's best of four bounds, and
+# groups of 32 have its largest area of two sizes at two rates (docs/decisions/0026, docs/log.md).
 RL_ARMS = {
     "d1": RlArm("tiny-d1", CALLS, ("rollout.rule.bound=10", "rollout.group_size=32")),  # one call
     "diffpo": RlArm("tiny-diffpo", CALLS),
