@@ -18,6 +18,7 @@ from diffpo.report.fields import (
     numbers,
     objects,
     optional_number,
+    required,
     whole,
     words,
 )
@@ -258,7 +259,7 @@ def _gain(found: Mapping[str, Any]) -> Gain:
 
 
 def _price_curve(found: Mapping[str, Any]) -> PriceCurve:
-    area, gain = (estimate(member(found, key)) for key in ("area", "area_gain"))
+    area, gain = (estimate(required(found, key)) for key in ("area", "area_gain"))
     return PriceCurve(tuple(map(_point, objects(found, "points"))), _rules_by_price(found, "prices"), area, gain)
 
 

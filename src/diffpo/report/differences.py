@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from diffpo.report.fields import interval, member, number, objects
+from diffpo.report.fields import interval, member, number, objects, required
 from diffpo.statistics.comparison import FrontierDifference
 from diffpo.statistics.intervals import Estimate
 
@@ -19,9 +19,8 @@ def differences_of(summary: Mapping[str, Any]) -> dict[str, FrontierDifference]:
 
 def _difference(found: Mapping[str, Any]) -> FrontierDifference:
     rows = objects({"accuracy": found["accuracy"]}, "accuracy")
-    return FrontierDifference(
-        tuple(number(row, "nfe") for row in rows), tuple(estimate(row) for row in rows), estimate(member(found, "area"))
-    )
+    at = tuple(number(row, "nfe") for row in rows)
+    return FrontierDifference(at, tuple(map(estimate, rows)), estimate(required(found, "area")))
 
 
 def estimate(found: Mapping[str, Any]) -> Estimate:

@@ -33,7 +33,7 @@ def numbers(found: Mapping[str, Any], name: str, low: Bound = -LARGEST, high: Bo
 
 def interval(found: Mapping[str, Any], name: str) -> tuple[float, float]:
     """Return the two ends of an interval."""
-    ends = numbers(found, name) if name in found else (found[name],)
+    ends = numbers({name: found[name]}, name)
     if len(ends) != 2:
         raise ValueError(f"{name!r} should be a list of two numbers")
     return ends[0], ends[1]
@@ -68,6 +68,13 @@ def member(found: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if value is not None and not isinstance(value, Mapping):
         raise ValueError(f"{name!r} should be an object, and is {value!r:.40}")
     return value or {}
+
+
+def required(found: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return an object that must be there, with something in it."""
+    if not found[name]:
+        raise ValueError(f"{name!r} should be an object, and is {found[name]!r:.40}")
+    return member(found, name)
 
 
 def _number(value: Any, name: str, low: Bound, high: Bound) -> float:
