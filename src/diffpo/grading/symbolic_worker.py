@@ -52,7 +52,7 @@ def main(memory_bytes: int, cpu_seconds: float) -> None:
 
 
 def is_as_exact(one: object, other: object) -> bool:
-    """Return whether two values that math-verify calls equal are so to 20 digits: it takes all that is tiny for equal.
+    """Return whether two values that math-verify calls equal are so to 100 digits: it takes all that is tiny for equal.
 
     Decimals are taken as they are written. What cannot be computed is left to math-verify.
     """
@@ -77,15 +77,15 @@ def is_as_exact(one: object, other: object) -> bool:
     except (TypeError, ValueError, ArithmeticError):
         return True
     scale = max(abs(mine), abs(yours))
-    return bool(scale == 0 or abs(mine - yours) <= scale * 1e-20) or not cmath.isfinite(complex(scale))
+    return bool(scale == 0 or abs(mine - yours) <= scale * 1e-100) or not cmath.isfinite(complex(scale))
 
 
 def value_at(side: Any, point: dict[Any, Any]) -> Any:
-    """Return an expression's value to 40 digits. Raises TypeError where it has none."""
+    """Return an expression's value to 120 digits. Raises TypeError where it has none."""
     import sympy
 
     exact = side.xreplace({number: sympy.Rational(str(number)) for number in side.atoms(sympy.Float)})
-    value = exact.subs(point).evalf(40)
+    value = exact.subs(point).evalf(120)
     if not value.is_number or not value.is_finite:
         raise TypeError("not a number")
     return value
