@@ -34,8 +34,8 @@ lint: .venv/.ready ## Check style and types
 mutants: .venv/.ready ## Slow: plant bugs in the ground floor; the tests must catch each (JOBS=2)
 	@$(BEAT) 'planting bugs' $(BIN)/python tools/mutants.py --jobs $(JOBS)
 
-torture: .venv/.ready ## Slow: kill runs and flip bits of checkpoints, a hundred times each; nothing may be lost
-	@PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python -m tests.helpers.torture
+torture: .venv/.ready ## Slow: kills, flips, full disks, bad rewards, and a million completions that mean harm (SEED=0 JOBS=2)
+	@PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture --seed $(SEED) --jobs $(JOBS)
 
 study-sampler: .venv/.ready ## Slow: learned sampler against fixed ones
 	@$(BIN)/python studies/learned_sampler.py

@@ -12,7 +12,6 @@ import pytest
 import torch
 from tests.helpers.forked import Forked, run_doomed
 from tests.helpers.tiny_runs import lines_of, make_old, rl_recipe, sft_recipe, snapshot, weights_of
-from tests.helpers.torture import torture
 
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
@@ -376,11 +375,3 @@ def test_a_checkpoint_that_replaces_another_never_leaves_neither(
     checkpoint_module.tidy(run)
     assert final.is_dir() and not any(run.glob(".*"))
     assert (final / MANIFEST).is_file()
-
-
-# -------------------------------------------------------------------------------------------------------------- torture
-
-
-def test_kills_and_flips_at_random(tmp_path: Path) -> None:
-    """A handful; `make torture` does a hundred of each."""
-    assert torture(tmp_path, kills=4, flips=24, seed=0) == "kills 4 resumed 4, flips 24 detected 24"

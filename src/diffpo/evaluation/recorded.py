@@ -128,7 +128,7 @@ def _score(kind: str, index: int, row: Row) -> ScoredRow:
         case "math500", str():
             facts = {"gold": truth}
             points = d1.math_is_right(generation, truth)
-        case "countdown-d1", [[int(), int(), int()] as numbers, int() as target]:
+        case "countdown-d1", [[int(), int(), int()] as numbers, int() as target] if _is_number(target):
             facts = {"numbers": ",".join(map(str, numbers)), "target": target}
             points = d1.countdown_is_right(generation, numbers, target)
         case "sudoku-d1", str() if re.fullmatch(r"[1-4]{16}", truth):

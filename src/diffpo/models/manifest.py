@@ -48,7 +48,7 @@ def problems_of(folder: Path, may_lack: Collection[str] = ()) -> list[str]:
         return []
     try:
         files = _read(folder / MANIFEST)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return [f"{MANIFEST} is damaged"]
     found = [problem for name, record in files.items() if (problem := _problem(folder, name, record, may_lack))]
     for name in sorted(_names(folder) - files.keys()):

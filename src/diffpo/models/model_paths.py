@@ -128,7 +128,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """Return a file's JSON object; an empty one for other JSON. Raises UserError for what is no JSON."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read ({first_line(error)}); is the folder a model's?") from error
     return cast(dict[str, Any], content) if isinstance(content, dict) else {}
 

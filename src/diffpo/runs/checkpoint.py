@@ -143,7 +143,7 @@ def read_progress(checkpoint: Path) -> RunProgress:
         content = json.loads(file.read_text())
         content.pop(HAS_MANIFEST, None)
         return RunProgress(**content)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} cannot be read ({first_line(error)}); remove {checkpoint} to go on before it") from error
 
 
@@ -154,7 +154,7 @@ def problems_on_resume(checkpoint: Path) -> list[str]:
     try:
         content = json.loads((checkpoint / PROGRESS).read_text())
         step, had_manifest = content["step"], content.get(HAS_MANIFEST, False)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         return [f"{PROGRESS} cannot be read ({first_line(error)})"]
     if had_manifest and not (checkpoint / MANIFEST).exists():
         return [f"{MANIFEST} is missing"]

@@ -40,7 +40,7 @@ def _step_of(line: bytes) -> int | None:
     """Return the step of a record; None for what is none."""
     try:
         step = json.loads(line)["step"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return step if isinstance(step, int) and not isinstance(step, bool) else None
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from diffpo.core.errors import UserError
 from diffpo.core.options import CommitPolicyKind
+from diffpo.models.model_paths import first_line
 from diffpo.sampling.commit_policy import CommitPolicy
 from diffpo.sampling.controller import NUM_FEATURES, Controller
 
@@ -42,8 +43,8 @@ def load_controller(
         controller.load_state_dict(load_file(folder / CONTROLLER_WEIGHTS))
     except KeyError as error:
         raise UserError(f"the learned sampler in {folder} cannot be loaded: its config lacks {error}") from error
-    except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"the learned sampler in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+    except (OSError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"the learned sampler in {folder} cannot be loaded: {first_line(error)}") from error
     is_planner = isinstance(controller, CommitPolicy) and controller.kind == "planner"
     if is_planner and hidden_size not in (None, controller.num_inputs):
         raise UserError(

@@ -39,7 +39,7 @@ def read_results(path: Path, skip_broken: bool = False) -> list[Result]:
             continue
         try:
             result = _parsed(text, found.keys())
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             if not skip_broken:
                 raise UserError(
                     f"{path}, line {number} is broken: {error}; mend or delete it, or leave it out by --skip-broken"

@@ -28,6 +28,9 @@ SUFFIXES = (".jsonl", ".csv", ".parquet")
 PROBE_SECONDS = 2.5
 
 _LONGEST_FIELD = 2**24  # characters of a field of a CSV file
+_LONGEST_LIST = (
+    500  # characters of the names of columns in a message: of a file that is no table, a name may be all of it
+)
 
 
 class DataAwayError(UserError):
@@ -84,9 +87,8 @@ class Row:
     def value(self, name: str) -> Any:
         """Return the value of a column."""
         if name not in self.columns:
-            raise UserError(
-                f"{self.location}: field {name!r} is missing; there are {', '.join(self.columns) or 'none'}"
-            )
+            there = ", ".join(self.columns)[:_LONGEST_LIST] or "none"
+            raise UserError(f"{self.location}: field {name!r} is missing; there are {there}")
         return self.columns[name]
 
     def has(self, *names: str) -> bool:
@@ -213,7 +215,7 @@ def _read_csv(path: Path) -> Iterator[Row]:
             if names is None:
                 names = values
                 if len(set(names)) < len(names):
-                    raise UserError(f"{location}: the header names a field twice: {', '.join(names)}")
+                    raise UserError(f"{location}: the header names a field twice: {', '.join(names)[:_LONGEST_LIST]}")
             elif len(values) != len(names):
                 problem = f"field {names[len(values)]!r} is missing" if len(values) < len(names) else "it has too many"
                 raise UserError(f"{location}: {len(values)} fields instead of {len(names)}: {problem}")
