@@ -196,6 +196,11 @@ def test_score_reads_what_d1_writes(tmp_path: Path, capsys: pytest.CaptureFixtur
             "'ground_truth' is none of gsm8k: 'x'",
         ),
         (
+            '{"generations": [{"generations": "1+2+3", "ground_truth": [[1, 2, 3], 1' + "0" * 400 + "]}]}",
+            "countdown-d1",
+            "'ground_truth' is none of countdown-d1: [[1, 2, 3], 1000",
+        ),
+        (
             '{"generations": [{"generations": "", "ground_truth": 1}]}',
             "chess",
             "--task chess: unknown; give one of gsm8k",

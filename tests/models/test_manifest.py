@@ -139,3 +139,9 @@ def test_an_older_checkpoint_without_a_manifest_is_taken_and_said(
     shutil.copytree(run / "checkpoint-10", run.parent / "model")
     assert whole_folder(run.parent / "model") == run.parent / "model"
     assert capsys.readouterr().err == "", "a model that is no checkpoint never had one"
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, '{"files": {"config.json": {"bytes": Infinity, "sha256": ""}}}'])
+def test_a_manifest_that_python_cannot_hold_is_damaged(text: str, checkpoint: Path) -> None:
+    (checkpoint / MANIFEST).write_text(text)
+    assert problems_of(checkpoint) == [f"{MANIFEST} is damaged"]

@@ -273,13 +273,28 @@ def test_nothing_to_report(tmp_path: Path, exists: bool) -> None:
             r"jsonl:1: the metric 'weight_ess' is called 'importance_weight_ess' now",
         ),
         ("summary.json", '{"seed": 0,\n"arms": {,}}', r"summary.json:2: not JSON"),
+        ("summary.json", '{"wall_s": Infinity}', r"summary.json: a field has the wrong shape \(wall_s is inf"),
+        ("summary.json", '{"wall_s": "long"}', r"summary.json: a field has the wrong shape"),
+        (
+            "summary.json",
+            '{"seed": ' + "9" * 5000 + "}",
+            r"summary.json: not JSON that can be read \(Exceeds the limit",
+        ),
+        ("eval/d1.json", "[" * 5000, r"eval/d1.json: not JSON that can be read \(maximum recursion"),
+        ("eval/d1.json", "half \udcff", r"eval/d1.json: cannot be read"),
+        ("d1/metrics.jsonl", "half \udcff", r"d1/metrics.jsonl: cannot be read"),
+        (
+            "eval/d1.json",
+            '{"points": [{"accuracy": 1, "ci95": [0, 1], "nfe": 1, "n": Infinity}]}',
+            r"eval/d1.json: a field has the wrong shape",
+        ),
         ("summary.json", '{"arms": {"d1": 3}}', r"summary.json: a field has the wrong shape"),
         ("eval/d1.json", '{"points": [{"rule": "top-2"}]}', r"eval/d1.json: the field 'accuracy' is missing"),
         ("eval/d1.json", '{"area": {"value": 1, "ci95": [0]}}', r"eval/d1.json: a field has the wrong shape"),
     ],
 )
 def test_a_broken_file_is_named_with_its_line(run_dir: Path, name: str, content: str, message: str) -> None:
-    (run_dir / name).write_text(content)
+    (run_dir / name).write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(UserError, match=message):
         write_report(run_dir)
 

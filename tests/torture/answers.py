@@ -186,7 +186,7 @@ def grade_cheaply(seed: int, start: int, count: int, limit: float = CPU_SECONDS)
     """Grade the completions of these numbers by all cheap graders."""
     tally, checks = Tally(), cheap_checks()
     before = _peak(resource.RUSAGE_SELF)
-    with _clock():
+    with clock():
         for number in range(start, start + count):
             found = completion(seed, number)
             tally.completions += 1
@@ -221,7 +221,7 @@ def try_(tally: Tally, name: str, number: int, found: Completion, check: Check, 
 
 
 @contextmanager
-def _clock() -> Iterator[None]:
+def clock() -> Iterator[None]:
     def raise_(_number: int, _frame: FrameType | None) -> None:
         raise _TooSlowError
 
@@ -252,7 +252,7 @@ def grade_symbolically(seed: int, start: int, count: int) -> Tally:
 
     symbolic._Pool.compare = counted  # type: ignore[method-assign]
     try:
-        with _clock():
+        with clock():
             for number in range(start, start + count):
                 _grade_by_worker(tally, seed, number)
     finally:

@@ -39,7 +39,7 @@ LONGEST_MESSAGE = 20_000
 PIECES = (
     "0", "-1", "1e999", "-1e999", "NaN", "Infinity", "-Infinity", "null", "true", "[]", "{}", '""', "9" * 400,
     "9" * 5000, "1e-400",
-    "[" * 100_000, '{"a":' * 100_000, "a." * 3000 + "b = 1\n", "inf", "nan", "0x_", "1979-05-27T07:32:00Z", "'''",
+    "[" * 5000, '{"a":' * 2000, "a." * 3000 + "b = 1\n", "inf", "nan", "0x_", "1979-05-27T07:32:00Z", "'''",
     '"""', "\\ud800",
     "\\u0000", "\0", "\x1b[2J", "\n", "\r", ",", ":", '"', "=", "\ufeff", "\u2028", "[[task]]\n", "[with.gsm8k]\n",
     "kind = 'x'\n",
@@ -172,7 +172,7 @@ def torture_by_files(folder: Path, count: int, seed: int) -> Readers:
     return tally
 
 
-# ------------------------------------------------------------------------------------------------------ recipes and data
+# ----------------------------------------------------------------------------------------------------- recipes and data
 
 
 def _of_recipes() -> list[Source]:
@@ -266,7 +266,7 @@ def _parquet() -> bytes | None:
     return bytes(sink.getvalue().to_pybytes())
 
 
-# ------------------------------------------------------------------------------------------------------- models and runs
+# ------------------------------------------------------------------------------------------------------ models and runs
 
 MODEL_CONFIG = {
     "model_type": "llada", "architectures": ["LLaDAModelLM"], "d_model": 32, "n_layers": 2, "n_heads": 2,
@@ -325,8 +325,8 @@ def _of_runs() -> list[Source]:
              "solved": [1, 0, 1, 0], "nfe_rows": [3, 3, 3, 3]}  # fmt: skip
     gain = {"accuracy": 0.02, "accuracy_ci95": [0.0, 0.1], "nfe": 0.5, "nfe_ci95": [0.1, 0.9]}
     estimate = {"value": 0.4, "ci95": [0.3, 0.5]}
-    answered = {"prompt": "1034341201434301=", "completion": "1234341221434321", "answer": "1234341221434321", "clues": 11,
-                "unmask_step": [0, 1] * 8, "logp": [-0.1] * 16, "nfe": 2, "solved": True,
+    answered = {"prompt": "1034341201434301=", "completion": "1234341221434321", "answer": "1234341221434321",
+                "clues": 11, "unmask_step": [0, 1] * 8, "logp": [-0.1] * 16, "nfe": 2, "solved": True,
                 "entropy_bound": 0.1}  # fmt: skip
     record = {
         "task": "sudoku4", "split": "test", "seed": 0, "completion_length": 16, "clues": [8, 9, 10, 11],

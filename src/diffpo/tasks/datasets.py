@@ -28,9 +28,7 @@ SUFFIXES = (".jsonl", ".csv", ".parquet")
 PROBE_SECONDS = 2.5
 
 _LONGEST_FIELD = 2**24  # characters of a field of a CSV file
-_LONGEST_LIST = (
-    500  # characters of the names of columns in a message: of a file that is no table, a name may be all of it
-)
+_LONGEST_LIST = 500  # characters of column names in a message: of a file that is no table, a name may be all of it
 
 
 class DataAwayError(UserError):
