@@ -107,7 +107,7 @@ def _read_recorded(path: Path) -> list[Row]:
     return [Row(f"{path} row {number}", columns) for number, columns in enumerate(found, start=1)]
 
 
-def _is_number(truth: float) -> bool:
+def _is_number(truth: int | float) -> bool:
     """Return whether a JSON value is a number, and one that a float can hold."""
     return not isinstance(truth, bool) and -1e300 < truth < 1e300
 
