@@ -250,7 +250,7 @@ def grade_symbolically(seed: int, start: int, count: int) -> Tally:
         tally.verdicts[verdict] += 1
         return verdict
 
-    symbolic._Pool.compare = counted  # type: ignore[method-assign]
+    symbolic._Pool.compare = counted  # type: ignore[method-assign, assignment]
     try:
         with clock():
             for number in range(start, start + count):

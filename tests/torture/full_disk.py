@@ -121,6 +121,7 @@ def run_with_small_files(limit: int, command: Sequence[str]) -> None:
 def fill(case: Case, out: Path, writes: int, sizes: Sequence[int], draw: random.Random) -> str | None:
     """Run a case until the disk is full; return what is wrong with how it ended, if anything is."""
     command, errors = [*case.command, "--out", str(out), "--resume", "auto"], out.with_suffix(".full.err")
+    how: tuple[Any, ...]
     if draw.random() < 0.7:
         how = (run_until_full, draw.randint(1, writes), out, command)
     else:

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-BRACKETS = ("()", "[]", "{}", "<>", "$$", '""')
+BRACKETS = (("(", ")"), ("[", "]"), ("{", "}"), ("<", ">"), ("$", "$"), ('"', '"'))
 
 
 def mutated(text: str, pieces: Sequence[str], draw: random.Random, most: int = 3) -> str:
