@@ -54,11 +54,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     return made
 
 
-def record_of(made: list[tuple[Any, ...]], name: str) -> Callable[..., None]:
+def record_of(made: list[tuple[Any, ...]], name: str) -> Callable[..., str]:
     """Return a stand-in that notes how it is called; options that were not given as `False` are left out."""
 
-    def record(*arguments: Any, **options: Any) -> None:
+    def record(*arguments: Any, **options: Any) -> str:
         made.append((name, *arguments, *(key for key, value in options.items() if value)))
+        return name
 
     return record
 
@@ -173,7 +174,7 @@ def test_the_other_verbs(
     assert exit_code("sample", here, "--prompt", "1 2", "--price", "0") == 0
     assert exit_code("sampler", here, "num_steps=5", "--out", "x") == 0
     assert exit_code("report", here) == 0
-    assert capsys.readouterr().out.split() == ["wrote", "None"]  # what the stand-ins return
+    assert capsys.readouterr().out.split() == [*["run_eval"] * 2, "run_fit_sampler", "wrote", "write_report"]
     assert exit_code("demo", "--seed", "7") == 0
     assert calls == [
         ("run_eval", TinyEvalRecipe(num_steps=5, model=here), tmp_path / "eval.json"),

@@ -199,8 +199,8 @@ def test_the_wrong_verb_is_one_line_not_a_list_of_unknown_options(tmp_path: Path
     ("text", "told"),
     [
         (f"seed = {'9' * 5000}", "is not valid TOML: Exceeds the limit"),
-        (f"seed = {'[' * 5000}", "is not valid TOML: maximum recursion depth"),
-        (f"seed.{'a.' * 3000}a = 1", "tables or arrays stand too deep in each other"),
+        (f"seed = {'[' * 5000}", "its tables or arrays are nested too deep"),
+        (f"seed.{'a.' * 3000}a = 1", "tables or arrays are nested too deep; write them flatter"),
     ],
 )
 def test_what_python_cannot_hold_is_a_sentence(text: str, told: str, tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_a_model_built_in_python_is_checked_too() -> None:
         Sampler(block_length=5)
 
 
-text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 number = st.floats(allow_nan=False, allow_infinity=False)
 rules = st.builds(TopK, kind=st.just("top_k"), k=st.integers(1, 9)) | st.builds(
     EntropyBound, kind=st.just("entropy_bound"), entropy_bound=st.floats(0, 1e30)
