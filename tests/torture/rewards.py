@@ -110,7 +110,7 @@ def torture_by_rewards(base: Path, folder: Path) -> tuple[int, int]:
                 case "one sentence":
                     is_good = code == 2 and told[:1] != [] and told[0].startswith("diffpo: the grader failed on all")
                 case _:
-                    is_good = code == 0 and sum(line["grader_failed"] for line in lines_of(out)) > 0
+                    is_good = code == 0 and sum(line.get("grader_failed", 0) for line in lines_of(out)) > 0
             if not is_good or any("\x1b" in line for line in told):
                 bar.warn(f"{name}: exit code {{code}}, {{told}}", code=code, told=" / ".join(told[:3]))
             good += is_good
