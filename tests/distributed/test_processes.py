@@ -423,7 +423,7 @@ def test_what_ends_all_is_said_once(
             main(["rl"])
         errors = capsys.readouterr().err
         if isinstance(error, PeerFailedError):
-            assert (caught.value.code, errors) == (said.strip(), "waits\n"), "which Python prints, for exit code 1"
+            assert (caught.value.code, errors) == (code, "waits\n" + said), "the one that failed is heard first"
             continue
         assert caught.value.code == code
         if isinstance(error, Stopped):
