@@ -270,9 +270,10 @@ def test_an_out_whose_recipe_was_lost_is_still_a_run(run: Path, error_of: ErrorO
     assert "nothing to resume" in error_of("sft", "sft.toml", "--out", str(run), "--resume")
 
 
-@pytest.mark.parametrize("out", ["nowhere", "empty"])
+@pytest.mark.parametrize("out", ["nowhere", "empty", "file/x"])
 def test_nothing_to_resume(out: str, run: Path, recipe: str, error_of: ErrorOf, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("in the way")
     for command in (["sft", "sft.toml"], ["rl", recipe, f'base="{run}"']):
         assert f"nothing to resume: {out} holds no run" in error_of(*command, "--out", out, "--resume")
     assert not (tmp_path / "nowhere").exists()

@@ -45,3 +45,37 @@ def test_a_loop_goes_on_without_stdout_or_stderr(tmp_path: Path) -> None:
             ["sh", "-c", command, "sh", PRINTS, str(file)], input="go\n", text=True, capture_output=True, timeout=60
         )
         assert file.read_text() == "done", closed
+
+
+SHOWS = (
+    "import sys\n"
+    "from diffpo.core.output import show\n"
+    "sys.stdin.readline()\n"
+    "show('a table\\n' * 100_000)\n"
+    "show('wrote it')\n"
+)
+
+
+def test_a_result_that_nobody_reads_to_its_end_is_no_failure() -> None:
+    """As in `diffpo eval ... | head -1`: the record is written before, and there is nothing to say about it."""
+    command = [sys.executable, "-c", SHOWS]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdin and process.stdout and process.stderr
+    process.stdout.close()
+    process.stdin.write("go\n")
+    process.stdin.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(60) == 0
+
+
+def test_every_verb_ends_without_a_traceback_where_stdout_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    verbs = (["report", str(tmp_path)], ["bench", "--list"], ["--version"], ["rl", "tiny-d1", "base=x/y", "--dry-run"])
+    for arguments in verbs:
+        for closed in (">&-", ">/dev/full"):
+            command = f'"{sys.executable}" -m diffpo "$@" {closed}'
+            done = subprocess.run(["sh", "-c", command, "sh", *arguments], capture_output=True, text=True, timeout=120)
+            assert "Traceback" not in done.stderr and done.returncode in (0, 1, 2), (arguments, done.stderr)

@@ -9,7 +9,8 @@ import pytest
 from tests.helpers.hostile import HOSTILE
 
 from diffpo.cli.main import main
-from diffpo.evaluation.recorded import score_file
+from diffpo.core.errors import UserError
+from diffpo.evaluation.recorded import score_file, summary
 from diffpo.grading.d1 import countdown_is_right, gsm8k_is_right, math_is_right, sudoku_cells
 
 GENERATIONS = Path(__file__).parents[3] / "shared" / "data" / "generations"
@@ -216,3 +217,40 @@ def test_score_names_what_is_wrong(
         main(["score", str(file), "--task", task])
     (line,) = capsys.readouterr().err.splitlines()
     assert caught.value.code == 2 and message in line
+
+
+ODD = [
+    None,
+    True,
+    "x",
+    "",
+    [1],
+    {},
+    -1,
+    1e308,
+    float("nan"),
+    10**400,
+    [[[]]],
+    "9" * 5000,
+    [[1, 2, 3], 10**400],
+    "1" * 16,
+]
+ROWS: dict[str, dict[str, Any]] = {
+    "gsm8k": {"question": "q", "generation": "<answer>5</answer>", "ground_truth": 5},
+    "math500": {"question": "q", "generation": "\\boxed{5}", "ground_truth": "5"},
+    "countdown-d1": {"question": "q", "generation": "<answer>1+2+3</answer>", "ground_truth": [[1, 2, 3], 6]},
+    "sudoku-d1": {"question": "0234341221434321", "generation": "1234341221434321", "ground_truth": "1234341221434321"},
+}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("name", ["odd.jsonl", "odd.json"])
+def test_a_row_with_an_odd_value_is_scored_or_named(kind: str, name: str, tmp_path: Path) -> None:
+    for field in (*ROWS[kind], "generations"):
+        for value in ODD:
+            row = ROWS[kind] | {field: value}
+            (tmp_path / name).write_text(json.dumps({"generations": [row]} if name == "odd.json" else row))
+            try:
+                summary(score_file(tmp_path / name, kind))
+            except UserError as error:
+                assert str(error).startswith(str(tmp_path / name)) and "\n" not in str(error)

@@ -48,6 +48,17 @@ def state_of(denoiser: ModelDenoiser) -> dict[str, Tensor]:
 # ------------------------------------------------------------------------------------------------------ load and save
 
 
+@pytest.mark.parametrize(("family", "name"), [("LLaDA", "PreTrainedTokenizerFast"), ("Dream", "DreamTokenizer")])
+def test_a_saved_tokenizer_has_a_class_that_transformers_4_knows(family: str, name: str, tmp_path: Path) -> None:
+    """Transformers 5 writes TokenizersBackend, of which 4.57 says that it does not exist; Dream's has its own code."""
+    write_folder(tmp_path / "published", PUBLISHED[family])
+    denoiser, tokenizer = load_denoiser(tmp_path / "published")
+    save_denoiser(denoiser, tokenizer, tmp_path / "saved")
+    written = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())
+    assert written["tokenizer_class"] == name
+    assert load_denoiser(tmp_path / "saved")[1].get_vocab() == tokenizer.get_vocab()
+
+
 @pytest.mark.parametrize("num_shards", [1, 3])
 @FAMILIES
 @torch.no_grad()

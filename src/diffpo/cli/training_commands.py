@@ -86,7 +86,7 @@ def sft(
     if rehearse:
         _rehearse(loaded, out, resume, devices, device_memory)
         return
-    run_dir = _checked_run_dir(out, loaded)
+    run_dir = _checked_run_dir(out, loaded, is_there=resume)
     from diffpo.training.sft import run_sft
 
     run_sft(loaded, run_dir, "auto" if resume_auto else resume, extend=extend)
@@ -119,7 +119,7 @@ def rl(
     if rehearse:
         _rehearse(loaded, out, resume, devices, device_memory)
         return
-    run_dir = _checked_run_dir(out, loaded)
+    run_dir = _checked_run_dir(out, loaded, is_there=resume)
     from diffpo.training.rl import run_rl
 
     run_rl(loaded, run_dir, "auto" if resume_auto else resume, extend=extend)
@@ -169,8 +169,8 @@ def _rehearse(
         raise typer.Exit(2)
 
 
-def _checked_run_dir(out: Path | None, recipe: RlRecipe | SftRecipe) -> Path:
-    """Return `out`. Raises UserError where it is not given, and where the recipe's inputs cannot be used."""
+def _checked_run_dir(out: Path | None, recipe: RlRecipe | SftRecipe, is_there: bool) -> Path:
+    """Return `out`. Raises UserError where it is not given or cannot be written, and for inputs that cannot be used."""
     if out is None:
         raise UserError(
             "where to? Give --out, or --dry-run to see what the run would take, or --rehearse to run it in small"
@@ -178,5 +178,6 @@ def _checked_run_dir(out: Path | None, recipe: RlRecipe | SftRecipe) -> Path:
     from diffpo.recipes.tasks import check_inputs
 
     check_inputs(recipe)
-    check_writable(out, is_folder=True)
+    if not is_there:
+        check_writable(out, is_folder=True)
     return out

@@ -133,8 +133,8 @@ def _score(kind: str, index: int, row: Row) -> ScoredRow:
             points = d1.countdown_is_right(generation, numbers, target)
         case "sudoku-d1", str() if re.fullmatch(r"[1-4]{16}", truth):
             puzzle = re.search(r"[0-4]{16}", row.text("question"))
-            if puzzle is None:
-                raise UserError(f"{row.location}: field 'question' has no puzzle of 16 digits")
+            if puzzle is None or "0" not in puzzle[0]:
+                raise UserError(f"{row.location}: field 'question' has no puzzle of 16 digits with an empty cell, 0")
             facts = {"puzzle": puzzle[0], "solution": truth}
             points, possible = d1.sudoku_cells(generation, puzzle[0], truth)
         case _:

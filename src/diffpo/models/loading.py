@@ -48,6 +48,7 @@ for _type, _family in FAMILIES.items():
 AutoTokenizer.register(DreamConfig, fast_tokenizer_class=DreamTokenizer, exist_ok=True)
 
 GENERATION_CONFIG = "generation_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 PADDED_TO, MOST_PADDING = 64, 512
 """Published embeddings are padded with rows that are no tokens, up to a round number: LLaDA has 115, Dream 397."""
@@ -100,9 +101,22 @@ def load_denoiser(
 def save_denoiser(denoiser: ModelDenoiser, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write a folder that `load_denoiser` reads back bit for bit, with the published names in config and weights."""
     denoiser.model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
     config = dict(denoiser.generation_config) | {"eos_token_id": list(denoiser.stop_ids)}
     (folder / GENERATION_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a tokenizer's files, with a class that transformers 4 knows, too.
+
+    Transformers 5 calls its class TokenizersBackend, and reads the older name for it.
+    """
+    tokenizer.save_pretrained(folder)
+    file = folder / TOKENIZER_CONFIG
+    config = read_json(file)
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def make_denoiser(

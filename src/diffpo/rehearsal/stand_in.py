@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from diffpo.core.errors import UserError
 from diffpo.models.family import Family
 from diffpo.models.hub import cached_folder, check_model_path
-from diffpo.models.loading import read_config
+from diffpo.models.loading import read_config, save_tokenizer
 from diffpo.models.model_paths import (
     CONFIG,
     HUB_FILES,
@@ -148,7 +148,7 @@ def _small(family: Family, raw: Mapping[str, Any], is_quantised: bool) -> dict[s
 
 def _write_byte_tokenizer(family: Family, raw: dict[str, Any], folder: Path) -> None:
     tokenizer = byte_tokenizer(family.name)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
     ids = {"mask_token_id": tokenizer.convert_tokens_to_ids(FRAMES[family.name].mask)}
     raw.update(ids, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, vocab_size=len(tokenizer))
 
