@@ -219,7 +219,7 @@ def test_score_names_what_is_wrong(
     assert caught.value.code == 2 and message in line
 
 
-ODD = [
+ODD: list[Any] = [
     None,
     True,
     "x",
