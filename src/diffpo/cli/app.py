@@ -11,6 +11,7 @@ from diffpo.cli.evaluation_commands import evaluate, report, score
 from diffpo.cli.model_commands import merge, sample
 from diffpo.cli.study_commands import bench, study
 from diffpo.cli.training_commands import rl, sampler, sft
+from diffpo.core.output import show
 
 app = typer.Typer(
     add_completion=False,
@@ -23,7 +24,7 @@ app = typer.Typer(
 
 def _print_version(is_wanted: bool) -> bool:
     if is_wanted:
-        typer.echo(f"diffpo {__version__}")
+        show(f"diffpo {__version__}")
         raise typer.Exit
     return is_wanted
 
