@@ -179,7 +179,7 @@ def _of_recipes() -> list[Source]:
     rl = dump_recipe(rl_recipe(Path("base"), "budget.steps=1")).encode()
     sft = dump_recipe(sft_recipe()).encode()
     overrides = "\n".join(
-        ("task.min_clues=13", "optimizer.lr=0.01", "rollout.group_size=4", "train=joint", "a.b.c=[1, {x=2}]")
+        ("task.min_clues=13", "optimizer.lr=0.01", "rollout.group_size=4", "train=joint", "optimizer={lr=0.1}")
     )
 
     def read_overrides(folder: Path) -> object:

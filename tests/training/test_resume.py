@@ -311,6 +311,15 @@ def test_a_lost_line_of_the_log_is_told_and_the_others_stay(
     assert weights_of(checkpoints(run)[-1]).items() <= whole.items()
 
 
+def test_what_a_killed_process_half_wrote_is_cleared_away_and_no_other_file(run: Path) -> None:
+    mine = [run / ".recipe.toml.123.tmp", run / f".{METRICS}.123.tmp"]
+    another = run / ".eval.json.123.tmp"  # of a process that evaluates the run now
+    for file in (*mine, another):
+        file.write_text("half")
+    checkpoint_module.tidy(run)
+    assert another.exists() and not any(file.exists() for file in mine)
+
+
 # --------------------------------------------------------------------------------------------------------- failed saves
 
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from diffpo.core.errors import UserError
 from diffpo.core.files import flush_entry, flush_tree
 from diffpo.models.manifest import HAS_MANIFEST, MANIFEST, OPTIMIZER, PROGRESS, problems_of, write_manifest
-from diffpo.models.model_paths import CHECKPOINT, METRICS, checkpoints, first_line
+from diffpo.models.model_paths import CHECKPOINT, METRICS, RECIPE, checkpoints, first_line
 from diffpo.sampling.policy import Policy, save
 
 WRITING, REPLACED = ".tmp", ".replaced"
@@ -108,7 +108,7 @@ def _remove(checkpoint: Path) -> None:
 
 
 def tidy(run: Path) -> None:
-    """Remove what a process has left that ended while it wrote a checkpoint, and undo a replacement that was half done.
+    """Remove what a process has left that ended while it wrote to the run, and undo a replacement that was half done.
 
     No other process may be at work on the run.
     """
@@ -120,6 +120,9 @@ def tidy(run: Path) -> None:
             left.rename(final)
     for left in run.glob(f".{CHECKPOINT}*{WRITING}"):
         shutil.rmtree(left)
+    for name in (RECIPE, METRICS):
+        for half in run.glob(f".{name}.*{WRITING}"):  # of `write_whole`
+            half.unlink()
 
 
 @contextmanager
