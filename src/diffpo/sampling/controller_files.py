@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from diffpo.core.errors import UserError
 from diffpo.core.options import CommitPolicyKind
-from diffpo.models.model_paths import first_line
 from diffpo.sampling.commit_policy import CommitPolicy
 from diffpo.sampling.controller import NUM_FEATURES, Controller
+from diffpo.sampling.damaged_files import explain_damaged_sampler
 
 CONTROLLER_WEIGHTS = "controller.safetensors"
 CONTROLLER_CONFIG = "controller_config.json"
@@ -38,13 +37,9 @@ def load_controller(
         if (folder / CONTROLLER_WEIGHTS).is_file():
             raise UserError(f"the learned sampler in {folder} cannot be loaded: it lacks {CONTROLLER_CONFIG}")
         return None
-    try:
+    with explain_damaged_sampler(folder):
         controller = _made(json.loads((folder / CONTROLLER_CONFIG).read_text()))
         controller.load_state_dict(load_file(folder / CONTROLLER_WEIGHTS))
-    except KeyError as error:
-        raise UserError(f"the learned sampler in {folder} cannot be loaded: its config lacks {error}") from error
-    except (OSError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"the learned sampler in {folder} cannot be loaded: {first_line(error)}") from error
     is_planner = isinstance(controller, CommitPolicy) and controller.kind == "planner"
     if is_planner and hidden_size not in (None, controller.num_inputs):
         raise UserError(

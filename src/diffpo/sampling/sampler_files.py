@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from diffpo.core.errors import UserError
-from diffpo.models.model_paths import first_line
+from diffpo.sampling.damaged_files import explain_damaged_sampler
 from diffpo.sampling.prices import PricedSampler, candidates_of
 from diffpo.sampling.risk import RiskModel
 
@@ -38,12 +37,8 @@ def load_sampler(folder: Path, hidden_size: int, device: torch.device) -> Priced
     """
     if not any((folder / name).is_file() for name in (SAMPLER_CONFIG, SAMPLER_WEIGHTS)):
         return None
-    try:
+    with explain_damaged_sampler(folder):
         sampler = _read(folder, device)
-    except KeyError as error:
-        raise UserError(f"the learned sampler in {folder} cannot be loaded: its config lacks {error}") from error
-    except (OSError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"the learned sampler in {folder} cannot be loaded: {first_line(error)}") from error
     if sampler.model.hidden_size != hidden_size:
         raise UserError(
             f"the learned sampler in {folder} was fitted to hidden states of width {sampler.model.hidden_size}, and "
