@@ -66,6 +66,9 @@ def test_a_model_of_too_many_weights_is_refused() -> None:
         (b"[" + b".".join([b"batch"] * 2_000) + b"]\n", "nested too deep|batch"),
         (b"batch = " + b"9" * 5000, "is not valid TOML"),
         (b"batch = \x00", "is not valid TOML"),
+        (b"seed = " + b"9" * 5000, "is not valid TOML: Exceeds the limit"),
+        (b"seed = " + b"[" * 5000, "its tables or arrays are nested too deep"),
+        (b"seed." + b"a." * 3000 + b"a = 1", "tables or arrays are nested too deep; write them flatter"),
     ],
 )
 def test_a_file_that_is_no_toml_is_a_sentence(content: bytes, message: str, tmp_path: Path) -> None:
@@ -79,6 +82,17 @@ def test_an_override_that_is_nested_too_deep_is_a_sentence() -> None:
     for override in (".".join(["a"] * 2_000) + "=1", "batch=" + "[" * 100_000, "batch=" + "{a=" * 100_000):
         with pytest.raises(UserError):
             load_recipe(SftRecipe, None, [override])
+
+
+@pytest.mark.parametrize("override", ["seed=" + "9" * 5000, "seed=" + "[" * 5000, "seed." + "a." * 3000 + "a=1"])
+def test_an_override_that_python_cannot_hold_names_its_key_or_its_depth(override: str) -> None:
+    with pytest.raises(UserError, match=r"seed|too deep"):
+        load_recipe(SftRecipe, None, [override])
+
+
+def test_a_name_that_is_too_long_for_a_path_is_a_name() -> None:
+    with pytest.raises(UserError, match="no recipe is called"):
+        load_recipe(SftRecipe, "long" * 100)
 
 
 def test_a_mark_at_the_beginning_of_a_file_and_lines_of_windows_are_read(tmp_path: Path) -> None:

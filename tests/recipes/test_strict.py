@@ -195,25 +195,6 @@ def test_the_wrong_verb_is_one_line_not_a_list_of_unknown_options(tmp_path: Path
     assert str(caught.value).splitlines()[1:] == ["  kind: should be 'top_k', got 'entropy_bound'"]
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        (f"seed = {'9' * 5000}", "is not valid TOML: Exceeds the limit"),
-        (f"seed = {'[' * 5000}", "its tables or arrays are nested too deep"),
-        (f"seed.{'a.' * 3000}a = 1", "tables or arrays are nested too deep; write them flatter"),
-    ],
-)
-def test_what_python_cannot_hold_is_a_sentence(text: str, told: str, tmp_path: Path) -> None:
-    file = tmp_path / "bad.toml"
-    file.write_text(text)
-    with pytest.raises(UserError, match=told):
-        load_recipe(Run, str(file))
-    with pytest.raises(UserError, match=r"seed|too deep"):
-        load_recipe(Run, None, [text.replace(" ", "")])
-    with pytest.raises(UserError, match="no recipe is called"):
-        load_recipe(Run, "long" * 100)
-
-
 def test_bad_files_and_names(tmp_path: Path) -> None:
     file = tmp_path / "bad.toml"
     file.write_text("seed = 1\nseed = = 2\n", encoding="utf-8")
