@@ -7,13 +7,13 @@ import errno
 import os
 import re
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from typing import Any, Literal
 
 from diffpo.core.printable import printable
+from diffpo.core.user_code import traceback_of
 
 Stream = Literal["stdout", "stderr"]
 READER_IS_GONE = (errno.EPIPE, errno.EIO)
@@ -66,7 +66,7 @@ def guarded_streams() -> Iterator[None]:
     The traceback that ends the process is printable from then on, and a sign that stdout's encoding lacks is escaped.
     """
     stderr = sys.stderr
-    sys.excepthook = lambda *error: warn("".join(traceback.format_exception(*error)).rstrip())
+    sys.excepthook = lambda kind, error, trace: warn(traceback_of(error))
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     if stderr is not None:

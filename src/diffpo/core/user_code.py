@@ -47,7 +47,7 @@ def load_user_code(name: str, part: str, noun: str) -> Any:
 
 
 def traceback_of(error: BaseException) -> str:
-    """Return an exception of user code as Python shows it, over several lines."""
+    """Return an exception as Python shows it, over several lines."""
     return "".join(traceback.format_exception(error)).rstrip()
 
 
