@@ -25,12 +25,12 @@ def changed(folder: Path, **fields: Any) -> None:
 @FAMILIES
 def test_no_kernel_is_chosen_by_a_config(published: Published, tmp_path: Path) -> None:
     """Transformers would fetch and run the code of that repository."""
+    assert without_kernels({"d_model": 4} | dict.fromkeys(KERNELS, "x")) == {"d_model": 4}
     write_folder(tmp_path, published)
     changed(tmp_path, **dict.fromkeys(KERNELS, "stranger/kernel"))
     denoiser, _ = load_denoiser(tmp_path)
     assert denoiser.model.config._attn_implementation == "sdpa"
     assert "stranger" not in str(denoiser.model.config)
-    assert without_kernels({"d_model": 4} | dict.fromkeys(KERNELS, "x")) == {"d_model": 4}
 
 
 @FAMILIES

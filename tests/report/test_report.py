@@ -307,8 +307,9 @@ def test_a_line_that_is_being_written_is_left_out(run_dir: Path) -> None:
 
 
 def test_non_finite_numbers_are_not_drawn(run_dir: Path) -> None:
+    values = (0.1, "NaN", 0.3, "Infinity", "-Infinity")
     (run_dir / "d1" / "metrics.jsonl").write_text(
-        "".join(f'{{"step": {i}, "denoiser_calls": {i}, "accuracy": {v}}}\n' for i, v in enumerate((0.1, "NaN", 0.3)))
+        "".join(f'{{"step": {i}, "denoiser_calls": {i}, "accuracy": {v}}}\n' for i, v in enumerate(values))
     )
     assert curve(read_run(run_dir).arms[1].metrics, "denoiser_calls", "accuracy") == [
         (0, 0.1, 0.1, 0.1),
