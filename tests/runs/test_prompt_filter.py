@@ -134,7 +134,8 @@ def test_it_is_a_task(task: TextTask) -> None:
 def test_a_published_config_says_it(family: str, positions: int, task: TextTask, data: str, tmp_path: Path) -> None:
     one = published.PUBLISHED[family]
     published.write_folder(tmp_path, one)
-    tokenizer, config = load_tokenizer(tmp_path), one.config_class(**one.config)
+    config = one.config_class(**one.config)
+    tokenizer = load_tokenizer(tmp_path, config)
     recipe = Gsm8kTask(kind="gsm8k", source=data, completion_length=16)
     found = filter_long_prompts(task, recipe, config, tokenizer)
     assert isinstance(found, PromptFilter) and found.limit == positions - 16

@@ -20,7 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from diffpo.core.errors import UserError
 from diffpo.models.adapters import load_adapter
-from diffpo.models.config_check import without_kernels, wrong_field
+from diffpo.models.config_check import shown, used_fields, wrong_field, wrong_id
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.dream import DREAM, DreamConfig, DreamTokenizer
 from diffpo.models.family import Family
@@ -88,7 +88,7 @@ def load_denoiser(
         model = _build_model(family, config, folder)
     files = weight_files(folder)
     check_weights(model, files, folder)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, config)
     generation_config = _read_generation_config(folder)
     denoiser = make_denoiser(model, tokenizer, generation_config, source=str(folder))
     model.name_or_path = str(folder.absolute())  # an adapter on it names it so, and may be read from elsewhere
@@ -176,21 +176,18 @@ def read_config(folder: Path) -> tuple[Family, PretrainedConfig]:
 
     Raises UserError for an unknown family, a missing field, or a field whose value diffpo does not compute.
     """
-    raw = without_kernels(read_json(folder / CONFIG))
+    raw = used_fields(read_json(folder / CONFIG))
     family = FAMILIES.get(str(raw.get("model_type")))
     if family is None:
         known = " and ".join(map(repr, FAMILIES))
-        raise UserError(
-            f"{folder} holds a model of type {raw.get('model_type')!r}, and diffpo knows {known}; name such a folder"
-        )
+        named = f"{raw.get('model_type')!r:.40}"
+        raise UserError(f"{folder} holds a model of type {named}, and diffpo knows {known}; name such a folder")
     published = family.model.__name__
     classes = raw.get("architectures") or [published]
     classes = classes if isinstance(classes, list) else [classes]
     if published not in classes:
-        raise UserError(
-            f"{folder} holds a {join_names([str(name) for name in classes])}, which diffpo does not know; "
-            f"name a {published} folder"
-        )
+        named = join_names([f"{name!s:.60}" for name in classes])
+        raise UserError(f"{folder} holds a {named}, which diffpo does not know; name a {published} folder")
     rope = raw.get("rope_parameters")
     given = raw | (rope if isinstance(rope, dict) else {})
     if lacking := [field for field in family.required if given.get(field) is None]:
@@ -198,7 +195,7 @@ def read_config(folder: Path) -> tuple[Family, PretrainedConfig]:
     for field, value in family.fixed.items():
         if given.get(field) not in (None, value):
             raise UserError(
-                f"{folder / CONFIG} sets {field} to {given[field]!r}, and diffpo computes {family.name} "
+                f"{folder / CONFIG} sets {field} to {shown(given[field])}, and diffpo computes {family.name} "
                 f"with {value!r} only; name a folder with such a model"
             )
     if wrong := wrong_field(family, given):
@@ -209,15 +206,17 @@ def read_config(folder: Path) -> tuple[Family, PretrainedConfig]:
         raise UserError(f"{folder / CONFIG} describes no {family.name} model: {first_line(error)}") from error
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def load_tokenizer(folder: Path, config: PretrainedConfig) -> PreTrainedTokenizerFast:
     """Return the folder's tokenizer, by AutoTokenizer and without running the folder's Python.
 
-    Raises UserError where there is none, or none with a fast form.
+    `config` is the model's: AutoTokenizer would read config.json anew, as it stands. Raises UserError where there is
+    no tokenizer, or none with a fast form.
     """
     if not has_tokenizer(folder):
         raise UserError(f"{folder} has no tokenizer.json; bring the tokenizer files that belong to the model")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True, trust_remote_code=False)
+        tokenizer.encode("")  # a field of a wrong type may be read only here
     except Exception as error:  # tokenizers raises a bare Exception for a broken file
         raise UserError(f"the tokenizer in {folder} cannot be loaded: {first_line(error)}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
@@ -234,7 +233,10 @@ def _build_model(family: Family, config: PretrainedConfig, folder: Path) -> PreT
 
 def _read_generation_config(folder: Path) -> dict[str, Any]:
     file = folder / GENERATION_CONFIG
-    return read_json(file) if file.is_file() else {}
+    config = read_json(file) if file.is_file() else {}
+    if wrong := wrong_id("eos_token_id", config.get("eos_token_id")):
+        raise UserError(f"{file} does not say where completions end: {wrong}")
+    return config
 
 
 def _as_ids(value: Any) -> list[int]:

@@ -18,6 +18,7 @@ WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 HUB_FILES = ("*.json", "*.safetensors", "merges.txt", "*.jinja")  # never a repository's Python
 CHECKPOINT = "checkpoint-"
+LONGEST_LINE = 300  # of a library's words in a sentence of ours: it may repeat a whole file
 RECIPE = "recipe.toml"
 METRICS = "metrics.jsonl"
 """In a run's folder: the recipe that it was started with, and a line of metrics for each step."""
@@ -140,5 +141,6 @@ def join_names(names: Sequence[str], most: int = 5) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the error's type where it has none."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """Return the first line of an error's message, up to LONGEST_LINE, or the error's type where it has none."""
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..."
