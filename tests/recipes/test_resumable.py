@@ -56,5 +56,5 @@ def test_every_key_is_one_of_a_recipe() -> None:
                 found |= keys(field.annotation, f"{where}{name}.")
         return found
 
-    known = keys(SftRecipe) | keys(RlRecipe) | {"objective.micro_batch_size"}
+    known = keys(SftRecipe) | keys(RlRecipe) | {"objective.micro_batch_size", "task.reward_seconds"}
     assert set(FREE) | set(BUDGET) <= known

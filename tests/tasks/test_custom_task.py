@@ -1,6 +1,7 @@
 """Tasks of the user's own that do something wrong: one sentence, and no traceback."""
 
 import math
+import time
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
@@ -85,6 +86,13 @@ def test_an_error_that_the_task_words_itself_is_passed_on() -> None:
 
     with pytest.raises(UserError, match=r"^no rows; give task\.source$"):
         checked(found=found).problems("train", 1, 0)
+
+
+def test_a_grader_that_does_not_return_has_failed_on_that_completion(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffpo.tasks.custom_task.GRADE_SECONDS", 0.05)
+    grade = checked(graded=lambda *_: time.sleep(60)).grade(GOOD, "2")
+    assert (grade.reward, grade.status) == (0.0, "grader_failed")
+    assert grade.failure.endswith(f"grade does not return within 0.05 s on problem {GOOD.id!r}, completion '2'")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,11 @@ TEXTS = ["aa", "b", "cccc", ""]
 SMALL = ["threads=1", "model.d_model=16", "model.n_layers=1", "model.n_heads=2", "model.mlp_hidden_size=16"]
 
 
-def grades(*functions: Callable[..., Any], weights: tuple[float, ...] = ()) -> list[Grade]:
+def grades(*functions: Callable[..., Any], weights: tuple[float, ...] = (), seconds: float = 60.0) -> list[Grade]:
     """The grades of four completions by these functions."""
     given = weights or (1.0,) * len(functions)
     rewards = tuple(WeightedReward(f, f"f{i}", w) for i, (f, w) in enumerate(zip(functions, given, strict=True)))
-    return WithReward(Sudoku(), rewards).grade_all(PROBLEMS, TEXTS)
+    return WithReward(Sudoku(), rewards, seconds).grade_all(PROBLEMS, TEXTS)
 
 
 def length(completions: list[str], **columns: Any) -> list[float]:
@@ -115,6 +116,37 @@ def test_what_is_no_reward_is_told(function: Callable[..., Any], told: str) -> N
     assert grades(function)[0].failure.startswith(told)
 
 
+def waits_on_b(completions: list[str]) -> list[float]:
+    if "b" in completions:
+        time.sleep(5)
+    return length(completions)
+
+
+async def awaits_on_b(completions: list[str]) -> list[float]:
+    if "b" in completions:
+        await asyncio.sleep(5)
+    return length(completions)
+
+
+async def computes_on_b(completions: list[str]) -> list[float]:
+    end = time.monotonic() + 5
+    while "b" in completions and time.monotonic() < end:
+        pass
+    return length(completions)
+
+
+@pytest.mark.parametrize("function", [waits_on_b, awaits_on_b, computes_on_b])
+def test_one_that_does_not_return_costs_only_its_own_row(function: Callable[..., Any]) -> None:
+    started = time.monotonic()
+    found = grades(function, seconds=1.0)
+    assert [grade.reward for grade in found] == [2, 0, 4, 0]
+    assert [grade.status == "grader_failed" for grade in found] == [False, True, False, False]
+    assert found[1].failure == (
+        "the reward f0 does not return within 0.25 s on problem 'p1', completion 'b'; raise task.reward_seconds"
+    )
+    assert 1.25 <= time.monotonic() - started < 30
+
+
 def test_ctrl_c_is_not_a_failure() -> None:
     def interrupted(completions: list[str]) -> list[float]:
         raise KeyboardInterrupt
@@ -128,6 +160,7 @@ def test_ctrl_c_is_not_a_failure() -> None:
 
 CODE = """
 import sys
+import time
 
 def right(completions, **columns):
     return [1.0 for _ in completions]
@@ -137,6 +170,9 @@ def short(completions, clues):
 
 def quits(completions, **columns):
     sys.exit(0)
+
+def waits(completions, **columns):
+    time.sleep(60)
 
 def fussy(completions, clues):
     if any(number % 2 for number in clues):
@@ -203,6 +239,14 @@ def test_a_first_step_in_which_all_fail_ends_the_run(own: Path, base: Path, tmp_
     told = str(caught.value)
     assert "failed on all 8 completions of the run's first step, so nothing was trained" in told
     assert "the reward quits raises SystemExit: 0" in told and "Traceback" in told
+
+
+def test_a_recipe_says_how_long_a_reward_may_take(own: Path, base: Path, tmp_path: Path) -> None:
+    recipe = rl_recipe(base, f"{own}:waits")
+    task = recipe.task.model_copy(update={"reward_seconds": 0.4})
+    with pytest.raises(UserError) as caught:
+        run_rl(recipe.model_copy(update={"task": task}), tmp_path / "run")
+    assert "the reward waits does not return within 0.05 s on problem" in str(caught.value)
 
 
 def test_a_failure_is_shown_once_with_its_cause(

@@ -79,7 +79,7 @@ def test_every_mistake_in_a_task_is_listed_at_once() -> None:
     assert [line.strip() for line in str(caught.value).splitlines()] == [
         "3 mistakes in the overrides:",
         "task.max_traget: unknown option; did you mean 'max_target'? "
-        "(known: reward, kind, max_number, max_target, operators, number_credit)",
+        "(known: reward, reward_seconds, kind, max_number, max_target, operators, number_credit)",
         "task.max_number: should be less than or equal to 99, got 100",
         "steps: should be greater than or equal to 1, got 0",
     ]

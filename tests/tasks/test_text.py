@@ -215,6 +215,7 @@ def test_answers_of_mathematics_as_people_have_them(row: dict[str, Any], gold: s
         ("math500", {"problem": "?"}, "field 'answer' is missing"),
         ("math500", {"problem": "?", "solution": "it is 3"}, "'solution' should have its answer in"),
         ("countdown-d1", {"nums": [1, 2, "3"], "target": 5}, "'nums' should be a list of whole numbers"),
+        ("countdown-d1", {"nums": [1, 2, -3], "target": 5}, "'nums' should be a list of whole numbers from 0 on, got"),
         ("countdown-d1", {"nums": [1, 2, 3]}, "field 'target' is missing"),
         ("countdown-d1", {"input": "1,2,x", "output": "3"}, "'input' should be numbers like '30,100,93', got '1,2,x'"),
         ("countdown-d1", {"puzzle": "3"}, "field 'input' is missing; there are puzzle"),
@@ -425,7 +426,7 @@ def no_number(completions: list[str]) -> list[float]:
 
 
 def with_reward(task: Task, function: Callable[..., Any]) -> WithReward:
-    return WithReward(task, (WeightedReward(function, function.__name__),))
+    return WithReward(task, (WeightedReward(function, function.__name__),), 60.0)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from tests.torture.kills import NOWHERE, PATIENCE, newest_whole_step
 
 REWARDS = '''"""Rewards that differ in how they fail, and pay the same where they do not."""
 
+import asyncio
 import os
 import sys
 import time
@@ -39,6 +40,20 @@ def pays(completions):
 
 def sleeps(completions):
     time.sleep(0.3)
+    return pays(completions)
+
+
+def never_returns(completions):
+    while True:
+        try:
+            pays(completions)
+        except Exception:
+            pass
+
+
+async def waits(completions):
+    while "1" not in completions[0][:4]:
+        await asyncio.sleep(1)
     return pays(completions)
 
 
@@ -81,6 +96,8 @@ REWARD_CASES = (
     ("sleeps", ALIKE),
     ("exits", ALIKE),
     ("sometimes_raises", SURVIVED),
+    ("waits", SURVIVED),
+    ("never_returns", REFUSED),
     ("recurses", REFUSED),
     ("fills_memory", REFUSED),
     ("quits", REFUSED),
@@ -121,8 +138,9 @@ def torture_by_rewards(base: Path, folder: Path) -> tuple[int, int]:
 def run_with_reward(base: Path, reward: str, out: Path, errors: Path) -> int:
     """Train three steps, and go on where the process was ended; return the last exit code."""
     recipe = out.with_suffix(".toml")
-    given = ("budget.steps=3", "checkpoint.every=1", "train=policy", f"task.reward={json.dumps(reward)}")
-    recipe.write_text(dump_recipe(rl_recipe(base, *given)))
+    given = ("budget.steps=3", "checkpoint.every=1", "train=policy", "task.reward_seconds=1")
+    own = f"task.reward={json.dumps(reward)}"
+    recipe.write_text(dump_recipe(rl_recipe(base, *given, own)))
     command = ["rl", str(recipe), "--out", str(out), "--resume", "auto"]
     code = Forked(diffpo, command, stdout=NOWHERE, stderr=errors).wait(PATIENCE)
     if code == 3 and newest_whole_step(out) >= 0:

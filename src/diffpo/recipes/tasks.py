@@ -40,7 +40,7 @@ def build_task(recipe: TaskRecipe) -> Task:
         own = {name: weight for name, weight in weights.items() if is_user_code(name)}
         if own or set(weights.values()) - {1.0}:
             of_task = sum((weight for name, weight in weights.items() if name not in own), 0.0)
-            return WithReward(task, weighted_rewards(own), of_task)
+            return WithReward(task, weighted_rewards(own), recipe.reward_seconds, of_task)
     return task
 
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 from diffpo.core.errors import UserError
+from diffpo.core.time_limit import OutOfTimeError, time_limit
 from diffpo.core.user_code import load_user_code
 from diffpo.tasks.base import Grade, Problem, Split, TaskWrapper, failure_on, grade_all
 
@@ -67,10 +68,13 @@ class WithReward(TaskWrapper):
 
     A completion on which one of them fails earns 0, with status `grader_failed` and the cause as the grade's `failure`.
     Where a function raises on a batch it is called again for each completion alone, so that one does not cost the
-    others their rewards.
+    others their rewards. So is one that does not return within `seconds`: each completion then has its share of them,
+    so that a batch takes twice as long at most.
     """
 
     rewards: tuple[WeightedReward, ...]
+    seconds: float
+    """How long a function may take for a batch (`core/time_limit.py`)."""
     task_weight: float = 0.0
     """Weight of the task's own reward in the sum."""
 
@@ -95,7 +99,7 @@ class WithReward(TaskWrapper):
     def grade_all(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
         """Return the grades of a batch, for which each function is called once. Never raises."""
         grades = grade_all(self.task, problems, completions)
-        columns = [_values(reward, problems, completions) for reward in self.rewards]
+        columns = [_values(reward, problems, completions, self.seconds) for reward in self.rewards]
         return [self._combined(grade, [column[row] for column in columns]) for row, grade in enumerate(grades)]
 
     def _combined(self, grade: Grade, values: Sequence[float | str]) -> Grade:
@@ -110,18 +114,29 @@ class WithReward(TaskWrapper):
         return replace(grade, reward=total, parts=parts)
 
 
-def _values(reward: WeightedReward, problems: Sequence[Problem], completions: Sequence[str]) -> list[float | str]:
+def _values(
+    reward: WeightedReward, problems: Sequence[Problem], completions: Sequence[str], seconds: float
+) -> list[float | str]:
     """Return what a function gives each completion or, as a text, why it gives it nothing."""
+    alone = seconds
     try:
-        return _called(reward, problems, completions)
+        with time_limit(seconds):
+            return _called(reward, problems, completions)
     except _FailedError as failed:
         return [f"the reward {reward.name} {failed}"] * len(completions)
     except (Exception, SystemExit) as error:  # noqa: BLE001  a completion must not be able to end a run
         if len(completions) == 1:
             return [failure_on(f"the reward {reward.name}", error, problems[0], completions[0])]
+    except OutOfTimeError:
+        alone = seconds / len(completions)
+        if len(completions) == 1:
+            where = f"on problem {problems[0].id!r}, completion {completions[0][:200]!r}"
+            return [
+                f"the reward {reward.name} does not return within {seconds:.3g} s {where}; raise task.reward_seconds"
+            ]
     # Behind the handler, so that the failure of one is not told as a consequence of the batch's.
     pairs = zip(problems, completions, strict=True)
-    return [_values(reward, [problem], [completion])[0] for problem, completion in pairs]
+    return [_values(reward, [problem], [completion], alone)[0] for problem, completion in pairs]
 
 
 def _called(reward: WeightedReward, problems: Sequence[Problem], completions: Sequence[str]) -> list[float | str]:
@@ -133,8 +148,7 @@ def _called(reward: WeightedReward, problems: Sequence[Problem], completions: Se
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     found = reward.function(**{name: values for name, values in offered.items() if takes_all or name in parameters})
     if inspect.iscoroutine(found):
-        with ThreadPoolExecutor(1) as thread:  # the caller's may have an event loop already, as notebooks do
-            found = thread.submit(asyncio.run, found).result()
+        found = _awaited(found)
     try:
         values = list(found)
     except TypeError:
@@ -144,6 +158,15 @@ def _called(reward: WeightedReward, problems: Sequence[Problem], completions: Se
             f"returns {len(values)} values for {len(completions)} completions; return a number for each of them"
         )
     return [_number(reward, value) for value in values]
+
+
+def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(1) as thread:  # this thread has an event loop already, as in a notebook
+        return thread.submit(asyncio.run, coroutine).result()
 
 
 def _number(reward: WeightedReward, value: Any) -> float | str:

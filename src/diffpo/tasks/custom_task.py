@@ -5,10 +5,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diffpo.core.errors import UserError
+from diffpo.core.time_limit import OutOfTimeError, time_limit
 from diffpo.core.user_code import describe
 from diffpo.tasks.base import Grade, Problem, Split, TaskWrapper, failure_on
 from diffpo.tasks.custom_reward import MAX_REWARD
 
+GRADE_SECONDS = 300.0
+"""How long a grader may take for a completion."""
 TEXTS = ("id", "prompt", "answer", "cluster")
 
 
@@ -16,8 +19,9 @@ TEXTS = ("id", "prompt", "answer", "cluster")
 class CheckedTask(TaskWrapper):
     """The user's task, with its problems and its grades checked.
 
-    A grader that raises, or whose reward is not finite, has failed on that completion, as one of the user's own rewards
-    does: 0, and status `grader_failed`. What is no grade at all is a mistake in the class, and ends the run.
+    A grader that raises, does not return, or whose reward is not finite, has failed on that completion, as one of the
+    user's own rewards does: 0, and status `grader_failed`. What is no grade at all is a mistake in the class, and ends
+    the run.
     """
 
     kind: str
@@ -49,7 +53,13 @@ class CheckedTask(TaskWrapper):
     def grade(self, problem: Problem, completion: str) -> Grade:
         """Return the task's grade. Raises UserError where it is none."""
         try:
-            grade = self.task.grade(problem, completion)
+            with time_limit(GRADE_SECONDS):
+                grade = self.task.grade(problem, completion)
+        except OutOfTimeError:
+            where = f"on problem {problem.id!r}, completion {completion[:200]!r}"
+            return Grade(
+                0.0, {}, "grader_failed", f"{self.kind}: grade does not return within {GRADE_SECONDS:g} s {where}"
+            )
         except (Exception, SystemExit) as error:  # noqa: BLE001  a completion must not be able to end a run
             return Grade(0.0, {}, "grader_failed", failure_on(f"{self.kind}: grade", error, problem, completion))
         if not isinstance(grade, Grade) or not isinstance(grade.parts, Mapping):

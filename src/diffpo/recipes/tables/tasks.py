@@ -41,6 +41,8 @@ def _text_rewards(rewards: Rewards) -> Rewards:
 
 
 MAX_WEIGHT = 1e6
+REWARD_SECONDS = 300.0
+RewardSeconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class GameSettings(Strict):
@@ -49,6 +51,8 @@ class GameSettings(Strict):
     reward: Annotated[Rewards, AfterValidator(_own_rewards)] | None = None
     """A function of your own, file.py:function or package.module:function, or several with their weights,
     { "a.py:right" = 1.0, "a.py:short" = 0.2 }; None: the task's own reward."""
+    reward_seconds: RewardSeconds = REWARD_SECONDS
+    """How long a function of your own may take for a batch."""
 
 
 class SudokuTask(GameSettings):
@@ -121,6 +125,8 @@ class TextSettings(SourceSettings):
     reward: Annotated[Rewards, AfterValidator(_text_rewards)] = "correct"
     """correct: 1 or 0; d1: d1's recipe with its flaws mended; or file.py:function, package.module:function; or several
     of these with their weights, { correct = 1.0, "a.py:short" = 0.2 }."""
+    reward_seconds: RewardSeconds = REWARD_SECONDS
+    """How long a function of your own may take for a batch."""
 
 
 class Gsm8kTask(TextSettings):
