@@ -10,6 +10,7 @@ from diffpo.core.files import (
     check_writable,
     explain_write_errors,
     flush_tree,
+    is_file,
     whole_new_folder,
     write_json,
     write_whole,
@@ -149,3 +150,11 @@ def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
         assert list((tmp_path / "new").iterdir()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     assert (tmp_path / "new" / "part").read_text() == "all of it"
+
+
+def test_what_is_too_long_for_a_path_is_no_file(tmp_path: Path) -> None:
+    try:
+        found = [is_file(tmp_path / name) for name in ("x" * 300, "\0", "absent")]
+    except OSError:
+        found = [True]
+    assert found == [False] * 3 and is_file(Path(__file__)) and not is_file(tmp_path)

@@ -274,6 +274,13 @@ def test_a_shard_that_is_not_there_is_named(folder: Path, published: Published) 
     assert "model-00002-of-00003.safetensors, which is not there" in refusal(folder)
 
 
+@pytest.mark.parametrize("name", ["x" * 300, 10**280, "x" * 300 + ".safetensors"])
+def test_an_index_may_name_what_can_be_no_file(name: object, folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"any": name}}))
+    assert f"{str(name)[:80]}, which is not there" in refusal(folder)
+
+
 def test_an_index_may_not_name_files_elsewhere(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder.parent / "stray.safetensors")
     index = {"weight_map": {"any": "../stray.safetensors"}}

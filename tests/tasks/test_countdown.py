@@ -296,3 +296,11 @@ def test_d1_problems_are_solvable_and_their_solutions_are_right() -> None:
         assert all(Countdown().grade(problem, text).is_solved for text in solutions)
         numbers = (first, second, third)
         assert (target in answers_by_target(numbers)) == (target in whole_and_positive(numbers))
+
+
+def test_a_zero_divides_nothing() -> None:
+    try:
+        found = answers_by_target((8, 0, 2))
+    except ZeroDivisionError:
+        found = {}
+    assert found.get(4) == ("(8+0)/2", "(8-0)/2", "8/(2+0)", "8/(2-0)", "8/2+0", "8/2-0")

@@ -5,7 +5,7 @@ import json
 import shutil
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.torture import answers, flips, full_disk, kills, readers, rewards
@@ -69,7 +69,7 @@ def torture(asked: Asked, folder: Path) -> list[Outcome]:
     if asked.symbolic:
         asking = answers.torture_symbolic_grader(asked.symbolic, asked.seed, asked.jobs, folder / "faults.jsonl")
         found.append(Outcome(f"symbolic {asking.asked}: {asking.line()}", asking.is_good))
-        (folder / "symbolic.json").write_text(json.dumps(asdict(asking)) + "\n")
+        (folder / "symbolic.json").write_text(json.dumps(vars(asking)) + "\n")
     if asked.atheris:
         found.append(Outcome(*torture_guided(asked.atheris, asked.seed, folder)))
     return found

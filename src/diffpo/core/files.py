@@ -14,6 +14,14 @@ from typing import Any
 from diffpo.core.errors import UserError
 
 
+def is_file(path: Path) -> bool:
+    """Return whether the file is there; what a system takes for no path, since it is too long, is not."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file so that it is there with all of `content`, on the disk, or not changed at all.
 

@@ -4,7 +4,6 @@ A request is a line of JSON, [gold, answer]; the replies are lines too: "gold", 
 "equal", "different" or "unparseable". A comparison that exceeds the limits ends the process; the parent starts another.
 """
 
-import cmath
 import json
 import logging
 import os
@@ -54,7 +53,8 @@ def main(memory_bytes: int, cpu_seconds: float) -> None:
 def is_as_exact(one: object, other: object) -> bool:
     """Return whether two values that math-verify calls equal are so to 100 digits: it takes all that is tiny for equal.
 
-    Decimals are taken as they are written. What cannot be computed is left to math-verify.
+    So it does with a number and an infinite value. Decimals are taken as they are written. What cannot be computed is
+    left to math-verify.
     """
     import sympy
 
@@ -76,17 +76,19 @@ def is_as_exact(one: object, other: object) -> bool:
         mine, yours = (value_at(side, point) for side in (one, other))
     except (TypeError, ValueError, ArithmeticError):
         return True
+    if not (mine.is_finite and yours.is_finite):
+        return bool(mine == yours and mine is not sympy.nan)
     scale = max(abs(mine), abs(yours))
-    return bool(scale == 0 or abs(mine - yours) <= scale * 1e-100) or not cmath.isfinite(complex(scale))
+    return bool(scale == 0 or abs(mine - yours) <= scale * 1e-100)
 
 
 def value_at(side: Any, point: dict[Any, Any]) -> Any:
-    """Return an expression's value to 120 digits. Raises TypeError where it has none."""
+    """Return an expression's value to 120 digits, which may be infinite or nan. Raises TypeError where it has none."""
     import sympy
 
     exact = side.xreplace({number: sympy.Rational(str(number)) for number in side.atoms(sympy.Float)})
     value = exact.subs(point).evalf(120)
-    if not value.is_number or not value.is_finite:
+    if not value.is_number or (value.is_finite is None and not value.has(sympy.oo, sympy.zoo, sympy.nan)):
         raise TypeError("not a number")
     return value
 

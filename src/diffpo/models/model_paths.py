@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from diffpo.core.errors import UserError
+from diffpo.core.files import is_file
 from diffpo.core.output import warn
 from diffpo.models.hub import check_model_path, fetch, is_hub_name
 
@@ -117,10 +118,10 @@ def weight_files(folder: Path) -> list[Path]:
     if not isinstance(file_of, dict):
         raise UserError(f"{folder / WEIGHTS_INDEX} has no weight_map; bring the index that belongs to the weights")
     names = sorted({str(name) for name in file_of.values()})
-    if lacking := [name for name in names if Path(name).name != name or not (folder / name).is_file()]:
+    if lacking := [name for name in names if Path(name).name != name or not is_file(folder / name)]:
+        named = join_names([f"{name:.80}" for name in lacking])
         raise UserError(
-            f"{folder} cannot be loaded: its index names {join_names(lacking)}, which is not there; fetch what is "
-            "missing"
+            f"{folder} cannot be loaded: its index names {named}, which is not there; fetch what is missing"
         )
     return [folder / name for name in names]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.core.errors import UserError
+from diffpo.core.files import is_file
 from diffpo.recipes.words import suggestion
 
 FOLDERS = ("rl", "sft", "sampler", "eval", "study")
@@ -37,7 +38,7 @@ def read_table(names: str) -> dict[str, Any]:
     table: dict[str, Any] = {}
     joined: list[str] = []
     conditions: list[Mapping[str, Any]] = []
-    for name in [names] if _is_file(names) else names.split("+"):
+    for name in [names] if is_file(Path(names)) else names.split("+"):
         part = _read(name)
         own = _conditions(part, name)
         table = laid_over(table, part)
@@ -115,13 +116,6 @@ def _read(path_or_name: str) -> dict[str, Any]:
         raise UserError(f"cannot read recipe {path_or_name}: {error.strerror}") from error
     except ValueError as error:  # no TOML, an integer of thousands of digits, or a path with a NUL
         raise UserError(f"recipe {path_or_name} is not valid TOML: {str(error).partition(';')[0]}") from error
-
-
-def _is_file(name: str) -> bool:
-    try:
-        return Path(name).is_file()
-    except OSError:  # too long for a path
-        return False
 
 
 def _place_of(path_or_name: str) -> Path | Traversable:

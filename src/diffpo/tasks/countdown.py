@@ -59,7 +59,7 @@ def _combinations(one: _Term, other: _Term) -> Iterator[_Term]:
     if left.value > right.value:
         yield _Term(f"{left.text}-{_bracketed(right, '+-')}", left.value - right.value, "-")
     yield _Term(f"{_bracketed(left, '+-')}*{_bracketed(right, '+-')}", left.value * right.value, "*")
-    if left.value % right.value == 0:
+    if right.value and left.value % right.value == 0:
         yield _Term(f"{_bracketed(left, '+-')}/{_bracketed(right, '+-*/')}", left.value // right.value, "/")
 
 

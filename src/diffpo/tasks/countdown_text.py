@@ -45,8 +45,10 @@ def parse_row(row: Row) -> Question | None:
     """Parse a row; None if it has more or fewer than three numbers. Raises UserError where a column is malformed."""
     if row.has("nums"):
         found = row.value("nums")
-        if not (isinstance(found, list) and found and all(type(number) is int for number in found)):
-            raise UserError(f"{row.location}: field 'nums' should be a list of whole numbers, got {found!r:.60}")
+        if not (isinstance(found, list) and found and all(type(number) is int and number >= 0 for number in found)):
+            raise UserError(
+                f"{row.location}: field 'nums' should be a list of whole numbers from 0 on, got {found!r:.60}"
+            )
         numbers, target = found, row.integer("target")
     else:
         text = row.text("input")
