@@ -61,6 +61,36 @@ def test_a_short_run_in_bfloat16_learns_what_one_in_float32_does(family: str, mo
         for dtype in ("float32", "bfloat16")
     )
     assert exact.keys() == found.keys() and len(exact) == (14 if more else {"llada": 12, "dream": 15}[family])
+    compare(found, exact)
+
+
+@pytest.mark.parametrize(("family", "more"), [("llada", LORA), ("dream", [])], ids=["llada-adapter", "dream-full"])
+def test_short_rl_in_bfloat16_learns_what_it_does_in_float32(family: str, more: list[str], tmp_path: Path) -> None:
+    """Each draws its own completions. All are told apart by this reward: where few are, few decide what is learned."""
+    base = tiny_folder(tmp_path / "base", family)
+    (tmp_path / "own.py").write_text(DIGITS)
+    given = ["train=policy", "optimizer.lr=3e-6", "optimizer.decay=none", "optimizer.warmup=0", "budget.steps=10"]
+    given += [
+        "rollout.prompts_per_step=16",
+        "rollout.group_size=8",
+        "objective.micro_batch_size=64",
+        f'task.reward="{tmp_path}/own.py:digits"',
+        *more,
+    ]
+    found: dict[str, dict[str, Tensor]] = {}
+    for dtype in ("float32", "bfloat16"):
+        run_rl(rl_recipe(base, *given, f"dtype={dtype}"), tmp_path / dtype)
+        found[dtype] = change_by_group(base, tmp_path / dtype, getattr(torch, dtype), is_adapter=bool(more))
+    compare(found["bfloat16"], found["float32"])
+
+
+DIGITS = """
+def digits(completions):
+    return [sum(character in "1234" for character in text) / 16 for text in completions]
+"""
+
+
+def compare(found: dict[str, Tensor], exact: dict[str, Tensor]) -> None:
     for group, change in exact.items():
         assert change.norm() > 0 and 0.9 < found[group].norm() / change.norm() < 1.1, group
         assert torch.cosine_similarity(found[group], change, dim=0) > 0.9, group
