@@ -1,5 +1,7 @@
 """Chat templates: by hand, against the plain rendering, and against users who spell control tokens."""
 
+import copy
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,5 +73,26 @@ def test_a_template_that_drops_a_turn_is_refused() -> None:
 
 @pytest.mark.parametrize("template", ["{{ raise_exception('no system turn') }}", "{% for %}", "{{ messages[9].x }}"])
 def test_a_template_that_raises_is_named(template: str) -> None:
-    with pytest.raises(UserError, match="chat template cannot be rendered"):
+    with pytest.raises(UserError, match=r"the chat template of .* cannot be rendered \(.*\); mend chat_template"):
         encode_prompt(tokenizer_with(template), "hello")
+
+
+def test_the_line_of_a_mistake_in_a_template_is_told() -> None:
+    with pytest.raises(UserError, match=r"\(TemplateSyntaxError in its line 3: unexpected '}'\)"):
+        encode_prompt(tokenizer_with("{{ bos_token }}\n\n{{ messages }"), "hello")
+
+
+def test_a_template_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffpo.models.chat.TEMPLATE_SECONDS", 0.2)
+    loop = "{% for i in range(9999) %}{% for j in range(999) %}{% endfor %}{% endfor %}"
+    with pytest.raises(UserError, match=r"\(it does not end within 0\.2 s\)"):
+        encode_prompt(tokenizer_with(loop + LLADA), "hello")
+
+
+def test_of_several_templates_the_default_is_taken() -> None:
+    named = copy.copy(tokenizer_with(LLADA))
+    named.chat_template = {"default": LLADA, "tool_use": QWEN}
+    assert encode_prompt(named, "hello") == encode_prompt(tokenizer_with(LLADA), "hello")
+    named.chat_template = {"chat": LLADA, "tool_use": QWEN}
+    with pytest.raises(UserError, match=r"has several chat templates \(chat, tool_use\) and none named default"):
+        encode_prompt(named, "hello")

@@ -139,7 +139,7 @@ MISTAKES: Mapping[str, tuple[Plant, list[str], list[str]]] = {
     "a template that raises": (
         with_template("{{ raise_exception('system first') }}"),
         [],
-        ["chat template cannot be rendered", "system first"],
+        ["cannot be rendered", "system first"],
     ),
     "a template that drops answers": (
         with_template(f"{{% for m in messages if m['role'] == 'user' %}}{FRAME}<|eot_id|>{{% endfor %}}{ASSISTANT}"),

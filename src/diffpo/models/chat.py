@@ -8,11 +8,15 @@ template (the tiny models', a base model's) gets the bare text.
 import re
 from collections.abc import Mapping, Sequence
 
+from jinja2 import TemplateSyntaxError
 from transformers import PreTrainedTokenizerFast
 
 from diffpo.core.errors import UserError
+from diffpo.core.time_limit import OutOfTimeError, time_limit
 from diffpo.models.tokenizer import encode_text
 
+TEMPLATE_SECONDS = 20.0
+MEND = "mend chat_template in its tokenizer_config.json or chat_template.jinja"
 OPEN, CLOSE = "\ue000", "\ue001"
 """They enclose a placeholder: characters of Unicode's private use area, which no template contains."""
 
@@ -49,7 +53,8 @@ def encode_turns(
     rendered_turns = [int(piece) for piece in pieces[1::2]]
     if rendered_turns != list(range(len(turns))):
         roles = ", ".join(turn["role"] for turn in turns)
-        raise UserError(f"the tokenizer's chat template does not show every turn ({roles}) once and in order")
+        where = tokenizer.name_or_path or "the tokenizer"
+        raise UserError(f"the chat template of {where} does not show every turn ({roles}) once and in order; {MEND}")
     ids: list[int] = []
     for number, piece in enumerate(pieces):
         if number % 2:
@@ -62,14 +67,25 @@ def encode_turns(
 def render_template(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Mapping[str, str]], is_answered: bool) -> str:
     """Return the template's text with a numbered placeholder for each turn's text.
 
-    Raises UserError for a template that raises.
+    Raises UserError for a template that raises or does not come to an end, and for several without a default.
     """
+    where = tokenizer.name_or_path or "the tokenizer"
+    named = tokenizer.chat_template
+    if isinstance(named, dict) and "default" not in named:
+        raise UserError(
+            f"{where} has several chat templates ({', '.join(map(str, named))}) and none named default; name one so in "
+            "its tokenizer_config.json"
+        )
     numbered = [{"role": turn["role"], "content": f"{OPEN}{number}{CLOSE}"} for number, turn in enumerate(turns)]
     try:
-        return str(tokenizer.apply_chat_template(numbered, tokenize=False, add_generation_prompt=not is_answered))
+        with time_limit(TEMPLATE_SECONDS):
+            return str(tokenizer.apply_chat_template(numbered, tokenize=False, add_generation_prompt=not is_answered))
+    except OutOfTimeError as error:
+        told = f"it does not end within {TEMPLATE_SECONDS:g} s"
+        raise UserError(f"the chat template of {where} cannot be rendered ({told}); {MEND}") from error
     except Exception as error:  # a template is a program, and raises whatever it pleases
+        line = f" in its line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
         told = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"the tokenizer's chat template cannot be rendered ({type(error).__name__}: {told}); mend chat_template in "
-            "the model's tokenizer files"
+            f"the chat template of {where} cannot be rendered ({type(error).__name__}{line}: {told:.200}); {MEND}"
         ) from error
