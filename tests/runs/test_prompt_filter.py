@@ -1,6 +1,8 @@
 """Prompts that are too long: left out and counted in training and evaluation, one sentence where all of them are."""
 
 import json
+from contextlib import suppress
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -145,7 +147,8 @@ def test_a_published_config_says_it(family: str, positions: int, task: TextTask,
 
 def test_tiny_models_and_tasks_are_left_alone(task: TextTask) -> None:
     tokenizer = char_tokenizer(task.alphabet)
-    assert filter_long_prompts(task, Gsm8kTask(kind="gsm8k"), LLaDAConfig(), tokenizer) is task
+    found = filter_long_prompts(task, Gsm8kTask(kind="gsm8k"), LLaDAConfig(), tokenizer)
+    assert isinstance(found, PromptFilter) and found.limit == sys.maxsize
     sudoku = Sudoku()
     assert filter_long_prompts(sudoku, SudokuTask(), DreamConfig(), tokenizer) is sudoku
 
@@ -225,6 +228,51 @@ def test_rows_longer_than_the_models_positions_are_refused(base: Path, data: str
     with pytest.raises(UserError, match="sequence_length 9999 is more than the model's 4096 positions; lower it"):
         run_sft(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+OWN = """
+from diffpo import Grade, Problem
+
+class Own:
+    name, alphabet, completion_length = "own", "0123456789", 4
+
+    def problems(self, split, count, seed):
+        return [Problem(f"{{split}}-{{i}}", {prompt}, {answer}, f"c{{i}}") for i in range(count)]
+
+    def grade(self, problem, completion):
+        return Grade(0.0, {{"solved": 0.0}})
+"""
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "told"),
+    [
+        ("'12' if i < 9 else '1\u00e9'", "'1234'", r"own, problem 'train-9': .* outside the alphabet: \['\\xe9'\]"),
+        ("'12'", "'12x4'", r"own, problem 'train-0': .* outside the alphabet: \['x'\]"),
+        ("'12'", "'12345'", "no train answer that goes with a prompt which fits has at most 4 tokens"),
+    ],
+)
+def test_problems_of_ones_own_that_a_tiny_model_cannot_take_leave_no_folder(
+    prompt: str, answer: str, told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(OWN.format(prompt=prompt, answer=answer))
+    recipe = load_recipe(SftRecipe, None, [f"task={{kind='{tmp_path}/own.py:Own'}}", "steps=1", "threads=1"])
+    with pytest.raises(UserError, match=told):
+        run_sft(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_answers_of_ones_own_that_are_too_long_are_left_out_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN.format(prompt="'12'", answer="'1234' if i % 2 else '12345'"))
+    recipe = load_recipe(
+        SftRecipe, None, [f"task={{kind='{tmp_path}/own.py:Own'}}", "steps=1", "batch=4", "threads=1"]
+    )
+    with suppress(UserError):
+        run_sft(recipe, tmp_path / "run")
+    log = tmp_path / "run" / "metrics.jsonl"
+    assert log.exists(), "the step has ended the run"
+    (line,) = map(json.loads, log.read_text().splitlines())
+    assert line["rows_too_long"] == 4
 
 
 def test_a_tiny_model_of_another_task_is_named(tmp_path: Path) -> None:

@@ -10,13 +10,15 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 from diffpo.core.errors import UserError
 from diffpo.models.chat import encode_prompt, turn_end_ids
 from diffpo.models.tokenizer import encode_text, is_char_tokenizer
-from diffpo.recipes.tables import SourceSettings, TaskRecipe
+from diffpo.recipes.tables import CustomTask, SourceSettings, TaskRecipe
 from diffpo.tasks.base import Grade, Problem, Split, Task, TaskWrapper, grade_all
 
 ROWS_TOO_LONG = (
     "{rows_too_long:g} rows were left out: a prompt is longer than the model or task.max_prompt_tokens allows, or an "
     "answer than task.completion_length"
 )
+LOOKED_AT = 64
+"""Problems that are encoded before a run's folder is made."""
 ENOUGH = 2**14
 """Problems to look through for one that fits before giving up: train problems repeat for ever."""
 PROMPTS_TOO_LONG = (
@@ -54,6 +56,15 @@ class PromptFilter(TaskWrapper):
         room = self.longest_answer - len(turn_end_ids(self.tokenizer))
         return cache(lambda answer: len(encode_text(self.tokenizer, answer)) <= room)
 
+    def _fits(self, problem: Problem, lengths: dict[str, int], has_room: Callable[[str], bool]) -> bool:
+        """Return whether a problem is not too long. Raises UserError for a text that cannot be encoded."""
+        try:
+            if problem.prompt not in lengths:
+                lengths[problem.prompt] = len(encode_prompt(self.tokenizer, problem.prompt))
+            return lengths[problem.prompt] <= self.limit and has_room(problem.answer)
+        except UserError as error:
+            raise UserError(f"{self.name}, problem {problem.id!r}: {error}") from error
+
     def draw(self, split: Split, count: int, seed: int) -> tuple[list[Problem], int]:
         """Return the first `count` problems that fit, and how many were left out before the last of them.
 
@@ -64,14 +75,7 @@ class PromptFilter(TaskWrapper):
         asked = count
         while True:
             found = self.task.problems(split, asked, seed)
-            for problem in found:
-                if problem.prompt not in lengths:
-                    lengths[problem.prompt] = len(encode_prompt(self.tokenizer, problem.prompt))
-            fitting = [
-                i
-                for i, problem in enumerate(found)
-                if lengths[problem.prompt] <= self.limit and has_room(problem.answer)
-            ]
+            fitting = [i for i, problem in enumerate(found) if self._fits(problem, lengths, has_room)]
             if len(fitting) >= count or len(found) < asked or (not fitting and asked >= ENOUGH):
                 break
             asked *= 2
@@ -98,7 +102,7 @@ def filter_long_rows(
     filtered = filter_long_prompts(task, recipe, config, tokenizer)
     if isinstance(filtered, PromptFilter):
         return replace(filtered, longest_answer=task.completion_length)
-    return PromptFilter(task, tokenizer, sys.maxsize, task.completion_length) if isinstance(recipe, SourceSettings) else task
+    return filtered
 
 
 def filter_long_prompts(
@@ -115,12 +119,12 @@ def filter_long_prompts(
                 f"the model was trained on another task than {task.name}: its tokenizer lacks {lacking[:10]!a}; "
                 "set the task that it knows (task.kind and its options), or choose another model"
             )
-    if not isinstance(recipe, SourceSettings):
+    if not isinstance(recipe, SourceSettings | CustomTask):  # the problems of the others are made to fit
         return task
-    limit = recipe.max_prompt_tokens
+    limit = recipe.max_prompt_tokens if isinstance(recipe, SourceSettings) else None
     if limit is None:
         limit = prompt_capacity(config, tokenizer, task.completion_length)
-    return task if limit is None else PromptFilter(task, tokenizer, limit)
+    return PromptFilter(task, tokenizer, sys.maxsize if limit is None else limit)
 
 
 def draw_problems(task: Task, split: Split, count: int, seed: int) -> tuple[list[Problem], int]:

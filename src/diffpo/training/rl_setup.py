@@ -31,7 +31,7 @@ from diffpo.runs.checkpoint import HasState, restore
 from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
 from diffpo.runs.memory_check import check_memory
 from diffpo.runs.optimizer import Optimizer, adam, policy_optimizer
-from diffpo.runs.prompt_filter import filter_long_prompts
+from diffpo.runs.prompt_filter import LOOKED_AT, filter_long_prompts
 from diffpo.runs.run_dir import Run, check_base, open_run
 from diffpo.runs.run_lock import RunLock
 from diffpo.sampling.answering import first_call_features
@@ -108,7 +108,7 @@ def open_rl_run(recipe: RlRecipe, run: Run, lock: RunLock, adapt_task: AdaptTask
 def check_rollouts(recipe: RlRecipe, task: Task, start: Policy) -> None:
     """Raise UserError where no prompt fits the model, or the completions in flight do not fit into memory."""
     filtered = filter_long_prompts(task, recipe.task, start.denoiser.model.config, start.tokenizer)
-    (problem,) = filtered.problems("train", 1, seed=0)
+    problem = filtered.problems("train", LOOKED_AT, seed=0)[0]
     settings = recipe.rollout
     rows = settings.prompts_per_step * settings.group_size // current_process().world_size
     check_memory(

@@ -34,7 +34,7 @@ from diffpo.runs.device import configure_model_, configure_torch_, resolve_devic
 from diffpo.runs.interrupt import interruptible
 from diffpo.runs.optimizer import Optimizer, policy_optimizer, set_learning_rate
 from diffpo.runs.progress import ProgressBar
-from diffpo.runs.prompt_filter import ROWS_TOO_LONG, draw_problems, filter_long_rows, prompt_capacity
+from diffpo.runs.prompt_filter import LOOKED_AT, ROWS_TOO_LONG, draw_problems, filter_long_rows, prompt_capacity
 from diffpo.runs.run_dir import Resume, Run, check_base, find_run, open_run, say_finished
 from diffpo.runs.run_lock import RunLock
 from diffpo.sampling.answering import answer_problems
@@ -140,7 +140,7 @@ def starting_policy(recipe: SftRecipe, task: Task) -> Policy:
         tokenizer = char_tokenizer(task.alphabet)
         model = tiny_llada(recipe.model, tokenizer, derive_seed(recipe.seed, "init")).to(device, dtype)
         policy = Policy(make_denoiser(model, tokenizer), tokenizer)
-    filtered_task(recipe, task, policy).problems("train", 1, seed=0)
+    filtered_task(recipe, task, policy).problems("train", LOOKED_AT, seed=0)
     return policy
 
 
