@@ -335,3 +335,10 @@ def test_the_difference_of_two_recipes_names_each_key() -> None:
         "optimizer.weights.a: 1.0 -> (not set)",
         'data: (not set) -> "x"',
     ]
+
+
+def test_of_many_mistakes_the_first_are_listed() -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(Strict, None, [f"no{n}" for n in range(100)])
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("100 mistakes in") and len(lines) == 32 and lines[-1] == "  and 70 more"

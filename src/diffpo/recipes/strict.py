@@ -23,6 +23,7 @@ from diffpo.recipes.renamed import KEYS, removal, renamed_value, renaming
 from diffpo.recipes.words import at, closest, join_key, show_value, suggestion
 
 _CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+MOST_MISTAKES = 30  # that are listed
 OWN_CLASS = "a class of your own (FILE.py:CLASS or PACKAGE.MODULE:CLASS)"
 
 
@@ -86,7 +87,8 @@ def _complete(kind: type[M], table: dict[str, Any], source: str, mistakes: list[
     recipe = _read_table([kind], None, table, "", mistakes)
     if mistakes or not isinstance(recipe, kind):
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        raise UserError("\n  ".join([f"{count} in {source}:", *mistakes]))
+        more = [f"and {len(mistakes) - MOST_MISTAKES} more"] if len(mistakes) > MOST_MISTAKES else []
+        raise UserError("\n  ".join([f"{count} in {source}:", *mistakes[:MOST_MISTAKES], *more]))
     return recipe
 
 
