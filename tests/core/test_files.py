@@ -158,3 +158,40 @@ def test_what_is_too_long_for_a_path_is_no_file(tmp_path: Path) -> None:
     except OSError:
         found = [True]
     assert found == [False] * 3 and is_file(Path(__file__)) and not is_file(tmp_path)
+
+
+def test_a_models_folder_is_not_written_to(tmp_path: Path) -> None:
+    """A stray file there makes a checkpoint one that is not whole."""
+    model = tmp_path / "run" / "checkpoint-3"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    check_writable(model, is_folder=True)  # as of a project that has such a file
+    (model / "model.safetensors").touch()
+    for path, is_folder in ((model, True), (model / "new" / "run", True), (model / "eval.json", False)):
+        with pytest.raises(UserError, match="is in the folder of a model"):
+            check_writable(path, is_folder=is_folder)
+    check_writable(tmp_path / "run" / "merged", is_folder=True)
+    check_writable(tmp_path / "run" / "eval.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "is_right"),
+    [
+        ("report.html", "<!DOCTYPE html>\n<p>", True),
+        ("report.html", "", True),
+        ("notes.html", "<p>my notes", False),
+        ("eval.json", "{}", False),
+        ("recipe.toml", "", False),
+        ("metrics.jsonl", "<!doctype html>", False),
+    ],
+)
+def test_only_a_file_of_its_kind_is_replaced(name: str, content: str, is_right: bool, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    told = ""
+    try:
+        check_writable(tmp_path / name, begins=b"<!doctype html")
+    except UserError as error:
+        told = str(error)
+    assert told == (
+        "" if is_right else f"{tmp_path / name} is there and is no such file as would replace it; choose another --out"
+    )

@@ -194,12 +194,12 @@ def test_score_reads_what_d1_writes(tmp_path: Path, capsys: pytest.CaptureFixtur
         (
             '{"generations": [{"generations": "", "ground_truth": "x"}]}',
             "gsm8k",
-            "'ground_truth' is none of gsm8k: 'x'",
+            "'ground_truth' should be a number, got 'x'",
         ),
         (
             '{"generations": [{"generations": "1+2+3", "ground_truth": [[1, 2, 3], 1' + "0" * 400 + "]}]}",
             "countdown-d1",
-            "'ground_truth' is none of countdown-d1: [[1, 2, 3], 1000",
+            "'ground_truth' should be three whole numbers and a target, [[1, 2, 3], 6], got [[1, 2, 3], 1000",
         ),
         (
             '{"generations": [{"generations": "", "ground_truth": 1}]}',

@@ -96,3 +96,8 @@ def test_of_several_templates_the_default_is_taken() -> None:
     named.chat_template = {"chat": LLADA, "tool_use": QWEN}
     with pytest.raises(UserError, match=r"has several chat templates \(chat, tool_use\) and none named default"):
         encode_prompt(named, "hello")
+
+
+def test_half_a_surrogate_pair_in_a_template_is_told() -> None:
+    with pytest.raises(UserError, match=r"cannot be rendered .*UnicodeEncodeError"):
+        encode_prompt(tokenizer_with("\ud800" + LLADA), "hello")

@@ -495,3 +495,11 @@ def test_kernels_of_a_gpu_agree_in_bf16(published: Published, kernel: str, tmp_p
     found = denoiser.predict(ids.cuda(), visible.cuda(), visible.cuda()).logits[:, :256]
     found.logsumexp(dim=-1).sum().backward()
     assert float((found.detach().cpu() - expected).abs().mean()) < 0.1 * float(expected.std())
+
+
+def test_a_chat_template_that_writes_masks_is_refused(folder: Path, published: Published) -> None:
+    text = "{% for m in messages %}" + published.mask + "{{ m['content'] }}{% endfor %}"
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": text}))
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    assert f"writes the mask token, {published.mask!r}, into every prompt" in refusal(folder)

@@ -153,7 +153,8 @@ def test_a_line_for_each_run_with_its_whole_trajectory(undisturbed: Path) -> Non
                 assert rule["nfe"] == np.mean(rule["nfe_rows"])
             assert point["rules"][0]["nfe"] == 4
         assert line["training"][-1]["denoiser_calls"] == calls[-1]
-        assert line["settings"]["rl"]["task"] == {"kind": "walk", "length": 4, "successors": 2, "step_credit": 0.5}
+        task = {"kind": "walk", "length": 4, "successors": 2, "step_credit": 0.5, "reward_seconds": 300.0}
+        assert line["settings"]["rl"]["task"] == task
     assert len({json.dumps(line["points"][0]) for line in lines}) == 1
     assert len({json.dumps(line["training"]) for line in lines}) == 4
 

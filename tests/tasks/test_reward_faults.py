@@ -1,8 +1,10 @@
 """Rewards of one's own that go wrong: told once with function, row, completion and traceback; never silent."""
 
 import asyncio
+import itertools
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from tests.helpers.forked import Forked
 
 from diffpo.core.errors import UserError
 from diffpo.core.printable import printable
@@ -19,7 +23,7 @@ from diffpo.recipes.stored import stored_task
 from diffpo.recipes.tables import Gsm8kTask, RlRecipe, SftRecipe, SudokuTask
 from diffpo.recipes.tasks import build_task
 from diffpo.tasks.base import Grade, Problem
-from diffpo.tasks.custom_reward import WeightedReward, WithReward
+from diffpo.tasks.custom_reward import WeightedReward, WithReward, weighted_rewards
 from diffpo.tasks.sudoku import Sudoku
 from diffpo.training.rl import run_rl
 from diffpo.training.sft import run_sft
@@ -102,7 +106,7 @@ def test_one_that_raises_costs_only_its_own_row() -> None:
         (lambda completions: 1.0, "the reward f0 returns 1.0; return a list of a number for each completion"),
         (lambda completions: None, "the reward f0 returns None; return a list"),
         (lambda completions: [1.0], "the reward f0 returns 1 values for 4 completions; return a number for each"),
-        (lambda completions: "1111", "the reward f0 returns 4 values for 4 completions; return a number for each"),
+        (lambda completions: "1111", "the reward f0 returns a str; return a list of a number for each completion"),
         (lambda completions: ["1"] * 4, "the reward f0 gives '1'; give a number from -1e+15 to 1e+15, or None"),
         (lambda completions: [math.nan] * 4, "the reward f0 gives nan; give a number"),
         (lambda completions: [1e300] * 4, "the reward f0 gives 1e+300; give a number"),
@@ -145,6 +149,98 @@ def test_one_that_does_not_return_costs_only_its_own_row(function: Callable[...,
         "the reward f0 does not return within 0.25 s on problem 'p1', completion 'b'; raise task.reward_seconds"
     )
     assert 1.25 <= time.monotonic() - started < 30
+
+
+class Cancelled(BaseException):
+    pass
+
+
+class Unreadable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no message")
+
+
+def raises_class(kind: type[BaseException]) -> Callable[..., list[float]]:
+    def reward(completions: list[str]) -> list[float]:
+        raise kind
+
+    return reward
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (lambda completions: {0.5, 1.5, 2.5, 3.5}, "f0 returns a set; return a list of a number for each completion"),
+        (lambda completions: frozenset({1.0}), "f0 returns a frozenset; return a list"),
+        (lambda completions: itertools.repeat(0.5), "f0 returns more than 4 values for 4 completions"),
+        (lambda completions: (float(i) for i in itertools.count()), "f0 returns more than 4 values for 4 completions"),
+        (raises_class(Cancelled), "f0 raises Cancelled: on problem"),
+        (raises_class(asyncio.CancelledError), "f0 raises CancelledError: on problem"),
+        (raises_class(GeneratorExit), "f0 raises GeneratorExit: on problem"),
+        (raises_class(Unreadable), "f0 raises Unreadable: (a message that cannot be read) on problem"),
+    ],
+)
+def test_what_a_reward_may_do_besides_returning_numbers(function: Callable[..., Any], told: str) -> None:
+    try:
+        found = grades(function)
+    except BaseException as error:  # noqa: BLE001  nothing may escape
+        found = [Grade(0.0, {}, "ok", repr(error))]
+    assert all(grade.status == "grader_failed" and told in grade.failure for grade in found), found[0].failure
+
+
+def test_a_message_of_ten_megabytes_is_cut() -> None:
+    def reward(completions: list[str]) -> list[float]:
+        raise ValueError("x" * 10_000_000)
+
+    assert len(grades(reward)[0].failure) < 20_000
+
+
+def test_what_a_reward_did_to_the_process_is_undone(tmp_path: Path) -> None:
+    def reward(completions: list[str]) -> list[float]:
+        os.chdir(tmp_path)
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        return length(completions)
+
+    before = Path.cwd()
+    try:
+        grades(reward)
+        found = Path.cwd(), torch.is_grad_enabled(), torch.get_default_dtype()
+    finally:
+        os.chdir(before)
+        torch.set_grad_enabled(True)
+        torch.set_default_dtype(torch.float32)
+    assert found == (before, True, torch.float32)
+
+
+def forks(completions: list[str]) -> list[float]:
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+    return length(completions)
+
+
+def note_who_comes_out(file: Path) -> None:
+    grades(forks)
+    with file.open("a") as out:
+        out.write("x")
+
+
+def test_a_child_that_a_reward_forks_ends_in_it(tmp_path: Path) -> None:
+    """It would train, and write to the run, beside its parent."""
+    nowhere = Path(os.devnull)
+    Forked(note_who_comes_out, tmp_path / "out", stdout=nowhere, stderr=nowhere).wait(60)
+    assert (tmp_path / "out").read_text() == "x"
+
+
+def test_a_function_that_does_not_tell_its_parameters_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("longest = max\n")
+    try:
+        weighted_rewards({f"{tmp_path}/own.py:longest": 1.0})
+        told = ""
+    except (UserError, ValueError) as error:
+        told = f"{type(error).__name__}: {error}"
+    assert "UserError: the reward" in told and "does not tell its parameters (ValueError: no signature" in told
 
 
 def test_ctrl_c_is_not_a_failure() -> None:

@@ -42,7 +42,7 @@ def run_bench(
     """
     benches = chosen(names)
     if file is not None:
-        check_writable(file, "--json")
+        check_writable(file, "--json", begins=b"[")
     echo(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     done: list[Measurement] = []
     for bench in benches:

@@ -14,17 +14,17 @@ def sample(
     prompt: Annotated[str, typer.Option(help="What to complete.")],
     length: Annotated[
         int | None,
-        typer.Option(min=1, help="Tokens of the completion. [default: its training's]"),
+        typer.Option(min=1, max=2**20, help="Tokens of the completion. [default: its training's]"),
     ] = None,
     entropy_bound: Annotated[
         float | None,
-        typer.Option(min=0, help="0: one token per denoiser call. [default: the controller's choice, or 0]"),
+        typer.Option(min=0, max=1e6, help="0: one token per denoiser call. [default: the controller's choice, or 0]"),
     ] = None,
     price: Annotated[
         float | None,
         typer.Option(help="What one call per token costs in accuracy: the model's sampler decodes for it."),
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
+    temperature: Annotated[float, typer.Option(min=0, max=1e6, help="0 takes the likeliest token.")] = 0.0,
     seed: Seed = 0,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a CUDA device if there is one.")

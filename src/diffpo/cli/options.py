@@ -11,7 +11,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="TABLE.KEY=VALUE"
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's folder, a run's, or ORG/NAME[@REVISION].")]
 RESUME_AUTO = "--resume-auto"
 """What `--resume auto` is read as: typer has no option whose value may be left out."""
-Seed = Annotated[int, typer.Option(min=0)]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1)]
 
 
 MAY_BE_EMPTY = "--prompt"

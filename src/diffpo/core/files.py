@@ -89,8 +89,11 @@ def whole_new_folder(folder: Path) -> Iterator[Path]:
     flush_entry(temporary.parent)
 
 
-def check_writable(path: Path, option: str = "--out", is_folder: bool = False) -> None:
+def check_writable(path: Path, option: str = "--out", is_folder: bool = False, begins: bytes = b"") -> None:
     """Raise UserError where a file, or files in a folder, could not be written, before hours of work are lost by it.
+
+    So it does for a place in a model's folder, whose files would no longer be whole, and for a file that is there and
+    does not begin with `begins`, as those do that it may replace.
 
     Nothing is changed: the nearest folder that is there gets a file for a moment. Folders that are missing are made
     when there is something to write.
@@ -106,10 +109,23 @@ def check_writable(path: Path, option: str = "--out", is_folder: bool = False) -
         if mode is not None and not is_folder and not stat.S_ISREG(mode):
             return  # a device or a pipe is written to as it is
         place = Path(os.path.realpath(path))
+        if mode is not None and not is_folder:
+            with place.open("rb") as file:
+                beginning = file.read(len(begins))
+            is_of_run = path.name in ("recipe.toml", "metrics.jsonl")
+            if is_of_run or (begins and beginning and beginning.lower() != begins.lower()):
+                raise UserError(f"{path} is there and is no such file as would replace it; choose another {option}")
         while not place.is_dir():
             place = place.parent
+        if model := next((folder for folder in (place, *place.parents) if _holds_model(folder)), None):
+            raise UserError(f"{path} is in the folder of a model, {model}; choose another {option}")
         with TemporaryFile(dir=place):
             pass
+
+
+def _holds_model(folder: Path) -> bool:
+    has_config = any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
+    return has_config and next(folder.glob("*.safetensors"), None) is not None
 
 
 @contextmanager

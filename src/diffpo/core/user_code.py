@@ -3,15 +3,23 @@
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from diffpo.core.errors import UserError
+from diffpo.core.time_limit import OutOfTimeError, time_limit
+
+IMPORT_SECONDS = 300.0
+LONGEST = 4_000
+"""Characters of either end of a traceback."""
 
 
 def is_user_code(text: object) -> bool:
@@ -32,8 +40,15 @@ def load_user_code(name: str, part: str, noun: str) -> Any:
             f"the {part}'s file {file} is not there; give FILE.py:{noun.upper()} or PACKAGE.MODULE:{noun.upper()}"
         )
     try:
-        module = _module_of(file) if file is not None else importlib.import_module(source)
-    except (Exception, SystemExit) as error:
+        with contained(IMPORT_SECONDS):
+            module = _module_of(file) if file is not None else importlib.import_module(source)
+    except KeyboardInterrupt:
+        raise
+    except OutOfTimeError as error:
+        raise UserError(
+            f"the {part} {name} cannot be imported (it does not end within {IMPORT_SECONDS:g} s); mend {source}"
+        ) from error
+    except BaseException as error:
         raise UserError(
             f"the {part} {name} cannot be imported ({describe(error)}); mend {source}, or name another"
         ) from error
@@ -47,13 +62,44 @@ def load_user_code(name: str, part: str, noun: str) -> Any:
 
 
 def traceback_of(error: BaseException) -> str:
-    """Return an exception as Python shows it, over several lines."""
-    return "".join(traceback.format_exception(error)).rstrip()
+    """Return an exception as Python shows it, over several lines; of a long text the beginning and the end."""
+    text = "".join(traceback.format_exception(error)).rstrip()
+    return text if len(text) <= 2 * LONGEST else f"{text[:LONGEST]}\n...\n{text[-LONGEST:]}"
 
 
 def describe(error: BaseException) -> str:
-    """Return the class of an exception of user code and the first line of its message."""
-    return " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]])
+    """Return the class of an exception of user code and the first line of its message, cut where it is long."""
+    try:
+        line = "".join(str(error).splitlines()[:1])
+    except Exception:  # noqa: BLE001  its __str__ is user code, too
+        line = "(a message that cannot be read)"
+    return f"{type(error).__name__}: {line:.300}".rstrip()
+
+
+@contextmanager
+def contained(seconds: float) -> Iterator[None]:
+    """Run user code in the block, for so many seconds at most, and undo what it did to the process besides its work.
+
+    That is the current folder, and torch's gradient mode and default dtype. A child that the code forked, and let come
+    out of the block, ends there: it would train and write beside its parent. Raises OutOfTimeError.
+    """
+    process, torch = os.getpid(), sys.modules.get("torch")
+    folder = None
+    with suppress(OSError):
+        folder = os.getcwd()
+    modes = (torch.is_grad_enabled(), torch.get_default_dtype()) if torch else None
+    try:
+        with time_limit(seconds):
+            yield
+    finally:
+        if os.getpid() != process:
+            os._exit(1)
+        if folder is not None:
+            with suppress(OSError):
+                os.chdir(folder)
+        if torch and modes:
+            torch.set_grad_enabled(modes[0])
+            torch.set_default_dtype(modes[1])
 
 
 @lru_cache

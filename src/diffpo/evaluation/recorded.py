@@ -107,6 +107,14 @@ def _read_recorded(path: Path) -> list[Row]:
     return [Row(f"{path} row {number}", columns) for number, columns in enumerate(found, start=1)]
 
 
+_TRUTHS = {
+    "gsm8k": "a number",
+    "math500": "a text",
+    "countdown-d1": "three whole numbers and a target, [[1, 2, 3], 6]",
+    "sudoku-d1": "16 digits from 1 to 4",
+}
+
+
 def _is_number(truth: int | float) -> bool:
     """Return whether a JSON value is a number, and one that a float can hold."""
     return not isinstance(truth, bool) and -1e300 < truth < 1e300
@@ -119,7 +127,9 @@ def _score(kind: str, index: int, row: Row) -> ScoredRow:
     truth = row.value("ground_truth")
     points, possible = 0, 1
     facts: dict[str, int | float | str] = {}
-    wrong = UserError(f"{row.location}: field 'ground_truth' is none of {kind}: {truth!r:.60}")
+    if kind == "gsm8k" and isinstance(truth, str) and re.fullmatch(r"-?[0-9]{1,300}(\.[0-9]{1,300})?", truth.strip()):
+        truth = float(truth) if "." in truth else int(truth)  # as CSV has it
+    wrong = UserError(f"{row.location}: field 'ground_truth' should be {_TRUTHS[kind]}, got {truth!r:.60}")
     match kind, truth:
         case "gsm8k", int() | float() | None if truth is None or _is_number(truth):
             # d1 wrote null where it could not parse a negative number; neither scorer can grade that.

@@ -34,7 +34,7 @@ def run_eval(recipe: EvalRecipe, out: Path) -> str:
     Raises UserError for what is wrong with the recipe, the model or its task, and where the record cannot be written.
     """
     arm, task_recipe = short_name(recipe.model), evaluated_task(recipe)
-    check_writable(out)
+    check_writable(out, begins=b"{")
     configure_torch_(recipe)
     policy = load(recipe.model, *resolve_device(recipe))
     configure_model_(policy.denoiser, recipe)

@@ -79,7 +79,9 @@ def render_template(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Mapping[
     numbered = [{"role": turn["role"], "content": f"{OPEN}{number}{CLOSE}"} for number, turn in enumerate(turns)]
     try:
         with time_limit(TEMPLATE_SECONDS):
-            return str(tokenizer.apply_chat_template(numbered, tokenize=False, add_generation_prompt=not is_answered))
+            text = str(tokenizer.apply_chat_template(numbered, tokenize=False, add_generation_prompt=not is_answered))
+            text.encode()  # half a surrogate pair is no text
+            return text
     except OutOfTimeError as error:
         told = f"it does not end within {TEMPLATE_SECONDS:g} s"
         raise UserError(f"the chat template of {where} cannot be rendered ({told}); {MEND}") from error

@@ -20,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from diffpo.core.errors import UserError
 from diffpo.models.adapters import load_adapter
+from diffpo.models.chat import MEND, encode_prompt
 from diffpo.models.config_check import shown, used_fields, wrong_field, wrong_id
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.dream import DREAM, DreamConfig, DreamTokenizer
@@ -156,6 +157,7 @@ def make_denoiser(
         raise UserError(f"{source} has a tokenizer without an end of text; set eos_token in its tokenizer_config.json")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    _check_template(tokenizer, mask_id, source)
     ends = {tokenizer.eos_token_id, *_as_ids(getattr(model.config, "eos_token_id", None))}
     ends |= set(_as_ids(generation_config.get("eos_token_id")))
     ends |= {vocabulary[token] for token in (family.turn_end,) if token in vocabulary}
@@ -166,6 +168,17 @@ def make_denoiser(
         vocabulary=size if is_padded else None,
         generation_config=generation_config,
     )
+
+
+def _check_template(tokenizer: PreTrainedTokenizerFast, mask_id: int, source: str) -> None:
+    """Raise UserError for a chat template that puts masks into prompts. One that cannot be rendered is told at use."""
+    try:
+        ids = encode_prompt(tokenizer, "1") if tokenizer.chat_template else []
+    except UserError:
+        return
+    if mask_id in ids:
+        mask = tokenizer.added_tokens_decoder[mask_id].content
+        raise UserError(f"the chat template of {source} writes the mask token, {mask!r}, into every prompt; {MEND}")
 
 
 # --------------------------------------------------------------------------------------------------- pieces of a folder

@@ -40,7 +40,7 @@ def write_report(run_dir: Path, out_file: Path | None = None) -> Path:
     report, where a file is broken, and where `out_file` cannot be written.
     """
     out_file = out_file or run_dir / "report.html"
-    check_writable(out_file)
+    check_writable(out_file, begins=b"<!doctype html")
     html = printable(render(read_run(run_dir)))  # a name turns no line round, and half a character ends nothing
     with explain_write_errors(out_file):
         write_whole(out_file, html)

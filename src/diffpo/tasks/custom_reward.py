@@ -2,14 +2,15 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from diffpo.core.errors import UserError
-from diffpo.core.time_limit import OutOfTimeError, time_limit
-from diffpo.core.user_code import load_user_code
+from diffpo.core.time_limit import OutOfTimeError
+from diffpo.core.user_code import contained, describe, load_user_code
 from diffpo.tasks.base import Grade, Problem, Split, TaskWrapper, failure_on, grade_all
 
 TrlReward = Callable[..., Any]
@@ -27,9 +28,16 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 def load_reward(name: str) -> TrlReward:
     """Return the function that `file.py:function` or `package.module:function` names; a file is run once.
 
-    Raises UserError where there is no such file, module or function, and where its code raises.
+    Raises UserError where there is no such file, module or function, where its code raises, and for a function whose
+    parameters cannot be told.
     """
     function: TrlReward = load_user_code(name, "reward", "function")
+    try:
+        inspect.signature(function)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"the reward {name} does not tell its parameters ({describe(error)}); name a Python function that calls it"
+        ) from error
     return function
 
 
@@ -120,13 +128,10 @@ def _values(
     """Return what a function gives each completion or, as a text, why it gives it nothing."""
     alone = seconds
     try:
-        with time_limit(seconds):
+        with contained(seconds):
             return _called(reward, problems, completions)
     except _FailedError as failed:
         return [f"the reward {reward.name} {failed}"] * len(completions)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  a completion must not be able to end a run
-        if len(completions) == 1:
-            return [failure_on(f"the reward {reward.name}", error, problems[0], completions[0])]
     except OutOfTimeError:
         alone = seconds / len(completions)
         if len(completions) == 1:
@@ -134,6 +139,11 @@ def _values(
             return [
                 f"the reward {reward.name} does not return within {seconds:.3g} s {where}; raise task.reward_seconds"
             ]
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  a completion must not be able to end a run
+        if len(completions) == 1:
+            return [failure_on(f"the reward {reward.name}", error, problems[0], completions[0])]
     # Behind the handler, so that the failure of one is not told as a consequence of the batch's.
     pairs = zip(problems, completions, strict=True)
     return [_values(reward, [problem], [completion], alone)[0] for problem, completion in pairs]
@@ -149,13 +159,16 @@ def _called(reward: WeightedReward, problems: Sequence[Problem], completions: Se
     found = reward.function(**{name: values for name, values in offered.items() if takes_all or name in parameters})
     if inspect.iscoroutine(found):
         found = _awaited(found)
+    if isinstance(found, str | bytes | Mapping | Set):  # a set has no order
+        raise _FailedError(f"returns a {type(found).__name__}; return a list of a number for each completion")
     try:
-        values = list(found)
+        values = list(islice(found, len(completions) + 1))  # what is endless ends here
     except TypeError:
         raise _FailedError(f"returns {found!r:.60}; return a list of a number for each completion") from None
-    if isinstance(found, str | bytes | Mapping) or len(values) != len(completions):
+    if len(values) != len(completions):
+        count = f"more than {len(completions)}" if len(values) > len(completions) else len(values)
         raise _FailedError(
-            f"returns {len(values)} values for {len(completions)} completions; return a number for each of them"
+            f"returns {count} values for {len(completions)} completions; return a number for each of them"
         )
     return [_number(reward, value) for value in values]
 

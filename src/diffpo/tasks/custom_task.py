@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diffpo.core.errors import UserError
-from diffpo.core.time_limit import OutOfTimeError, time_limit
-from diffpo.core.user_code import describe
+from diffpo.core.time_limit import OutOfTimeError
+from diffpo.core.user_code import contained, describe
 from diffpo.tasks.base import Grade, Problem, Split, TaskWrapper, failure_on
 from diffpo.tasks.custom_reward import MAX_REWARD
 
@@ -53,14 +53,16 @@ class CheckedTask(TaskWrapper):
     def grade(self, problem: Problem, completion: str) -> Grade:
         """Return the task's grade. Raises UserError where it is none."""
         try:
-            with time_limit(GRADE_SECONDS):
+            with contained(GRADE_SECONDS):
                 grade = self.task.grade(problem, completion)
         except OutOfTimeError:
             where = f"on problem {problem.id!r}, completion {completion[:200]!r}"
             return Grade(
                 0.0, {}, "grader_failed", f"{self.kind}: grade does not return within {GRADE_SECONDS:g} s {where}"
             )
-        except (Exception, SystemExit) as error:  # noqa: BLE001  a completion must not be able to end a run
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  a completion must not be able to end a run
             return Grade(0.0, {}, "grader_failed", failure_on(f"{self.kind}: grade", error, problem, completion))
         if not isinstance(grade, Grade) or not isinstance(grade.parts, Mapping):
             raise UserError(f"{self.kind}: grade gives {_shown(grade)}; return diffpo.Grade(reward, parts)")

@@ -136,7 +136,7 @@ def version_stamp(source: str | None) -> str:
         return ""
     path = Path(source).expanduser()
     files = [path / f"{split}{suffix}" for split in get_args(Split) for suffix in SUFFIXES] if path.is_dir() else [path]
-    return f"{path.resolve()} {[file.stat().st_mtime_ns for file in files if file.exists()]}"
+    return f"{os.path.realpath(path)} {[file.stat().st_mtime_ns for file in files if file.exists()]}"
 
 
 def _is_local(path: Path, source: str) -> bool:
