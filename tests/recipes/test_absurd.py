@@ -106,3 +106,11 @@ def test_a_mark_at_the_beginning_of_a_file_and_lines_of_windows_are_read(tmp_pat
 def test_a_recipes_path_that_cannot_be_is_a_sentence(name: str) -> None:
     with pytest.raises(UserError):
         load_recipe(SftRecipe, name)
+
+
+@pytest.mark.parametrize(
+    "override", ["rollout.temperature=1e300", "controller.initial_bound=1e308", "optimizer.lr=1e30"]
+)
+def test_a_number_that_float32_cannot_use_is_named_by_its_key(override: str) -> None:
+    with pytest.raises(UserError, match=rf"{override.partition('=')[0]}.* less than or equal to 1000000000000"):
+        load_recipe(RlRecipe, None, ["base=x", "budget.steps=1", override])

@@ -18,13 +18,13 @@ def sample(
     ] = None,
     entropy_bound: Annotated[
         float | None,
-        typer.Option(min=0, max=1e6, help="0: one token per denoiser call. [default: the controller's choice, or 0]"),
+        typer.Option(min=0, max=1e12, help="0: one token per denoiser call. [default: the controller's choice, or 0]"),
     ] = None,
     price: Annotated[
         float | None,
         typer.Option(help="What one call per token costs in accuracy: the model's sampler decodes for it."),
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0, max=1e6, help="0 takes the likeliest token.")] = 0.0,
+    temperature: Annotated[float, typer.Option(min=0, max=1e12, help="0 takes the likeliest token.")] = 0.0,
     seed: Seed = 0,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a CUDA device if there is one.")

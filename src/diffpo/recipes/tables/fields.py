@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-LARGEST = 1e6
+LARGEST = 1e12
 Positive = Annotated[float, Field(gt=0, le=LARGEST)]
 NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 Share = Annotated[float, Field(ge=0, le=1)]
