@@ -25,10 +25,12 @@ from diffpo.cli.main import main
 from diffpo.core.errors import NonFiniteLossError, PeerFailedError, Stopped, UserError
 from diffpo.distributed import collectives
 from diffpo.distributed.collectives import (
-    all_gather_object,
+    all_gather_columns,
+    all_gather_json,
     all_gather_rows,
     all_reduce_gradients,
     all_reduce_metrics,
+    object_of_rank_zero,
     on_rank_zero,
     process_group,
 )
@@ -151,8 +153,18 @@ def share(folder: Path, base: Path) -> None:
         time.sleep(0.1)
     for case in SFT_CASES:
         found[case] = outcome(run_sft, sft_recipe(case), folder / "two" / case)
-    for case, (name, overrides) in RL_CASES.items():
-        found[case] = outcome(run_rl, rl_recipe(base, name, overrides), folder / "two" / case)
+    pickled: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        gather = dist.all_gather_object
+
+        def noted(found: list[Any], value: Any) -> None:
+            pickled.append(type(value).__name__)
+            gather(found, value)
+
+        patch.setattr(dist, "all_gather_object", noted)
+        for case, (name, overrides) in RL_CASES.items():
+            found[case] = outcome(run_rl, rl_recipe(base, name, overrides), folder / "two" / case)
+    found["pickled"] = " ".join(pickled)
     stopped = rl_recipe(base, None, STOPPED)
     with pytest.MonkeyPatch.context() as patch:
         ask_to_stop(patch, at=2, rank=1)
@@ -178,11 +190,30 @@ def share(folder: Path, base: Path) -> None:
 def check_helpers() -> None:
     """The least that the cases rest on, on numbers that a reader can add up; in another process of other numbers."""
     rank = current_process().rank
-    assert all_gather_object(f"process {rank}") == ["process 0", "process 1"]
+    for mine in (
+        lambda r: f"prozess \u00e9\u6587 {r}" * 50 * r,
+        lambda r: None if r else -2.5e-300,
+        lambda r: {"a": [r, True]},
+    ):
+        assert all_gather_json(mine(rank)) == [mine(0), mine(1)]
+    assert str(all_gather_json(float("nan") if rank else float("-inf"))) == "[-inf, nan]"
     assert all_gather_rows(torch.arange(4).view(2, 2)[rank:]).tolist() == [[0, 1], [2, 3], [2, 3]]
     assert all_gather_rows(torch.zeros(rank, 0)).shape == (1, 0)
+    assert all_gather_rows(torch.ones(2, 3).T[rank:]).tolist() == [[1, 1]] * 5, "a view"
+    columns = {
+        "whole": torch.tensor([2**62 + 1, -3])[rank:],
+        "none": torch.zeros(2 - rank, 0, dtype=torch.bool),
+        "sign": torch.tensor([[True, False], [False, True]])[rank:],
+        "half": torch.tensor([[1.5], [float("nan")]], dtype=torch.bfloat16)[rank:],
+        "cube": torch.arange(8.0).view(2, 2, 2)[rank:],
+    }
+    found = all_gather_columns(columns)
+    assert found["whole"].tolist() == [2**62 + 1, -3, -3] and found["none"].shape == (3, 0)
+    assert found["sign"].tolist() == [[True, False], [False, True], [False, True]]
+    assert str(found["half"].tolist()) == "[[1.5], [nan], [nan]]" and found["half"].dtype == torch.bfloat16
+    assert found["cube"].tolist() == [[[0, 1], [2, 3]], [[4, 5], [6, 7]], [[4, 5], [6, 7]]]
     assert all_reduce_metrics({"both": 1 + rank} | ({"mine": 5} if rank else {})) == {"both": 3, "mine": 5}
-    assert on_rank_zero(lambda: rank) == 0
+    assert on_rank_zero(lambda: rank) == 0 and object_of_rank_zero(lambda: Path(str(rank))) == Path("0")
     model = nn.ParameterList(nn.Parameter(torch.zeros(2, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16))
     model.append(nn.Parameter(torch.zeros(3), requires_grad=False))
     model.append(nn.Parameter(torch.zeros(1, dtype=torch.bfloat16)))
@@ -300,6 +331,12 @@ def test_rl_is_the_same_on_two_processes(case: str, base: Path, folder: Path, ou
         tied = [line["frac_reward_zero_std"] for line in lines_of(folder / "one" / case)]
         assert 0.5 in tied, "in some step one of the processes had nothing to learn from"
     assert sum(line.get("grad_norm", 0) > 0 for line in lines_of(folder / "two" / case)) > 1, "nothing to sum"
+
+
+def test_nothing_is_pickled_but_at_the_start_of_a_run(outcomes: dict[str, list[str]]) -> None:
+    """In the first process the run that was found, and what a planner is shown before its first step."""
+    first, second = (each.split() for each in outcomes["pickled"])
+    assert first.count("Run") == len(RL_CASES) and len(first) == len(second) == len(RL_CASES) + 1
 
 
 def test_a_request_to_stop_in_one_process_stops_both_at_the_same_step(
@@ -442,7 +479,7 @@ def join_late(folder: Path) -> None:
         with process_group():
             if current_process().rank == 1:
                 time.sleep(9)
-            found = all_gather_object(current_process().rank)
+            found = all_gather_json(current_process().rank)
         (folder / f"found-{current_process().rank}").write_text(str(found))
 
 

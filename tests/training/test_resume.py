@@ -36,10 +36,10 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("half") / "run"
     save = checkpoint_module.save_checkpoint
 
-    def save_three(*arguments: Any) -> Path:
+    def save_three(*arguments: Any) -> None:
         if arguments[1].step == 4:
             raise KeyboardInterrupt
-        return save(*arguments)
+        save(*arguments)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(sft, "save_checkpoint", save_three)

@@ -4,6 +4,8 @@ All processes must make the same calls in the same order. So every value that de
 budgets, requests to stop) must first be made equal in all of them (docs/decisions/0013).
 """
 
+import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -55,30 +57,56 @@ def process_group() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def all_gather_object(value: T) -> list[T]:
-    """Return the value of every process, in the order of ranks. For small objects; tensors must be on the CPU."""
-    if (size := current_process().world_size) == 1:
-        return [value]
-    found: list[Any] = [None] * size
-    with _explain_lost_peers():
-        dist.all_gather_object(found, value)
-    return found
+def all_gather_columns(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return of each named tensor the rows of all processes, in the order of ranks, by one exchange for all names.
+
+    The tensors have the same number of rows, and may have another in another process; names, dtypes, devices and the
+    rest of the shapes must be the same in all.
+    """
+    if current_process().world_size == 1:
+        return dict(columns)
+    widths = [math.prod(column.shape[1:]) * column.element_size() for column in columns.values()]
+    rows = [
+        column.detach().flatten().clone().view(torch.uint8).view(len(column), width)
+        for column, width in zip(columns.values(), widths, strict=True)
+    ]
+    packed = torch.cat(_all_gather_bytes(torch.cat(rows, dim=1)))
+    return {
+        name: part.flatten().clone().view(column.dtype).view(len(packed), *column.shape[1:])
+        for (name, column), part in zip(columns.items(), packed.split(widths, dim=1), strict=True)
+    }
 
 
 def all_gather_rows(rows: Tensor) -> Tensor:
-    """Return the rows of all processes, in the order of ranks.
+    """Return the rows of all processes, in the order of ranks; see `all_gather_columns`."""
+    return all_gather_columns({"rows": rows})["rows"]
 
-    Processes may have different numbers of rows; the rest of the shape must be the same.
-    """
+
+def all_gather_json(value: T) -> list[T]:
+    """Return the value of every process, in the order of ranks: a number, a text, None, or a list or dict of them."""
     if current_process().world_size == 1:
-        return rows
-    own = rows.detach().cpu().clone()  # a view would be sent with all of its storage
-    return torch.cat(all_gather_object(own)).to(rows.device)
+        return [value]
+    own = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
+    return [json.loads(bytes(text.flatten().tolist())) for text in _all_gather_bytes(own[:, None])]
+
+
+def _all_gather_bytes(own: Tensor) -> list[Tensor]:
+    """Return the bytes [rows, width] of every process. Numbers of rows may differ, and are exchanged first."""
+    size = current_process().world_size
+    with _explain_lost_peers():
+        counts = [torch.zeros(1, dtype=torch.int64, device=own.device) for _ in range(size)]
+        dist.all_gather(counts, torch.tensor([len(own)], device=own.device))
+        lengths = [int(count) for count in counts]
+        padded = own.new_zeros(max(lengths), own.shape[1])
+        padded[: len(own)] = own
+        found = [torch.empty_like(padded) for _ in range(size)]
+        dist.all_gather(found, padded)
+    return [rows[:length] for rows, length in zip(found, lengths, strict=True)]
 
 
 def all_reduce_metrics(numbers: Mapping[str, N]) -> dict[str, N]:
     """Return the sum of each named number over all processes; a name that a process lacks counts 0 there."""
-    first, *others = all_gather_object(dict(numbers))
+    first, *others = all_gather_json(dict(numbers))
     for other in others:
         for name, number in other.items():
             first[name] = first[name] + number if name in first else number
@@ -136,20 +164,44 @@ def raise_on_all_ranks() -> Iterator[None]:
         yield
     except Exception as caught:  # noqa: BLE001  it is raised below, once the others know
         error = caught
-    shared = error
+    told: list[str] = []
+    if isinstance(error, UserError):
+        told = ["UserError", str(error)]
+    elif error is not None:
+        told = ["PeerFailedError", f"process {current_process().rank} failed: {type(error).__name__}: {error}"]
+    errors = [each for each in all_gather_json(told) if each]
     if error is not None and not isinstance(error, UserError):
-        shared = PeerFailedError(f"process {current_process().rank} failed: {type(error).__name__}: {error}")
-    errors = [each for each in all_gather_object(shared) if each is not None]
-    if error is not None and shared is not error:
         raise error
     if errors:
-        raise errors[0]
+        kind, message = errors[0]
+        raise (UserError if kind == "UserError" else PeerFailedError)(message) from error
 
 
 def on_rank_zero(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call `work` in the first process while the others wait; all return what it returns, or raise what it raises."""
+    """Call `work` in the first process while the others wait; all return what it returns, or raise what it raises.
+
+    That is a number, a text, or None: what else it returns only `object_of_rank_zero` can send.
+    """
+    return _of_rank_zero(all_gather_json, work, *args, **kwargs)
+
+
+def object_of_rank_zero(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do the same for any object, at the start of a run: it travels pickled."""
+    return _of_rank_zero(_all_gather_object, work, *args, **kwargs)
+
+
+def _of_rank_zero(gather: Callable[[T], list[T]], work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     result: T | None = None
     with raise_on_all_ranks():
         if current_process().is_main:
             result = work(*args, **kwargs)
-    return cast(T, all_gather_object(result)[0])
+    return gather(cast(T, result))[0]
+
+
+def _all_gather_object(value: T) -> list[T]:
+    if (size := current_process().world_size) == 1:
+        return [value]
+    found: list[Any] = [None] * size
+    with _explain_lost_peers():
+        dist.all_gather_object(found, value)
+    return found

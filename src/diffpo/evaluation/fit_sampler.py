@@ -13,6 +13,7 @@ from diffpo.distributed.process import require_single_process
 from diffpo.evaluation.loop import evaluate
 from diffpo.evaluation.validated import PRICES
 from diffpo.models.chat import encode_prompt
+from diffpo.models.model_paths import checkpoints
 from diffpo.recipes.parts import build_task
 from diffpo.recipes.stored import fitted_task
 from diffpo.recipes.tables import SamplerRecipe
@@ -55,9 +56,9 @@ def run_fit_sampler(recipe: SamplerRecipe, out: Path) -> str:
         run = Run(out, None)
         open_run(run, recipe.model_copy(update={"task": task_recipe}), lock)
         progress = RunProgress(recipe.fit.steps, policy.denoiser.usage.canvases, is_finished=True)
-        saved = save_checkpoint(out, progress, replace(policy, sampler=sampler), {}, keep=1)
+        save_checkpoint(out, progress, replace(policy, sampler=sampler), {}, keep=1)
         run.log(recipe.fit.steps, metrics | {"denoiser_calls": calls})
-    return f"{price_table(sampler)}\nwrote {saved}"
+    return f"{price_table(sampler)}\nwrote {checkpoints(out)[-1]}"
 
 
 def checked_problems(recipe: SamplerRecipe, policy: Policy, task: Task) -> list[Problem]:

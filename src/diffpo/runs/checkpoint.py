@@ -53,8 +53,8 @@ def save_checkpoint(
     policy: Policy,
     to_restore: Mapping[str, HasState],
     keep: int,
-) -> Path:
-    """Write the folder `run/checkpoint-STEP` and delete all but the last `keep` checkpoints; return the new one.
+) -> None:
+    """Write the folder `run/checkpoint-STEP` and delete all but the last `keep` checkpoints.
 
     It is written under another name, with a manifest of its files, flushed to the disk and renamed, so that a folder of
     that name is always whole; older ones are removed after that. Raises UserError where the disk is full or cannot be
@@ -79,7 +79,6 @@ def save_checkpoint(
         _put_in_place(temporary, final)
         for old in checkpoints(run)[:-keep]:
             _remove(old)
-    return final
 
 
 def _save_states(states: Mapping[str, Any], file: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diffpo.core.errors import Stopped, UserError
-from diffpo.distributed.collectives import all_gather_object, on_rank_zero, process_group
+from diffpo.distributed.collectives import all_gather_json, object_of_rank_zero, on_rank_zero, process_group
 from diffpo.recipes.tables import RlRecipe
 from diffpo.runs.checkpoint import RunProgress, save_checkpoint
 from diffpo.runs.interrupt import interruptible
@@ -40,7 +40,7 @@ def run_rl(
     NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
     with RunLock(out) as lock:
-        run = on_rank_zero(find_run, out, recipe, resume, extend, lock)
+        run = object_of_rank_zero(find_run, out, recipe, resume, extend, lock)
         if spent(recipe.budget, run.progress.step, run.progress.denoiser_calls) == 1:
             say_finished(run)
         else:
@@ -89,7 +89,7 @@ def _train(recipe: RlRecipe, run: Run, lock: RunLock, on_step: OnStep | None, ad
             if on_step is not None:
                 on_step(state, step, calls, share)
 
-            is_stopped = any(all_gather_object(interrupt.requested))
+            is_stopped = any(all_gather_json(interrupt.requested))
             if is_stopped or share == 1 or step % recipe.checkpoint.every == 0:
                 progress = RunProgress(step, calls, base=state.base)
                 on_rank_zero(save_checkpoint, out, progress, state.policy, state.to_restore, recipe.checkpoint.keep)

@@ -8,7 +8,13 @@ import torch
 
 from diffpo.core.errors import UserError
 from diffpo.core.randomness import derive_seed
-from diffpo.distributed.collectives import all_gather_rows, all_reduce_metrics, on_rank_zero, raise_on_all_ranks
+from diffpo.distributed.collectives import (
+    all_gather_rows,
+    all_reduce_metrics,
+    object_of_rank_zero,
+    on_rank_zero,
+    raise_on_all_ranks,
+)
 from diffpo.distributed.process import current_process, rank_slice, require_divisible
 from diffpo.likelihood import Estimator
 from diffpo.models.adapters import AdapterOffDenoiser, add_adapter
@@ -245,5 +251,7 @@ def warm_start_(recipe: RlRecipe, state: RlState, controller: CommitPolicy) -> N
     if settings is None:
         return
     problems = state.task.problems("train", settings.count, derive_seed(recipe.seed, "warm start problems"))
-    shown = on_rank_zero(demonstrate, state.policy, controller.kind, problems, state.decoding, settings.threshold)
+    shown = object_of_rank_zero(
+        demonstrate, state.policy, controller.kind, problems, state.decoding, settings.threshold
+    )
     imitate_(controller, shown, settings.steps, settings.lr, recipe.seed)

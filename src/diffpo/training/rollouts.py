@@ -10,7 +10,7 @@ from torch import Tensor
 from diffpo.core.errors import UserError
 from diffpo.core.options import ScoredTokens
 from diffpo.core.rollout import Rollout
-from diffpo.distributed.collectives import all_gather_object, all_gather_rows, raise_on_all_ranks
+from diffpo.distributed.collectives import all_gather_columns, all_gather_json, raise_on_all_ranks
 from diffpo.distributed.process import rank_slice
 from diffpo.objective.advantages import Advantage
 from diffpo.objective.rewards import standardized_apart
@@ -147,11 +147,14 @@ def collect_batch(
     with raise_on_all_ranks():
         own = rank_slice(len(repeated), group_size)
         rollout, grades = answer_problems(policy, task, repeated, decoding, seeds, own, entropy_bound)
-    rollout = Rollout(**{field.name: all_gather_rows(getattr(rollout, field.name)) for field in fields(rollout)})
-    failures = all_gather_object([g.failure for g in grades if g.status == "grader_failed"][:1])
-    device = rollout.nfe.device
-    grade = all_gather_rows(torch.tensor([g.reward for g in grades], device=device)).view(-1, group_size)
-    is_solved = all_gather_rows(torch.tensor([g.is_solved for g in grades], device=device)).view(-1, group_size)
+    found = all_gather_columns(
+        {field.name: getattr(rollout, field.name) for field in fields(rollout)}
+        | {name: torch.tensor(column, device=rollout.nfe.device) for name, column in _columns(grades).items()}
+    )
+    rollout = Rollout(**{field.name: found.pop(field.name) for field in fields(rollout)})
+    parts = {name: column.view(-1, group_size) for name, column in found.items()}
+    grade, is_solved, has_failed = (parts.pop(name) for name in ("grade", "is_solved", "has_failed"))
+    failures = all_gather_json(next((g.failure for g in grades if g.status == "grader_failed"), ""))
     nfe_share = (rollout.nfe / decoding.length).view(-1, group_size)
     speed = answer_tokens_per_call(rollout, group_size)
     reward = token_incentive.reward(grade, is_solved, nfe_share, speed)
@@ -164,17 +167,19 @@ def collect_batch(
         is_scored=scored(rollout, scored_tokens),
         advantage=token_incentive.advantages(reward),
         bound_advantage=bound_incentive.advantages(bound_reward),
-        grader_failed=sum(all_gather_object(sum(g.status == "grader_failed" for g in grades))),
-        first_failure=next((failure for own in failures for failure in own), ""),
-        reward_parts=_reward_parts(grades, group_size, device),
+        grader_failed=int(has_failed.sum()),
+        first_failure=next(filter(None, failures), ""),
+        reward_parts=parts,
     )
 
 
-def _reward_parts(grades: Sequence[Grade], group_size: int, device: torch.device) -> dict[str, Float[Tensor, "Q G"]]:
-    """Return what each of the user's rewards gave to the completions of all processes."""
+def _columns(grades: Sequence[Grade]) -> dict[str, list[float] | list[bool]]:
+    """Return what a batch needs of its grades; by the names `rewards/NAME` what each of the user's rewards gave."""
     prefix = PART.format("")
     names = sorted({name for grade in grades for name in grade.parts if name.startswith(prefix)})
     return {
-        name: all_gather_rows(torch.tensor([grade.parts[name] for grade in grades], device=device)).view(-1, group_size)
-        for name in names
+        "grade": [float(grade.reward) for grade in grades],
+        "is_solved": [grade.is_solved for grade in grades],
+        "has_failed": [grade.status == "grader_failed" for grade in grades],
+        **{name: [float(grade.parts[name]) for grade in grades] for name in names},
     }

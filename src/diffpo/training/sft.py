@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from diffpo.core.errors import Stopped, UserError
 from diffpo.core.randomness import derive_seed, generator_for, stratified_uniform, uniform_to_index
 from diffpo.distributed.collectives import (
-    all_gather_object,
+    all_gather_json,
+    object_of_rank_zero,
     on_rank_zero,
     process_group,
     raise_on_all_ranks,
@@ -63,7 +64,7 @@ def run_sft(
     """
     require_divisible("batch", recipe.batch)
     with RunLock(out) as lock:
-        run = on_rank_zero(find_run, out, recipe, resume, extend, lock)
+        run = object_of_rank_zero(find_run, out, recipe, resume, extend, lock)
         if has_ended(recipe, run.progress):
             say_finished(run)
         else:
@@ -118,7 +119,7 @@ def _train(recipe: SftRecipe, run: Run, lock: RunLock, on_step: OnStep | None) -
             if on_step is not None:
                 on_step(policy, step)
 
-            is_stopped = any(all_gather_object(interrupt.requested))
+            is_stopped = any(all_gather_json(interrupt.requested))
             if is_finished or is_stopped or step % recipe.checkpoint.every == 0:
                 progress = RunProgress(step, step * recipe.batch, is_finished, is_good_enough, base)
                 on_rank_zero(save_checkpoint, out, progress, policy, optimizers, recipe.checkpoint.keep)
