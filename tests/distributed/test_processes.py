@@ -171,6 +171,7 @@ def share(folder: Path, base: Path) -> None:
         found["stopped"] = outcome(run_rl, stopped, folder / "two" / "stopped")
     found["resumed"] = outcome(run_rl, stopped, folder / "resumed", True)
 
+    found |= check_agreement(folder, base, here.rank)
     odd = rl_recipe(base, None, [*STOPPED, "rollout.prompts_per_step=3"])
     found["odd"] = outcome(run_rl, odd, folder / "odd")
     found["again"] = outcome(run_rl, stopped, folder / "resumed")
@@ -185,6 +186,29 @@ def share(folder: Path, base: Path) -> None:
         found["nan"] = outcome(run_rl, stopped, folder / "nan")
     (folder / f"outcomes-{here.rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
+
+
+def check_agreement(folder: Path, base: Path, rank: int) -> dict[str, str]:
+    """Start runs in which the second process has something else than the first."""
+    found = {}
+    recipe = rl_recipe(base, None, [*STOPPED, f"seed={rank}"])
+    found["other recipe"] = outcome(run_rl, recipe, folder / "other")
+    found["other batch"] = outcome(run_sft, load_recipe(SftRecipe, None, [*SFT, f"batch={2 + rank}"]), folder / "other")
+    with pytest.MonkeyPatch.context() as patch:
+        if rank:
+            patch.setattr(torch, "__version__", "1.0")
+        found["other torch"] = outcome(run_rl, rl_recipe(base, None, STOPPED), folder / "other")
+    rows = folder / f"rows-{rank}.jsonl"
+    rows.write_text(
+        "".join(json.dumps({"question": f"What is {n}+{rank}?", "answer": f"{n}"}) + "\n" for n in range(9))
+    )
+    (folder / f"here-{rank}").mkdir()
+    rows.rename(folder / f"here-{rank}" / "rows.jsonl")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder / f"here-{rank}")
+        data = [*SFT, "steps=1", "task={kind='gsm8k', source='rows.jsonl', completion_length=96, instructions=''}"]
+        found["other data"] = outcome(run_sft, load_recipe(SftRecipe, None, data), folder / "other")
+    return found
 
 
 def check_helpers() -> None:
@@ -354,6 +378,20 @@ def test_a_run_goes_on_with_another_number_of_processes(
     assert_same(folder / "one" / "straight", folder / "resumed")
     run_rl(recipe, folder / "two" / "stopped", resume=True)
     assert_same(folder / "one" / "straight", folder / "two" / "stopped")
+
+
+def test_processes_that_were_started_with_different_things_are_refused(
+    folder: Path, outcomes: dict[str, list[str]]
+) -> None:
+    told = "than process 0; start all processes with the same command, files and libraries"
+    for case, what in {
+        "other recipe": "another recipe",
+        "other batch": "another recipe",
+        "other torch": f"torch 1.0 and not {torch.__version__}",
+        "other data": "another data",
+    }.items():
+        assert outcomes[case] == [f"UserError: process 1 has {what} {told}"] * 2
+    assert not (folder / "other").exists()
 
 
 def test_prompts_that_cannot_be_shared_evenly_are_refused(folder: Path, outcomes: dict[str, list[str]]) -> None:

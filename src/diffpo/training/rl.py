@@ -7,6 +7,7 @@ from pathlib import Path
 from diffpo.core.errors import Stopped, UserError
 from diffpo.distributed.collectives import all_gather_json, object_of_rank_zero, on_rank_zero, process_group
 from diffpo.recipes.tables import RlRecipe
+from diffpo.runs.agreement import require_same_start
 from diffpo.runs.checkpoint import RunProgress, save_checkpoint
 from diffpo.runs.interrupt import interruptible
 from diffpo.runs.progress import ProgressBar
@@ -39,6 +40,7 @@ def run_rl(
     Raises UserError, before anything is written, for a task, a base or a memory limit that cannot be met, and
     NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
+    require_same_start(recipe)
     with RunLock(out) as lock:
         run = object_of_rank_zero(find_run, out, recipe, resume, extend, lock)
         if spent(recipe.budget, run.progress.step, run.progress.denoiser_calls) == 1:

@@ -33,6 +33,7 @@ from diffpo.recipes.parts import (
 )
 from diffpo.recipes.tables import ExpertIterationObjective, RlRecipe, base_bits
 from diffpo.recipes.tasks import checked_task
+from diffpo.runs.agreement import require_same_inputs
 from diffpo.runs.checkpoint import HasState, restore
 from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
 from diffpo.runs.memory_check import check_memory
@@ -101,6 +102,7 @@ def open_rl_run(recipe: RlRecipe, run: Run, lock: RunLock, adapt_task: AdaptTask
         start = load_base(recipe.base, *resolve_device(recipe), base_bits(recipe))
         check_rollouts(recipe, task, start)
         check_base(run, recipe.base)
+    require_same_inputs(task, recipe.base)
     on_rank_zero(open_run, run, recipe, lock)
     with raise_on_all_ranks():
         state = prepare(recipe, run, start, adapt_task)

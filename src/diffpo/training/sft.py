@@ -30,6 +30,7 @@ from diffpo.models.model_paths import model_folder
 from diffpo.models.tokenizer import char_tokenizer
 from diffpo.recipes.tables import EarlyStopping, SftRecipe, TinyModel, base_bits
 from diffpo.recipes.tasks import checked_task
+from diffpo.runs.agreement import require_same_inputs, require_same_start
 from diffpo.runs.checkpoint import RunProgress, restore, save_checkpoint
 from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
 from diffpo.runs.interrupt import interruptible
@@ -62,6 +63,7 @@ def run_sft(
     Raises UserError, before anything is written, for what is wrong with the task, its prompts or the base, and
     NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
+    require_same_start(recipe)
     require_divisible("batch", recipe.batch)
     with RunLock(out) as lock:
         run = object_of_rank_zero(find_run, out, recipe, resume, extend, lock)
@@ -90,6 +92,7 @@ def _train(recipe: SftRecipe, run: Run, lock: RunLock, on_step: OnStep | None) -
         else:
             policy = starting_policy(recipe, task)
         base = None if recipe.base is None else fingerprint(model_folder(Path(recipe.base)))
+    require_same_inputs(task, recipe.base)
     on_rank_zero(open_run, run, recipe, lock)
     task = filtered_task(recipe, task, policy)
     denoiser = configure_model_(policy.denoiser, recipe)
