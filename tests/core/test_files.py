@@ -167,10 +167,12 @@ def test_a_models_folder_is_not_written_to(tmp_path: Path) -> None:
     (model / "config.json").write_text("{}")
     check_writable(model, is_folder=True)  # as of a project that has such a file
     (model / "model.safetensors").touch()
-    for path, is_folder in ((model, True), (model / "new" / "run", True), (model / "eval.json", False)):
+    for path, is_folder in ((model, True), (model / "new" / "run", True), (model / "config.json", False)):
         with pytest.raises(UserError, match="is in the folder of a model"):
             check_writable(path, is_folder=is_folder)
     check_writable(tmp_path / "run" / "merged", is_folder=True)
+    for name in ("eval.json", "eval-sudoku.json", "report.html"):
+        check_writable(model / name)
     check_writable(tmp_path / "run" / "eval.json")
 
 

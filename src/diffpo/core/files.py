@@ -13,6 +13,9 @@ from typing import Any
 
 from diffpo.core.errors import UserError
 
+BESIDE_A_MODEL = ("eval*.json", "*.html")
+"""Names of files that evaluations and reports write into a model's folder."""
+
 
 def is_file(path: Path) -> bool:
     """Return whether the file is there; what a system takes for no path, since it is too long, is not."""
@@ -92,8 +95,9 @@ def whole_new_folder(folder: Path) -> Iterator[Path]:
 def check_writable(path: Path, option: str = "--out", is_folder: bool = False, begins: bytes = b"") -> None:
     """Raise UserError where a file, or files in a folder, could not be written, before hours of work are lost by it.
 
-    So it does for a place in a model's folder, whose files would no longer be whole, and for a file that is there and
-    does not begin with `begins`, as those do that it may replace.
+    So it does for a place in a model's folder, whose files would no longer be whole, but for the records and pages that
+    may lie beside a model; and for a file that is there and does not begin with `begins`, as those do that it may
+    replace.
 
     Nothing is changed: the nearest folder that is there gets a file for a moment. Folders that are missing are made
     when there is something to write.
@@ -115,9 +119,12 @@ def check_writable(path: Path, option: str = "--out", is_folder: bool = False, b
             is_of_run = path.name in ("recipe.toml", "metrics.jsonl")
             if is_of_run or (begins and beginning and beginning.lower() != begins.lower()):
                 raise UserError(f"{path} is there and is no such file as would replace it; choose another {option}")
+        may_lie_there = not is_folder and any(place.match(pattern) for pattern in BESIDE_A_MODEL)
         while not place.is_dir():
             place = place.parent
-        if model := next((folder for folder in (place, *place.parents) if _holds_model(folder)), None):
+        if not may_lie_there and (
+            model := next((folder for folder in (place, *place.parents) if _holds_model(folder)), None)
+        ):
             raise UserError(f"{path} is in the folder of a model, {model}; choose another {option}")
         with TemporaryFile(dir=place):
             pass
