@@ -113,10 +113,10 @@ def test_answers_that_a_completion_has_no_room_for_are_left_out(task: TextTask) 
     """One such row once ended a run at the first step that drew it."""
     whole = fitting(task, 29)
     sizes = [len(encode_text(whole.tokenizer, p.answer)) for p in task.problems("train", 50, 3)]
-    room = min(sizes) + len(turn_end_ids(whole.tokenizer))
-    found, left_out = replace(whole, longest_answer=room).draw("train", 20, 3)
-    assert len(found) == 20 and all(len(encode_text(whole.tokenizer, p.answer)) <= room for p in found)
-    assert left_out > 0
+    end = len(turn_end_ids(whole.tokenizer))
+    found, left_out = replace(whole, longest_answer=min(sizes) + end).draw("train", 20, 3)
+    assert len(found) == 20 and {len(encode_text(whole.tokenizer, p.answer)) for p in found} == {min(sizes)}
+    assert left_out > 0 and min(sizes) + 1 in sizes, "else one token too many would not be seen"
     with pytest.raises(UserError, match="which fits has at most 1 tokens; raise task.completion_length"):
         replace(whole, longest_answer=1).draw("train", 3, 3)
 
