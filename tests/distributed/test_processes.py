@@ -1,7 +1,6 @@
 """Two processes against one: the same rollouts, metrics and weights, and when one fails both end."""
 
 import json
-import logging
 import os
 import signal
 import socket
@@ -144,8 +143,6 @@ def outcome(work: Callable[..., None], *arguments: Any) -> str:
 def share(folder: Path, base: Path) -> None:
     """Run every case as one of two processes; how each ended goes to a file of its own."""
     warnings.simplefilter("error")
-    # Where the CPU computes in bfloat16, bitsandbytes, which peft imports, warns of a kernel that it would download.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     here = current_process()
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=here.rank, world_size=here.world_size)
     found = {"helpers": outcome(check_helpers)}

@@ -33,14 +33,14 @@ def evaluate(
     from diffpo.core.price import check_price
     from diffpo.models.hub import short_name
     from diffpo.recipes import load_recipe
-    from diffpo.recipes.stored import evaluated_task
+    from diffpo.recipes.stored import evaluated_task, over_stored_task
     from diffpo.recipes.tables import EvalRecipe
 
     given = [f"model={json.dumps(model)}"]
     if price is not None:
         check_price(price)
         given.append(f"price={price}")
-    loaded = load_recipe(EvalRecipe, recipe, [*(overrides or ()), *given])
+    loaded = load_recipe(EvalRecipe, recipe, [*over_stored_task(model, recipe, overrides or ()), *given])
     evaluated_task(loaded)  # a task that cannot be had is refused before torch is imported
     from diffpo.evaluation.run import run_eval
 

@@ -135,10 +135,12 @@ def sampler(
 ) -> None:
     """Fit a learned sampler to a denoiser: it takes the price of a call, and the denoiser stays as it is."""
     from diffpo.recipes import load_recipe
-    from diffpo.recipes.stored import fitted_task
+    from diffpo.recipes.stored import fitted_task, over_stored_task
     from diffpo.recipes.tables import SamplerRecipe
 
-    loaded = load_recipe(SamplerRecipe, recipe, [*(overrides or ()), f"base={json.dumps(base)}"])
+    loaded = load_recipe(
+        SamplerRecipe, recipe, [*over_stored_task(base, recipe, overrides or ()), f"base={json.dumps(base)}"]
+    )
     fitted_task(loaded)  # a task that cannot be had is refused before torch is imported
     if out is None:
         raise UserError("where to? Give --out, the folder for the model with its sampler")

@@ -4,6 +4,7 @@ There is no dropout: rollouts, the old policy and the new one must be the same f
 be 1 at the first step of an update.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from diffpo.models.model_paths import base_of, join_names
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
 
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it; it warns of a kernel that nobody asked for
 NAME = "default"
 FACTORS = r"\.lora_[AB]\."
 """A pattern that is in the names of an adapter's weights, and in no others."""

@@ -1,6 +1,8 @@
 """What a command on a trained model needs to know of it before it is loaded. Imports no torch."""
 
+import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 from diffpo.core.errors import UserError
@@ -27,6 +29,24 @@ class _Stored(Strict):
     """What is read of a stored recipe."""
 
     task: TaskRecipe = SudokuTask()
+
+
+def over_stored_task(model: str, recipe: str | None, overrides: Sequence[str]) -> list[str]:
+    """Return overrides that change single options of the task of the run that `model` is or belongs to.
+
+    `task.test_source=rows.jsonl` alone would be an option of the default task. They stay as they are where a recipe is
+    given, where a whole task or another kind is among them, and where there is no such run.
+    """
+    keys = {key.strip(): value.strip() for key, _, value in (override.partition("=") for override in overrides)}
+    if recipe is not None or "task" in keys or not any(key.startswith("task.") for key in keys):
+        return list(overrides)
+    try:
+        stored = stored_task(Path(model)).model_dump(exclude_none=True)
+    except UserError:
+        return list(overrides)
+    if keys.get("task.kind", stored["kind"]).strip("'\"") != stored["kind"]:
+        return list(overrides)
+    return [*(f"task.{key}={json.dumps(value)}" for key, value in stored.items()), *overrides]
 
 
 def evaluated_task(recipe: EvalRecipe) -> TaskRecipe:
