@@ -109,7 +109,11 @@ def nothing(folder: Path) -> None: ...
 
 Plant = Callable[[Path], object]
 MISTAKES: Mapping[str, tuple[Plant, list[str], list[str]]] = {
-    "a reward that pays nothing": (nothing, ["task.reward=rewards.py:nothing"], ["every reward is 0 (nothing)"]),
+    "a reward that pays nothing": (
+        nothing,
+        ["task.reward=rewards.py:nothing"],
+        ["every reward is 0 (nothing)", "is given to it as '"],
+    ),
     "a reward that pays everything": (
         nothing,
         ["task.reward=rewards.py:everything"],

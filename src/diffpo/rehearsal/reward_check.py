@@ -32,7 +32,7 @@ def check_rewards(task: Task, problems: Sequence[Problem], findings: Findings) -
     _check_gold(task, known, grades.get(GOLD, ()), "train", findings)
     working = {kind: [g for g in own if g.status != "grader_failed"] for kind, own in grades.items()}
     if all(working.values()) and known:
-        _check_payment(task, working, findings)
+        _check_payment(task, working, known[0].answer, findings)
     return ", ".join(f"{kind} {_mean([g.reward for g in own]):.3g}" for kind, own in reversed(grades.items()))
 
 
@@ -70,7 +70,7 @@ def _check_gold(
         )
 
 
-def _check_payment(task: Task, grades: Grades, findings: Findings) -> None:
+def _check_payment(task: Task, grades: Grades, gold_answer: str, findings: Findings) -> None:
     """Add what is wrong with the amounts, of texts on which nothing failed."""
     paid = {kind: [grade.reward for grade in own] for kind, own in grades.items()}
     gold, garbage = paid[GOLD], [*paid[EMPTY], *paid[PROMPT]]
@@ -79,7 +79,7 @@ def _check_payment(task: Task, grades: Grades, findings: Findings) -> None:
     if not any(gold) and not any(garbage):
         findings.fault(
             f"every reward is 0{which}, also for gold answers: nothing would ever be learned; look at how the reward "
-            "reads a completion"
+            f"reads a completion; a gold answer is given to it as {printable(gold_answer[-120:])!r}"
         )
         return
     if len({*gold, *garbage}) == 1:

@@ -36,9 +36,11 @@ class Watch:
 
 
 def example(policy: Policy, batch: Batch) -> str:
-    """Return the first completion of a batch as a message shows it."""
-    ids = batch.rollout.completion_ids[0].tolist()
-    return repr(decode_text(policy.tokenizer, ids, policy.denoiser.stop_ids)[:SHOWN_CHARACTERS])
+    """Return the first completion of a batch that is not empty as a message shows it."""
+    texts = (
+        decode_text(policy.tokenizer, ids, policy.denoiser.stop_ids) for ids in batch.rollout.completion_ids.tolist()
+    )
+    return repr(next(filter(None, texts), "")[:SHOWN_CHARACTERS])
 
 
 def check_grader(batch: Batch) -> None:
