@@ -42,6 +42,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     vars(tasks).update(check_inputs=lambda recipe: None)
     vars(stored).update(evaluated_task=lambda recipe: None, fitted_task=lambda recipe: None)
     vars(stored).update(sampled_length=lambda model, length: length)
+    vars(stored).update(over_stored_task=lambda model, recipe, overrides: list(overrides))
     for module in (tasks, stored):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     verbs = {"training.sft": "run_sft", "training.rl": "run_rl", "evaluation.run": "run_eval"}

@@ -294,8 +294,10 @@ def test_too_few_states_are_refused(base: Path, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_is_the_rates_fault(base: Path, tmp_path: Path) -> None:
+    recipe = sampler_recipe(base)
+    recipe = recipe.model_copy(update={"fit": recipe.fit.model_copy(update={"lr": 1e30})})
     with pytest.raises(UserError, match="fitting the sampler at fit"):
-        run_fit_sampler(sampler_recipe(base, "fit.lr=1e30"), tmp_path / "x")
+        run_fit_sampler(recipe, tmp_path / "x")
 
 
 def test_an_evaluation_decodes_in_the_window_of_the_fit(base: Path, tmp_path: Path) -> None:
