@@ -53,7 +53,7 @@ def encode_turns(
     rendered_turns = [int(piece) for piece in pieces[1::2]]
     if rendered_turns != list(range(len(turns))):
         roles = ", ".join(turn["role"] for turn in turns)
-        where = tokenizer.name_or_path or "the tokenizer"
+        where = _source(tokenizer)
         raise UserError(f"the chat template of {where} does not show every turn ({roles}) once and in order; {MEND}")
     ids: list[int] = []
     for number, piece in enumerate(pieces):
@@ -69,7 +69,7 @@ def render_template(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Mapping[
 
     Raises UserError for a template that raises or does not come to an end, and for several without a default.
     """
-    where = tokenizer.name_or_path or "the tokenizer"
+    where = _source(tokenizer)
     named = tokenizer.chat_template
     if isinstance(named, dict) and "default" not in named:
         raise UserError(
@@ -91,3 +91,7 @@ def render_template(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Mapping[
         raise UserError(
             f"the chat template of {where} cannot be rendered ({type(error).__name__}{line}: {told:.200}); {MEND}"
         ) from error
+
+
+def _source(tokenizer: PreTrainedTokenizerFast) -> str:
+    return tokenizer.name_or_path or "the tokenizer"

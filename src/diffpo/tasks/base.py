@@ -83,8 +83,12 @@ class BatchGrader(Protocol):
 
 def failure_on(what: str, error: BaseException, problem: Problem, completion: str) -> str:
     """Return a grade's `failure` where the user's code raised: which code, the row, the completion, the traceback."""
-    where = f"on problem {problem.id!r}, completion {completion[:200]!r}"
-    return f"{what} raises {describe(error)} {where}\n{traceback_of(error)}"
+    return f"{what} raises {describe(error)} {place_of(problem, completion)}\n{traceback_of(error)}"
+
+
+def place_of(problem: Problem, completion: str) -> str:
+    """Return where a grader failed, as a grade's `failure` says it."""
+    return f"on problem {problem.id!r}, completion {completion[:200]!r}"
 
 
 def grade_all(task: Task, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:

@@ -11,7 +11,7 @@ from typing import Any
 from diffpo.core.errors import UserError
 from diffpo.core.time_limit import OutOfTimeError
 from diffpo.core.user_code import contained, describe, load_user_code
-from diffpo.tasks.base import Grade, Problem, Split, TaskWrapper, failure_on, grade_all
+from diffpo.tasks.base import Grade, Problem, Split, TaskWrapper, failure_on, grade_all, place_of
 
 TrlReward = Callable[..., Any]
 """Returns a sequence of one number, or None, for each completion; or a coroutine that does."""
@@ -135,7 +135,7 @@ def _values(
     except OutOfTimeError:
         alone = seconds / len(completions)
         if len(completions) == 1:
-            where = f"on problem {problems[0].id!r}, completion {completions[0][:200]!r}"
+            where = place_of(problems[0], completions[0])
             return [
                 f"the reward {reward.name} does not return within {seconds:.3g} s {where}; raise task.reward_seconds"
             ]

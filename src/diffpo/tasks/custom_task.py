@@ -7,7 +7,7 @@ from typing import Any
 from diffpo.core.errors import UserError
 from diffpo.core.time_limit import OutOfTimeError
 from diffpo.core.user_code import contained, describe
-from diffpo.tasks.base import Grade, Problem, Split, TaskWrapper, failure_on
+from diffpo.tasks.base import Grade, Problem, Split, TaskWrapper, failure_on, place_of
 from diffpo.tasks.custom_reward import MAX_REWARD
 
 GRADE_SECONDS = 300.0
@@ -56,7 +56,7 @@ class CheckedTask(TaskWrapper):
             with contained(GRADE_SECONDS):
                 grade = self.task.grade(problem, completion)
         except OutOfTimeError:
-            where = f"on problem {problem.id!r}, completion {completion[:200]!r}"
+            where = place_of(problem, completion)
             return Grade(
                 0.0, {}, "grader_failed", f"{self.kind}: grade does not return within {GRADE_SECONDS:g} s {where}"
             )
