@@ -441,7 +441,13 @@ def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["eval", "."], ["rl", "tiny-d1", "--dry-run", "base=x"], ["sft", "sudoku4-base", "--dry-run"], ["demo"]],
+    [
+        ["report", "."],
+        ["sample", ".", "--prompt", "x"],
+        ["rl", "tiny-d1", "--dry-run", "base=x"],
+        ["sft", "sudoku4-base", "--dry-run"],
+        ["demo"],
+    ],
 )
 def test_commands_for_one_process_say_so(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -9,6 +9,7 @@ import typer
 
 from diffpo.cli.options import Model, Overrides
 from diffpo.core.output import show
+from diffpo.distributed.process import current_process
 
 
 def evaluate(
@@ -45,7 +46,9 @@ def evaluate(
     from diffpo.evaluation.run import run_eval
 
     default = Path(model) / "eval.json" if Path(model).is_dir() else Path(f"eval-{short_name(model)}.json")
-    show(run_eval(loaded, out or default))
+    told = run_eval(loaded, out or default)
+    if current_process().is_main:
+        show(told)
 
 
 def score(

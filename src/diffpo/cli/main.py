@@ -14,7 +14,7 @@ from diffpo.core.output import guarded_streams, warn
 from diffpo.core.parent import end_with_parent
 from diffpo.distributed.process import current_process, require_single_process
 
-SHARED = ("sft", "rl")
+SHARED = ("sft", "rl", "eval", "sample", "study")
 """Commands that several processes can share."""
 PATIENCE = 10.0
 """Seconds after which a process prints its own error, if rank 0, which normally prints it, has not ended the run."""

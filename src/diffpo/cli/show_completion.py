@@ -5,15 +5,12 @@ from typing import Literal
 
 from diffpo.core.canvas import canvas_at
 from diffpo.core.output import show
-from diffpo.evaluation.completing import draw_completions
+from diffpo.evaluation.completing import chosen_decoding, draw_completions
 from diffpo.recipes.stored import sampled_length
 from diffpo.recipes.tables import DeviceSettings
 from diffpo.runs.device import configure_torch_, resolve_device
 from diffpo.sampling.commit_policy import CommitPolicy
-from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import load
-from diffpo.sampling.prices import require_sampler
-from diffpo.sampling.rules import EntropyBound
 
 MASKED, ENDED = "_", "·"
 
@@ -39,13 +36,7 @@ def run_sample(
     settings = DeviceSettings(device=device, dtype=dtype)
     configure_torch_(settings)
     policy = load(model, *resolve_device(settings))
-    learned = policy.controller if entropy_bound is None else None
-    decoding = Decoding(EntropyBound(entropy_bound or 0.0), length, length, temperature, learned)
-    chosen = None
-    if price is not None:
-        sampler = require_sampler(policy.sampler, policy.controller is not None, str(model))
-        chosen = sampler.best(price)
-        decoding = Decoding(sampler.rule(chosen), length, sampler.block_length_of(length), temperature)
+    decoding, chosen = chosen_decoding(policy, str(model), length, entropy_bound, price, temperature)
     rollout = draw_completions(policy, [prompt], decoding, seed)
     mask_id = policy.denoiser.mask_id
     signs = {mask_id: MASKED} | dict.fromkeys(policy.denoiser.stop_ids, ENDED)
@@ -55,6 +46,6 @@ def run_sample(
     how = f"entropy bound {float(rollout.entropy_bound):.3g}"
     if chosen is not None:
         how = f"{chosen.name}, chosen for price {price:g}"
-    elif isinstance(learned, CommitPolicy):
-        how = learned.kind
+    elif isinstance(decoding.controller, CommitPolicy):
+        how = decoding.controller.kind
     show(f"{int(rollout.nfe)} denoiser calls, {how}")

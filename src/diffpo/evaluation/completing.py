@@ -15,7 +15,7 @@ from diffpo.runs.prompt_filter import prompt_capacity
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.loop import sample
 from diffpo.sampling.policy import Policy, load
-from diffpo.sampling.prices import require_sampler
+from diffpo.sampling.prices import Candidate, require_sampler
 from diffpo.sampling.rules import EntropyBound, HiddenRule, Rule
 
 
@@ -77,6 +77,22 @@ def complete(
     texts = [decode_text(policy.tokenizer, row, policy.denoiser.stop_ids) for row in rollout.completion_ids.tolist()]
     rows = zip(texts, rollout.nfe.tolist(), rollout.unmask_step.tolist(), rollout.entropy_bound.tolist(), strict=True)
     return [Completion(text, nfe, tuple(steps), bound) for text, nfe, steps, bound in rows]
+
+
+def chosen_decoding(
+    policy: Policy, model: str, length: int, entropy_bound: float | None, price: float | None, temperature: float
+) -> tuple[Decoding, Candidate | None]:
+    """Return how `diffpo sample` decodes, and what the model's sampler chose if there is a price.
+
+    Without a bound the policy's controller decides, or the bound is 0; with a price its sampler does. Raises UserError
+    for a price where it has none; `model` is its name in the message.
+    """
+    if price is not None:
+        sampler = require_sampler(policy.sampler, policy.controller is not None, model)
+        chosen = sampler.best(price)
+        return Decoding(sampler.rule(chosen), length, sampler.block_length_of(length), temperature), chosen
+    learned = policy.controller if entropy_bound is None else None
+    return Decoding(EntropyBound(entropy_bound or 0.0), length, length, temperature, learned), None
 
 
 def draw_completions(policy: Policy, prompts: Sequence[str], decoding: Decoding, seed: int) -> Rollout:

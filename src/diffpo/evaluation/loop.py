@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from diffpo.core.randomness import derive_seed
 from diffpo.core.rollout import Rollout
+from diffpo.distributed.collectives import raise_on_all_ranks
+from diffpo.distributed.process import rank_slice
+from diffpo.evaluation.exchange import all_gather_grades, all_gather_rollout, concatenate_rollouts
 from diffpo.recipes.tables import EvalRecipe
 from diffpo.recipes.tables.study import StudyEvaluation
 from diffpo.runs.prompt_filter import draw_problems
@@ -70,22 +71,31 @@ def evaluate(
 
     Decodings above temperature 0 need one seed per problem. `on_outcome` is called after each decoding, `on_progress`
     after each batch with the number of completions so far.
+
+    Of several processes each answers and grades its slice of the problems, and counts its own completions; then all
+    have all outcomes. A process without problems answers the first one, and leaves its answer out.
     """
+    own = rank_slice(len(problems))
+    num_own = len(problems[own])
+    answered = own if num_own else slice(1)
+    problems, seeds = problems[answered], None if seeds is None else seeds[answered]
     found: dict[str, Outcome] = {}
     num_done = 0
     for names in drawn_together(decodings, batch_size):
         parts: list[list[tuple[Rollout, list[Grade]]]] = []
         size = batch_size // len(names)
-        for start in range(0, len(problems), size):
-            rows = slice(start, start + size)
-            own_seeds = None if seeds is None else seeds[rows]
-            parts.append(_answers(policy, task, problems[rows], [decodings[name] for name in names], own_seeds))
-            num_done += len(problems[rows]) * len(names)
-            if on_progress is not None:
-                on_progress(num_done)
+        with raise_on_all_ranks():
+            for start in range(0, len(problems), size):
+                rows = slice(start, start + size)
+                own_seeds = None if seeds is None else seeds[rows]
+                parts.append(_answers(policy, task, problems[rows], [decodings[name] for name in names], own_seeds))
+                num_done += len(problems[rows]) * len(names)
+                if on_progress is not None:
+                    on_progress(num_done)
         for name, answers in zip(names, zip(*parts, strict=True), strict=True):
-            grades = tuple(grade for _, batch in answers for grade in batch)
-            found[name] = Outcome(name, concatenate_rollouts([rollout for rollout, _ in answers]), grades)
+            rollout = concatenate_rollouts([rollout for rollout, _ in answers]).rows(slice(num_own))
+            grades = [grade for _, batch in answers for grade in batch][:num_own]
+            found[name] = Outcome(name, all_gather_rollout(rollout), all_gather_grades(grades))
             if on_outcome is not None:
                 on_outcome(found[name])
     return [found[name] for name in decodings]
@@ -126,17 +136,3 @@ def evaluation_problems(task: Task, settings: EvalRecipe | StudyEvaluation) -> t
 def validation_problems(task: Task, settings: EvalRecipe | StudyEvaluation, count: int) -> list[Problem]:
     """Return the `count` problems on which constants are chosen, fewer where the validation split ends."""
     return draw_problems(task, "validation", count, derive_seed(settings.seed, "validation"))[0] if count else []
-
-
-def concatenate_rollouts(rollouts: Sequence[Rollout]) -> Rollout:
-    """Put the rollouts of several batches together; their prompts are padded to one width."""
-    width = max(rollout.prompt_ids.shape[1] for rollout in rollouts)
-    wide = [
-        replace(
-            rollout,
-            prompt_ids=F.pad(rollout.prompt_ids, (width - rollout.prompt_ids.shape[1], 0)),
-            prompt_mask=F.pad(rollout.prompt_mask, (width - rollout.prompt_mask.shape[1], 0), value=False),
-        )
-        for rollout in rollouts
-    ]
-    return Rollout(**{name: torch.cat([getattr(part, name) for part in wide]) for name in Rollout.__dataclass_fields__})

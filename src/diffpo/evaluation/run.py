@@ -5,6 +5,8 @@ from pathlib import Path
 
 from diffpo.core.files import check_writable, explain_write_errors, write_json
 from diffpo.core.printable import printable
+from diffpo.distributed.collectives import on_rank_zero, process_group, raise_on_all_ranks
+from diffpo.distributed.process import current_process, rank_slice
 from diffpo.evaluation.loop import Outcome, drawn_together, evaluate, evaluation_problems, validation_problems
 from diffpo.evaluation.record import Evaluation, as_record, table
 from diffpo.evaluation.validated import Outcomes
@@ -13,6 +15,7 @@ from diffpo.models.hub import short_name
 from diffpo.recipes.parts import build_rule, build_task
 from diffpo.recipes.stored import evaluated_task
 from diffpo.recipes.tables import EntropyBoundRule, EvalRecipe, RuleRecipe
+from diffpo.runs.agreement import require_same_questions, require_same_start
 from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
 from diffpo.runs.memory_check import check_memory
 from diffpo.runs.progress import ProgressBar
@@ -28,19 +31,29 @@ LEARNED = "learned"
 GRADER_FAILED = "the grader failed on {failed} of {num_answers} answers, which count as wrong; of the first: {failure}"
 
 
+@process_group()
 def run_eval(recipe: EvalRecipe, out: Path) -> str:
     """Evaluate a model by the recipe; write the record that `diffpo report` reads, and return it as a table.
 
+    Several processes share the problems, and the first one writes the record, which is that of a single process.
     Raises UserError for what is wrong with the recipe, the model or its task, and where the record cannot be written.
     """
-    arm, task_recipe = short_name(recipe.model), evaluated_task(recipe)
-    check_writable(out, begins=b"{")
-    configure_torch_(recipe)
-    policy = load(recipe.model, *resolve_device(recipe))
-    configure_model_(policy.denoiser, recipe)
-    task = filter_long_prompts(build_task(task_recipe), task_recipe, policy.denoiser.model.config, policy.tokenizer)
-    evaluation = evaluate_recipe(recipe, policy, task, recipe.num_validation(task_recipe), f"eval {arm}")
-    record = {"arm": arm, "task": task.name, "split": recipe.split, "seed": recipe.seed}
+    require_same_start(recipe)
+    with raise_on_all_ranks():
+        task_recipe = evaluated_task(recipe)
+        check_writable(out, begins=b"{")
+        configure_torch_(recipe)
+        policy = load(recipe.model, *resolve_device(recipe))
+        configure_model_(policy.denoiser, recipe)
+        task = filter_long_prompts(build_task(task_recipe), task_recipe, policy.denoiser.model.config, policy.tokenizer)
+    label = f"eval {short_name(recipe.model)}"
+    evaluation = evaluate_recipe(recipe, policy, task, recipe.num_validation(task_recipe), label)
+    return on_rank_zero(_write_record, recipe, policy, task, evaluation, out)
+
+
+def _write_record(recipe: EvalRecipe, policy: Policy, task: Task, evaluation: Evaluation, out: Path) -> str:
+    """Write the record of an evaluation, and return it as a table."""
+    record = {"arm": short_name(recipe.model), "task": task.name, "split": recipe.split, "seed": recipe.seed}
     record |= {"block_length": window(recipe, policy, task.completion_length), "cache": recipe.cache}
     record |= as_record(evaluation, policy)
     with explain_write_errors(out):
@@ -51,23 +64,27 @@ def run_eval(recipe: EvalRecipe, out: Path) -> str:
 def evaluate_recipe(recipe: EvalRecipe, policy: Policy, task: Task, num_validation: int, label: str) -> Evaluation:
     """Answer the recipe's problems, and `num_validation` others, under each of its rules and by the policy's controller
     if it has one."""
-    test, too_long = evaluation_problems(task, recipe)
-    validation = validation_problems(task, recipe, num_validation)
-    problems = [*test, *validation]
-    block_length = window(recipe, policy, task.completion_length)
-    rules = {rule_name(rule): rule for rule in rules_of(recipe)}
-    decodings = decodings_of(recipe, rules, policy, task.completion_length, block_length)
-    most_together = max(map(len, drawn_together(decodings, recipe.batch)))
-    check_memory(
-        policy.denoiser,
-        min(recipe.max_in_flight or recipe.batch, recipe.batch, len(problems) * most_together),
-        prompt_tokens=max(len(encode_prompt(policy.tokenizer, problem.prompt)) for problem in problems),
-        length=task.completion_length,
-        block_length=block_length,
-        has_cache=recipe.cache != "none",
-        option="max_in_flight",
-    )
-    with ProgressBar(label, len(decodings) * len(problems), unit="completion") as bar:
+    with raise_on_all_ranks():
+        test, too_long = evaluation_problems(task, recipe)
+        validation = validation_problems(task, recipe, num_validation)
+        problems = [*test, *validation]
+        block_length = window(recipe, policy, task.completion_length)
+        rules = {rule_name(rule): rule for rule in rules_of(recipe)}
+        decodings = decodings_of(recipe, rules, policy, task.completion_length, block_length)
+        num_own = len(problems[rank_slice(len(problems))])
+        check_memory(
+            policy.denoiser,
+            most_in_flight(recipe, num_own, decodings),
+            prompt_tokens=max(len(encode_prompt(policy.tokenizer, problem.prompt)) for problem in problems),
+            length=task.completion_length,
+            block_length=block_length,
+            has_cache=recipe.cache != "none",
+            option="max_in_flight",
+        )
+    require_same_questions([f"{problem.prompt}\0{problem.answer}" for problem in problems], recipe.model)
+    if (size := current_process().world_size) > 1:
+        label = f"{label}, process 0 of {size}"
+    with ProgressBar(label, len(decodings) * num_own, unit="completion") as bar:
 
         def warn(outcome: Outcome) -> None:
             if failed := outcome.count("grader_failed"):
@@ -94,6 +111,12 @@ def _outcomes(
 ) -> Outcomes:
     found = {outcome.name: outcome for outcome in outcomes}
     return Outcomes(problems, [found[name] for name in fixed], found.get(LEARNED), [found[name] for name in front])
+
+
+def most_in_flight(recipe: EvalRecipe, num_problems: int, decodings: Mapping[str, Decoding]) -> int:
+    """Return how many completions one process decodes at a time, at most."""
+    most_together = max(map(len, drawn_together(decodings, recipe.batch)))
+    return min(recipe.max_in_flight or recipe.batch, recipe.batch, max(1, num_problems) * most_together)
 
 
 def window(recipe: EvalRecipe, policy: Policy, length: int) -> int:

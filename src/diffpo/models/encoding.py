@@ -17,10 +17,16 @@ def encode_prompts(
 ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
     """Return the ids of prompts in the model's chat template, padded on the left, and which of them are not padding."""
     ids_of = {prompt: encode_prompt(tokenizer, prompt) for prompt in set(prompts)}
-    rows = [ids_of[prompt] for prompt in prompts]
+    return pad_rows(tokenizer, [ids_of[prompt] for prompt in prompts])
+
+
+def pad_rows(
+    tokenizer: PreTrainedTokenizerFast, rows: Sequence[Sequence[int]]
+) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
+    """Return rows of ids, padded on the left to one width, and which of them are not padding."""
     width = max(map(len, rows))
     pad = tokenizer.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+    ids = torch.tensor([[pad] * (width - len(row)) + [*row] for row in rows])
     visible = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
     return ids, visible
 

@@ -1,7 +1,7 @@
 """Processes of one run must have been started with the same things, or they would train something that nobody named."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -35,6 +35,14 @@ def require_same_inputs(task: Task, base: str | None) -> None:
             read = "\0".join(f"{problem.prompt}\0{problem.answer}" for problem in problems)
             model = "" if base is None else fingerprint(model_folder(Path(base)))
         _require_same({}, {"data": read, "base": model})
+
+
+def require_same_questions(questions: Sequence[str], model: str) -> None:
+    """Raise UserError, in all processes, where one has other questions or another model than the first."""
+    if current_process().world_size > 1:
+        with raise_on_all_ranks():
+            weights = fingerprint(model_folder(Path(model)))
+        _require_same({}, {"data": "\0".join(questions), "model": weights})
 
 
 def _require_same(shown: Mapping[str, str], hidden: Mapping[str, str]) -> None:
