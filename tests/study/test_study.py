@@ -14,79 +14,29 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.helpers.forked import Forked
+from tests.helpers.tiny_study import BUDGET, CLOCKS, lines_in, write_recipes
 
 from diffpo.cli.main import main
 from diffpo.core.errors import NonFiniteLossError, Stopped, UserError
 from diffpo.models.model_paths import METRICS, checkpoints
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import StudyRecipe
-from diffpo.study import arms, harness, worker
-from diffpo.study.harness import Job, run_study
+from diffpo.study import arms, harness, jobs, worker
+from diffpo.study.harness import run_study
+from diffpo.study.jobs import Job
 from diffpo.study.plan import Selection, StudyPaths, StudyRun, check, rl_recipe, study_runs
 from diffpo.study.report import points_text, write_study_report
 from diffpo.study.results import RUNS, append_results, read_results
 from diffpo.study.summary import differences, trajectories, verdicts
 from diffpo.training import rl, rl_step
 
-BASE = """
-batch = 16
-steps = 30
-weighting = "uniform"
-task = {kind = "walk", length = 4}
-model = {d_model = 16, n_layers = 1, n_heads = 2, mlp_hidden_size = 24}
-optimizer.lr = 0.01
-"""
-RL = """
-base = "overridden"
-rollout = {prompts_per_step = 2, group_size = 4}
-task = {kind = "sudoku", min_clues = 8}
-budget.steps = 3
-checkpoint.every = 3
-"""
-TASK = "task.step_credit=0.5"
-BUDGET = 240
-STUDY = f"""
-name = "tiny"
-kind = "arms"
-seeds = [0, 1]
-budget = {BUDGET}
-
-[evaluation]
-count = 12
-batch = 5
-bounds = [0.0, 0.5, 1.0, 4.0]
-bounds_between = [0.0, 1.0]
-validation_count = 9
-every = 0.25
-
-[mismatch]
-count = 24
-draws = 2
-
-[[tasks]]
-name = "walk"
-base = "base.toml"
-rl = ["{TASK}"]
-
-[[arms]]
-name = "mf"
-recipe = "rl.toml"
-overrides = ['estimator={{kind="mean-field", prompt_mask_rate=0.0}}']
-
-[[arms]]
-name = "2-MF+IS"
-recipe = "rl.toml"
-overrides = ["objective.importance_cap=2.0"]
-"""
-CLOCKS = {"seconds", "cpu_seconds"}
 SHARES = [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for name, text in {"base": BASE, "rl": RL, "study": STUDY}.items():
-        (tmp_path / f"{name}.toml").write_text(text, encoding="utf-8")
+    write_recipes(tmp_path)
     return tmp_path
 
 
@@ -96,21 +46,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        for name, text in {"base": BASE, "rl": RL, "study": STUDY}.items():
-            (root / f"{name}.toml").write_text(text, encoding="utf-8")
+        write_recipes(root)
         run_study(load_recipe(StudyRecipe, "study.toml"), root / "results", root / "work")
     return root
 
 
 def study(*overrides: str) -> StudyRecipe:
     return load_recipe(StudyRecipe, "study.toml", overrides)
-
-
-def lines_in(folder: Path) -> list[dict[str, Any]]:
-    """Without what a clock says, in an order of their own."""
-    lines = [json.loads(line) for line in (folder / RUNS).read_text().splitlines()]
-    plain = [{name: value for name, value in line.items() if name not in CLOCKS} for line in lines]
-    return sorted(plain, key=lambda line: (line["seed"], line["arm"], line.get("estimator", "")))
 
 
 def work(*arguments: str) -> None:
@@ -210,7 +152,7 @@ def test_interrupted_and_resumed_it_gives_the_same_lines(
 
 def forked(job: Job, paths: StudyPaths) -> Forked:
     """Start a job as the harness does, but faster."""
-    log = harness._log(job, paths)
+    log = jobs.log_of(job, paths)
     log.parent.mkdir(parents=True, exist_ok=True)
     return Forked(work, str(paths.work), *job.arguments, stdout=log, stderr=log)
 
@@ -220,12 +162,12 @@ def test_runs_in_processes_of_their_own_give_the_same_lines(
 ) -> None:
     """One of the three is started by its command."""
     shutil.copytree(undisturbed / "work" / "bases", here / "work" / "bases")
-    start = harness._start
+    start = jobs._start
 
     def started(job: Job, paths: StudyPaths) -> "Forked | subprocess.Popen[bytes]":
         return start(job, paths) if "mf" in job.arguments else forked(job, paths)
 
-    monkeypatch.setattr(harness, "_start", started)
+    monkeypatch.setattr(jobs, "_start", started)
     run_study(study(), here / "results", here / "work", jobs=2, selection=Selection(seeds=("0",)))
     assert lines_in(here / "results") == [line for line in lines_in(undisturbed / "results") if line["seed"] == 0]
     assert (here / "work" / "logs" / "walk-mf-0.log").read_text()
@@ -249,9 +191,9 @@ def test_ctrl_c_reaches_the_processes_once_and_they_go_on(
             signal.raise_signal(signal.SIGINT)
 
     only = Selection(arms=("mf",), seeds=("0",))
-    monkeypatch.setattr(harness, "_start", started)
+    monkeypatch.setattr(jobs, "_start", started)
     with monkeypatch.context() as patch:
-        patch.setattr(harness, "time", SimpleNamespace(sleep=sleep_then_interrupt))
+        patch.setattr(jobs, "time", SimpleNamespace(sleep=sleep_then_interrupt))
         with pytest.raises(Stopped, match="the same command goes on"):
             run_study(study("budget=30000"), here / "results", here / "work", jobs=2, selection=only)
     assert [process.returncode for process in processes] == [0, 130]

@@ -8,6 +8,7 @@ import typer
 from diffpo.cli.options import Overrides
 from diffpo.core.errors import UserError
 from diffpo.core.output import show
+from diffpo.distributed.process import current_process, require_single_process
 
 
 def study(  # twelve arguments: every option of a command is one
@@ -16,7 +17,9 @@ def study(  # twelve arguments: every option of a command is one
         str | None, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a built-in study.")
     ] = None,
     overrides: Overrides = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each in a process of one thread.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Runs at a time, each in a process of one thread (under torchrun: in each rank).")
+    ] = 1,
     arms: Annotated[str | None, typer.Option(help="Some of the arms: a,b. [default: all]")] = None,
     tasks: Annotated[str | None, typer.Option(help="Some of the tasks. [default: all]")] = None,
     seeds: Annotated[str | None, typer.Option(help="Some of the seeds. [default: all]")] = None,
@@ -33,6 +36,7 @@ def study(  # twelve arguments: every option of a command is one
     """Run what a study of many arms, tasks and seeds still lacks, and report it."""
     references = () if against is None else tuple(against.split(","))
     if report_only:
+        require_single_process("a report of what is there")
         from diffpo.study.report import write_study_report
 
         show("\n".join(f"wrote {path}" for path in write_study_report(out, skip_broken, references)))
@@ -49,7 +53,8 @@ def study(  # twelve arguments: every option of a command is one
     names = (tuple(text.split(",")) if text is not None else None for text in (arms, tasks, seeds))
     work = work or Path("runs") / f"study-{loaded.name}"
     run_study(loaded, out, work, jobs, Selection(*names), skip_broken, references, tune_only)
-    show(f"results and table: {out}")
+    if current_process().is_main:
+        show(f"results and table: {out}")
 
 
 def bench(

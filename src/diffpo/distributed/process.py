@@ -1,9 +1,16 @@
 """The rank of this process among those of its run, as torchrun sets it in the environment. Imports no torch."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from diffpo.core.errors import UserError
+
+SET_BY_TORCHRUN = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    *("GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_"),
+)
+"""What the names of torchrun's variables begin with."""
 
 
 @dataclass(frozen=True)
@@ -63,3 +70,8 @@ def require_single_process(what: str) -> None:
     """Raise UserError if there are several processes; `what` begins the message."""
     if current_process().world_size > 1:
         raise UserError(f"{what} is for one process; start it without torchrun")
+
+
+def without_ranks(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without what torchrun sets in it, for a process that belongs to no others."""
+    return {name: value for name, value in environment.items() if not name.startswith(SET_BY_TORCHRUN)}

@@ -2,25 +2,22 @@
 
 import fcntl
 import json
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from diffpo.core.errors import NonFiniteLossError, Stopped, UserError
 from diffpo.core.files import check_writable, explain_write_errors, write_json, write_whole
 from diffpo.core.output import say
-from diffpo.core.parent import child_environment
+from diffpo.distributed.collectives import process_group, raise_on_all_ranks
+from diffpo.distributed.process import current_process
 from diffpo.recipes import dump_recipe, load_recipe
 from diffpo.recipes.tables import StudyRecipe, estimator_name
-from diffpo.runs.interrupt import interruptible
-from diffpo.runs.progress import ProgressBar
+from diffpo.runs.agreement import require_same_start
 from diffpo.study.arms import run_arm
+from diffpo.study.deal import shared_folder
 from diffpo.study.grids import check_one_grid
+from diffpo.study.jobs import Job, in_processes, stopped
 from diffpo.study.likelihood import run_likelihood
 from diffpo.study.plan import (
     Selection,
@@ -66,31 +63,7 @@ RESULTS = "results.json"
 """In the folder of a run: its results, until they are appended to those of the study."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """What one process does: train a base (`run` is None), or one run of the study."""
-
-    task: str
-    run: StudyRun | None = None
-    seed: int | None = None
-    """The seed of the base, where each seed has its own."""
-
-    @property
-    def arguments(self) -> list[str]:
-        """Those of `diffpo.study.worker` after the folder: TASK for a base, or TASK SEED; TASK ARM SEED for a run."""
-        if self.run is None:
-            return [self.task] if self.seed is None else [self.task, str(self.seed)]
-        return [self.task, self.run.arm, str(self.run.seed)]
-
-    def __str__(self) -> str:
-        if self.run is None:
-            return f"{self.task} base" if self.seed is None else f"{self.task} base of seed {self.seed}"
-        return str(self.run)
-
-    def folder(self, paths: StudyPaths) -> Path:
-        return paths.base(self.task, self.seed) if self.run is None else paths.run(self.run)
-
-
+@process_group()
 def run_study(
     recipe: StudyRecipe,
     out: Path,
@@ -105,33 +78,70 @@ def run_study(
 
     A study that tunes does that first, for the selected arms and tasks (`tune_arms`); with `tune_only` it ends there.
 
-    `work` is the folder of bases and runs; `jobs` runs are done at a time. Raises UserError before anything is trained
-    where a combination cannot run, a result is broken, or a result that is there has other settings or was measured on
-    another grid of bounds; Stopped when interrupted; RunsFailedError, when all others are done, where a run failed.
+    `work` is the folder of bases and runs; `jobs` runs are done at a time, in each rank. Raises UserError before
+    anything is trained where a combination cannot run, a result is broken, or a result that is there has other settings
+    or was measured on another grid of bounds; Stopped when interrupted; RunsFailedError, when all others are done,
+    where a run failed.
     """
-    check_writable(out, is_folder=True)
-    check_writable(work, "--work", is_folder=True)
+    require_same_start(recipe)
+    if failed := _run_study(recipe, out, work, jobs, selection or Selection(), skip_broken, against, tune_only):
+        _raise_once(RunsFailedError(failed))
+
+
+def _run_study(
+    recipe: StudyRecipe,
+    out: Path,
+    work: Path,
+    jobs: int,
+    selection: Selection,
+    skip_broken: bool,
+    against: Sequence[str] = (),
+    tune_only: bool = False,
+) -> str:
+    """Do what `run_study` does, and return which runs failed, if any did; then nothing is reported."""
     paths = StudyPaths(work)
-    selection = selection or Selection()
-    runs = study_runs(recipe, selection)
-    if tune_only and recipe.tune is None:
-        raise UserError(
-            f"the study {recipe.name} has nothing to tune; give it a [tune] table, or leave --tune-only out"
-        )
-    check(recipe, runs, paths)
-    if recipe.kind == "arms":
-        check_one_grid(out / RUNS, read_results(out / RUNS, skip_broken), wanted=recipe.evaluation.bounds)
+    with raise_on_all_ranks():
+        check_writable(out, is_folder=True)
+        check_writable(work, "--work", is_folder=True)
+        runs = study_runs(recipe, selection)
+        if tune_only and recipe.tune is None:
+            raise UserError(
+                f"the study {recipe.name} has nothing to tune; give it a [tune] table, or leave --tune-only out"
+            )
+        check(recipe, runs, paths)
+        if recipe.kind == "arms":
+            check_one_grid(out / RUNS, read_results(out / RUNS, skip_broken), wanted=recipe.evaluation.bounds)
     if recipe.tune is not None:
         recipe = tune_arms(recipe, out, work, jobs, selection, skip_broken)
     if tune_only:
-        return
-    with _locked(out):
-        done = {key_of(result): result for result in read_results(out / RUNS, skip_broken)}
-        missing = [run for run in runs if not _is_done(recipe, run, paths, done)]
-        say(f"{recipe.name}: {len(runs) - len(missing)} of {len(runs)} runs are done")
-        if missing:
-            _do_missing(recipe, missing, paths, out / RUNS, done, jobs)
-        write_study_report(out, skip_broken, against)
+        return ""
+    with ExitStack() as stack:
+        with raise_on_all_ranks():
+            if current_process().is_main:
+                stack.enter_context(_locked(out))
+        with shared_folder(out, "--out"), raise_on_all_ranks():  # no rank has a result before all have read them
+            done = {key_of(result): result for result in read_results(out / RUNS, skip_broken)}
+            missing = [run for run in runs if not _is_done(recipe, run, paths, done)]
+        _say_once(f"{recipe.name}: {len(runs) - len(missing)} of {len(runs)} runs are done")
+        if missing and (failed := _do_missing(recipe, missing, paths, out / RUNS, done, jobs)):
+            return failed
+        with raise_on_all_ranks():
+            if current_process().is_main:
+                write_study_report(out, skip_broken, against)
+    return ""
+
+
+def _say_once(line: str) -> None:
+    """Print a line, in the first rank."""
+    if current_process().is_main:
+        say(line)
+
+
+def _raise_once(error: Exception) -> None:
+    """Raise an error, in the first rank; the others raise that it failed."""
+    with raise_on_all_ranks():
+        if current_process().is_main:
+            raise error
 
 
 def tune_arms(
@@ -148,21 +158,21 @@ def tune_arms(
         return with_chosen(recipe, ())
     tuning = tuning_study(recipe, tune)
     selected = Selection(names, selection.tasks)
-    try:
-        run_study(tuning, out / "tune", work / "tune", jobs, selected, skip_broken)
-    except RunsFailedError as error:
-        say(f"tuning goes on without what failed: {error}")
-    results = read_results(out / "tune" / RUNS, skip_broken)
-    every = list(chosen_settings(recipe, tune, results, None, None))
-    tuned = list(chosen_settings(recipe, tune, results, selection.arms, selection.tasks))
-    write_json(out / TUNED, tuned_record(recipe, tune, every))
-    for one in tuned:
-        say(f"tuned: {one.arm} on {one.task}: {', '.join(one.choice.overrides)}")
-    found = {(one.task, one.arm) for one in tuned}
-    wanted = {(r.task, r.arm) for r in study_runs(recipe, selection)}
-    tried = {arm.name for arm in recipe.arms if settings_tried(arm, tune)}
-    if lacking := sorted(f"{arm} on {task}" for task, arm in wanted - found if arm in tried):
-        raise UserError(f"no setting of {', '.join(lacking)} has a result for every tuning seed; change its grid")
+    if failed := _run_study(tuning, out / "tune", work / "tune", jobs, selected, skip_broken):
+        _say_once(f"tuning goes on without what failed: {failed}")
+    with raise_on_all_ranks():
+        results = read_results(out / "tune" / RUNS, skip_broken)
+        every = list(chosen_settings(recipe, tune, results, None, None))
+        tuned = list(chosen_settings(recipe, tune, results, selection.arms, selection.tasks))
+        if current_process().is_main:
+            write_json(out / TUNED, tuned_record(recipe, tune, every))
+        for one in tuned:
+            _say_once(f"tuned: {one.arm} on {one.task}: {', '.join(one.choice.overrides)}")
+        found = {(one.task, one.arm) for one in tuned}
+        wanted = {(r.task, r.arm) for r in study_runs(recipe, selection)}
+        tried = {arm.name for arm in recipe.arms if settings_tried(arm, tune)}
+        if lacking := sorted(f"{arm} on {task}" for task, arm in wanted - found if arm in tried):
+            raise UserError(f"no setting of {', '.join(lacking)} has a result for every tuning seed; change its grid")
     return with_chosen(recipe, tuned)
 
 
@@ -210,20 +220,30 @@ def _do_missing(
     results: Path,
     done: dict[Key, Result],
     jobs: int,
-) -> None:
-    """Train the bases that the missing runs need, then do the runs, and append their results to the file `results`."""
-    write_whole(paths.work / STUDY, dump_recipe(recipe))
+) -> str:
+    """Train the bases that the missing runs need, then do the runs, and append their results to the file `results`.
+
+    Returns which runs failed, if any did.
+    """
+    with raise_on_all_ranks():
+        if current_process().is_main:
+            write_whole(paths.work / STUDY, dump_recipe(recipe))
 
     def collect(job: Job) -> None:
         found: list[Result] = json.loads((job.folder(paths) / RESULTS).read_text())
         append_results(results, [result for result in found if key_of(result) not in done])
 
-    do_jobs = _in_processes if jobs > 1 else _one_by_one
+    def do_jobs(wanted: Sequence[Job], collect: Callable[[Job], None]) -> list[str]:
+        if jobs > 1 or current_process().world_size > 1:
+            return in_processes(recipe.name, wanted, paths, jobs, collect)
+        return _one_by_one(recipe, wanted, paths, collect)
+
     bases = [Job(task, seed=seed) for task, seed in dict.fromkeys((r.task, base_seed(recipe, r)) for r in missing)]
-    if failed := do_jobs(recipe, bases, paths, jobs, lambda job: None):
-        raise RuntimeError(f"no base, no study: {'; '.join(failed)}")
-    if failed := do_jobs(recipe, [Job(run.task, run) for run in missing], paths, jobs, collect):
-        raise RunsFailedError(f"{len(failed)} of {len(missing)} runs failed: {'; '.join(failed)}")
+    if failed := do_jobs(bases, lambda job: None):
+        _raise_once(RuntimeError(f"no base, no study: {'; '.join(failed)}"))
+    if failed := do_jobs([Job(run.task, run) for run in missing], collect):
+        return f"{len(failed)} of {len(missing)} runs failed: {'; '.join(failed)}"
+    return ""
 
 
 def perform(recipe: StudyRecipe, job: Job, paths: StudyPaths) -> None:
@@ -238,7 +258,7 @@ def perform(recipe: StudyRecipe, job: Job, paths: StudyPaths) -> None:
 
 
 def _one_by_one(
-    recipe: StudyRecipe, jobs: Sequence[Job], paths: StudyPaths, count: int, collect: Callable[[Job], None]
+    recipe: StudyRecipe, jobs: Sequence[Job], paths: StudyPaths, collect: Callable[[Job], None]
 ) -> list[str]:
     """Do all jobs in this process and return what went wrong with which. Raises Stopped when interrupted."""
     failed = []
@@ -250,76 +270,12 @@ def _one_by_one(
         except NonFiniteLossError as error:
             failed.append(f"{job} ({error})")
         except (KeyboardInterrupt, Stopped) as error:
-            raise _stopped() from error
+            raise stopped() from error
     return failed
-
-
-def _stopped() -> Stopped:
-    return Stopped("the study was stopped; the same command goes on where it was")
-
-
-def _in_processes(
-    recipe: StudyRecipe, jobs: Sequence[Job], paths: StudyPaths, count: int, collect: Callable[[Job], None]
-) -> list[str]:
-    """Do at most `count` jobs at a time, each in a process of its own, and return what went wrong with which.
-
-    Ctrl-C is passed on to the processes once, and they are waited for: each leaves a checkpoint. Raises Stopped then,
-    and UserError where a process refused its job.
-    """
-    waiting = list(jobs)
-    failed: list[str] = []
-    refused: list[str] = []
-    running: dict[Job, subprocess.Popen[bytes]] = {}
-    is_stopping = False
-    try:
-        with ProgressBar(f"{recipe.name}, {count} at a time", len(jobs)) as bar, interruptible() as interrupt:
-            while running or (waiting and not is_stopping):
-                while waiting and len(running) < count and not is_stopping:
-                    job = waiting.pop(0)
-                    running[job] = _start(job, paths)
-                time.sleep(0.1)
-                if interrupt.requested and not is_stopping:
-                    is_stopping = True
-                    for process in running.values():
-                        process.send_signal(signal.SIGINT)
-                for job in [job for job, process in running.items() if process.poll() is not None]:
-                    code = running.pop(job).returncode
-                    if code == 0:
-                        collect(job)
-                    elif code == 2:
-                        refused.append(_last_line(job, paths))
-                    elif not is_stopping:
-                        failed.append(f"{job} ({_last_line(job, paths)}; see {_log(job, paths)})")
-                    bar.update(len(jobs) - len(waiting) - len(running), last=str(job))
-    finally:
-        for process in running.values():
-            process.terminate()
-    if is_stopping:
-        raise _stopped()
-    if refused:
-        raise UserError("; ".join(refused))
-    return failed
-
-
-def _log(job: Job, paths: StudyPaths) -> Path:
-    return paths.work / "logs" / f"{'-'.join(job.arguments)}.log"
-
-
-def _last_line(job: Job, paths: StudyPaths) -> str:
-    return " ".join(_log(job, paths).read_text(errors="replace").splitlines()[-1:])
-
-
-def _start(job: Job, paths: StudyPaths) -> subprocess.Popen[bytes]:
-    """Start a job's process, in a session of its own: Ctrl-C in a terminal must reach it once, by way of this one."""
-    log = _log(job, paths)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "diffpo.study.worker", str(paths.work), *job.arguments]
-    with log.open("ab") as output:
-        return subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, env=child_environment())
 
 
 def perform_stored(work: Path, arguments: Sequence[str]) -> None:
-    """Do one job of the study whose recipe is in the folder `work`: what a process of `_in_processes` does.
+    """Do one job of the study whose recipe is in the folder `work`: what a process of `in_processes` does.
 
     `arguments` are those of `Job.arguments`.
     """

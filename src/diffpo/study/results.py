@@ -1,5 +1,6 @@
 """The file of a study's results: a JSON line for each finished run, appended whole and flushed to the disk."""
 
+import fcntl
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -61,13 +62,14 @@ def _parsed(line: bytes, known: Collection[Key]) -> Result:
 
 
 def append_results(path: Path, results: Iterable[Mapping[str, Any]]) -> None:
-    """Append results in one write; they are on the disk when this returns.
+    """Append results in one write; they are on the disk when this returns. Of several processes one appends at a time.
 
     Where the last line in the file was cut short, they begin on a new one.
     """
     data = b"".join(json.dumps(result, separators=(",", ":")).encode() + b"\n" for result in results)
     with path.open("ab+") as file:
-        if file.tell() > 0:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if file.seek(0, os.SEEK_END) > 0:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 data = b"\n" + data
