@@ -444,6 +444,7 @@ def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) 
     [
         ["report", "."],
         ["sample", ".", "--prompt", "x"],
+        ["study", "--report-only", "--out", "."],
         ["rl", "tiny-d1", "--dry-run", "base=x"],
         ["sft", "sudoku4-base", "--dry-run"],
         ["demo"],

@@ -14,6 +14,7 @@ from diffpo.core.files import check_writable, explain_write_errors, write_whole
 from diffpo.distributed.collectives import all_gather_columns, on_rank_zero, process_group, raise_on_all_ranks
 from diffpo.distributed.process import rank_slice
 from diffpo.evaluation.completing import chosen_decoding
+from diffpo.evaluation.exchange import share_label
 from diffpo.evaluation.prompt_file import PromptLine, encode_lines, read_prompts
 from diffpo.models.encoding import pad_rows
 from diffpo.models.tokenizer import decode_text
@@ -82,7 +83,8 @@ def complete_file(model: str, file: Path, out: Path, settings: FileSettings, dev
     if settings.is_quiet:
         ids, nfe = complete_rows(policy, prompts, decoding, settings.seed, settings.batch)
     else:
-        with ProgressBar(f"sample {file.name}", len(prompts[rank_slice(len(prompts))]), unit="completion") as bar:
+        num_own = len(prompts[rank_slice(len(prompts))])
+        with ProgressBar(share_label(f"sample {file.name}"), num_own, unit="completion") as bar:
             ids, nfe = complete_rows(policy, prompts, decoding, settings.seed, settings.batch, bar.update)
     on_rank_zero(_write, policy, lines, ids, nfe, settings.seed, out)
     return f"{len(lines)} completions, {float(nfe.double().mean()):.2f} denoiser calls each on average"

@@ -33,6 +33,12 @@ def all_gather_grades(own: Sequence[Grade]) -> tuple[Grade, ...]:
     return tuple(Grade(**fields_of) for some in all_gather_json(plain) for fields_of in some)
 
 
+def share_label(label: str) -> str:
+    """Return the label of a progress bar, which shows the first process's share where there are several."""
+    size = current_process().world_size
+    return label if size == 1 else f"{label}, process 0 of {size}"
+
+
 def concatenate_rollouts(rollouts: Sequence[Rollout]) -> Rollout:
     """Put the rollouts of several batches together; their prompts are padded to one width."""
     width = max(rollout.prompt_ids.shape[1] for rollout in rollouts)

@@ -6,7 +6,8 @@ from pathlib import Path
 from diffpo.core.files import check_writable, explain_write_errors, write_json
 from diffpo.core.printable import printable
 from diffpo.distributed.collectives import on_rank_zero, process_group, raise_on_all_ranks
-from diffpo.distributed.process import current_process, rank_slice
+from diffpo.distributed.process import rank_slice
+from diffpo.evaluation.exchange import share_label
 from diffpo.evaluation.loop import Outcome, drawn_together, evaluate, evaluation_problems, validation_problems
 from diffpo.evaluation.record import Evaluation, as_record, table
 from diffpo.evaluation.validated import Outcomes
@@ -82,9 +83,7 @@ def evaluate_recipe(recipe: EvalRecipe, policy: Policy, task: Task, num_validati
             option="max_in_flight",
         )
     require_same_questions([f"{problem.prompt}\0{problem.answer}" for problem in problems], recipe.model)
-    if (size := current_process().world_size) > 1:
-        label = f"{label}, process 0 of {size}"
-    with ProgressBar(label, len(decodings) * num_own, unit="completion") as bar:
+    with ProgressBar(share_label(label), len(decodings) * num_own, unit="completion") as bar:
 
         def warn(outcome: Outcome) -> None:
             if failed := outcome.count("grader_failed"):
