@@ -39,22 +39,12 @@ def sample(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: p
 
 def test_each_line_comes_back_with_its_completion(sample: Sample, base: Path) -> None:
     lines: list[object] = [{"prompt": prompt, "of mine": [None, number]} for number, prompt in enumerate(PROMPTS)]
-    options = [
-        "--file",
-        "in.jsonl",
-        "--out",
-        "out.jsonl",
-        "--temperature",
-        "1",
-        "--seed",
-        "5",
-        "--entropy-bound",
-        "0.5",
-    ]
+    drawn_how = ("--temperature", "4", "--seed", "5", "--entropy-bound", "0.5")
+    options = ["--file", "in.jsonl", "--out", "out.jsonl", *drawn_how]
     code, told, errors = sample(*options, "--batch", "2", lines=[*lines[:1], "  ", *lines[1:]])
     assert (code, errors) == (0, "")
     found = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
-    drawn = diffpo.complete(base, PROMPTS, temperature=1.0, seed=5, rule=diffpo.EntropyBound(0.5))
+    drawn = diffpo.complete(base, PROMPTS, temperature=4.0, seed=5, rule=diffpo.EntropyBound(0.5))
     for number, (line, own, expected) in enumerate(zip(lines, found, drawn, strict=True)):
         assert isinstance(line, dict)
         assert own == {**line, "completion": expected.text, "nfe": expected.nfe, "seed": 5 + number}
