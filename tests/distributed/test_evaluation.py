@@ -13,10 +13,10 @@ from tests.helpers.forked import Forked
 from diffpo.core.errors import UserError
 from diffpo.distributed.collectives import process_group
 from diffpo.distributed.process import current_process
-from diffpo.evaluation import complete_file as completing
-from diffpo.evaluation.complete_file import FileSettings, complete_file
+from diffpo.evaluation import sample_file as completing
 from diffpo.evaluation.loop import Outcome, evaluate
 from diffpo.evaluation.run import run_eval
+from diffpo.evaluation.sample_file import FileSettings, run_sample_file
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import DeviceSettings, EvalRecipe
 from diffpo.sampling.controller import Controller
@@ -50,7 +50,7 @@ def eval_recipe(model: Path, *overrides: str) -> EvalRecipe:
 
 
 def sample_file(model: Path, file: Path, out: Path, **settings: Any) -> str:
-    return complete_file(str(model), file, out, FileSettings(LENGTH, **settings), DeviceSettings(threads=1))
+    return run_sample_file(str(model), file, out, FileSettings(LENGTH, **settings), DeviceSettings(threads=1))
 
 
 # --------------------------------------------------------------------------------------------- in each of the processes

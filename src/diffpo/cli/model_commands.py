@@ -77,11 +77,11 @@ def sample(
 
         run_sample(model, prompt or "", length, entropy_bound, price, temperature, seed, device, dtype)
         return
-    from diffpo.evaluation.complete_file import FileSettings, complete_file
+    from diffpo.evaluation.sample_file import FileSettings, run_sample_file
     from diffpo.recipes.tables import DeviceSettings
 
     settings = FileSettings(length, entropy_bound, price, temperature, seed, batch, quiet)
-    told = complete_file(model, file, out, settings, DeviceSettings(device=device, dtype=dtype))
+    told = run_sample_file(model, file, out, settings, DeviceSettings(device=device, dtype=dtype))
     if current_process().is_main:
         show(str(out) if quiet else f"{told}\nwrote {out}")
 

@@ -49,7 +49,7 @@ class FileSettings:
 
 
 @process_group()
-def complete_file(model: str, file: Path, out: Path, settings: FileSettings, device: DeviceSettings) -> str:
+def run_sample_file(model: str, file: Path, out: Path, settings: FileSettings, device: DeviceSettings) -> str:
     """Complete the prompts of `file`; write its objects with `completion`, `nfe` and `seed` into `out`, in their order.
 
     Returns a line about what was drawn. A line's completion depends on its prompt and its seed alone; processes share

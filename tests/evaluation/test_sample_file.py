@@ -10,7 +10,7 @@ from tests.helpers.chat_templates import LLADA, tokenizer_with
 import diffpo
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
-from diffpo.evaluation import complete_file as completing
+from diffpo.evaluation import sample_file as completing
 from diffpo.evaluation.prompt_file import encode_lines, read_prompts
 from diffpo.models.chat import encode_prompt, encode_turns
 from diffpo.tasks.sudoku import Sudoku
