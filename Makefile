@@ -9,7 +9,7 @@ IS_NEW_ENOUGH := 'import sys; sys.exit(sys.version_info < (3, 11))'
 BIN := .venv/bin
 BEAT := sh tools/heartbeat.sh
 
-.PHONY: help demo test coverage lint mutants torture study-sampler study-arms study-full study-likelihood study-coverage study-frontier clean
+.PHONY: help demo test coverage lint mutants torture study-sampler study-arms study-full study-likelihood study-coverage study-frontier bill clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -54,6 +54,9 @@ study-likelihood: .venv/.ready ## Slow: how far the surrogates are from the beha
 
 study-coverage: .venv/.ready ## Slow: how often intervals hold the truth, by simulation (SHARE=0.1 of the trials)
 	@PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python studies/coverage.py --share $(SHARE)
+
+bill: .venv/.ready ## Compute the table of docs/bill.md
+	@$(BIN)/python studies/bill.py
 
 clean: ## Remove the environment and every cache; runs/ stays
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

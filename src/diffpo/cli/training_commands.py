@@ -47,8 +47,37 @@ DryRun = Annotated[
         help="Only print all keys of the recipe and what the run would take: no weights, no data, no accelerator.",
     ),
 ]
-PromptTokens = Annotated[int, typer.Option(min=1, help="With --dry-run: tokens of a prompt.")]
-Devices = Annotated[int, typer.Option(min=1, help="With --dry-run or --rehearse: GPUs that share each step.")]
+PromptTokens = Annotated[
+    int | None,
+    typer.Option(min=1, help="With --dry-run: tokens of a prompt; without it the pilot's, or 200.", show_default="200"),
+]
+Devices = Annotated[
+    int, typer.Option(min=1, help="With --dry-run or --rehearse: GPUs that share each step; with --nodes, of a node.")
+]
+Nodes = Annotated[int, typer.Option(min=1, help="With --dry-run: nodes of --devices GPUs each.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="With --dry-run: the accelerator whose time is computed: a100, h100, h200, b200, l40s, rtx4090, or cpu, "
+        "which measures this machine."
+    ),
+]
+PilotRun = Annotated[
+    Path | None,
+    typer.Option(
+        "--pilot", help="With --dry-run: a run's folder, whose denoiser calls are expected again.", file_okay=False
+    ),
+]
+Tflops = Annotated[
+    float | None, typer.Option(help="With --dry-run: TFLOP/s that products reach, measured, in place of --device's.")
+]
+MemoryBandwidth = Annotated[
+    float | None, typer.Option(help="With --dry-run: GB/s of a device's memory, measured, in place of --device's.")
+]
+LinkBandwidth = Annotated[
+    float | None,
+    typer.Option(help="With --dry-run: GB/s in one direction between devices, measured, in place of --device's."),
+]
 Rehearse = Annotated[
     bool,
     typer.Option(
@@ -59,7 +88,12 @@ Rehearse = Annotated[
         "--rehearse",
     ),
 ]
-DeviceMemory = Annotated[float | None, typer.Option(min=0, help="With --rehearse: GiB of a GPU of the run's machine.")]
+DeviceMemory = Annotated[
+    float | None,
+    typer.Option(
+        min=0, help="With --dry-run or --rehearse: GiB of a GPU of the run's machine (--dry-run: --device's)."
+    ),
+]
 
 
 def sft(
@@ -70,10 +104,16 @@ def sft(
     resume_auto: ResumeAuto = False,
     extend: Extend = False,
     dry_run: DryRun = False,
-    prompt_tokens: PromptTokens = 200,
+    prompt_tokens: PromptTokens = None,
     devices: Devices = 1,
-    rehearse: Rehearse = False,
+    nodes: Nodes = 1,
+    device: Device = "h100",
     device_memory: DeviceMemory = None,
+    pilot: PilotRun = None,
+    tflops: Tflops = None,
+    memory_bandwidth: MemoryBandwidth = None,
+    link_bandwidth: LinkBandwidth = None,
+    rehearse: Rehearse = False,
 ) -> None:
     """Fine-tune a denoiser on solved problems."""
     from diffpo.recipes import load_recipe
@@ -81,7 +121,8 @@ def sft(
 
     loaded = load_recipe(SftRecipe, recipe, overrides or ())
     if dry_run:
-        _print_dry_run(loaded, prompt_tokens, devices)
+        rates = (tflops, memory_bandwidth, link_bandwidth)
+        _print_dry_run(loaded, prompt_tokens, (nodes, devices), device, device_memory, pilot, rates)
         return
     if rehearse:
         _rehearse(loaded, out, resume, devices, device_memory)
@@ -100,10 +141,16 @@ def rl(
     resume_auto: ResumeAuto = False,
     extend: Extend = False,
     dry_run: DryRun = False,
-    prompt_tokens: PromptTokens = 200,
+    prompt_tokens: PromptTokens = None,
     devices: Devices = 1,
-    rehearse: Rehearse = False,
+    nodes: Nodes = 1,
+    device: Device = "h100",
     device_memory: DeviceMemory = None,
+    pilot: PilotRun = None,
+    tflops: Tflops = None,
+    memory_bandwidth: MemoryBandwidth = None,
+    link_bandwidth: LinkBandwidth = None,
+    rehearse: Rehearse = False,
 ) -> None:
     """Train a denoiser, its controller or both with rewards.
 
@@ -114,7 +161,8 @@ def rl(
 
     loaded = load_recipe(RlRecipe, recipe, overrides or ())
     if dry_run:
-        _print_dry_run(loaded, prompt_tokens, devices)
+        rates = (tflops, memory_bandwidth, link_bandwidth)
+        _print_dry_run(loaded, prompt_tokens, (nodes, devices), device, device_memory, pilot, rates)
         return
     if rehearse:
         _rehearse(loaded, out, resume, devices, device_memory)
@@ -149,11 +197,22 @@ def sampler(
     show(run_fit_sampler(loaded, out))
 
 
-def _print_dry_run(recipe: RlRecipe | SftRecipe, prompt_tokens: int, devices: int) -> None:
+def _print_dry_run(
+    recipe: RlRecipe | SftRecipe,
+    prompt_tokens: int | None,
+    layout: tuple[int, int],
+    device: str,
+    device_memory: float | None,
+    pilot: Path | None,
+    rates: tuple[float | None, float | None, float | None],
+) -> None:
+    """Print the dry run; `layout` is nodes and devices of each, `rates` those of `with_rates`."""
     require_single_process("a dry run")
+    from diffpo.runs.dry_run.machine import machine_for
     from diffpo.runs.dry_run.summary import dry_run_report
 
-    show(dry_run_report(recipe, prompt_tokens, devices))
+    machine, tokens = machine_for(recipe, prompt_tokens, layout, device, device_memory, pilot, rates)
+    show(dry_run_report(recipe, tokens, machine=machine))
 
 
 def _rehearse(
