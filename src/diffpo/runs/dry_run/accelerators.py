@@ -16,7 +16,6 @@ TERA, GIGA = 1e12, 1e9
 Number = int | float
 
 
-
 @dataclass(frozen=True)
 class Accelerator:
     """What one device reaches: FLOP/s of products by dtype, bytes/s of its memory and links, and fixed times."""

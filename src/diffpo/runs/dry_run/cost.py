@@ -40,8 +40,8 @@ DRAWN_BYTES = 100
 CALL_OPERATORS = 250
 """Operators of a call of the denoising loop besides the blocks'."""
 COMPLETION_OPERATORS = 60
-"""What a completion takes beside its calls, told in operators: its text, its noise and a quick grader. Fitted on the tiny
-model; slow graders are not counted."""
+"""What a completion takes beside its calls, told in operators: its text, its noise and a quick grader. Fitted on the
+tiny model; slow graders are not counted."""
 DRAW_OPERATORS = 6
 """The same of each of its calls: finding equal canvases, drawing, committing. Fitted likewise."""
 ADAM_BYTES = 28

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from diffpo.core.errors import UserError
 from diffpo.recipes.tables import RlRecipe, SftRecipe
-from diffpo.runs.dry_run.accelerators import CPU, Accelerator, named_accelerator, with_rates, Number
+from diffpo.runs.dry_run.accelerators import CPU, Accelerator, Number, named_accelerator, with_rates
 from diffpo.runs.dry_run.bill import rollout_calls, update_call
 from diffpo.runs.dry_run.pilot import Pilot, read_pilot
 from diffpo.runs.dry_run.summary import Machine, needs_of

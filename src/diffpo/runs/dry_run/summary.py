@@ -151,8 +151,8 @@ def fits(needs: Needs, capacity: Number) -> str:
     if peak <= capacity:
         return f"fits in {capacity:.4g} GiB with {capacity - peak:.1f} GiB left, {how}"
     return (
-        f"does not fit in {capacity:.4g} GiB: it needs {peak:.1f}, {how}; take more or larger devices, an adapter (lora), "
-        "or smaller micro-batches (micro_batch_size, rollout.max_in_flight)"
+        f"does not fit in {capacity:.4g} GiB: it needs {peak:.1f}, {how}; take more or larger devices, an adapter "
+        "(lora), or smaller micro-batches (micro_batch_size, rollout.max_in_flight)"
     )
 
 
