@@ -67,7 +67,7 @@ class PlainSampler:
     @torch.no_grad()
     def __call__(self, prompt_ids: Tensor, prompt_mask: Tensor, seed: int = 0) -> Tensor:
         """Return completions [B, L] of prompts [B, P]. Each block is filled until its slowest row is full."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(prompt_ids.device).manual_seed(seed)
         start = prompt_ids.shape[1]
         canvas = F.pad(prompt_ids, (0, self.length), value=self.mask_id)
         visible = F.pad(prompt_mask, (0, self.length), value=True)
@@ -93,20 +93,21 @@ def gumbel(logits: Tensor, temperature: float, generator: torch.Generator) -> Te
     if temperature == 0:
         return logits
     logits = logits.double()
-    noise = torch.rand(logits.shape, dtype=torch.float64, generator=generator)
+    noise = torch.rand(logits.shape, dtype=torch.float64, device=logits.device, generator=generator)
     return logits.exp() / (-noise.log()) ** temperature
 
 
 def logits_of(model: PreTrainedModel, ids: Tensor, visible: Tensor) -> Tensor:
     """Return the logits [B, N, V] of LLaDA for tokens `ids` [B, N]; positions count `visible` tokens.
 
-    The network has pre-norm blocks, rotary positions, no causal mask, and SwiGLU.
+    The network has pre-norm blocks, rotary positions, no causal mask, and SwiGLU. Norms and rotations are computed in
+    float32, in any dtype of the model.
     """
     parts, config = model.model.transformer, model.config
     head_dim = config.d_model // config.n_heads
     h = F.embedding(ids, parts["wte"].weight)
     position = (visible.long().cumsum(1) - 1).clamp(min=0)
-    inverse = 1.0 / config.rope_theta ** (torch.arange(0, head_dim, 2).float() / head_dim)
+    inverse = 1.0 / config.rope_theta ** (torch.arange(0, head_dim, 2, device=ids.device).float() / head_dim)
     angle = (position[..., None].float() * inverse)[:, None]
     angle = torch.cat([angle, angle], dim=-1)
     sin, cos = angle.sin(), angle.cos()
@@ -117,7 +118,7 @@ def logits_of(model: PreTrainedModel, ids: Tensor, visible: Tensor) -> Tensor:
             F.linear(n, layer.weight).view(*ids.shape, -1, head_dim).transpose(1, 2)
             for layer in (block.q_proj, block.k_proj, block.v_proj)
         )
-        q, k = (x * cos + _rotated_half(x) * sin for x in (q, k))
+        q, k = ((x * cos + _rotated_half(x) * sin).to(x.dtype) for x in (q, k))
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         h = h + F.linear(mixed.transpose(1, 2).reshape(h.shape), block.attn_out.weight)
@@ -129,7 +130,8 @@ def logits_of(model: PreTrainedModel, ids: Tensor, visible: Tensor) -> Tensor:
 
 
 def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return weight * (x * (x.pow(2).mean(dim=-1, keepdim=True) + eps).rsqrt())
+    exact = x.float()
+    return weight * (exact * (exact.pow(2).mean(dim=-1, keepdim=True) + eps).rsqrt()).to(x.dtype)
 
 
 def _rotated_half(x: Tensor) -> Tensor:

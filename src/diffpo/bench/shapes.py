@@ -7,6 +7,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from diffpo.models.denoiser import ModelDenoiser
+from diffpo.models.layers import initialise
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 
 PROMPT, COMPLETION, BLOCK = 128, 256, 32
@@ -19,6 +20,19 @@ def random_denoiser(vocabulary: int, stop_ids: tuple[int, ...] = (), **config: A
         torch.manual_seed(0)
         model = LLaDAModelLM(LLaDAConfig(**shape | config, vocab_size=vocabulary, rope_theta=5e5))
     return ModelDenoiser(model.eval(), vocabulary - 1, stop_ids)
+
+
+def random_model(config: LLaDAConfig, dtype: torch.dtype, device: torch.device) -> LLaDAModelLM:
+    """Return a LLaDA whose random weights are made on `device` as `dtype`, without a copy anywhere else."""
+    with torch.device("meta"):
+        model = LLaDAModelLM(config)
+    model.to(dtype)
+    model.to_empty(device=device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        model.apply(lambda module: initialise(module, config.initializer_range))
+    model.eval()
+    return model
 
 
 def random_prompts(

@@ -45,10 +45,15 @@ FRAMES: Mapping[str, Frame] = {
 """By the family's name."""
 
 
-def byte_tokenizer(family: str) -> PreTrainedTokenizerFast:
-    """Return a tokenizer of the 256 bytes and the special tokens of a family, with its chat template."""
+def byte_tokenizer(family: str, size: int | None = None) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of the 256 bytes and the special tokens of a family, with its chat template.
+
+    `size`: as many tokens as this, where a model's embedding has so many; the others stand in no encoded text.
+    """
     frame = FRAMES[family]
-    vocabulary = {character: index for index, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokens = sorted(pre_tokenizers.ByteLevel.alphabet())
+    more = 0 if size is None else size - len(tokens) - len(frame.specials)
+    vocabulary = {token: index for index, token in enumerate([*tokens, *(f"w{number}" for number in range(more))])}
     backend = Tokenizer(BPE(vocabulary, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
