@@ -11,6 +11,7 @@ temporary folder (TMPDIR), 16 GB in full size.
 import argparse
 import faulthandler
 import gc
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -100,21 +101,21 @@ def with_compiler(measure: Measure, is_compiled: bool) -> Measure:
 def parts_to_measure() -> list[Part]:
     """Return all parts, the most important ones first, those that may break a process last."""
     return [
-        Part(ENVIRONMENT, 40, environment),
-        Part("rollouts, sdpa", 80, rollouts("sdpa")),
-        Part("plain reference", 100, lambda size, _: compare_with_plain(size)),
-        Part("updates, sdpa, checkpointed", 60, updates("sdpa", is_checkpointed=True)),
-        Part("memory", 60, lambda size, _: measure_memory(size)),
-        Part("whole step", 220, lambda size, _: measure_step(size)),
-        Part("updates, sdpa", 60, updates("sdpa")),
-        Part("rollouts, flash_attention_2", 60, rollouts("flash_attention_2")),
-        Part("updates, flash_attention_2", 60, updates("flash_attention_2")),
-        Part("rollouts, sdpa, compiled", 120, rollouts("sdpa", is_compiled=True)),
-        Part("updates, sdpa, compiled", 120, updates("sdpa", is_compiled=True)),
-        Part("rollouts, flex_attention", 80, rollouts("flex_attention")),
-        Part("updates, flex_attention", 80, updates("flex_attention")),
-        Part("rollouts, flex_attention, compiled", 120, rollouts("flex_attention", is_compiled=True)),
-        Part("rollouts, flash_attention_2, compiled", 120, rollouts("flash_attention_2", is_compiled=True)),
+        Part(ENVIRONMENT, 40.0, environment),
+        Part("rollouts, sdpa", 80.0, rollouts("sdpa")),
+        Part("plain reference", 100.0, lambda size, _: compare_with_plain(size)),
+        Part("updates, sdpa, checkpointed", 60.0, updates("sdpa", is_checkpointed=True)),
+        Part("memory", 60.0, lambda size, _: measure_memory(size)),
+        Part("whole step", 220.0, lambda size, _: measure_step(size)),
+        Part("updates, sdpa", 60.0, updates("sdpa")),
+        Part("rollouts, flash_attention_2", 60.0, rollouts("flash_attention_2")),
+        Part("updates, flash_attention_2", 60.0, updates("flash_attention_2")),
+        Part("rollouts, sdpa, compiled", 120.0, rollouts("sdpa", is_compiled=True)),
+        Part("updates, sdpa, compiled", 120.0, updates("sdpa", is_compiled=True)),
+        Part("rollouts, flex_attention", 80.0, rollouts("flex_attention")),
+        Part("updates, flex_attention", 80.0, updates("flex_attention")),
+        Part("rollouts, flex_attention, compiled", 120.0, rollouts("flex_attention", is_compiled=True)),
+        Part("rollouts, flash_attention_2, compiled", 120.0, rollouts("flash_attention_2", is_compiled=True)),
     ]
 
 
@@ -172,7 +173,7 @@ def size_for(device: str, layers: int | None) -> FullSize:
     return on_gpu(layers) if has_cuda and device != "cpu" else on_cpu(layers)
 
 
-def about(size: FullSize, command: Sequence[str]) -> dict[str, Any]:
+def about(size: FullSize, arguments: Sequence[str]) -> dict[str, Any]:
     """Return what the report says besides its parts."""
     is_gpu = size.device.type == "cuda"
     return {
@@ -181,7 +182,7 @@ def about(size: FullSize, command: Sequence[str]) -> dict[str, Any]:
         "note": "" if is_gpu else NO_GPU,
         "model": dict(size.shape),
         "versions": versions(),
-        "command": " ".join(command),
+        "command": shlex.join(["python", "tools/gpu_check.py", *arguments]),
     }
 
 
@@ -226,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         size = size_for(options.device, options.layers)
         check_writable(options.out, begins=b"{")
-        report = Report(options.out, about(size, [sys.executable, *sys.argv] if arguments is None else arguments))
+        report = Report(options.out, about(size, sys.argv[1:] if arguments is None else arguments))
         run_parts(parts_to_measure(), size, report, seconds)
     except UserError as error:
         warn(f"gpu_check: {error}")
