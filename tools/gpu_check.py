@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+import diffpo
 from diffpo.bench.full_size import FullSize, on_cpu, on_gpu
 from diffpo.bench.full_size_memory import measure_memory
 from diffpo.bench.full_size_speed import (
@@ -181,7 +182,7 @@ def about(size: FullSize, arguments: Sequence[str]) -> dict[str, Any]:
         "is_gpu": is_gpu,
         "note": "" if is_gpu else NO_GPU,
         "model": dict(size.shape),
-        "versions": versions(),
+        "versions": {"diffpo": diffpo.__version__} | versions(),
         "command": shlex.join(["python", "tools/gpu_check.py", *arguments]),
     }
 

@@ -31,7 +31,7 @@ def peak_bytes_of(run: Callable[[], Any], model: PreTrainedModel) -> int:
     """
     device: torch.device = model.device
     if device.type != "cuda":
-        with Meter(model) as meter:
+        with (meter := Meter(model)):
             run()
         return meter.peak_bytes
     _wait(device)
@@ -39,8 +39,7 @@ def peak_bytes_of(run: Callable[[], Any], model: PreTrainedModel) -> int:
     torch.cuda.reset_peak_memory_stats(device)
     run()
     _wait(device)
-    peak: int = torch.cuda.max_memory_allocated(device)
-    return peak - before
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 @torch.no_grad()

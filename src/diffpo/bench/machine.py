@@ -7,8 +7,6 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-import diffpo
-
 
 def device_name(device: torch.device) -> str:
     """Return the name of a CUDA device as its driver gives it, or `cpu`."""
@@ -25,7 +23,7 @@ def driver() -> str | None:
 
 def versions() -> dict[str, str | None]:
     """Return versions by name; None for what is not installed."""
-    found = {"python": platform.python_version(), "diffpo": diffpo.__version__, "cuda": torch.version.cuda}
+    found = {"python": platform.python_version(), "cuda": torch.version.cuda}
     for name in ("torch", "transformers", "peft", "triton", "flash-attn"):
         try:
             found[name] = version(name)
