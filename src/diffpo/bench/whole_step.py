@@ -20,19 +20,20 @@ from diffpo.tasks.base import Grade, Problem, Split, Task, TaskWrapper, grade_al
 from diffpo.training.rl import run_rl
 
 STEPS, PROBLEMS = 2, 32
-"""The second step is warm. So few problems, since the controller is calibrated on all of them at once."""
+"""The second step is warm. The controller is calibrated on so few problems, since all logits of their first calls are
+there at once: those of a run's 256 problems take more than 80 GB."""
 
 
 @dataclass(frozen=True)
 class Timed(TaskWrapper):
-    """A task that notes when it is asked for problems and for grades: a rollout is between the two."""
+    """A task of few problems that notes when it is asked for them and for grades: a rollout is between the two."""
 
     moments: list[tuple[str, float]] = field(default_factory=list)
     """Names and times (s) of what has ended."""
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
         self.note("before")
-        return self.task.problems(split, count, seed)
+        return self.task.problems(split, min(count, PROBLEMS), seed)
 
     def grade(self, problem: Problem, completion: str) -> Grade:
         return self.task.grade(problem, completion)
