@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 from torch.distributed.distributed_c10d import _set_pg_timeout
+from torch.distributed.tensor import DTensor
 
 from diffpo.core.errors import PeerFailedError, UserError
 from diffpo.distributed.process import current_process
@@ -115,12 +116,15 @@ def all_reduce_metrics(numbers: Mapping[str, N]) -> dict[str, N]:
 
 @torch.no_grad()
 def all_reduce_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace the gradients in all processes by their sum, added up in float32; frozen parameters are left out."""
+    """Replace the gradients in all processes by their sum, added up in float32.
+
+    Frozen parameters are left out, and those of sharded models, whose gradients have been summed on the way.
+    """
     if current_process().world_size == 1:
         return
     bucket: list[Tensor] = []
     for parameter in parameters:
-        if not parameter.requires_grad:
+        if not parameter.requires_grad or isinstance(parameter, DTensor):
             continue
         if parameter.grad is None:  # the process may have no rows that this parameter matters for
             parameter.grad = torch.zeros_like(parameter, dtype=parameter.grad_dtype)

@@ -58,6 +58,11 @@ def rank_slice(count: int, unit: int = 1) -> slice:
     return slice(start * unit, end * unit)
 
 
+def most_rows(count: int, unit: int = 1) -> int:
+    """Return how many of `count` rows the process with the largest slice has."""
+    return -(-(count // unit) // current_process().world_size) * unit
+
+
 def require_divisible(name: str, count: int) -> None:
     """Raise UserError unless `count`, which the option `name` sets, can be divided equally among the processes."""
     if count % (size := current_process().world_size):

@@ -5,6 +5,7 @@ be 1 at the first step of an update.
 """
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -139,6 +140,11 @@ def merge_adapter(model: PreTrainedModel) -> PreTrainedModel:
         plain = type(model)(model.config)  # a model that has had an adapter would still write an adapter's names
     plain.load_state_dict(model.state_dict(), assign=True)
     return plain.eval()
+
+
+def is_factor(name: str) -> bool:
+    """Return whether a weight's name is that of an adapter's."""
+    return re.search(FACTORS, name) is not None
 
 
 def adapter_layers(model: nn.Module) -> "dict[str, LoraLayer]":

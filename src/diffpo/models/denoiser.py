@@ -89,10 +89,12 @@ class ModelDenoiser:
         """Return float32 logits at the positions `at`, or their hidden states where the vocabulary is large."""
         self.usage.canvases += len(canvas)
         self.usage.tokens += canvas.numel() if window is None else window.index.numel()
-        head = self.lm_head
-        if head is not None:
-            return HiddenStates(self.model.states(canvas, attention_mask, at, window), head)
-        found = self.model(input_ids=canvas, attention_mask=attention_mask, logits_at=at, window=window)
+        has_logits = self.lm_head is None
+        found = self.model(
+            input_ids=canvas, attention_mask=attention_mask, logits_at=at, window=window, has_logits=has_logits
+        )
+        if (head := self.lm_head) is not None:  # read after the call: a sharded model has its weight only then
+            return HiddenStates(found.hidden_states[-1], head)
         return Logits(mask_forbidden_(found.logits.float(), self.mask_id, self.vocabulary), found.hidden_states[-1])
 
     def new_cache(self, rows: int, width: int) -> Cache:

@@ -167,16 +167,18 @@ class DreamModel(PreTrainedModel):
         attention_mask: Tensor | None = None,
         logits_at: Bool[Tensor, "B N"] | None = None,
         window: Window | None = None,
+        has_logits: bool = True,
         **_: Any,
     ) -> MaskedLMOutput:
         """Return logits [B, N, V], or [M, V] at the M positions where `logits_at` is True, in row-major order.
 
         Position k's logits predict token k: they are computed at k - 1, and at k itself for a row's first visible
         token. Positions count from that token, so padding on the left changes nothing. Every row needs at least one
-        visible token. `hidden_states` holds what enters the output head at these positions.
+        visible token. `hidden_states` holds what enters the output head at these positions;
+        without `has_logits` that is all.
         """
         hidden = self.states(input_ids, attention_mask, logits_at, window)
-        return MaskedLMOutput(logits=self.lm_head(hidden), hidden_states=(hidden,))
+        return MaskedLMOutput(logits=self.lm_head(hidden) if has_logits else None, hidden_states=(hidden,))
 
     def states(
         self,

@@ -163,17 +163,20 @@ class LLaDAModelLM(PreTrainedModel):
         attention_mask: Tensor | None = None,
         logits_at: Bool[Tensor, "B N"] | None = None,
         window: Window | None = None,
+        has_logits: bool = True,
         **_: Any,
     ) -> MaskedLMOutput:
         """Return logits [B, N, V], or [M, V] at the M positions where `logits_at` is True, in row-major order.
 
-        `hidden_states` holds what enters the output head at these positions.
+        `hidden_states` holds what enters the output head at these positions; without `has_logits` that is all.
 
         Positions count from each row's first visible token, so padding on the left changes nothing. Every row needs at
         least one visible token.
         """
         hidden = self.states(input_ids, attention_mask, logits_at, window)
-        return MaskedLMOutput(logits=self.model.transformer["ff_out"](hidden), hidden_states=(hidden,))
+        return MaskedLMOutput(
+            logits=self.model.transformer["ff_out"](hidden) if has_logits else None, hidden_states=(hidden,)
+        )
 
     def states(
         self,

@@ -32,6 +32,7 @@ from diffpo.models.model_paths import (
     CONFIG,
     base_path,
     first_line,
+    has_shards,
     has_tokenizer,
     is_adapter,
     join_names,
@@ -39,6 +40,7 @@ from diffpo.models.model_paths import (
     weight_files,
 )
 from diffpo.models.quantised import quantise
+from diffpo.models.shards import load_shards
 from diffpo.models.weights import check_weights, read_weights
 
 disable_progress_bar()  # a bar per checkpoint would break the run's own
@@ -88,20 +90,38 @@ def load_denoiser(
     with torch.device("meta"):
         model = _build_model(family, config, folder)
     files = weight_files(folder)
-    check_weights(model, files, folder)
+    if not has_shards(folder):
+        check_weights(model, files, folder)
     tokenizer = load_tokenizer(folder, config)
     generation_config = _read_generation_config(folder)
     denoiser = make_denoiser(model, tokenizer, generation_config, source=str(folder))
     model.name_or_path = str(folder.absolute())  # an adapter on it names it so, and may be read from elsewhere
-    read_weights(model, files, dtype, device)
+    if has_shards(folder):
+        load_shards(model, folder, dtype, device)
+    else:
+        read_weights(model, files, dtype, device)
     if bits == 4:
         quantise(model)
     return denoiser, tokenizer
 
 
-def save_denoiser(denoiser: ModelDenoiser, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write a folder that `load_denoiser` reads back bit for bit, with the published names in config and weights."""
-    denoiser.model.save_pretrained(folder)
+def save_denoiser(
+    denoiser: ModelDenoiser,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a folder that `load_denoiser` reads back bit for bit, with the published names in config and weights.
+
+    `weights`: what is written in place of the model's, whose own are divided among processes; where there are none, the
+    folder gets no weights.
+    """
+    model = denoiser.model
+    if weights == {}:
+        model.config.architectures = [FAMILIES[model.config.model_type].model.__name__]
+        model.config.save_pretrained(folder)
+    else:
+        model.save_pretrained(folder, state_dict=weights)
     save_tokenizer(tokenizer, folder)
     config = dict(denoiser.generation_config) | {"eos_token_id": list(denoiser.stop_ids)}
     (folder / GENERATION_CONFIG).write_text(json.dumps(config, indent=2) + "\n")

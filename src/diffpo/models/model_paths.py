@@ -16,6 +16,8 @@ from diffpo.models.hub import check_model_path, fetch, is_hub_name
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARDS = "shards"
+"""A folder in a checkpoint of a sharded run: weights and moments, a file from each process."""
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 HUB_FILES = ("*.json", "*.safetensors", "merges.txt", "*.jinja")  # never a repository's Python
 CHECKPOINT = "checkpoint-"
@@ -108,10 +110,21 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 
+def has_shards(folder: Path) -> bool:
+    """Return whether a model's weights are there in shards alone."""
+    is_exported = (folder / WEIGHTS).is_file() or (folder / WEIGHTS_INDEX).is_file()
+    return (folder / SHARDS).is_dir() and not is_exported
+
+
 def weight_files(folder: Path) -> list[Path]:
-    """Return the folder's safetensors files: one, or those that its index names. Raises UserError if one is missing."""
+    """Return the folder's safetensors files: one, those that its index names, or shards where it has these alone.
+
+    Raises UserError if one is missing.
+    """
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
+    if has_shards(folder):
+        return sorted((folder / SHARDS).glob("*.safetensors"))
     if not (folder / WEIGHTS_INDEX).is_file():
         raise UserError(f"{folder} cannot be loaded: it has neither {WEIGHTS} nor {WEIGHTS_INDEX}; bring one of them")
     file_of = read_json(folder / WEIGHTS_INDEX).get("weight_map")

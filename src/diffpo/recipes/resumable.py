@@ -9,7 +9,7 @@ from diffpo.recipes.strict import Strict
 FREE = (
     *("threads", "device", "attention", "compile", "gradient_checkpointing"),
     *("micro_batch_size", "objective.micro_batch_size", "rollout.max_in_flight"),
-    *("checkpoint.every", "checkpoint.keep", "base", "task.reward_seconds"),
+    *("checkpoint.every", "checkpoint.keep", "base", "task.reward_seconds", "parallel.shard", "parallel.replicate"),
 )
 """Options that change memory, time or the last bits of a sum, and no result. Of `base` it is the path: that the model
 is the same is checked by its weights."""

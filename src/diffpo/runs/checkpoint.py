@@ -13,8 +13,14 @@ from safetensors import SafetensorError
 
 from diffpo.core.errors import UserError
 from diffpo.core.files import flush_entry, flush_tree
+from diffpo.distributed.collectives import on_rank_zero
+from diffpo.distributed.process import current_process
+from diffpo.distributed.sharding import is_sharded, whole
+from diffpo.models.adapters import is_factor
 from diffpo.models.manifest import HAS_MANIFEST, MANIFEST, OPTIMIZER, PROGRESS, problems_of, write_manifest
-from diffpo.models.model_paths import CHECKPOINT, METRICS, RECIPE, checkpoints, first_line
+from diffpo.models.model_paths import CHECKPOINT, METRICS, RECIPE, SHARDS, checkpoints, first_line
+from diffpo.models.shards import export_weights, read_shards, shapes_of, write_shards
+from diffpo.runs.divided_state import gather_state, put_together, take_apart
 from diffpo.sampling.policy import Policy, save
 
 WRITING, REPLACED = ".tmp", ".replaced"
@@ -53,31 +59,69 @@ def save_checkpoint(
     policy: Policy,
     to_restore: Mapping[str, HasState],
     keep: int,
+    is_last: bool = False,
 ) -> None:
     """Write the folder `run/checkpoint-STEP` and delete all but the last `keep` checkpoints.
 
     It is written under another name, with a manifest of its files, flushed to the disk and renamed, so that a folder of
-    that name is always whole; older ones are removed after that. Raises UserError where the disk is full or cannot be
-    written; the older ones stay.
+    that name is always whole; older ones are removed after that. All processes call this, and the first writes; of a
+    sharded model each writes its part, and with `is_last` the first adds the weights as a published folder has them.
+
+    Raises UserError where the disk is full or cannot be written; the older ones stay.
     """
     final = run / f"{CHECKPOINT}{progress.step}"
     temporary = run / f".{final.name}{WRITING}"
+    model = policy.denoiser.model
+    states: dict[str, Any] = {name: part.state_dict() for name, part in to_restore.items()}
+    weights: Mapping[str, torch.Tensor] | None = None
+    shards: Mapping[str, torch.Tensor] = {}
+    if is_sharded(model) and all(parameter.requires_grad for parameter in model.parameters()):
+        states, shards = take_apart(states, model)
+        weights = {}
+    elif is_sharded(model):  # an adapter is small
+        states = gather_state(states)
+        weights = {name: whole(value) for name, value in model.state_dict().items() if is_factor(name)}
     with explain_failed_save(run):
-        tidy(run)
         try:
-            temporary.mkdir(parents=True)
-            save(policy, temporary)
-            _save_states({name: part.state_dict() for name, part in to_restore.items()}, temporary / OPTIMIZER)
-            (temporary / PROGRESS).write_text(json.dumps(vars(progress) | {HAS_MANIFEST: True}) + "\n")
-            write_manifest(temporary)
-            flush_tree(temporary)
-            if (run / METRICS).exists():
-                flush_entry(run / METRICS)
+            on_rank_zero(_begin, temporary, policy, states, weights)
+            if shards:
+                write_shards(shards, temporary / SHARDS)
+            on_rank_zero(_finish, temporary, progress, model.config.dtype if shards and is_last else None)
         except Exception:
-            shutil.rmtree(temporary, ignore_errors=True)  # which makes room on a full disk
+            if current_process().is_main:
+                shutil.rmtree(temporary, ignore_errors=True)  # which makes room on a full disk
             raise
+        on_rank_zero(_replace_older, temporary, final, keep)
+
+
+def _begin(
+    temporary: Path, policy: Policy, states: Mapping[str, Any], weights: Mapping[str, torch.Tensor] | None
+) -> None:
+    """Write what one process has of a checkpoint."""
+    with explain_failed_save(temporary.parent):
+        tidy(temporary.parent)
+        temporary.mkdir(parents=True)
+        save(policy, temporary, weights)
+        _save_states(states, temporary / OPTIMIZER)
+
+
+def _finish(temporary: Path, progress: RunProgress, export_as: torch.dtype | None) -> None:
+    """Write what says that a checkpoint is whole, with `export_as` after the published weights in that dtype."""
+    metrics = temporary.parent / METRICS
+    with explain_failed_save(temporary.parent):
+        if export_as is not None:
+            export_weights(temporary, export_as)
+        (temporary / PROGRESS).write_text(json.dumps(vars(progress) | {HAS_MANIFEST: True}) + "\n")
+        write_manifest(temporary)
+        flush_tree(temporary)
+        if metrics.exists():
+            flush_entry(metrics)
+
+
+def _replace_older(temporary: Path, final: Path, keep: int) -> None:
+    with explain_failed_save(final.parent):
         _put_in_place(temporary, final)
-        for old in checkpoints(run)[:-keep]:
+        for old in checkpoints(final.parent)[:-keep]:
             _remove(old)
 
 
@@ -165,8 +209,10 @@ def problems_on_resume(checkpoint: Path) -> list[str]:
     return []
 
 
-def restore(checkpoint: Path, to_restore: Mapping[str, HasState]) -> None:
+def restore(checkpoint: Path, to_restore: Mapping[str, HasState], model: torch.nn.Module) -> None:
     """Give the parts, by name, the state that they had when the checkpoint was written.
+
+    What is divided among processes then and now need not be divided in the same way.
 
     Raises UserError for a file that cannot be read, and where it has the state of other parts: another run's, or those
     of an earlier version, which divided a model's weights otherwise.
@@ -178,6 +224,9 @@ def restore(checkpoint: Path, to_restore: Mapping[str, HasState]) -> None:
         raise UserError(f"{file} cannot be read ({first_line(error)}); remove {checkpoint} to go on before it") from error
     if lacking := [name for name in to_restore if name not in states]:
         raise UserError(f"{file} has no state of {', '.join(lacking)}; it belongs to another kind of run")
+    if (checkpoint / SHARDS).is_dir():
+        states, tensors = put_together(states, shapes_of(checkpoint / SHARDS), model)
+        read_shards(checkpoint / SHARDS, tensors)
     for name, part in to_restore.items():
         try:
             part.load_state_dict(states[name])

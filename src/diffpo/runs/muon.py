@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffpo.distributed.sharding import spread, whole
+
 MOMENTUM = 0.95
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients of the iteration that is steepest at zero (Jordan et al. 2024): after five steps all singular values are
@@ -23,7 +25,10 @@ RMS = 0.2
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised. It takes matrices only; matrices of one shape are updated together."""
+    """Nesterov momentum, orthogonalised. It takes matrices only; matrices of one shape are updated together.
+
+    Of a sharded model each process does that for all of a matrix, and keeps its part.
+    """
 
     def __init__(self, params: Iterable[Any], lr: float, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
@@ -37,9 +42,11 @@ class Muon(torch.optim.Optimizer):
                     by_shape[parameter.shape].append(parameter)
             for shape, parameters in by_shape.items():
                 step = group["lr"] * RMS * math.sqrt(max(shape))
-                updates = orthogonalise(torch.stack([self._direction(parameter) for parameter in parameters]).float())
+                directions = [whole(self._direction(parameter)) for parameter in parameters]
+                updates = orthogonalise(torch.stack(directions).float())
                 for parameter, update in zip(parameters, updates, strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=step)
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.sub_(spread(update, like=parameter), alpha=step)
 
     def _direction(self, parameter: Tensor) -> Tensor:
         """Update the parameter's momentum; return Nesterov's direction, the gradient mixed with the new momentum."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from diffpo.distributed.sharding import is_sharded, spread
 from diffpo.models.layers import blocks_of
 from diffpo.recipes.tables import AdamRecipe, PolicyOptimizerRecipe
 from diffpo.runs.muon import Muon
@@ -88,13 +89,13 @@ class MasterWeights:
         self._round()
 
     def state_dict(self) -> dict[str, Any]:
-        masters = [master.detach() for master in self._masters.values()]
+        masters = [master if master is weight else master.detach() for weight, master in self._masters.items()]
         return {"masters": masters, "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         with torch.no_grad():
             for master, stored in zip(self._masters.values(), state_dict["masters"], strict=True):
-                master.copy_(stored)
+                master.copy_(spread(stored, like=master))
         self._optimizer.load_state_dict(state_dict["optimizer"])
         self._round()
 
@@ -113,25 +114,47 @@ def policy_optimizer(
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     masters = {p: torch.nn.Parameter(p.detach().float()) for p in trained if p.dtype != torch.float32}
+    if is_sharded(model) and len(trained) == len([*model.parameters()]) and model.config.dtype != torch.float32:
+        masters = {p: p for p in trained}  # its weights are float32, and rounded where they are gathered
     of_blocks = {*blocks_of(model).parameters()}
     is_matrix = [p.dim() == 2 and p in of_blocks for p in trained]
     changed = [masters.get(p, p) for p in trained]
     optimizer: Optimizer
     if recipe.kind == "adamw":
-        optimizer = adam([*changed, *others], recipe)
+        optimizer = adam(changed, recipe, others)
     else:
         matrices = [p for p, is_one in zip(changed, is_matrix, strict=True) if is_one]
-        rest = [*(p for p, is_one in zip(changed, is_matrix, strict=True) if not is_one), *others]
+        others, rest = [*others], [p for p, is_one in zip(changed, is_matrix, strict=True) if not is_one]
         muon = Muon([{"params": matrices, "scale": MUON_SCALE}], recipe.lr * MUON_SCALE, recipe.weight_decay)
-        optimizer = MuonAndAdam(muon, adam(rest, recipe) if rest else None)
+        muon.register_load_state_dict_pre_hook(_spread_state)
+        optimizer = MuonAndAdam(muon, adam(rest, recipe, others) if rest or others else None)
     return MasterWeights(masters, optimizer) if masters else optimizer
 
 
-def adam(parameters: Iterable[torch.nn.Parameter], recipe: AdamRecipe) -> torch.optim.AdamW:
-    """Return AdamW with the recipe's learning rate, second beta and weight decay."""
-    return torch.optim.AdamW(
-        parameters, lr=recipe.lr, betas=(0.9, recipe.beta2), weight_decay=recipe.weight_decay, fused=True
+def adam(
+    parameters: Iterable[torch.nn.Parameter], recipe: AdamRecipe, others: Iterable[torch.nn.Parameter] = ()
+) -> torch.optim.AdamW:
+    """Return AdamW with the recipe's learning rate, second beta and weight decay.
+
+    `others` get a group of their own: one kernel takes parameters that are divided among processes, or that are not.
+    """
+    groups = [{"params": found} for group in (parameters, others) if (found := [*group])]
+    optimizer = torch.optim.AdamW(
+        groups, lr=recipe.lr, betas=(0.9, recipe.beta2), weight_decay=recipe.weight_decay, fused=True
     )
+    optimizer.register_load_state_dict_pre_hook(_spread_state)
+    return optimizer
+
+
+def _spread_state(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Divide stored moments as the parameters are."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return state_dict | {
+        "state": {
+            number: {name: spread(value, parameters[number]) if value.ndim else value for name, value in moments.items()}
+            for number, moments in state_dict["state"].items()
+        }
+    }
 
 
 def set_learning_rate(optimizer: Optimizer, recipe: AdamRecipe, update: int, spent: float) -> None:

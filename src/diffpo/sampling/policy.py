@@ -1,5 +1,6 @@
 """The policy: a denoiser with its tokenizer and, where there are any, its learned samplers. Loading and saving it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -86,11 +87,14 @@ def load_base(
     return load(path, dtype, device, bits)
 
 
-def save(policy: Policy, folder: str | Path) -> None:
-    """Write a folder that `load` gives back bit for bit: weights, config, tokenizer, learned samplers."""
+def save(policy: Policy, folder: str | Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Write a folder that `load` gives back bit for bit: weights, config, tokenizer, learned samplers.
+
+    `weights` as in `save_denoiser`.
+    """
     folder = Path(folder)
     (folder / MANIFEST).unlink(missing_ok=True)  # it would tell of other files
-    save_denoiser(policy.denoiser, policy.tokenizer, folder)
+    save_denoiser(policy.denoiser, policy.tokenizer, folder, weights)
     if policy.controller is not None:
         save_controller(policy.controller, folder)
     if policy.sampler is not None:

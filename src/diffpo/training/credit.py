@@ -9,22 +9,29 @@ from diffpo.models.denoiser import ModelDenoiser
 from diffpo.objective.base import Credit, Groups, Objective
 from diffpo.training.micro_batch import MicroBatch, PolicyScores, score_policy
 from diffpo.training.rollouts import Batch
+from diffpo.training.rounds import join_passes
 from diffpo.training.update_settings import PolicyUpdate
 
 
 def logp_for_credit(
-    denoiser: ModelDenoiser, micro_batches: list[MicroBatch], update: PolicyUpdate, single: PolicyScores | None
+    denoiser: ModelDenoiser,
+    micro_batches: list[MicroBatch],
+    update: PolicyUpdate,
+    rounds: int,
+    single: PolicyScores | None,
 ) -> list[Tensor]:
     """Return the current policy's surrogate log-probabilities [b, L] of each micro-batch, without a gradient.
 
-    Empty where the objective's credit needs none.
+    Empty where the objective's credit needs none. With several `rounds` each is one more pass.
     """
     if update.objective.requires == "none":
         return []
-    if single is not None:
-        return [single.logp.detach()]
+    if rounds < 2:
+        return [] if single is None else [single.logp.detach()]
     with torch.no_grad():
-        return [score_policy(denoiser, micro_batch, update).logp for micro_batch in micro_batches]
+        scored = [score_policy(denoiser, micro_batch, update).logp for micro_batch in micro_batches]
+        join_passes(denoiser, rounds - len(scored))
+    return scored
 
 
 def credit_of_groups(

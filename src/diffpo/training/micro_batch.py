@@ -13,6 +13,7 @@ from diffpo.objective.base import token_weights
 from diffpo.objective.kl import SAMPLED_KL
 from diffpo.training.bound_token import one_more
 from diffpo.training.rollouts import Batch
+from diffpo.training.rounds import join_passes
 from diffpo.training.update_settings import PolicyUpdate
 
 
@@ -58,9 +59,12 @@ def split_into_micro_batches(
     update: PolicyUpdate,
     draw: Tensor,
     rows: Int[Tensor, " m"],
+    rounds: int,
     has_bound: bool = False,
 ) -> list[MicroBatch]:
     """Cut these rows, plan each part by the estimator's draw for the whole batch, and score the reference on it.
+
+    Of a sharded reference `rounds` passes are made, also where there are fewer parts.
 
     `has_bound`: the entropy bound is one more token of each completion, which counts in the weights.
     """
@@ -80,6 +84,9 @@ def split_into_micro_batches(
             own_weight = own_weight * (one_more(counts, torch.ones_like(counts[:, 0])) if has_bound else counts)
         scores = score_reference(reference, part, plan, update) if reference is not None else None
         micro_batches.append(MicroBatch(index, part, own_weight, own_right_weight, plan, scores))
+    if reference is not None:
+        with torch.no_grad():
+            join_passes(reference, rounds - len(micro_batches))
     return micro_batches
 
 

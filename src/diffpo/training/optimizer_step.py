@@ -4,9 +4,12 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from diffpo.core.errors import NonFiniteLossError
 from diffpo.distributed.collectives import all_reduce_gradients, all_reduce_metrics
+from diffpo.distributed.sharding import whole
 from diffpo.runs.optimizer import Optimizer
 
 
@@ -19,7 +22,7 @@ def step_optimizer(
     NonFiniteLossError, without a step, where either is not finite.
     """
     all_reduce_gradients(parameters)
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, grad_clip))
+    norm = clip_gradients_(parameters, grad_clip)
     if not math.isfinite(norm):
         raise NonFiniteLossError(f"the gradient's norm is {norm}")
     total = all_reduce_metrics({"loss": loss})["loss"]
@@ -27,3 +30,21 @@ def step_optimizer(
         raise NonFiniteLossError(f"the loss is {total}")
     optimizer.step()
     return norm, total
+
+
+def clip_gradients_(parameters: Sequence[torch.nn.Parameter], largest: float) -> float:
+    """Scale the gradients so that their norm is at most `largest`; return the norm that they had.
+
+    Parameters of sharded models and others may stand side by side: each process has a part of some, and all of others.
+    """
+    divided: list[torch.nn.Parameter] = [parameter for parameter in parameters if isinstance(parameter, DTensor)]
+    others = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
+    norms = [
+        whole(get_total_norm([parameter.grad for parameter in kind if parameter.grad is not None]))
+        for kind in (divided, others)
+        if kind
+    ]
+    norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+    for kind in (divided, others):
+        clip_grads_with_norm_(kind, largest, norm)
+    return float(norm)

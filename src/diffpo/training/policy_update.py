@@ -21,6 +21,7 @@ from diffpo.training.micro_batch import (
 )
 from diffpo.training.optimizer_step import step_optimizer
 from diffpo.training.rollouts import Batch
+from diffpo.training.rounds import count_rounds, join_passes
 from diffpo.training.update_metrics import UpdateMetrics
 from diffpo.training.update_settings import PolicyUpdate
 
@@ -54,11 +55,13 @@ def update_policy(
     rows = rows_in_update(batch, update)
     if not len(rows):
         return {}
-    own = rank_slice(len(rows), unit=batch.reward.shape[1])
+    group_size = batch.reward.shape[1]
+    own = rank_slice(len(rows), group_size)
+    rounds = count_rounds(denoiser, len(rows), update.micro_batch_size or len(batch.rollout), group_size)
     draws = [update.estimator.draw(batch.rollout, generator) for _ in range(update.num_draws)]
     # The policy before the first step, [b, L] of each micro-batch, on the canvases of later draws ...
     later_old_logp = [
-        score_before_steps(denoiser, batch, update, draw, rows[own]) if needs_old_logp(update.objective) else []
+        score_before_steps(denoiser, batch, update, draw, rows[own], rounds) if needs_old_logp(update.objective) else []
         for draw in draws[1:]
     ]
     # ... and on those of the first one: taken with the credit, or in the first iteration.
@@ -70,14 +73,14 @@ def update_policy(
     for iteration in range(update.num_iterations):
         if iteration < len(draws):
             micro_batches = split_into_micro_batches(
-                denoiser, reference, batch, update, draws[iteration], rows[own], controller is not None
+                denoiser, reference, batch, update, draws[iteration], rows[own], rounds, controller is not None
             )
             old_logp = later_old_logp[iteration - 1] if iteration else []
         optimizer.zero_grad()
         # A single micro-batch is scored once, for its credit and for its gradient.
-        single = score_policy(denoiser, micro_batches[0], update) if len(micro_batches) == 1 else None
+        single = score_policy(denoiser, micro_batches[0], update) if rounds == len(micro_batches) == 1 else None
         if credit is None or update.objective.requires == "current":
-            current_logp = logp_for_credit(denoiser, micro_batches, update, single)
+            current_logp = logp_for_credit(denoiser, micro_batches, update, rounds, single)
             old_logp = old_logp or current_logp
             has_reference = reference is not None
             credit = credit_of_groups(
@@ -99,6 +102,7 @@ def update_policy(
             loss.backward()
             total += float(loss.detach())
             metrics.add(micro_batch.weight, float(loss.detach()), terms, kl, nll, is_first_iteration=iteration == 0)
+        join_passes(denoiser, rounds - len(micro_batches))
         metrics.add_grad_norm(step_optimizer(parameters, optimizer, update.grad_clip, total)[0])
         if iteration == 0:
             metrics.add_weights(credit)
@@ -141,11 +145,13 @@ def rows_in_update(batch: Batch, update: PolicyUpdate) -> Int[Tensor, " m"]:
 
 @torch.no_grad()
 def score_before_steps(
-    denoiser: ModelDenoiser, batch: Batch, update: PolicyUpdate, draw: Tensor, rows: Int[Tensor, " m"]
+    denoiser: ModelDenoiser, batch: Batch, update: PolicyUpdate, draw: Tensor, rows: Int[Tensor, " m"], rounds: int
 ) -> list[Tensor]:
     """Return the policy's surrogate log-probabilities [b, L] of each micro-batch on a draw's canvases."""
-    micro_batches = split_into_micro_batches(denoiser, None, batch, update, draw, rows)
-    return [score_policy(denoiser, micro_batch, update).logp for micro_batch in micro_batches]
+    micro_batches = split_into_micro_batches(denoiser, None, batch, update, draw, rows, rounds)
+    scored = [score_policy(denoiser, micro_batch, update).logp for micro_batch in micro_batches]
+    join_passes(denoiser, rounds - len(scored))
+    return scored
 
 
 def check_terms(objective: Objective, terms: PolicyLoss, logp: Float[Tensor, "b L"]) -> None:

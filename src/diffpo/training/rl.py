@@ -94,6 +94,6 @@ def _train(recipe: RlRecipe, run: Run, lock: RunLock, on_step: OnStep | None, ad
             is_stopped = any(all_gather_json(interrupt.requested))
             if is_stopped or share == 1 or step % recipe.checkpoint.every == 0:
                 progress = RunProgress(step, calls, base=state.base)
-                on_rank_zero(save_checkpoint, out, progress, state.policy, state.to_restore, recipe.checkpoint.keep)
+                save_checkpoint(out, progress, state.policy, state.to_restore, recipe.checkpoint.keep, share == 1)
             if is_stopped and share < 1:
                 raise Stopped(f"stopped at step {step}; go on with the same command and --resume")

@@ -16,6 +16,7 @@ from diffpo.distributed.collectives import (
     raise_on_all_ranks,
 )
 from diffpo.distributed.process import current_process, rank_slice, require_divisible
+from diffpo.distributed.sharding import gathered
 from diffpo.likelihood import Estimator
 from diffpo.models.adapters import AdapterOffDenoiser, add_adapter
 from diffpo.models.chat import encode_prompt
@@ -38,6 +39,7 @@ from diffpo.runs.checkpoint import HasState, restore
 from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
 from diffpo.runs.memory_check import check_memory
 from diffpo.runs.optimizer import Optimizer, adam, policy_optimizer
+from diffpo.runs.parallel import shard_model_
 from diffpo.runs.prompt_filter import LOOKED_AT, filter_long_prompts
 from diffpo.runs.run_dir import Run, check_base, open_run
 from diffpo.runs.run_lock import RunLock
@@ -149,6 +151,7 @@ def prepare(recipe: RlRecipe, run: Run, start: Policy, adapt_task: AdaptTask | N
         objective = build_objective(recipe.objective)
         if recipe.train != "controller" and needs_reference(recipe.objective, objective):
             reference = make_reference(recipe, denoiser, start.denoiser)
+    shard_model_(denoiser, recipe)
     controller = policy.controller
     if recipe.train == "policy":
         controller = None
@@ -189,7 +192,7 @@ def prepare(recipe: RlRecipe, run: Run, start: Policy, adapt_task: AdaptTask | N
         base=fingerprint(model_folder(Path(recipe.base))),
     )
     if run.checkpoint:
-        restore(run.checkpoint, state.to_restore)
+        restore(run.checkpoint, state.to_restore, denoiser.model)
     return state
 
 
@@ -200,7 +203,9 @@ def make_reference(recipe: RlRecipe, denoiser: ModelDenoiser, start: ModelDenois
         return AdapterOffDenoiser.of(denoiser)
     is_start = denoiser is start
     own = load_base(recipe.base, *resolve_device(recipe)).denoiser if is_start else start
-    return configure_model_(own, recipe)
+    configure_model_(own, recipe).model.requires_grad_(False)
+    shard_model_(own, recipe)
+    return own
 
 
 def make_optimizers(
@@ -240,7 +245,8 @@ def calibrate_(recipe: RlRecipe, state: RlState, controller: Controller) -> None
     """Give the controller's standardisation its first statistics: one denoiser call for each of some train problems."""
     problems = state.task.problems("train", CALIBRATION_PROBLEMS, derive_seed(recipe.seed, "calibration"))
     own = rank_slice(len(problems))
-    features = first_call_features(state.policy, controller, problems, state.decoding.length, own)
+    with gathered(state.policy.denoiser.model):
+        features = first_call_features(state.policy, controller, problems, state.decoding.length, own)
     controller.observe(all_gather_rows(features), momentum=1.0)
 
 
@@ -253,7 +259,8 @@ def warm_start_(recipe: RlRecipe, state: RlState, controller: CommitPolicy) -> N
     if settings is None:
         return
     problems = state.task.problems("train", settings.count, derive_seed(recipe.seed, "warm start problems"))
-    shown = object_of_rank_zero(
-        demonstrate, state.policy, controller.kind, problems, state.decoding, settings.threshold
-    )
+    with gathered(state.policy.denoiser.model):
+        shown = object_of_rank_zero(
+            demonstrate, state.policy, controller.kind, problems, state.decoding, settings.threshold
+        )
     imitate_(controller, shown, settings.steps, settings.lr, recipe.seed)

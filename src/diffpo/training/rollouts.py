@@ -12,6 +12,7 @@ from diffpo.core.options import ScoredTokens
 from diffpo.core.rollout import Rollout
 from diffpo.distributed.collectives import all_gather_columns, all_gather_json, raise_on_all_ranks
 from diffpo.distributed.process import rank_slice
+from diffpo.distributed.sharding import gathered
 from diffpo.objective.advantages import Advantage
 from diffpo.objective.rewards import standardized_apart
 from diffpo.sampling.answering import answer_problems
@@ -144,7 +145,7 @@ def collect_batch(
     """
     repeated = [problem for problem in problems for _ in range(group_size)]
     seeds = torch.randint(2**62, (len(repeated),), generator=generator)
-    with raise_on_all_ranks():
+    with gathered(policy.denoiser.model), raise_on_all_ranks():
         own = rank_slice(len(repeated), group_size)
         rollout, grades = answer_problems(policy, task, repeated, decoding, seeds, own, entropy_bound)
     found = all_gather_columns(

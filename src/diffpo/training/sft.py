@@ -21,6 +21,7 @@ from diffpo.distributed.collectives import (
     raise_on_all_ranks,
 )
 from diffpo.distributed.process import rank_slice, require_divisible
+from diffpo.distributed.sharding import gathered
 from diffpo.models.adapters import add_adapter
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.fingerprint import fingerprint
@@ -35,6 +36,7 @@ from diffpo.runs.checkpoint import RunProgress, restore, save_checkpoint
 from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
 from diffpo.runs.interrupt import interruptible
 from diffpo.runs.optimizer import Optimizer, policy_optimizer, set_learning_rate
+from diffpo.runs.parallel import shard_model_
 from diffpo.runs.progress import ProgressBar
 from diffpo.runs.prompt_filter import LOOKED_AT, ROWS_TOO_LONG, draw_problems, filter_long_rows, prompt_capacity
 from diffpo.runs.run_dir import Resume, Run, check_base, find_run, open_run, say_finished
@@ -45,6 +47,7 @@ from diffpo.sampling.policy import Policy, load_base, load_folder
 from diffpo.sampling.rules import EntropyBound
 from diffpo.tasks.base import Task
 from diffpo.training.optimizer_step import step_optimizer
+from diffpo.training.rounds import count_rounds, join_passes
 from diffpo.training.sft_data import Targets, draw_sequences, on_canvas
 
 OnStep = Callable[[Policy, int], None]
@@ -96,9 +99,10 @@ def _train(recipe: SftRecipe, run: Run, lock: RunLock, on_step: OnStep | None) -
     on_rank_zero(open_run, run, recipe, lock)
     task = filtered_task(recipe, task, policy)
     denoiser = configure_model_(policy.denoiser, recipe)
+    shard_model_(denoiser, recipe)
     optimizers: dict[str, Optimizer] = {"policy": policy_optimizer(denoiser.model, recipe.optimizer)}
     if run.checkpoint:
-        restore(run.checkpoint, optimizers)
+        restore(run.checkpoint, optimizers, denoiser.model)
 
     step, is_finished = run.progress.step, False
     with ProgressBar(f"sft {out.name}", recipe.steps) as bar, interruptible() as interrupt:
@@ -110,7 +114,8 @@ def _train(recipe: SftRecipe, run: Run, lock: RunLock, on_step: OnStep | None) -
             step += 1
             metrics: dict[str, float] = {"loss": loss, **counts}
             if recipe.early_stopping and is_due(recipe.early_stopping, step):
-                metrics["accuracy"] = on_rank_zero(validate, policy, task, recipe.early_stopping)
+                with gathered(denoiser.model):
+                    metrics["accuracy"] = on_rank_zero(validate, policy, task, recipe.early_stopping)
             is_good_enough = None
             if recipe.early_stopping:
                 is_good_enough = metrics.get("accuracy", 0.0) >= recipe.early_stopping.accuracy
@@ -125,7 +130,7 @@ def _train(recipe: SftRecipe, run: Run, lock: RunLock, on_step: OnStep | None) -
             is_stopped = any(all_gather_json(interrupt.requested))
             if is_finished or is_stopped or step % recipe.checkpoint.every == 0:
                 progress = RunProgress(step, step * recipe.batch, is_finished, is_good_enough, base)
-                on_rank_zero(save_checkpoint, out, progress, policy, optimizers, recipe.checkpoint.keep)
+                save_checkpoint(out, progress, policy, optimizers, recipe.checkpoint.keep, is_finished)
             if is_stopped and not is_finished:
                 raise Stopped(f"stopped at step {step}; go on with the same command and --resume")
 
@@ -263,10 +268,12 @@ def backward(denoiser: ModelDenoiser, targets: Targets, noise: Noise, micro_batc
     """
     loss = 0.0
     own = torch.arange(len(targets.ids))[rank_slice(len(targets.ids))]
-    for rows in own.split(micro_batch_size) if len(own) else ():
+    parts = own.split(micro_batch_size) if len(own) else ()
+    for rows in parts:
         part = denoising_loss(denoiser, targets.rows(rows), noise.rows(rows))
         part.backward()
         loss += float(part.detach())
+    join_passes(denoiser, count_rounds(denoiser, len(targets.ids), micro_batch_size) - len(parts))
     return loss
 
 

@@ -36,6 +36,7 @@ from diffpo.recipes.tables.objectives import (
     pairing_problems,
 )
 from diffpo.recipes.tables.optimizer import AdamRecipe, HasLora, LoraRecipe, PolicyOptimizerRecipe, base_bits
+from diffpo.recipes.tables.parallel import ParallelRecipe
 from diffpo.recipes.tables.rl import RlRecipe
 from diffpo.recipes.tables.rollout import RolloutRecipe, SpeedsRecipe, block_problems, cache_problems, kernel_problems
 from diffpo.recipes.tables.rules import (
@@ -129,6 +130,7 @@ __all__ = [
     "Name",
     "NonNegative",
     "ObjectiveRecipe",
+    "ParallelRecipe",
     "PolicyOptimizerRecipe",
     "Positive",
     "ReinforceObjective",

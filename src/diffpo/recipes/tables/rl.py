@@ -15,6 +15,7 @@ from diffpo.recipes.tables.objectives import (
     pairing_problems,
 )
 from diffpo.recipes.tables.optimizer import LoraRecipe, PolicyOptimizerRecipe
+from diffpo.recipes.tables.parallel import ParallelRecipe
 from diffpo.recipes.tables.rollout import RolloutRecipe, block_problems, cache_problems, kernel_problems
 from diffpo.recipes.tables.rules import EntropyBoundRule
 from diffpo.recipes.tables.tasks import SudokuTask, TaskRecipe, grading_problems
@@ -36,6 +37,7 @@ class RlRecipe(DeviceSettings):
     controller: ControllerRecipe = ControllerRecipe()
     budget: BudgetRecipe
     checkpoint: CheckpointRecipe = CheckpointRecipe()
+    parallel: ParallelRecipe = ParallelRecipe()
 
     def problems(self) -> Iterable[str]:
         yield from grading_problems("RL", self.task)

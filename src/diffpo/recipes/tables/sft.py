@@ -10,6 +10,7 @@ from diffpo.recipes.tables.budget import CheckpointRecipe
 from diffpo.recipes.tables.device import DeviceSettings
 from diffpo.recipes.tables.fields import Count, Duration, NonNegative, Positive, Seed
 from diffpo.recipes.tables.optimizer import LoraRecipe, PolicyOptimizerRecipe
+from diffpo.recipes.tables.parallel import ParallelRecipe
 from diffpo.recipes.tables.tasks import SudokuTask, TaskRecipe, grading_problems
 
 MOST_WEIGHTS = 10**9
@@ -68,6 +69,7 @@ class SftRecipe(DeviceSettings):
     early_stopping: EarlyStopping | None = None
     optimizer: PolicyOptimizerRecipe = PolicyOptimizerRecipe(lr=1e-3, warmup=20)
     checkpoint: CheckpointRecipe = CheckpointRecipe()
+    parallel: ParallelRecipe = ParallelRecipe()
 
     def problems(self) -> Iterable[str]:
         if self.lora is not None and self.base is None:

@@ -1,0 +1,96 @@
+"""Weights and moments of a sharded model in a folder of safetensors files, each with the parts of one process.
+
+They are PyTorch's distributed checkpoints in Hugging Face's format: nothing in them is a pickle, and any number of
+processes reads them back. The names of weights begin with `model.`, before the names that the model gives them.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from transformers import PreTrainedModel
+
+from diffpo.core.errors import UserError
+from diffpo.models.model_paths import SHARDS, WEIGHTS_INDEX, first_line, join_names
+
+OF_MODEL = "model."
+"""What the names of weights begin with."""
+LARGEST_FILE = 5 * 10**9
+"""Bytes of a file of exported weights."""
+
+
+def write_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write tensors that are divided among processes; all of them must call this. Raises OSError in all."""
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    try:
+        state_dict_saver.save(dict(tensors), storage_writer=writer)
+    except CheckpointException as error:
+        reasons = [first_line(failed[0]) for failed in error.failures.values()]
+        raise OSError(f"process {min(error.failures)}: {reasons[0]}") from error
+
+
+def read_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Fill tensors in place by name, whole ones or this process's parts, in their own dtypes.
+
+    Raises UserError for files that cannot be read.
+    """
+    try:
+        state_dict_loader.load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+    except (CheckpointException, OSError, SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"{folder} cannot be read ({first_line(error)}); fetch it again") from error
+
+
+def shapes_of(folder: Path) -> dict[str, torch.Size]:
+    """Return the shapes of all tensors in a folder of shards, whole. Raises UserError for files that cannot be read."""
+    try:
+        metadata = HuggingFaceStorageReader(str(folder)).read_metadata()
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"{folder} cannot be read ({first_line(error)}); fetch it again") from error
+    found = metadata.state_dict_metadata
+    return {name: entry.size for name, entry in found.items() if isinstance(entry, TensorStorageMetadata)}
+
+
+def load_shards(model: PreTrainedModel, folder: Path, dtype: torch.dtype | None, device: str | torch.device) -> None:
+    """Replace the parameters of a model, which may be on the meta device, by those in a checkpoint's shards.
+
+    They become `dtype` (None: the config's). Raises UserError where they are not the model's.
+    """
+    expected = {name: value.shape for name, value in model.state_dict().items()}
+    shapes = shapes_of(folder / SHARDS)
+    stored = {name.removeprefix(OF_MODEL): shape for name, shape in shapes.items() if name.startswith(OF_MODEL)}
+    if stored != expected:
+        names = sorted(name for name in stored | expected if stored.get(name) != expected.get(name))
+        raise UserError(f"the shards in {folder} do not fit its config.json ({join_names(names)}); fetch it again")
+    dtype = dtype or model.config.dtype or torch.float32
+    state = {name: torch.empty(shape, dtype=dtype, device=device) for name, shape in expected.items()}
+    read_shards(folder / SHARDS, {OF_MODEL + name: tensor for name, tensor in state.items()})
+    model.load_state_dict(state, assign=True)
+
+
+def export_weights(folder: Path, dtype: torch.dtype) -> None:
+    """Write the weights in a checkpoint's shards beside them as a published folder has them, one file at a time."""
+    shapes = shapes_of(folder / SHARDS)
+    plan = split_torch_state_dict_into_shards(
+        {
+            name.removeprefix(OF_MODEL): torch.empty(shape, dtype=dtype, device="meta")
+            for name, shape in shapes.items()
+            if name.startswith(OF_MODEL)
+        },
+        max_shard_size=LARGEST_FILE,
+    )
+    for file, names in plan.filename_to_tensors.items():
+        state = {name: torch.empty(shapes[OF_MODEL + name], dtype=dtype) for name in names}
+        read_shards(folder / SHARDS, {OF_MODEL + name: tensor for name, tensor in state.items()})
+        save_file(state, folder / file, metadata={"format": "pt"})
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        (folder / WEIGHTS_INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
