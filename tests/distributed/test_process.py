@@ -19,7 +19,7 @@ def set_only(monkeypatch: pytest.MonkeyPatch, **variables: str | None) -> None:
 
 def test_ranks_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     set_only(monkeypatch, **WHOLE)
-    assert current_process() == Process(1, 2, 1)
+    assert current_process() == Process(1, 2, 1, 2)
     set_only(monkeypatch, RANK="3", WORLD_SIZE="8")  # of the machine and not of a process, as clusters set them
     assert current_process() == Process()
 

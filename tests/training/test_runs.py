@@ -83,7 +83,7 @@ def assert_whole(run: Path) -> None:
         denoiser = load(folder).denoiser
         assert folder.name == f"checkpoint-{read_progress(folder).step}"
         assert all(bool(p.isfinite().all()) for p in denoiser.model.parameters())
-        restore(folder, {"policy": adam(denoiser.model.parameters(), sft_recipe().optimizer)})
+        restore(folder, {"policy": adam(denoiser.model.parameters(), sft_recipe().optimizer)}, denoiser.model)
 
 
 def after_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:

@@ -7,6 +7,8 @@ import time
 
 PARENT = "DIFFPO_PARENT"
 """In the environment of such a process: the id of the one that started it."""
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+"""In the environment of processes that torchrun starts."""
 CHECK_EVERY = 0.5
 """Seconds between two looks at whether that one is still there."""
 
@@ -17,11 +19,14 @@ def child_environment() -> dict[str, str]:
 
 
 def end_with_parent() -> None:
-    """Send this process SIGTERM once the process that started it is gone, if that asked for it.
+    """Send this process SIGTERM once the process that started it is gone, if that asked for it, or is torchrun.
 
-    A training loop then leaves a checkpoint. Processes started from here inherit nothing of it.
+    A training loop then leaves a checkpoint; without torchrun nobody would end it, nor start it again where it is.
+    Processes started from here inherit nothing of it.
     """
     parent = os.environ.pop(PARENT, None)
+    if parent is None and TORCHRUN in os.environ:
+        parent = str(os.getppid())
     if parent is not None:
         threading.Thread(target=_watch, args=(int(parent),), name="watch of the parent", daemon=True).start()
 

@@ -45,6 +45,11 @@ def process_group() -> Iterator[None]:
         return
     if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
         raise UserError(f"the environment has LOCAL_RANK and lacks {' and '.join(missing)}; start it by torchrun")
+    if _would_share_stale_keys():
+        raise UserError(
+            "torchrun's --max-restarts may hang at a restart, on what the start before has left; set "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment on all machines, or leave --max-restarts out"
+        )
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         dist.init_process_group(backend, timeout=JOINING)
@@ -56,6 +61,12 @@ def process_group() -> Iterator[None]:
     _set_pg_timeout(PATIENCE)  # torch has no public way; torchtitan does the same
     yield
     dist.destroy_process_group()
+
+
+def _would_share_stale_keys() -> bool:
+    """Return whether torchrun would restart its processes on one store, in which old keys stay (pytorch #135712)."""
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    return restarts not in ("", "0") and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def all_gather_columns(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:

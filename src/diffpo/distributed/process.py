@@ -15,12 +15,14 @@ SET_BY_TORCHRUN = (
 
 @dataclass(frozen=True)
 class Process:
-    """This process among those of its run, all on one machine. Without torchrun there is one process."""
+    """This process among those of its run, on one machine or on many. Without torchrun there is one process."""
 
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
     """Index of the device of the machine that belongs to this process."""
+    local_world_size: int = 1
+    """How many processes of the run this machine has."""
 
     @property
     def is_main(self) -> bool:
@@ -36,9 +38,11 @@ def current_process() -> Process:
     if "LOCAL_RANK" not in os.environ:
         return Process()
     given = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    given["LOCAL_WORLD_SIZE"] = os.environ.get("LOCAL_WORLD_SIZE", given["WORLD_SIZE"])
     numbers = [int(value) if value.isascii() and value.isdigit() and len(value) < 7 else -1 for value in given.values()]
     process = Process(*numbers)
-    if min(numbers) < 0 or not max(process.rank, process.local_rank) < process.world_size:
+    is_apart = process.rank >= process.world_size or process.local_rank >= process.local_world_size
+    if min(numbers) < 0 or is_apart or process.local_world_size > process.world_size:
         told = ", ".join(f"{name}={value!r}" for name, value in given.items())
         raise UserError(
             f"the environment has {told}, which are no ranks as torchrun sets them; start it by torchrun, or without "

@@ -59,8 +59,16 @@ def gathered(*models: nn.Module) -> Iterator[None]:
         yield
     finally:
         for unit in units:
-            unit.reshard()
             unit.set_reshard_after_forward(unit not in models, recurse=False)
+        drop_gathered_(*models)
+
+
+def drop_gathered_(*models: nn.Module) -> None:
+    """Let sharded models hold their parts alone again, as after a backward pass."""
+    for model in models:
+        for unit in model.modules():
+            if isinstance(unit, FSDPModule):
+                unit.reshard()
 
 
 def spread(value: Tensor, like: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ processes reads them back. The names of weights begin with `model.`, before the 
 """
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,7 +45,9 @@ def read_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises UserError for files that cannot be read.
     """
     try:
-        state_dict_loader.load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # each reads for itself
+            state_dict_loader.load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
     except (CheckpointException, OSError, SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"{folder} cannot be read ({first_line(error)}); fetch it again") from error
 

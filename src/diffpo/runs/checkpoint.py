@@ -15,7 +15,7 @@ from diffpo.core.errors import UserError
 from diffpo.core.files import flush_entry, flush_tree
 from diffpo.distributed.collectives import on_rank_zero
 from diffpo.distributed.process import current_process
-from diffpo.distributed.sharding import is_sharded, whole
+from diffpo.distributed.sharding import drop_gathered_, is_sharded, whole
 from diffpo.models.adapters import is_factor
 from diffpo.models.manifest import HAS_MANIFEST, MANIFEST, OPTIMIZER, PROGRESS, problems_of, write_manifest
 from diffpo.models.model_paths import CHECKPOINT, METRICS, RECIPE, SHARDS, checkpoints, first_line
@@ -72,6 +72,7 @@ def save_checkpoint(
     final = run / f"{CHECKPOINT}{progress.step}"
     temporary = run / f".{final.name}{WRITING}"
     model = policy.denoiser.model
+    drop_gathered_(model)
     states: dict[str, Any] = {name: part.state_dict() for name, part in to_restore.items()}
     weights: Mapping[str, torch.Tensor] | None = None
     shards: Mapping[str, torch.Tensor] = {}

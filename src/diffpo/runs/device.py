@@ -69,9 +69,10 @@ def _cuda_device() -> torch.device:
     process, count = current_process(), torch.cuda.device_count()
     if process.world_size == 1:
         return torch.device("cuda")
-    if process.world_size > count:
+    if process.local_world_size > count:
         raise UserError(
-            f"{process.world_size} processes were started, and torch sees {count} CUDA devices here; start {count}"
+            f"{process.local_world_size} processes were started, and torch sees {count} CUDA devices here; start "
+            f"{count}"
         )
     return torch.device("cuda", process.local_rank)
 

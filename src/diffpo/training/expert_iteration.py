@@ -34,14 +34,13 @@ def imitate(
     metrics = {"right_answers": float(len(answers))}
     if not len(answers):
         return metrics
-    parameters = [*denoiser.model.parameters()]
     losses, norms = [], []
     for targets in answers.draw(settings.num_iterations, settings.batch, generator):
         noise = draw_noise(targets, settings.weighting, generator, settings.empty_share)
         set_learning_rate(optimizer, schedule, answers.updates, spent)
         optimizer.zero_grad()
         loss = backward(denoiser, targets, noise, settings.micro_batch_size or settings.batch)
-        norm, total = step_optimizer(parameters, optimizer, schedule.grad_clip, loss)
+        norm, total = step_optimizer([*denoiser.model.parameters()], optimizer, schedule.grad_clip, loss)
         answers.updates += 1
         losses.append(total)
         norms.append(norm)

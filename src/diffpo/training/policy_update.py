@@ -67,7 +67,6 @@ def update_policy(
     # ... and on those of the first one: taken with the credit, or in the first iteration.
     old_logp: list[Tensor] = []
     micro_batches: list[MicroBatch] = []
-    parameters = [*denoiser.model.parameters(), *(() if controller is None else controller.parameters())]
     metrics = UpdateMetrics(batch, rows)
     credit: Credit | None = None
     for iteration in range(update.num_iterations):
@@ -103,6 +102,8 @@ def update_policy(
             total += float(loss.detach())
             metrics.add(micro_batch.weight, float(loss.detach()), terms, kl, nll, is_first_iteration=iteration == 0)
         join_passes(denoiser, rounds - len(micro_batches))
+        # Between its passes a sharded model shows other parameters than those that are trained.
+        parameters = [*denoiser.model.parameters(), *(() if controller is None else controller.parameters())]
         metrics.add_grad_norm(step_optimizer(parameters, optimizer, update.grad_clip, total)[0])
         if iteration == 0:
             metrics.add_weights(credit)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from diffpo.core.printable import printable
 from diffpo.core.randomness import derive_seed, generator_for
+from diffpo.distributed.process import current_process
 from diffpo.objective.diagnostics import PUSHES_DOWN, pushes_down
 from diffpo.recipes.tables import AdamRecipe, BudgetRecipe, ExpertIterationObjective, RlRecipe, SpeedsRecipe
 from diffpo.runs.optimizer import set_learning_rate
@@ -177,6 +178,8 @@ def summary(batch: Batch, speeds: SpeedsRecipe | None) -> dict[str, float]:
     parts: dict[str, float] = {}
     for name, values in batch.reward_parts.items():
         parts |= {f"{name}/mean": float(values.mean()), f"{name}/std": float(values.std(correction=0))}
+    if current_process().world_size > 1:
+        rollouts["idle_share"] = batch.idle_share
     return rollouts | parts | by_speed | {name: count for name, count in counts.items() if count}
 
 

@@ -45,6 +45,9 @@ class Batch:
     """What each of the user's rewards gave, unweighted, by the names `rewards/NAME`."""
     prompts_too_long: int = 0
     """Prompts that were left out before these were found."""
+    idle_share: float = 0.0
+    """Of the time that processes spend on rollouts the share in which they wait for the one with most to compute, by
+    the tokens that denoiser calls had."""
 
     @property
     def tokens_per_call(self) -> Float[Tensor, "Q G"]:
@@ -145,6 +148,7 @@ def collect_batch(
     """
     repeated = [problem for problem in problems for _ in range(group_size)]
     seeds = torch.randint(2**62, (len(repeated),), generator=generator)
+    tokens_before = policy.denoiser.usage.tokens
     with gathered(policy.denoiser.model), raise_on_all_ranks():
         own = rank_slice(len(repeated), group_size)
         rollout, grades = answer_problems(policy, task, repeated, decoding, seeds, own, entropy_bound)
@@ -155,7 +159,8 @@ def collect_batch(
     rollout = Rollout(**{field.name: found.pop(field.name) for field in fields(rollout)})
     parts = {name: column.view(-1, group_size) for name, column in found.items()}
     grade, is_solved, has_failed = (parts.pop(name) for name in ("grade", "is_solved", "has_failed"))
-    failures = all_gather_json(next((g.failure for g in grades if g.status == "grader_failed"), ""))
+    failure = next((grade.failure for grade in grades if grade.status == "grader_failed"), "")
+    failures, tokens = zip(*all_gather_json((failure, policy.denoiser.usage.tokens - tokens_before)), strict=True)
     nfe_share = (rollout.nfe / decoding.length).view(-1, group_size)
     speed = answer_tokens_per_call(rollout, group_size)
     reward = token_incentive.reward(grade, is_solved, nfe_share, speed)
@@ -171,6 +176,7 @@ def collect_batch(
         grader_failed=int(has_failed.sum()),
         first_failure=next(filter(None, failures), ""),
         reward_parts=parts,
+        idle_share=1 - sum(tokens) / len(tokens) / max(1, *tokens),
     )
 
 
