@@ -15,15 +15,16 @@ from safetensors.torch import load_file
 from tests.distributed.test_processes import TIMEOUT, outcome, tensors_of
 from tests.helpers.families import tiny_folder
 from tests.helpers.forked import Forked
-from tests.helpers.tiny_runs import RL, SFT, TASK, lines_of
+from tests.helpers.tiny_runs import RL, SFT, TASK, lines_of, weights_of
 from torch import distributed as dist
 
 from diffpo.distributed.process import current_process
-from diffpo.models.manifest import MANIFEST
+from diffpo.models.manifest import MANIFEST, OPTIMIZER, PROGRESS
 from diffpo.models.model_paths import SHARDS, checkpoints
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import RlRecipe, SftRecipe
 from diffpo.runs import checkpoint
+from diffpo.runs.merge import run_merge
 from diffpo.sampling.policy import load
 from diffpo.training import rl, rl_step
 from diffpo.training.rl import run_rl
@@ -228,6 +229,10 @@ def assert_opens(found: Path, like: Path, bare: Path) -> None:
     exported, read = load_file(found / "model.safetensors"), load(bare).denoiser.model.state_dict()
     assert exported.keys() == read.keys() == load_file(like / "model.safetensors").keys()
     assert all(torch.equal(exported[name], read[name]) for name in read)
+    run_merge(bare, merged := bare.with_name(f"{bare.name}, merged"))
+    assert weights_of(merged) == weights_of(found)
+    assert (merged / "config.json").read_text() == (like / "config.json").read_text()
+    assert {path.name for path in merged.iterdir()} == names[1] - {MANIFEST, OPTIMIZER, PROGRESS}
 
 
 @pytest.mark.parametrize("layout", CASES)

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from transformers import PreTrainedModel
 
 from diffpo.core.errors import UserError
-from diffpo.models.model_paths import SHARDS, WEIGHTS_INDEX, first_line, join_names
+from diffpo.models.model_paths import CONFIG, SHARDS, WEIGHTS_INDEX, first_line, join_names, read_json
 
 OF_MODEL = "model."
 """What the names of weights begin with."""
@@ -65,7 +65,7 @@ def shapes_of(folder: Path) -> dict[str, torch.Size]:
 def load_shards(model: PreTrainedModel, folder: Path, dtype: torch.dtype | None, device: str | torch.device) -> None:
     """Replace the parameters of a model, which may be on the meta device, by those in a checkpoint's shards.
 
-    They become `dtype` (None: the config's). Raises UserError where they are not the model's.
+    They become `dtype` (None: that of the config). Raises UserError where they are not the model's.
     """
     expected = {name: value.shape for name, value in model.state_dict().items()}
     shapes = shapes_of(folder / SHARDS)
@@ -73,14 +73,14 @@ def load_shards(model: PreTrainedModel, folder: Path, dtype: torch.dtype | None,
     if stored != expected:
         names = sorted(name for name in stored | expected if stored.get(name) != expected.get(name))
         raise UserError(f"the shards in {folder} do not fit its config.json ({join_names(names)}); fetch it again")
-    dtype = dtype or model.config.dtype or torch.float32
+    dtype = dtype or dtype_of(folder)
     state = {name: torch.empty(shape, dtype=dtype, device=device) for name, shape in expected.items()}
     read_shards(folder / SHARDS, {OF_MODEL + name: tensor for name, tensor in state.items()})
     model.load_state_dict(state, assign=True)
 
 
-def export_weights(folder: Path, dtype: torch.dtype) -> None:
-    """Write the weights in a checkpoint's shards beside them as a published folder has them, one file at a time."""
+def export_weights(folder: Path, out: Path, dtype: torch.dtype) -> None:
+    """Write the weights in a checkpoint's shards into `out` as a published folder has them, one file at a time."""
     shapes = shapes_of(folder / SHARDS)
     plan = split_torch_state_dict_into_shards(
         {
@@ -93,7 +93,13 @@ def export_weights(folder: Path, dtype: torch.dtype) -> None:
     for file, names in plan.filename_to_tensors.items():
         state = {name: torch.empty(shapes[OF_MODEL + name], dtype=dtype) for name in names}
         read_shards(folder / SHARDS, {OF_MODEL + name: tensor for name, tensor in state.items()})
-        save_file(state, folder / file, metadata={"format": "pt"})
+        save_file(state, out / file, metadata={"format": "pt"})
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
-        (folder / WEIGHTS_INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        (out / WEIGHTS_INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def dtype_of(folder: Path) -> torch.dtype:
+    """Return the dtype that the model in a checkpoint of shards computes in: its weights are float32 there."""
+    found = getattr(torch, str(read_json(folder / CONFIG).get("dtype")), torch.float32)
+    return found if isinstance(found, torch.dtype) else torch.float32

@@ -19,7 +19,7 @@ from diffpo.distributed.sharding import drop_gathered_, is_sharded, whole
 from diffpo.models.adapters import is_factor
 from diffpo.models.manifest import HAS_MANIFEST, MANIFEST, OPTIMIZER, PROGRESS, problems_of, write_manifest
 from diffpo.models.model_paths import CHECKPOINT, METRICS, RECIPE, SHARDS, checkpoints, first_line
-from diffpo.models.shards import export_weights, read_shards, shapes_of, write_shards
+from diffpo.models.shards import dtype_of, export_weights, read_shards, shapes_of, write_shards
 from diffpo.runs.divided_state import gather_state, put_together, take_apart
 from diffpo.sampling.policy import Policy, save
 
@@ -87,7 +87,7 @@ def save_checkpoint(
             on_rank_zero(_begin, temporary, policy, states, weights)
             if shards:
                 write_shards(shards, temporary / SHARDS)
-            on_rank_zero(_finish, temporary, progress, model.config.dtype if shards and is_last else None)
+            on_rank_zero(_finish, temporary, progress, bool(shards) and is_last)
         except Exception:
             if current_process().is_main:
                 shutil.rmtree(temporary, ignore_errors=True)  # which makes room on a full disk
@@ -106,12 +106,12 @@ def _begin(
         _save_states(states, temporary / OPTIMIZER)
 
 
-def _finish(temporary: Path, progress: RunProgress, export_as: torch.dtype | None) -> None:
-    """Write what says that a checkpoint is whole, with `export_as` after the published weights in that dtype."""
+def _finish(temporary: Path, progress: RunProgress, is_exported: bool) -> None:
+    """Write what says that a checkpoint is whole; before that, with `is_exported`, the weights in its shards again."""
     metrics = temporary.parent / METRICS
     with explain_failed_save(temporary.parent):
-        if export_as is not None:
-            export_weights(temporary, export_as)
+        if is_exported:
+            export_weights(temporary, temporary, dtype_of(temporary))
         (temporary / PROGRESS).write_text(json.dumps(vars(progress) | {HAS_MANIFEST: True}) + "\n")
         write_manifest(temporary)
         flush_tree(temporary)
