@@ -171,6 +171,10 @@ def share(folder: Path, base: Path) -> None:
     found |= check_agreement(folder, base, here.rank)
     odd = rl_recipe(base, None, [*STOPPED, "rollout.prompts_per_step=3"])
     found["odd"] = outcome(run_rl, odd, folder / "odd")
+    few = rl_recipe(base, None, [*STOPPED, "rollout.prompts_per_step=1"])
+    found["few"] = outcome(run_rl, few, folder / "odd")
+    for name, overrides in (("mesh", ["parallel.shard=3"]), ("copies", ["parallel.shard=2", "parallel.replicate=2"])):
+        found[name] = outcome(run_rl, rl_recipe(base, None, [*STOPPED, *overrides]), folder / "odd")
     found["again"] = outcome(run_rl, stopped, folder / "resumed")
     for name, error in (("ours", UserError("a grader's file is gone")), ("bug", RuntimeError("a bug"))):
         with pytest.MonkeyPatch.context() as patch:
@@ -396,6 +400,23 @@ def test_prompts_that_cannot_be_shared_evenly_are_refused(folder: Path, outcomes
         "UserError: rollout.prompts_per_step 3 cannot be shared by 2 processes; make it a multiple of 2, or start fewer"
     )
     assert outcomes["odd"] == [expected] * 2
+    assert outcomes["few"] == [expected.replace("step 3", "step 1")] * 2, "more processes than prompts"
+    assert (
+        outcomes["mesh"]
+        == [
+            "UserError: parallel.shard 3 x parallel.replicate 1 is 3, and there are 2 processes; start as many, or change "
+            "one of the two"
+        ]
+        * 2
+    )
+    assert (
+        outcomes["copies"]
+        == [
+            "UserError: parallel.shard 2 x parallel.replicate 2 is 4, and there are 2 processes; start as many, or change "
+            "one of the two"
+        ]
+        * 2
+    )
     assert not (folder / "odd").exists()
 
 

@@ -14,6 +14,7 @@ from diffpo.core.errors import UserError
 from diffpo.models.adapters import add_adapter
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
+from diffpo.models.model_paths import METRICS
 from diffpo.models.quantised import BLOCK
 from diffpo.recipes import load_recipe
 from diffpo.recipes.parts import build_task
@@ -22,7 +23,6 @@ from diffpo.runs.device import configure_model_, resolve_device
 from diffpo.runs.dry_run.memory import activations, adapter_inputs, resident_bytes
 from diffpo.runs.dry_run.size import Size, size_of
 from diffpo.runs.dry_run.summary import dry_run_report
-from diffpo.models.model_paths import METRICS
 from diffpo.runs.dry_run.work import has_reference, rl_work
 from diffpo.sampling.policy import load_base
 from diffpo.training.rl import run_rl

@@ -1,8 +1,8 @@
 """Prompts that are too long: left out and counted in training and evaluation, one sentence where all of them are."""
 
 import json
-from contextlib import suppress
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from diffpo.models.chat import encode_prompt, turn_end_ids
 from diffpo.models.dream import DreamConfig
 from diffpo.models.llada import LLaDAConfig
 from diffpo.models.loading import load_tokenizer
+from diffpo.models.model_paths import METRICS
 from diffpo.models.tokenizer import char_tokenizer, encode_text
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import EvalRecipe, Gsm8kTask, RlRecipe, SftRecipe, SudokuTask
 from diffpo.runs.prompt_filter import PromptFilter, draw_problems, filter_long_prompts
-from diffpo.models.model_paths import METRICS
 from diffpo.sampling.policy import load
 from diffpo.tasks.base import Problem, Task
 from diffpo.tasks.families import TASK_FAMILIES
@@ -117,7 +117,7 @@ def test_answers_that_a_completion_has_no_room_for_are_left_out(task: TextTask) 
     found, left_out = replace(whole, longest_answer=min(sizes) + end).draw("train", 20, 3)
     assert len(found) == 20 and {len(encode_text(whole.tokenizer, p.answer)) for p in found} == {min(sizes)}
     assert left_out > 0 and min(sizes) + 1 in sizes, "else one token too many would not be seen"
-    with pytest.raises(UserError, match="which fits has at most 1 tokens; raise task.completion_length"):
+    with pytest.raises(UserError, match=r"which fits has at most 1 tokens; raise task\.completion_length"):
         replace(whole, longest_answer=1).draw("train", 3, 3)
 
 
@@ -264,9 +264,7 @@ def test_problems_of_ones_own_that_a_tiny_model_cannot_take_leave_no_folder(
 
 def test_answers_of_ones_own_that_are_too_long_are_left_out_and_counted(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN.format(prompt="'12'", answer="'1234' if i % 2 else '12345'"))
-    recipe = load_recipe(
-        SftRecipe, None, [f"task={{kind='{tmp_path}/own.py:Own'}}", "steps=1", "batch=4", "threads=1"]
-    )
+    recipe = load_recipe(SftRecipe, None, [f"task={{kind='{tmp_path}/own.py:Own'}}", "steps=1", "batch=4", "threads=1"])
     with suppress(UserError):
         run_sft(recipe, tmp_path / "run")
     log = tmp_path / "run" / "metrics.jsonl"
@@ -278,5 +276,5 @@ def test_answers_of_ones_own_that_are_too_long_are_left_out_and_counted(tmp_path
 def test_a_tiny_model_of_another_task_is_named(tmp_path: Path) -> None:
     walk = char_tokenizer("abcdefgh,:>")
     recipe = SudokuTask()
-    with pytest.raises(UserError, match="trained on another task than sudoku4: its tokenizer lacks .* set the task"):
+    with pytest.raises(UserError, match=r"trained on another task than sudoku4: its tokenizer lacks .* set the task"):
         filter_long_prompts(Sudoku(), recipe, LLaDAConfig(vocab_size=len(walk)), walk)

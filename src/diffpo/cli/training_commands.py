@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffpo.cli.options import RESUME_AUTO, Model, Overrides
+from diffpo.cli.together import joined, refused_together
 from diffpo.core.errors import UserError
 from diffpo.core.files import check_writable
 from diffpo.core.output import show
@@ -119,18 +120,22 @@ def sft(
     from diffpo.recipes import load_recipe
     from diffpo.recipes.tables import SftRecipe
 
-    loaded = load_recipe(SftRecipe, recipe, overrides or ())
-    if dry_run:
-        rates = (tflops, memory_bandwidth, link_bandwidth)
-        _print_dry_run(loaded, prompt_tokens, (nodes, devices), device, device_memory, pilot, rates)
-        return
-    if rehearse:
-        _rehearse(loaded, out, resume, devices, device_memory)
-        return
-    run_dir = _checked_run_dir(out, loaded, is_there=resume)
-    from diffpo.training.sft import run_sft
+    _require_single(dry_run, rehearse)
+    with joined():
+        with refused_together():
+            loaded = load_recipe(SftRecipe, recipe, overrides or ())
+        if dry_run:
+            rates = (tflops, memory_bandwidth, link_bandwidth)
+            _print_dry_run(loaded, prompt_tokens, (nodes, devices), device, device_memory, pilot, rates)
+            return
+        if rehearse:
+            _rehearse(loaded, out, resume, devices, device_memory)
+            return
+        with refused_together():
+            run_dir = _checked_run_dir(out, loaded, is_there=resume)
+        from diffpo.training.sft import run_sft
 
-    run_sft(loaded, run_dir, "auto" if resume_auto else resume, extend=extend)
+        run_sft(loaded, run_dir, "auto" if resume_auto else resume, extend=extend)
 
 
 def rl(
@@ -159,18 +164,22 @@ def rl(
     from diffpo.recipes import load_recipe
     from diffpo.recipes.tables import RlRecipe
 
-    loaded = load_recipe(RlRecipe, recipe, overrides or ())
-    if dry_run:
-        rates = (tflops, memory_bandwidth, link_bandwidth)
-        _print_dry_run(loaded, prompt_tokens, (nodes, devices), device, device_memory, pilot, rates)
-        return
-    if rehearse:
-        _rehearse(loaded, out, resume, devices, device_memory)
-        return
-    run_dir = _checked_run_dir(out, loaded, is_there=resume)
-    from diffpo.training.rl import run_rl
+    _require_single(dry_run, rehearse)
+    with joined():
+        with refused_together():
+            loaded = load_recipe(RlRecipe, recipe, overrides or ())
+        if dry_run:
+            rates = (tflops, memory_bandwidth, link_bandwidth)
+            _print_dry_run(loaded, prompt_tokens, (nodes, devices), device, device_memory, pilot, rates)
+            return
+        if rehearse:
+            _rehearse(loaded, out, resume, devices, device_memory)
+            return
+        with refused_together():
+            run_dir = _checked_run_dir(out, loaded, is_there=resume)
+        from diffpo.training.rl import run_rl
 
-    run_rl(loaded, run_dir, "auto" if resume_auto else resume, extend=extend)
+        run_rl(loaded, run_dir, "auto" if resume_auto else resume, extend=extend)
 
 
 def sampler(
@@ -197,6 +206,12 @@ def sampler(
     show(run_fit_sampler(loaded, out))
 
 
+def _require_single(dry_run: bool, rehearse: bool) -> None:
+    """Raise UserError where several processes were started for what one does."""
+    if dry_run or rehearse:
+        require_single_process("a dry run" if dry_run else "a rehearsal")
+
+
 def _print_dry_run(
     recipe: RlRecipe | SftRecipe,
     prompt_tokens: int | None,
@@ -207,7 +222,6 @@ def _print_dry_run(
     rates: tuple[float | None, float | None, float | None],
 ) -> None:
     """Print the dry run; `layout` is nodes and devices of each, `rates` those of `with_rates`."""
-    require_single_process("a dry run")
     from diffpo.runs.dry_run.machine import machine_for
     from diffpo.runs.dry_run.summary import dry_run_report
 
@@ -219,7 +233,6 @@ def _rehearse(
     recipe: RlRecipe | SftRecipe, out: Path | None, resume: bool, devices: int, device_memory: float | None
 ) -> None:
     """Rehearse, print what was found, and exit with 2 where anything is wrong."""
-    require_single_process("a rehearsal")
     if resume:
         raise UserError("a rehearsal starts anew, and resumes by itself; leave out --resume")
     from diffpo.rehearsal.run import rehearse

@@ -27,7 +27,6 @@ WRITING, REPLACED = ".tmp", ".replaced"
 """Endings of hidden folders: a checkpoint that is being written or removed, and one that another is to replace."""
 
 
-
 @runtime_checkable
 class HasState(Protocol):
     """What a run has besides its models and must have again to go on: an optimiser, a store of answers."""
@@ -191,7 +190,9 @@ def read_progress(checkpoint: Path) -> RunProgress:
         content.pop(HAS_MANIFEST, None)
         return RunProgress(**content)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read ({first_line(error)}); remove {checkpoint} to go on before it") from error
+        raise UserError(
+            f"{file} cannot be read ({first_line(error)}); remove {checkpoint} to go on before it"
+        ) from error
 
 
 def problems_on_resume(checkpoint: Path) -> list[str]:
@@ -222,7 +223,9 @@ def restore(checkpoint: Path, to_restore: Mapping[str, HasState], model: torch.n
     try:
         states: dict[str, Any] = torch.load(file, weights_only=True)
     except Exception as error:  # a damaged file makes the unpickler and the archive's reader raise all kinds
-        raise UserError(f"{file} cannot be read ({first_line(error)}); remove {checkpoint} to go on before it") from error
+        raise UserError(
+            f"{file} cannot be read ({first_line(error)}); remove {checkpoint} to go on before it"
+        ) from error
     if lacking := [name for name in to_restore if name not in states]:
         raise UserError(f"{file} has no state of {', '.join(lacking)}; it belongs to another kind of run")
     if (checkpoint / SHARDS).is_dir():
@@ -233,6 +236,6 @@ def restore(checkpoint: Path, to_restore: Mapping[str, HasState], model: torch.n
             part.load_state_dict(states[name])
         except (KeyError, ValueError) as error:
             raise UserError(
-                f"{checkpoint} was written by a version of diffpo whose optimiser kept other numbers, so the run cannot "
-                f"go on; start a new one from its model: base={checkpoint}"
+                f"{checkpoint} was written by a version of diffpo whose optimiser kept other numbers, so the run "
+                f"cannot go on; start a new one from its model: base={checkpoint}"
             ) from error

@@ -151,7 +151,9 @@ def _spread_state(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) 
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return state_dict | {
         "state": {
-            number: {name: spread(value, parameters[number]) if value.ndim else value for name, value in moments.items()}
+            number: {
+                name: spread(value, parameters[number]) if value.ndim else value for name, value in moments.items()
+            }
             for number, moments in state_dict["state"].items()
         }
     }

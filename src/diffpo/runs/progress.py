@@ -126,7 +126,11 @@ class _Lines:
         with self._lock:
             now = time.monotonic()
             self._step, self._updated = step, now
-            parts = (f"{self._label}: {self._unit} {step}/{self._total}", _format(metrics), f"({now - self._start:.0f} s)")
+            parts = (
+                f"{self._label}: {self._unit} {step}/{self._total}",
+                _format(metrics),
+                f"({now - self._start:.0f} s)",
+            )
             self._pending = "  ".join(filter(None, parts))
             if now - self._printed >= self._min_gap:
                 self._print(self._pending)

@@ -75,10 +75,10 @@ def hold_new_folder(out: Path, lock: RunLock) -> None:
 def find_run(out: Path, recipe: Strict, resume: Resume, extend: bool, lock: RunLock) -> Run:
     """Return a new run or, with `resume`, the one that a folder holds, at its newest checkpoint that is whole.
 
-    A run that has done no step begins anew, by any recipe. Of a run that goes on the lock is taken; nothing else changes,
-    except that what an interrupted save has left is cleared away. Raises UserError where a new run would overwrite an
-    old one, where there is nothing to resume, where another process has the run, where the recipe would make another
-    run of it, where its budget is raised without `extend`, and where no checkpoint is whole.
+    A run that has done no step begins anew, by any recipe. Of a run that goes on the lock is taken; nothing else
+    changes, except that what an interrupted save has left is cleared away. Raises UserError where a new run would
+    overwrite an old one, where there is nothing to resume, where another process has the run, where the recipe would
+    make another run of it, where its budget is raised without `extend`, and where no checkpoint is whole.
     """
     if extend and not resume:
         raise UserError("--extend is about a run that goes on; give it with --resume")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from diffpo.core.errors import Stopped, UserError
 from diffpo.distributed.collectives import all_gather_json, object_of_rank_zero, on_rank_zero, process_group
+from diffpo.distributed.process import current_process
 from diffpo.recipes.tables import RlRecipe
 from diffpo.runs.agreement import require_same_start
 from diffpo.runs.checkpoint import RunProgress, save_checkpoint
@@ -41,6 +42,7 @@ def run_rl(
     NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
     require_same_start(recipe)
+    recipe.parallel.layout_of(current_process().world_size)
     with RunLock(out) as lock:
         run = object_of_rank_zero(find_run, out, recipe, resume, extend, lock)
         if spent(recipe.budget, run.progress.step, run.progress.denoiser_calls) == 1:

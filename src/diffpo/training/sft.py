@@ -20,7 +20,7 @@ from diffpo.distributed.collectives import (
     process_group,
     raise_on_all_ranks,
 )
-from diffpo.distributed.process import rank_slice, require_divisible
+from diffpo.distributed.process import current_process, rank_slice, require_divisible
 from diffpo.distributed.sharding import gathered
 from diffpo.models.adapters import add_adapter
 from diffpo.models.denoiser import ModelDenoiser
@@ -67,6 +67,7 @@ def run_sft(
     NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
     require_same_start(recipe)
+    recipe.parallel.layout_of(current_process().world_size)
     require_divisible("batch", recipe.batch)
     with RunLock(out) as lock:
         run = object_of_rank_zero(find_run, out, recipe, resume, extend, lock)

@@ -59,9 +59,9 @@ def update_bytes(recipe: RlRecipe | SftRecipe, size: Size, work: Work, rows: int
 def rollout_bytes(recipe: RlRecipe, size: Size, work: Work, rows: int) -> Parts:
     """Return the bytes that a denoiser call of a rollout of `rows` completions needs besides the resident ones.
 
-    No more rows count than are in flight at a time. Where a controller of bounds is trained, its first call gives logits
-    of the whole completion, once for all completions of a group; a commit policy's inputs are kept for all completions
-    of the step.
+    No more rows count than are in flight at a time. Where a controller of bounds is trained, its first call gives
+    logits of the whole completion, once for all completions of a group; a commit policy's inputs are kept for all
+    completions of the step.
     """
     is_commit_policy = recipe.controller.is_commit_policy
     rows = min(rows, recipe.rollout.max_in_flight or rows)

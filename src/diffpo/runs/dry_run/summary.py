@@ -58,13 +58,18 @@ class Needs:
 
     def with_prompts(self, prompt_tokens: int) -> "Needs":
         """Return the same with prompts of another length."""
-        return replace(self, work=_work(self.recipe, prompt_tokens), prompt_tokens=prompt_tokens)
+        return replace(self, work=work_of(self.recipe, prompt_tokens), prompt_tokens=prompt_tokens)
 
     def sharded_to_fit(self, device_memory: Number) -> "Needs":
         """Return the same cut over the fewest devices with which it fits into so many GiB of each, or over most.
 
-        A share is left for the framework, which is not counted.
+        A share is left for the framework, which is not counted. What the recipe says of it counts for more. Raises
+        UserError where that cannot be.
         """
+        parallel = self.recipe.parallel
+        if parallel.shard != "auto" or parallel.replicate != "auto":
+            shard, _ = parallel.layout_of(self.devices)
+            return replace(self, layout=replace(self.layout, shard=shard))
         found = self
         for shard in shard_sizes(self.layout):
             found = replace(self, layout=replace(self.layout, shard=shard))
@@ -96,7 +101,7 @@ def needs_of(recipe: RlRecipe | SftRecipe, prompt_tokens: int, devices: int = 1,
         raise UserError("a dry run tells of published models, and this recipe has no base; set it")
     is_trained = isinstance(recipe, SftRecipe) or recipe.train != "controller"
     size = size_of(recipe.base, recipe.lora.rank if recipe.lora is not None else None, is_trained)
-    work = _work(recipe, prompt_tokens)
+    work = work_of(recipe, prompt_tokens)
     prompts = work.completions // work.group_size
     layout = Layout(nodes, devices)
     if prompts % layout.world:
@@ -182,7 +187,7 @@ def _time(found: Bill, device: Accelerator, pilot: Pilot | None) -> Iterator[tup
     yield "left out", "slow graders, evaluations, checkpoints, waiting for the slowest device"
 
 
-def _work(recipe: RlRecipe | SftRecipe, prompt_tokens: int) -> Work:
+def work_of(recipe: RlRecipe | SftRecipe, prompt_tokens: int) -> Work:
     return sft_work(recipe, prompt_tokens) if isinstance(recipe, SftRecipe) else rl_work(recipe, prompt_tokens)
 
 
