@@ -401,22 +401,9 @@ def test_prompts_that_cannot_be_shared_evenly_are_refused(folder: Path, outcomes
     )
     assert outcomes["odd"] == [expected] * 2
     assert outcomes["few"] == [expected.replace("step 3", "step 1")] * 2, "more processes than prompts"
-    assert (
-        outcomes["mesh"]
-        == [
-            "UserError: parallel.shard 3 x parallel.replicate 1 is 3, and there are 2 processes; start as many, or change "
-            "one of the two"
-        ]
-        * 2
-    )
-    assert (
-        outcomes["copies"]
-        == [
-            "UserError: parallel.shard 2 x parallel.replicate 2 is 4, and there are 2 processes; start as many, or change "
-            "one of the two"
-        ]
-        * 2
-    )
+    for case, layout in (("mesh", "3 x parallel.replicate 1 is 3"), ("copies", "2 x parallel.replicate 2 is 4")):
+        told = f"parallel.shard {layout}, and there are 2 processes; start as many, or change one of the two"
+        assert outcomes[case] == [f"UserError: {told}"] * 2
     assert not (folder / "odd").exists()
 
 
