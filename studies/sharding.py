@@ -153,8 +153,8 @@ def compare_traffic(base: str, recipe: str, steps: int, size: int = 4) -> None:
         ranks, log = run(size, load_recipe(RlRecipe, recipe, overrides))
         idle = [line["idle_share"] for line in log]
         print(
-            f"{recipe}, {size} ranks, shard {shard}: {ranks[0]['collectives'] / ranks[0]['calls']:.3f} collectives a denoiser "
-            f"call ({ranks[0]['collectives']} for {ranks[0]['calls']}); idle share of {len(idle)} steps: mean "
+            f"{recipe}, {size} ranks, shard {shard}: {ranks[0]['collectives'] / ranks[0]['calls']:.3f} collectives a "
+            f"denoiser call ({ranks[0]['collectives']} for {ranks[0]['calls']}); idle share of {len(idle)} steps: mean "
             f"{fmean(idle):.3f}, largest {max(idle):.3f}, {sum(each > 0.15 for each in idle)} above 0.15"
         )
 

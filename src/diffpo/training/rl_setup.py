@@ -55,6 +55,8 @@ from diffpo.training.rollouts import Incentive
 from diffpo.training.warm_start import demonstrate, imitate_
 
 CALIBRATION_PROBLEMS = 256
+CALIBRATION_LOGITS = 2**28
+"""How many logits exist at a time while a controller is calibrated: 1 GiB."""
 
 AdaptTask = Callable[[Task], Task]
 
@@ -244,10 +246,18 @@ def new_controller(recipe: RlRecipe, denoiser: ModelDenoiser) -> LearnedControll
 def calibrate_(recipe: RlRecipe, state: RlState, controller: Controller) -> None:
     """Give the controller's standardisation its first statistics: one denoiser call for each of some train problems."""
     problems = state.task.problems("train", CALIBRATION_PROBLEMS, derive_seed(recipe.seed, "calibration"))
-    own = rank_slice(len(problems))
+    own, length = rank_slice(len(problems)), state.decoding.length
+    vocabulary = state.policy.denoiser.model.get_input_embeddings().num_embeddings
+    at_a_time = max(1, CALIBRATION_LOGITS // (length * vocabulary))
+    starts = range(own.start, max(own.stop, own.start + 1), at_a_time)  # a rank without problems has no rows to send
     with gathered(state.policy.denoiser.model):
-        features = first_call_features(state.policy, controller, problems, state.decoding.length, own)
-    controller.observe(all_gather_rows(features), momentum=1.0)
+        features = [
+            first_call_features(
+                state.policy, controller, problems, length, slice(start, min(start + at_a_time, own.stop))
+            )
+            for start in starts
+        ]
+    controller.observe(all_gather_rows(torch.cat(features)), momentum=1.0)
 
 
 def warm_start_(recipe: RlRecipe, state: RlState, controller: CommitPolicy) -> None:
