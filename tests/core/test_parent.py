@@ -35,6 +35,18 @@ def test_a_child_ends_with_a_killed_parent() -> None:
     parent.stdout.close()
 
 
+def test_a_process_of_torchrun_ends_with_it() -> None:
+    """Nobody names its parent to it; what it starts itself does not end with it."""
+    started = PARENT_OF_IT.replace("child_environment()", "os.environ | {'TORCHELASTIC_RUN_ID': 'none'}")
+    parent = subprocess.Popen([sys.executable, "-c", f"import os\n{started}", CHILD], stdout=subprocess.PIPE)
+    assert parent.stdout
+    child = int(parent.stdout.readline())
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert wait_until(lambda: not is_running(child), 20)
+    parent.stdout.close()
+
+
 def test_a_process_that_nobody_started_so_has_no_watch() -> None:
     done = subprocess.run(
         [

@@ -1,8 +1,9 @@
 """The ranks that torchrun sets, and variables that are none."""
 
 import pytest
+from torch import distributed as dist
 
-from diffpo.core.errors import UserError
+from diffpo.core.errors import PeerFailedError, UserError
 from diffpo.distributed.collectives import process_group
 from diffpo.distributed.process import Process, current_process
 
@@ -51,3 +52,34 @@ def test_processes_that_are_told_no_meeting_place_are_a_sentence(monkeypatch: py
     monkeypatch.delenv("MASTER_PORT", raising=False)
     with pytest.raises(UserError, match="has LOCAL_RANK and lacks MASTER_PORT; start it by torchrun"), process_group():
         pass
+
+
+def test_restarts_on_a_store_with_old_keys_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_only(monkeypatch, **WHOLE)
+    for name, value in (("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1"), ("TORCHELASTIC_MAX_RESTARTS", "3")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: pytest.exit("joined"))
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    told = r"^torchrun's --max-restarts .* set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 "
+    with pytest.raises(UserError, match=told), process_group():
+        pass
+    for name, value in (("TORCHELASTIC_USE_AGENT_STORE", "False"), ("TORCHELASTIC_MAX_RESTARTS", "0")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            patch.setattr(dist, "init_process_group", raising)
+            with pytest.raises(PeerFailedError, match="have not found each other"), process_group():
+                pass
+
+
+def raising(*_: object, **__: object) -> None:
+    raise RuntimeError("nobody there")
+
+
+def test_a_machine_has_a_part_of_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_only(monkeypatch, RANK="5", WORLD_SIZE="8", LOCAL_RANK="1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert current_process() == Process(5, 8, 1, 4)
+    for wrong in ("1", "9", "0", ""):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", wrong)
+        with pytest.raises(UserError, match="which are no ranks"):
+            current_process()

@@ -17,6 +17,7 @@ import pytest
 import torch
 from tests.helpers.forked import Forked
 from tests.helpers.tiny_runs import GREEDY_STAGE, RL, SFT, TASK, lines_of
+from tests.helpers.waiting import is_running, wait_until
 from torch import Tensor, nn
 from torch import distributed as dist
 
@@ -355,6 +356,8 @@ def test_rl_is_the_same_on_two_processes(case: str, base: Path, folder: Path, ou
     if case.startswith("ties"):
         tied = [line["frac_reward_zero_std"] for line in lines_of(folder / "one" / case)]
         assert 0.5 in tied, "in some step one of the processes had nothing to learn from"
+    idle = [line["idle_share"] for line in lines_of(folder / "two" / case)]
+    assert all(0 <= share <= 0.5 for share in idle) and any(idle), "of two processes one is always at work"
     assert sum(line.get("grad_norm", 0) > 0 for line in lines_of(folder / "two" / case)) > 1, "nothing to sum"
 
 
@@ -484,6 +487,9 @@ def test_each_process_has_a_cuda_device_of_its_own(monkeypatch: pytest.MonkeyPat
     assert chosen == [1]
     assert resolve_device(DeviceSettings(device="cpu"))[1] == torch.device("cpu")
     monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert resolve_device(DeviceSettings())[1] == torch.device("cuda:1"), "the third is on another machine"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     with pytest.raises(UserError, match="3 processes were started, and torch sees 2 CUDA devices here; start 2"):
         resolve_device(DeviceSettings())
 
@@ -600,3 +606,31 @@ def test_a_run_under_torchrun_stops_with_a_checkpoint(
     assert read_progress(last).step == len(lines_of(out))
     assert errors.count("go on with the same command and --resume") == 1
     assert process.returncode != 0
+
+
+def test_a_killed_process_ends_all_and_the_run_goes_on(base: Path, tmp_path: Path) -> None:
+    """Without restarts, within a minute, by a sentence; what was checkpointed stays."""
+    out, recipe = tmp_path / "run", tmp_path / "recipe.toml"
+    recipe.write_text("")
+    overrides = [*STOPPED, f"base={json.dumps(str(base))}", "budget.steps=1000", "checkpoint.every=2"]
+    process = torchrun("rl", recipe, "--out", out, *overrides)
+    try:
+        assert wait_until(lambda: bool(checkpoints(out)), TIMEOUT)
+        killed, left = children_of(process.pid)
+        os.kill(killed, signal.SIGKILL)
+        started = time.monotonic()
+        _, errors = process.communicate(timeout=TIMEOUT)
+        assert time.monotonic() - started < 60 and process.returncode != 0
+        assert not is_running(left)
+    finally:
+        process.kill()
+    assert "SIGKILL" in errors, "torchrun's report"
+    steps = read_progress(checkpoints(out)[-1]).step
+    again = rl_recipe(base, None, [*STOPPED, "budget.steps=1000", "checkpoint.every=2"])
+    with pytest.MonkeyPatch.context() as patch:
+        ask_to_stop(patch, at=steps + 1, rank=0)
+        assert outcome(run_rl, again, out, True).startswith(f"Stopped: stopped at step {steps + 1}")
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

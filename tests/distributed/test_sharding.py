@@ -17,17 +17,30 @@ from tests.helpers.families import tiny_folder
 from tests.helpers.forked import Forked
 from tests.helpers.tiny_runs import RL, SFT, TASK, lines_of, weights_of
 from torch import distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffpo.distributed.process import current_process
+from diffpo.core.errors import UserError
+from diffpo.distributed.process import current_process, rank_slice
+from diffpo.distributed.sharding import REPLICATE, SHARD, gathered, is_sharded, shard_, whole
+from diffpo.models.denoiser import ModelDenoiser
+from diffpo.models.layers import blocks_of
+from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.models.manifest import MANIFEST, OPTIMIZER, PROGRESS
 from diffpo.models.model_paths import SHARDS, checkpoints
 from diffpo.recipes import load_recipe
-from diffpo.recipes.tables import RlRecipe, SftRecipe
+from diffpo.recipes.tables import ParallelRecipe, PolicyOptimizerRecipe, RlRecipe, SftRecipe
 from diffpo.runs import checkpoint
+from diffpo.runs.checkpoint import restore
+from diffpo.runs.divided_state import put_together, take_apart
 from diffpo.runs.merge import run_merge
-from diffpo.sampling.policy import load
-from diffpo.training import rl, rl_step
+from diffpo.runs.optimizer import policy_optimizer
+from diffpo.sampling.policy import load, load_folder
+from diffpo.training import rl, rl_step, rounds
+from diffpo.training.optimizer_step import clip_gradients_
 from diffpo.training.rl import run_rl
+from diffpo.training.rounds import join_passes
 from diffpo.training.sft import run_sft
 
 LAYOUTS = {"1x1": (1, 1), "4x1": (4, 1), "1x2": (2, 2), "1x3": (3, 3), "1x4": (4, 4), "2x2": (4, 2)}
@@ -159,6 +172,131 @@ def share(layout: str, cases: list[str], folder: Path, base: Path, own: Path) ->
     dist.destroy_process_group()
 
 
+def check_pieces(layout: str, folder: Path) -> None:
+    """The least that the cases rest on, in each of two processes."""
+    warnings.simplefilter("error")
+    here = current_process()
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=here.rank, world_size=here.world_size)
+    mesh = init_device_mesh("cpu", (1, 2), mesh_dim_names=(REPLICATE, SHARD))
+    for vocabulary in (40, 5000):  # logits are kept, or the head is read behind the forward pass
+        for dtype in (torch.float32, torch.bfloat16):
+            check_passes(vocabulary, dtype, mesh)
+    check_gathering(mesh)
+    check_state(mesh)
+    dist.destroy_process_group()
+
+
+class CollectiveCounter(TorchDispatchMode):
+    """Counts the collective calls of this process."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented
+        self.count += func.namespace in ("c10d", "_c10d_functional") and "wait" not in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def small_denoiser(vocabulary: int, dtype: torch.dtype) -> ModelDenoiser:
+    torch.manual_seed(0)
+    config = LLaDAConfig(d_model=32, n_layers=2, n_heads=2, mlp_hidden_size=48, vocab_size=vocabulary)
+    return ModelDenoiser(LLaDAModelLM(config).to(dtype).eval(), 3, (2,))
+
+
+def logp_of(denoiser: ModelDenoiser, rows: slice) -> torch.Tensor:
+    """Return log-probabilities of some rows of a batch of canvases."""
+    ids = torch.randint(4, 40, (4, 9), generator=torch.Generator().manual_seed(1))[rows]
+    at = torch.ones_like(ids, dtype=torch.bool)
+    return denoiser.predict(ids, at, at).logp(torch.arange(ids.numel()), ids.flatten(), 1.0)
+
+
+def check_passes(vocabulary: int, dtype: torch.dtype, mesh: DeviceMesh) -> None:
+    """Passes of a sharded model give what those of a whole one give, and its gradients are summed over processes."""
+    rank, whole_one, sharded = (
+        current_process().rank,
+        small_denoiser(vocabulary, dtype),
+        small_denoiser(vocabulary, dtype),
+    )
+    shard_(sharded.model, blocks_of(sharded.model), mesh)
+    assert is_sharded(sharded.model) and not is_sharded(whole_one.model)
+    assert {p.dtype for p in sharded.model.parameters()} == {torch.float32}, "its weights are its masters"
+    own = slice(2 * rank, 2 * rank + 2)
+    expected = logp_of(whole_one, slice(None))
+    with gathered(sharded.model), torch.no_grad():
+        for _ in range(1 + 2 * rank):  # another number of calls in each process
+            found = logp_of(sharded, own)
+        assert torch.equal(found, expected.detach().view(4, 9)[own].flatten())
+    with torch.no_grad():
+        logp_of(sharded, own)  # which leaves the outermost unit gathered
+    expected.sum().backward()
+    logp_of(sharded, own).sum().backward()
+    before = sharded.usage.canvases
+    join_passes(sharded, 2)
+    assert sharded.usage.canvases == before, "what it joins in is no work of its own"
+    parameters = [*sharded.model.parameters()]
+    assert all(isinstance(parameter, DTensor) for parameter in parameters)
+    # In bfloat16 a weight's gradient is rounded once in each pass, and summed in float32.
+    rtol, atol = (1e-4, 1e-5) if dtype == torch.float32 else (0.05, 0.05)
+    for parameter, other in zip(parameters, whole_one.model.parameters(), strict=True):
+        assert parameter.grad is not None and other.grad is not None and parameter.grad.dtype == torch.float32
+        torch.testing.assert_close(whole(parameter.grad), other.grad.float(), rtol=rtol, atol=atol)
+    if dtype == torch.float32:
+        beside = torch.nn.Parameter(torch.zeros(3))  # as a controller's, in the same step
+        beside.grad = torch.tensor([1.0, 2.0, 2.0])
+        expected_norm = torch.nn.utils.clip_grad_norm_([*whole_one.model.parameters(), beside], 0.5)
+        clipped = beside.grad.clone()
+        beside.grad = torch.tensor([1.0, 2.0, 2.0])
+        found_norm = clip_gradients_([*parameters, beside], 0.5)
+        assert found_norm == pytest.approx(float(expected_norm), rel=2e-4)
+        torch.testing.assert_close(beside.grad, clipped, rtol=2e-4, atol=0)
+        first = next(whole_one.model.parameters()).grad
+        torch.testing.assert_close(whole(parameters[0].grad), first, rtol=1e-4, atol=1e-6)
+
+
+def check_gathering(mesh: DeviceMesh) -> None:
+    """Within a phase nothing is sent; behind it a block's weights are there for its own passes alone."""
+    denoiser = small_denoiser(40, torch.float32)
+    shard_(denoiser.model, blocks_of(denoiser.model), mesh)
+    with gathered(denoiser.model), torch.no_grad():
+        with CollectiveCounter() as phase:  # type: ignore[no-untyped-call]
+            logp_of(denoiser, slice(0, 1))
+        assert phase.count == 0
+    with torch.no_grad(), CollectiveCounter() as passes:  # type: ignore[no-untyped-call]
+        for _ in range(2):
+            logp_of(denoiser, slice(0, 1))
+    assert passes.count == 2 * 2 + 1, "two blocks at each pass; the rest stays until a backward pass"
+    logp_of(denoiser, slice(0, 1)).sum().backward()
+    assert all(isinstance(parameter, DTensor) for parameter in denoiser.model.parameters())
+
+
+def check_state(mesh: DeviceMesh) -> None:
+    """A state is taken apart into each weight and each moment once, and put together again."""
+    denoiser = small_denoiser(40, torch.bfloat16)
+    model = denoiser.model
+    model.config.dtype = model.dtype
+    shard_(model, blocks_of(model), mesh)
+    optimizer = policy_optimizer(model, PolicyOptimizerRecipe(lr=0.01))
+    logp_of(denoiser, slice(0, 1)).sum().backward()
+    optimizer.step()
+    count = len([*model.parameters()])
+    state, tensors = take_apart({"policy": optimizer.state_dict(), "other": [1, (2.5, "x")]}, model)
+    assert len(tensors) == 3 * count, "weights, which are the masters, and two moments"
+    assert state["other"] == [1, (2.5, "x")]
+    again, empty = put_together(state, {name: tensor.shape for name, tensor in tensors.items()}, model)
+    assert empty.keys() == tensors.keys()
+    for name, tensor in empty.items():
+        other = tensors[name]
+        assert isinstance(tensor, DTensor) and isinstance(other, DTensor) and tensor.placements == other.placements
+        tensor.copy_(2 * other)
+    before = whole(next(model.parameters()).detach()).clone()
+    optimizer.load_state_dict(again["policy"])
+    assert torch.equal(whole(next(model.parameters()).detach()), 2 * before)
+    alone, plain = put_together(state, {name: tensor.shape for name, tensor in tensors.items()}, torch.nn.Linear(1, 1))
+    assert not any(isinstance(tensor, DTensor) for tensor in plain.values()) and len(plain) == len(tensors)
+    assert len(alone["policy"]["masters"]) == count
+
+
 def go_on(layout: str, folder: Path, base: Path, run: Path) -> None:
     here, parallel = current_process(), f"parallel.shard={LAYOUTS[layout][1]}"
     dist.init_process_group("gloo", init_method=f"file://{run}.store", rank=here.rank, world_size=here.world_size)
@@ -233,6 +371,74 @@ def assert_opens(found: Path, like: Path, bare: Path) -> None:
     assert weights_of(merged) == weights_of(found)
     assert (merged / "config.json").read_text() == (like / "config.json").read_text()
     assert {path.name for path in merged.iterdir()} == names[1] - {MANIFEST, OPTIMIZER, PROGRESS}
+
+
+def test_pieces(tmp_path: Path) -> None:
+    in_processes("1x2", tmp_path, check_pieces, tmp_path)
+
+
+def test_a_bfloat16_run_in_shards_keeps_its_masters(base: Path, tmp_path: Path) -> None:
+    """They are float32 in its shards; one process goes on from them; what is exported is bfloat16."""
+    run = tmp_path / "run"
+    in_processes("1x2", tmp_path, train_bfloat16, base, run, 3)
+    last = checkpoints(run)[-1]
+    assert {tensor.dtype for tensor in load_file(last / "model.safetensors").values()} == {torch.bfloat16}
+    assert json.loads((last / "config.json").read_text())["dtype"] == "bfloat16"
+    denoiser = load_folder(last, torch.bfloat16, "cpu").denoiser
+    optimizer = policy_optimizer(denoiser.model, PolicyOptimizerRecipe(lr=0.01))
+    restore(last, {"policy": optimizer}, denoiser.model)
+    masters = optimizer.state_dict()["masters"]
+    assert {master.dtype for master in masters} == {torch.float32}
+    assert any(bool((master != master.bfloat16()).any()) for master in masters), "or nothing more than the weights"
+    for parameter, master in zip(denoiser.model.parameters(), masters, strict=True):
+        assert torch.equal(parameter, master.bfloat16())
+    train_bfloat16("1x1", base, run, 5)
+    assert [line["step"] for line in lines_of(run)] == [1, 2, 3, 4, 5]
+
+
+def train_bfloat16(layout: str, base: Path, run: Path, steps: int) -> None:
+    size, shard = LAYOUTS[layout]
+    if size > 1:
+        here = current_process()
+        dist.init_process_group("gloo", init_method=f"file://{run}.store", rank=here.rank, world_size=size)
+    overrides = [*SFT, "batch=8", f"steps={steps}", "dtype=bfloat16", f"base={json.dumps(str(base))}"]
+    recipe = load_recipe(SftRecipe, None, [*overrides, f"parallel.shard={shard}"])
+    run_sft(recipe, run, "auto", extend=run.exists())
+    if size > 1:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+@pytest.mark.parametrize(("count", "unit", "micro"), [(12, 4, 3), (8, 4, 4), (4, 4, 8), (5, 1, 2), (0, 4, 2)])
+def test_all_processes_make_as_many_passes_of_a_sharded_model(
+    size: int, count: int, unit: int, micro: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denoiser = small_denoiser(40, torch.float32)
+    for is_one in (False, True):
+        monkeypatch.setattr(rounds, "is_sharded", lambda model, is_one=is_one: is_one)
+        monkeypatch.setenv("WORLD_SIZE", str(size))
+        found, needed = [], []
+        for rank in range(size):
+            monkeypatch.setenv("RANK", str(rank))
+            monkeypatch.setenv("LOCAL_RANK", str(rank))
+            found.append(rounds.count_rounds(denoiser, count, micro, unit))
+            needed.append(-(-len(range(count)[rank_slice(count, unit)]) // micro))
+        assert found == ([max(needed)] * size if is_one else needed)
+
+
+@pytest.mark.parametrize(
+    ("shard", "replicate", "found"),
+    [("auto", "auto", (2, 2)), (4, "auto", (4, 1)), (1, 4, (1, 4)), ("auto", 4, (1, 4)), ("auto", 1, (4, 1))],
+)
+def test_what_a_recipe_leaves_open_follows_from_the_rest(shard: Any, replicate: Any, found: tuple[int, int]) -> None:
+    assert ParallelRecipe(shard=shard, replicate=replicate).layout_of(4, automatic=2) == found
+
+
+@pytest.mark.parametrize(("shard", "replicate"), [(3, "auto"), ("auto", 3), (2, 1), (8, "auto")])
+def test_a_layout_of_other_processes_is_a_sentence(shard: Any, replicate: Any) -> None:
+    told = r"^parallel\.shard \d x parallel\.replicate \d is \d, and there are 4 processes; "
+    with pytest.raises(UserError, match=told):
+        ParallelRecipe(shard=shard, replicate=replicate).layout_of(4)
 
 
 @pytest.mark.parametrize("layout", CASES)

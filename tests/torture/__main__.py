@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.torture import answers, flips, full_disk, kills, readers, rewards
+from tests.torture import answers, flips, full_disk, kills, nodes, readers, rewards
 from tests.torture.guided import torture_guided
 
 WORKER_HARMS = 20
@@ -21,6 +21,7 @@ class Asked:
     kills: int
     flips: int
     full_disks: int
+    machines: int
     completions: int
     symbolic: int
     files: int
@@ -42,7 +43,8 @@ class Outcome:
 def torture(asked: Asked, folder: Path) -> list[Outcome]:
     """Do what is asked in a folder. The cheap and quick comes last, since a run that fails should be seen first."""
     found: list[Outcome] = []
-    runs = kills.cases(folder) if asked.kills or asked.flips or asked.full_disks or asked.rewards else []
+    needs_runs = asked.kills or asked.flips or asked.full_disks or asked.machines or asked.rewards
+    runs = kills.cases(folder) if needs_runs else []
     if asked.kills:
         killed = kills.torture_by_kills(runs, folder, asked.kills, asked.seed)
         told = f"kills {killed.killed} resumed {killed.resumed} lost {killed.lost}"
@@ -54,6 +56,11 @@ def torture(asked: Asked, folder: Path) -> list[Outcome]:
         full = full_disk.torture_by_full_disks(runs, folder, asked.full_disks, asked.seed)
         told = f"full disks {full.filled} told {full.told} resumed {full.resumed}"
         found.append(Outcome(told, full.told == full.resumed == full.filled))
+    if asked.machines and nodes.can_make_machines():
+        lost = nodes.torture_by_lost_machines(folder / "sft" / "straight", folder, asked.machines, asked.seed)
+        found.append(Outcome(f"lost machines {lost.lost} recovered {lost.recovered}", lost.recovered == lost.lost))
+    elif asked.machines:
+        found.append(Outcome("lost machines not tried, for want of root or iproute2", is_good=True))
     if asked.rewards:
         count, good = rewards.torture_by_rewards(folder / "sft" / "straight", folder)
         harmed, right = rewards.torture_the_worker(WORKER_HARMS, asked.seed)
@@ -87,6 +94,7 @@ def main() -> None:
         ("kills", 100),
         ("flips", 100),
         ("full-disks", 20),
+        ("machines", 10),
         ("completions", 1_000_000),
         ("symbolic", 20_000),
         ("files", 20_000),

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.helpers.forked import run_doomed
 from tests.helpers.tiny_runs import (
     GREEDY_STAGE,
@@ -44,7 +45,7 @@ from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.loop import sample
 from diffpo.sampling.policy import load
 from diffpo.sampling.rules import EntropyBound
-from diffpo.training import rl_step, sft
+from diffpo.training import rl_setup, rl_step, sft
 from diffpo.training.policy_update import update_policy
 from diffpo.training.rl import run_rl
 from diffpo.training.rollouts import Batch, collect_batch
@@ -344,6 +345,31 @@ def test_denoiser_calls_are_all_canvases_that_the_denoiser_was_shown(
     run_rl(rl_recipe(base, *settings), tmp_path / "run")
     assert lines_of(tmp_path / "run")[-1]["denoiser_calls"] == canvases
     assert read_progress(checkpoints(tmp_path / "run")[-1]).denoiser_calls == canvases
+
+
+def test_a_controller_is_calibrated_in_parts_that_memory_has_room_for(
+    base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same statistics from calls of seven problems each as from one call of all."""
+    sizes: list[int] = []
+    predict = ModelDenoiser.predict
+
+    def spy(self: ModelDenoiser, canvas: Tensor, *arguments: Any) -> DenoiserOutput:
+        sizes.append(len(canvas))
+        return predict(self, canvas, *arguments)
+
+    monkeypatch.setattr(ModelDenoiser, "predict", spy)
+    found = []
+    for part in (256, 7):
+        tokens = load(base).denoiser.model.get_input_embeddings().num_embeddings
+        monkeypatch.setattr(rl_setup, "CALIBRATION_LOGITS", part * 16 * tokens + 3)
+        run_rl(rl_recipe(base, "budget.steps=1"), tmp_path / str(part))
+        found.append(weights_of(checkpoints(tmp_path / str(part))[-1]))
+    assert sizes[0] == 256 and sizes[sizes.index(7) :][:37] == [7] * 36 + [4]
+    assert found[0].keys() == found[1].keys()
+    one, many = (load_file(checkpoints(tmp_path / part)[-1] / "controller.safetensors") for part in ("256", "7"))
+    for name in one:
+        torch.testing.assert_close(many[name], one[name], rtol=1e-4, atol=1e-5)
 
 
 def test_a_budget_of_calls_ends_a_run_at_the_first_step_beyond_it(base: Path, tmp_path: Path) -> None:
