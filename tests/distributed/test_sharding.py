@@ -17,8 +17,9 @@ from tests.helpers.families import tiny_folder
 from tests.helpers.forked import Forked
 from tests.helpers.tiny_runs import RL, SFT, TASK, lines_of, weights_of
 from torch import distributed as dist
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffpo.core.errors import UserError
@@ -29,6 +30,7 @@ from diffpo.models.layers import blocks_of
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.models.manifest import MANIFEST, OPTIMIZER, PROGRESS
 from diffpo.models.model_paths import SHARDS, checkpoints
+from diffpo.models.shards import read_shards, shapes_of, write_shards
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import ParallelRecipe, PolicyOptimizerRecipe, RlRecipe, SftRecipe
 from diffpo.runs import checkpoint
@@ -183,6 +185,7 @@ def check_pieces(layout: str, folder: Path) -> None:
             check_passes(vocabulary, dtype, mesh)
     check_gathering(mesh)
     check_state(mesh)
+    check_failed_write(folder, mesh)
     dist.destroy_process_group()
 
 
@@ -295,6 +298,34 @@ def check_state(mesh: DeviceMesh) -> None:
     alone, plain = put_together(state, {name: tensor.shape for name, tensor in tensors.items()}, torch.nn.Linear(1, 1))
     assert not any(isinstance(tensor, DTensor) for tensor in plain.values()) and len(plain) == len(tensors)
     assert len(alone["policy"]["masters"]) == count
+
+
+def check_failed_write(folder: Path, mesh: DeviceMesh) -> None:
+    """What one process cannot write is told in all, by its reason; what it can is read back in parts or whole."""
+    tensor = distribute_tensor(torch.arange(12.0).view(3, 4), mesh, [Replicate(), Shard(0)])
+    with pytest.MonkeyPatch.context() as patch:
+        if current_process().rank == 1:
+            patch.setattr(HuggingFaceStorageWriter, "write_data", no_space)
+        with pytest.raises(OSError, match=r"^process 1: .*No space left on device"):
+            write_shards({"a": tensor}, folder / "full")
+    write_shards({"a": tensor}, folder / "shards")
+    assert shapes_of(folder / "shards") == {"a": (3, 4)}
+    part, all_of_it = torch.zeros_like(tensor), torch.zeros(3, 4, dtype=torch.float64)
+    read_shards(folder / "shards", {"a": part})
+    read_shards(folder / "shards", {"a": all_of_it})
+    assert torch.equal(local_of(part), local_of(tensor)) and all_of_it.flatten().tolist() == list(range(12))
+    with pytest.raises(UserError, match="cannot be read"):
+        read_shards(folder / "shards", {"b": all_of_it})
+    dist.barrier()
+
+
+def local_of(tensor: torch.Tensor) -> torch.Tensor:
+    assert isinstance(tensor, DTensor)
+    return tensor.to_local()
+
+
+def no_space(*_: Any, **__: Any) -> None:
+    raise OSError(28, "No space left on device")
 
 
 def go_on(layout: str, folder: Path, base: Path, run: Path) -> None:

@@ -229,7 +229,10 @@ def restore(checkpoint: Path, to_restore: Mapping[str, HasState], model: torch.n
     if lacking := [name for name in to_restore if name not in states]:
         raise UserError(f"{file} has no state of {', '.join(lacking)}; it belongs to another kind of run")
     if (checkpoint / SHARDS).is_dir():
-        states, tensors = put_together(states, shapes_of(checkpoint / SHARDS), model)
+        try:
+            states, tensors = put_together(states, shapes_of(checkpoint / SHARDS), model)
+        except KeyError as error:
+            raise UserError(f"{checkpoint / SHARDS} lacks {error}; remove {checkpoint} to go on before it") from error
         read_shards(checkpoint / SHARDS, tensors)
     for name, part in to_restore.items():
         try:
