@@ -3,7 +3,8 @@
 A model of 50 million parameters is trained for two steps of d1 on 1, 2 and 4 processes, sharded, and the bytes of its
 weights, gradients and moments in a rank are compared with the dry run's. With `--traffic BASE`, an SFT run's folder,
 four processes train it for `--steps` steps by a recipe of the demo's (`--recipe`), replicated and sharded: collectives
-a denoiser call, and the share of rollouts in which processes wait, by denoiser tokens.
+a denoiser call, and the share of rollouts in which processes wait, by denoiser tokens. `--dealing BASE` compares ways
+to deal a batch.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from torch.distributed.tensor import DTensor
 from torch.multiprocessing.spawn import spawn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from diffpo.core.randomness import generator_for
 from diffpo.distributed.process import current_process
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.models.loading import make_denoiser
@@ -34,9 +36,12 @@ from diffpo.recipes.tables import RlRecipe, SudokuTask
 from diffpo.runs.dry_run.communication import Layout
 from diffpo.runs.dry_run.size import measure_model
 from diffpo.runs.dry_run.summary import Needs, work_of
+from diffpo.runs.run_dir import find_run
+from diffpo.runs.run_lock import RunLock
+from diffpo.sampling.answering import answer_problems
 from diffpo.sampling.policy import Policy, save
 from diffpo.training.rl import run_rl
-from diffpo.training.rl_setup import RlState
+from diffpo.training.rl_setup import RlState, open_rl_run
 
 MEBI = 2**20
 SMALL_STEPS = ["rollout.prompts_per_step=4", "rollout.group_size=2", "budget={steps=2}", "objective.micro_batch_size=2"]
@@ -159,16 +164,47 @@ def compare_traffic(base: str, recipe: str, steps: int, size: int = 4) -> None:
         )
 
 
+def compare_dealing(base: str, recipe_name: str, steps: int, size: int = 4) -> None:
+    """Print what `size` processes would compute of the first batches: whole groups each, or every fourth completion."""
+    torch.set_num_threads(1)
+    recipe = load_recipe(RlRecipe, recipe_name, [f"base={json.dumps(base)}"])
+    with tempfile.TemporaryDirectory() as name, RunLock(Path(name) / "run") as lock:
+        state = open_rl_run(recipe, find_run(Path(name) / "run", recipe, False, False, lock), lock)
+        costs: dict[str, list[list[int]]] = {"all": [], "groups": [], "completions": []}
+        for step in range(steps):
+            count = recipe.rollout.prompts_per_step * recipe.rollout.group_size
+            problems = state.task.problems("train", recipe.rollout.prompts_per_step, step)
+            repeated = [problem for problem in problems for _ in range(recipe.rollout.group_size)]
+            seeds = torch.randint(2**62, (count,), generator=generator_for(recipe.seed, "rollout", step))
+            decoding = replace(state.decoding, temperature=recipe.rollout.temperature)
+
+            def tokens(rows: slice) -> int:
+                before = state.policy.denoiser.usage.tokens
+                answer_problems(state.policy, state.task, repeated, decoding, seeds, rows)  # noqa: B023
+                return state.policy.denoiser.usage.tokens - before
+
+            costs["all"].append([tokens(slice(None))])
+            costs["groups"].append([tokens(slice(count // size * i, count // size * (i + 1))) for i in range(size)])
+            costs["completions"].append([tokens(slice(i, None, size)) for i in range(size)])
+    for dealt in ("groups", "completions"):
+        idle = fmean(1 - fmean(found) / max(found) for found in costs[dealt])
+        slowest = fmean(size * max(found) / one for found, (one,) in zip(costs[dealt], costs["all"], strict=True))
+        print(f"{recipe_name}, {size} ranks, {dealt} dealt: idle {idle:.3f}, slowest {slowest:.2f} of an even share")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--traffic", metavar="BASE", help="an SFT run to train from")
+    parser.add_argument("--dealing", metavar="BASE", help="an SFT run to draw from")
     parser.add_argument("--recipe", default="tiny-diffpo")
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
     assert current_process().world_size == 1
     # Else the C library keeps what is freed, and a peak tells of its heap.
     os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**16)
-    if arguments.traffic:
+    if arguments.dealing:
+        compare_dealing(arguments.dealing, arguments.recipe, arguments.steps)
+    elif arguments.traffic:
         compare_traffic(arguments.traffic, arguments.recipe, arguments.steps)
     else:
         compare_memory()
