@@ -38,6 +38,7 @@ from diffpo.distributed.process import Process, current_process, rank_slice, req
 from diffpo.models.model_paths import METRICS, checkpoints
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import DeviceSettings, RlRecipe, SftRecipe
+from diffpo.runs import agreement
 from diffpo.runs.checkpoint import read_progress
 from diffpo.runs.device import configure_torch_, resolve_device
 from diffpo.sampling.policy import load
@@ -177,6 +178,11 @@ def share(folder: Path, base: Path) -> None:
     for name, overrides in (("mesh", ["parallel.shard=3"]), ("copies", ["parallel.shard=2", "parallel.replicate=2"])):
         found[name] = outcome(run_rl, rl_recipe(base, None, [*STOPPED, *overrides]), folder / "odd")
     found["again"] = outcome(run_rl, stopped, folder / "resumed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(agreement, "VISIBLE_WITHIN", 0.2)
+        if here.rank == 1:
+            patch.setattr(agreement, "RECIPE", "what another machine has")
+        found["apart"] = outcome(run_rl, stopped, folder / "apart")
     for name, error in (("ours", UserError("a grader's file is gone")), ("bug", RuntimeError("a bug"))):
         with pytest.MonkeyPatch.context() as patch:
             if here.rank == 1:
@@ -413,6 +419,8 @@ def test_prompts_that_cannot_be_shared_evenly_are_refused(folder: Path, outcomes
 def test_what_fails_in_one_process_ends_both(folder: Path, outcomes: dict[str, list[str]]) -> None:
     assert outcomes["again"] == [outcomes["again"][0]] * 2
     assert outcomes["again"][0].startswith("UserError") and "already holds a run" in outcomes["again"][0]
+    told = "UserError: process 1 does not see {}; a run's folder must be on a file system that all its machines share"
+    assert outcomes["apart"] == [told.format(folder / "apart")] * 2
     assert outcomes["ours"] == ["UserError: a grader's file is gone"] * 2
     assert outcomes["bug"] == ["PeerFailedError: process 1 failed: RuntimeError: a bug", "RuntimeError: a bug"]
     assert outcomes["nan"] == ["NonFiniteLossError: the gradient's norm is nan"] * 2

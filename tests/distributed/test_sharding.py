@@ -415,10 +415,12 @@ def test_a_bfloat16_run_in_shards_keeps_its_masters(base: Path, tmp_path: Path) 
     last = checkpoints(run)[-1]
     assert {tensor.dtype for tensor in load_file(last / "model.safetensors").values()} == {torch.bfloat16}
     assert json.loads((last / "config.json").read_text())["dtype"] == "bfloat16"
+    stored = torch.load(last / "optimizer.pt", weights_only=True)["policy"]
+    assert len(stored.get("masters", ())) == len(load_file(last / "model.safetensors"))
     denoiser = load_folder(last, torch.bfloat16, "cpu").denoiser
     optimizer = policy_optimizer(denoiser.model, PolicyOptimizerRecipe(lr=0.01))
     restore(last, {"policy": optimizer}, denoiser.model)
-    masters = optimizer.state_dict()["masters"]
+    masters = optimizer.state_dict()["masters"]  # of one process, whose weights are bfloat16
     assert {master.dtype for master in masters} == {torch.float32}
     assert any(bool((master != master.bfloat16()).any()) for master in masters), "or nothing more than the weights"
     for parameter, master in zip(denoiser.model.parameters(), masters, strict=True):

@@ -1,6 +1,7 @@
 """Processes of one run must have been started with the same things, or they would train something that nobody named."""
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,13 +12,17 @@ from diffpo.core.errors import UserError
 from diffpo.distributed.collectives import all_gather_json, raise_on_all_ranks
 from diffpo.distributed.process import current_process
 from diffpo.models.fingerprint import fingerprint
-from diffpo.models.model_paths import model_folder
+from diffpo.models.model_paths import RECIPE, model_folder
 from diffpo.recipes import dump_recipe
 from diffpo.recipes.strict import Strict
 from diffpo.tasks.base import Task
 
 LOOKED_AT = 256
 """Train problems that stand for a data file."""
+
+
+VISIBLE_WITHIN = 30.0
+"""Seconds within which a network's file system shows on one machine what another has written."""
 
 
 def require_same_start(recipe: Strict) -> None:
@@ -43,6 +48,17 @@ def require_same_questions(questions: Sequence[str], model: str) -> None:
         with raise_on_all_ranks():
             weights = fingerprint(model_folder(Path(model)))
         _require_same({}, {"data": "\0".join(questions), "model": weights})
+
+
+def require_shared_folder(run: Path) -> None:
+    """Raise UserError, in all processes, where one does not see the folder that the first has made for the run."""
+    with raise_on_all_ranks():
+        until = time.monotonic() + VISIBLE_WITHIN
+        while not (run / RECIPE).is_file():
+            if time.monotonic() > until:
+                who = f"process {current_process().rank} does not see {run}"
+                raise UserError(f"{who}; a run's folder must be on a file system that all its machines share")
+            time.sleep(0.1)
 
 
 def _require_same(shown: Mapping[str, str], hidden: Mapping[str, str]) -> None:

@@ -34,7 +34,7 @@ from diffpo.recipes.parts import (
 )
 from diffpo.recipes.tables import ExpertIterationObjective, RlRecipe, base_bits
 from diffpo.recipes.tasks import checked_task
-from diffpo.runs.agreement import require_same_inputs
+from diffpo.runs.agreement import require_same_inputs, require_shared_folder
 from diffpo.runs.checkpoint import HasState, restore
 from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
 from diffpo.runs.memory_check import check_memory
@@ -108,6 +108,7 @@ def open_rl_run(recipe: RlRecipe, run: Run, lock: RunLock, adapt_task: AdaptTask
         check_base(run, recipe.base)
     require_same_inputs(task, recipe.base)
     on_rank_zero(open_run, run, recipe, lock)
+    require_shared_folder(run.path)
     with raise_on_all_ranks():
         state = prepare(recipe, run, start, adapt_task)
     if run.progress.step == 0 and isinstance(state.policy.controller, Controller):

@@ -31,7 +31,7 @@ from diffpo.models.model_paths import model_folder
 from diffpo.models.tokenizer import char_tokenizer
 from diffpo.recipes.tables import EarlyStopping, SftRecipe, TinyModel, base_bits
 from diffpo.recipes.tasks import checked_task
-from diffpo.runs.agreement import require_same_inputs, require_same_start
+from diffpo.runs.agreement import require_same_inputs, require_same_start, require_shared_folder
 from diffpo.runs.checkpoint import RunProgress, restore, save_checkpoint
 from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
 from diffpo.runs.interrupt import interruptible
@@ -98,6 +98,7 @@ def _train(recipe: SftRecipe, run: Run, lock: RunLock, on_step: OnStep | None) -
         base = None if recipe.base is None else fingerprint(model_folder(Path(recipe.base)))
     require_same_inputs(task, recipe.base)
     on_rank_zero(open_run, run, recipe, lock)
+    require_shared_folder(run.path)
     task = filtered_task(recipe, task, policy)
     denoiser = configure_model_(policy.denoiser, recipe)
     shard_model_(denoiser, recipe)
