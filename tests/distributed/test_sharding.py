@@ -413,6 +413,7 @@ def test_a_bfloat16_run_in_shards_keeps_its_masters(base: Path, tmp_path: Path) 
     run = tmp_path / "run"
     in_processes("1x2", tmp_path, train_bfloat16, base, run, 3)
     last = checkpoints(run)[-1]
+    assert (last / "model.safetensors").exists()
     assert {tensor.dtype for tensor in load_file(last / "model.safetensors").values()} == {torch.bfloat16}
     assert json.loads((last / "config.json").read_text())["dtype"] == "bfloat16"
     stored = torch.load(last / "optimizer.pt", weights_only=True)["policy"]
