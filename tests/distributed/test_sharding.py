@@ -226,6 +226,9 @@ def check_passes(vocabulary: int, dtype: torch.dtype, mesh: DeviceMesh) -> None:
     assert {p.dtype for p in sharded.model.parameters()} == {torch.float32}, "its weights are its masters"
     own = slice(2 * rank, 2 * rank + 2)
     expected = logp_of(whole_one, slice(None))
+    with torch.no_grad():  # before any phase
+        assert torch.equal(logp_of(sharded, own), expected.detach().view(4, 9)[own].flatten())
+        assert not isinstance(sharded.model.get_output_embeddings().weight, DTensor), "the head is there to be read"
     with gathered(sharded.model), torch.no_grad():
         for _ in range(1 + 2 * rank):  # another number of calls in each process
             found = logp_of(sharded, own)
