@@ -11,7 +11,7 @@ from diffpo.core.errors import UserError
 from diffpo.core.options import ScoredTokens
 from diffpo.core.rollout import Rollout
 from diffpo.distributed.collectives import all_gather_columns, all_gather_json, raise_on_all_ranks
-from diffpo.distributed.process import rank_slice
+from diffpo.distributed.process import current_process, rank_slice
 from diffpo.distributed.sharding import gathered
 from diffpo.objective.advantages import Advantage
 from diffpo.objective.rewards import standardized_apart
@@ -20,6 +20,7 @@ from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy
 from diffpo.tasks.base import Grade, Problem, Task
 from diffpo.tasks.custom_reward import PART
+from diffpo.training.dealing import dealt_evenly
 
 
 @dataclass(frozen=True)
@@ -144,18 +145,26 @@ def collect_batch(
     `scored_tokens`: those up to and including the first stop token, or all that were drawn. `entropy_bound`: one for
     each completion, in place of the rule's.
 
-    Of several processes each draws and grades the completions of its slice of the problems; then all have all of them.
+    Of several processes each draws and grades the completions of its share of the problems; then all have all of them.
+    Where bounds are given, which say who takes many calls, each gets as many slow ones as the others.
     """
     repeated = [problem for problem in problems for _ in range(group_size)]
     seeds = torch.randint(2**62, (len(repeated),), generator=generator)
+    rows = torch.arange(len(repeated))
+    if entropy_bound is not None and (size := current_process().world_size) > 1:
+        order = dealt_evenly(-entropy_bound.view(-1, group_size).mean(dim=1), size)
+        rows = rows.view(-1, group_size)[order].flatten()
+        entropy_bound = entropy_bound[rows]
     tokens_before = policy.denoiser.usage.tokens
     with gathered(policy.denoiser.model), raise_on_all_ranks():
         own = rank_slice(len(repeated), group_size)
-        rollout, grades = answer_problems(policy, task, repeated, decoding, seeds, own, entropy_bound)
+        dealt = [repeated[row] for row in rows.tolist()]
+        rollout, grades = answer_problems(policy, task, dealt, decoding, seeds[rows], own, entropy_bound)
     found = all_gather_columns(
         {field.name: getattr(rollout, field.name) for field in fields(rollout)}
         | {name: torch.tensor(column, device=rollout.nfe.device) for name, column in _columns(grades).items()}
     )
+    found = {name: column[rows.argsort().to(column.device)] for name, column in found.items()}
     rollout = Rollout(**{field.name: found.pop(field.name) for field in fields(rollout)})
     parts = {name: column.view(-1, group_size) for name, column in found.items()}
     grade, is_solved, has_failed = (parts.pop(name) for name in ("grade", "is_solved", "has_failed"))
