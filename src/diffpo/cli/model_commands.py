@@ -87,17 +87,20 @@ def sample(
 
 
 def merge(
-    model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", exists=True, file_okay=False)],
+    model_dir: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL_DIR", help="A run or its checkpoint.", exists=True, file_okay=False),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Where the model goes.", file_okay=False)],
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Of the weights. [default: that of the base]"),
+        typer.Option(help="Of the weights. [default: the base's, or the one that a sharded run computed in]"),
     ] = None,
     base: Annotated[
         str | None, typer.Option(help="The adapter's base, if it is not where it was.", metavar="DIR")
     ] = None,
 ) -> None:
-    """Make one model of an adapter and its base."""
+    """Make one published folder of an adapter and its base, or of a sharded run's checkpoint."""
     import torch
 
     from diffpo.runs.merge import run_merge

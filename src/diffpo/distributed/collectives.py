@@ -30,6 +30,7 @@ PATIENCE = timedelta(hours=2)
 torchrun ends the others long before that."""
 JOINING = timedelta(minutes=5)
 """How long a process waits for the others to start: one that died before it joined would never come."""
+LOST_PEER = "another process of this run has ended; what was checkpointed stays, and --resume goes on"
 BUCKET = 2**25
 """Number of float32 elements that are summed at a time: 128 MiB."""
 
@@ -59,8 +60,18 @@ def process_group() -> Iterator[None]:
             f"the processes of this run have not found each other within {minutes:g} minutes ({error})"
         ) from error
     _set_pg_timeout(PATIENCE)  # torch has no public way; torchtitan does the same
-    yield
+    try:
+        yield
+    except RuntimeError as error:  # of a collective that FSDP makes
+        if not _is_of_a_connection(error):
+            raise
+        raise PeerFailedError(LOST_PEER) from error
     dist.destroy_process_group()
+
+
+def _is_of_a_connection(error: RuntimeError) -> bool:
+    """Return whether an error is of the connection between processes, as gloo and NCCL tell it."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def _would_share_stale_keys() -> bool:
@@ -161,7 +172,7 @@ def _explain_lost_peers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise PeerFailedError(f"another process of this run has ended ({error})") from error
+        raise PeerFailedError(LOST_PEER) from error
 
 
 @contextmanager

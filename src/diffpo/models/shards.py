@@ -94,6 +94,7 @@ def export_weights(folder: Path, out: Path, dtype: torch.dtype) -> None:
         state = {name: torch.empty(shapes[OF_MODEL + name], dtype=dtype) for name in names}
         read_shards(folder / SHARDS, {OF_MODEL + name: tensor for name, tensor in state.items()})
         save_file(state, out / file, metadata={"format": "pt"})
+        (out / file).chmod((folder / CONFIG).stat().st_mode)  # the library lets nobody else read it
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         (out / WEIGHTS_INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")

@@ -6,6 +6,7 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from diffpo.core.errors import UserError
+from diffpo.core.output import say
 from diffpo.distributed.process import current_process
 from diffpo.distributed.sharding import REPLICATE, SHARD, shard_
 from diffpo.models.denoiser import ModelDenoiser
@@ -13,6 +14,7 @@ from diffpo.models.layers import blocks_of
 from diffpo.recipes.tables import RlRecipe, SftRecipe, base_bits
 from diffpo.runs.dry_run.communication import Layout
 from diffpo.runs.dry_run.machine import PROMPT_TOKENS
+from diffpo.runs.dry_run.sharding import QUANTISED
 from diffpo.runs.dry_run.size import measure_model
 from diffpo.runs.dry_run.summary import GIB, Needs, work_of
 
@@ -32,7 +34,9 @@ def shard_model_(denoiser: ModelDenoiser, recipe: RlRecipe | SftRecipe) -> None:
     if shard == 1:
         return
     if base_bits(recipe):
-        raise UserError("parallel.shard cannot divide a quantised model (lora.bits); leave one of the two out")
+        raise UserError(QUANTISED)
+    if current_process().is_main and any(parameter.requires_grad for parameter in model.parameters()):
+        say(f"the model is divided among {shard} processes, {replicate} time{'s' if replicate > 1 else ''}")
     model.config.dtype = model.dtype  # what it computes in: its weights may become float32
     mesh: DeviceMesh = init_device_mesh(model.device.type, (replicate, shard), mesh_dim_names=(REPLICATE, SHARD))
     shard_(model, blocks_of(model), mesh)

@@ -33,13 +33,15 @@ class ProgressBar:
 
     On a terminal it is one live bar. Elsewhere it prints lines at least `min_gap` and at most `max_gap` seconds apart:
     when no update comes, a thread prints which step is still being worked on. Of several processes only the first
-    prints. `unit` is what is counted. Where nobody reads the output any more, the loop goes on without it.
+    prints. `unit` is what is counted, and `done` how many were done before. Where nobody reads the output any more, the
+    loop goes on without it.
     """
 
     def __init__(
-        self, label: str, total: int, *, unit: str = "step", min_gap: float = 2.0, max_gap: float = 8.0
+        self, label: str, total: int, *, unit: str = "step", done: int = 0, min_gap: float = 2.0, max_gap: float = 8.0
     ) -> None:
         self._label, self._total, self._unit, self._min_gap, self._max_gap = label, total, unit, min_gap, max_gap
+        self._done = done
         self._warned: set[str] = set()
 
     def __enter__(self) -> "ProgressBar":
@@ -47,9 +49,9 @@ class ProgressBar:
         if not current_process().is_main:
             self._display = _Silence()
         elif sys.stdout is not None and sys.stdout.isatty():
-            self._display = _LiveBar(self._label, self._total, self._unit)
+            self._display = _LiveBar(self._label, self._total, self._unit, self._done)
         else:
-            self._display = _Lines(self._label, self._total, self._unit, self._min_gap, self._max_gap)
+            self._display = _Lines(self._label, self._total, self._unit, self._done, self._min_gap, self._max_gap)
         return self
 
     def update(self, step: int, **metrics: Metric) -> None:
@@ -80,7 +82,7 @@ class _Silence:
 
 
 class _LiveBar:
-    def __init__(self, label: str, total: int, unit: str) -> None:
+    def __init__(self, label: str, total: int, unit: str, done: int) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
@@ -94,7 +96,7 @@ class _LiveBar:
             TextColumn("{task.fields[metrics]}", markup=False),
         )
         with survive_closed("stdout"):
-            self._task = self._bar.add_task(printable(label), total=total, metrics="")
+            self._task = self._bar.add_task(printable(label), total=total, completed=done, metrics="")
             self._bar.start()
 
     def show(self, step: int, metrics: Mapping[str, Metric]) -> None:
@@ -111,15 +113,15 @@ class _LiveBar:
 
 
 class _Lines:
-    def __init__(self, label: str, total: int, unit: str, min_gap: float, max_gap: float) -> None:
+    def __init__(self, label: str, total: int, unit: str, done: int, min_gap: float, max_gap: float) -> None:
         self._label, self._total, self._unit, self._min_gap, self._max_gap = label, total, unit, min_gap, max_gap
         self._start = self._updated = time.monotonic()
         self._printed = float("-inf")
-        self._step, self._pending = 0, ""
+        self._step, self._pending = done, ""
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._print_when_quiet, name=f"progress of {label}", daemon=True)
-        self._print(f"{label}: {unit} 0/{total}")
+        self._print(f"{label}: {f'goes on at {unit}' if done else unit} {done}/{total}")
         self._thread.start()
 
     def show(self, step: int, metrics: Mapping[str, Metric]) -> None:

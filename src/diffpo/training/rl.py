@@ -66,7 +66,12 @@ def _train(recipe: RlRecipe, run: Run, lock: RunLock, on_step: OnStep | None, ad
     unit = "step" if recipe.budget.steps else "denoiser call"
 
     with (
-        ProgressBar(f"rl {out.name}", recipe.budget.steps or recipe.budget.denoiser_calls or 0, unit=unit) as bar,
+        ProgressBar(
+            f"rl {out.name}",
+            recipe.budget.steps or recipe.budget.denoiser_calls or 0,
+            unit=unit,
+            done=step if recipe.budget.steps else calls_before,
+        ) as bar,
         interruptible() as interrupt,
     ):
         while (share := spent(recipe.budget, step, calls)) < 1:

@@ -107,7 +107,7 @@ def _train(recipe: SftRecipe, run: Run, lock: RunLock, on_step: OnStep | None) -
         restore(run.checkpoint, optimizers, denoiser.model)
 
     step, is_finished = run.progress.step, False
-    with ProgressBar(f"sft {out.name}", recipe.steps) as bar, interruptible() as interrupt:
+    with ProgressBar(f"sft {out.name}", recipe.steps, done=step) as bar, interruptible() as interrupt:
         while not is_finished:
             targets, counts = targets_of(recipe, task, policy.tokenizer, step)
             noise = draw_noise(targets, recipe.weighting, generator_for(recipe.seed, "mask", step))

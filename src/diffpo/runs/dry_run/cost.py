@@ -153,6 +153,8 @@ def forward_seconds(model: Model, call: Call, device: Accelerator, head_bytes: N
     """Return the seconds of a call's forward passes; `head_bytes` are moved for each logit."""
     size, layer = model.size, model.layer
     tokens, outputs = call.canvases * call.tokens, call.canvases * call.outputs
+    if not tokens:  # a pilot whose updates had nothing to learn from
+        return 0
     layers = (size.layers - 1) + outputs / tokens
     moved = tokens * layers * (layer.width * size.width + layer.hidden * size.hidden)
     moved += outputs * size.vocabulary * head_bytes

@@ -34,6 +34,11 @@ def machine_for(
     if pilot is not None and isinstance(recipe, SftRecipe):
         raise UserError("--pilot tells the denoiser calls of rollouts, which SFT has none of; leave it out")
     told = read_pilot(pilot) if pilot is not None else None
+    if told is not None and told.task != recipe.task.kind:
+        raise UserError(
+            f"--pilot {pilot} was trained on {told.task}, and this recipe's task is {recipe.task.kind}, whose prompts "
+            "and calls are others; name a run on the same task"
+        )
     tokens = prompt_tokens or (told.prompt_tokens if told is not None else PROMPT_TOKENS)
     nodes, devices = layout
     found = _measured(recipe, tokens, layout, told) if device == CPU else named_accelerator(device)

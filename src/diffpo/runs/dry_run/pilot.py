@@ -18,6 +18,8 @@ class Pilot:
     """Means over the steps of a run."""
 
     name: str
+    task: str
+    """The kind of its task."""
     nfe: float
     """Denoiser calls of a completion."""
     shown: float
@@ -48,6 +50,7 @@ def read_pilot(folder: Path) -> Pilot:
     asked = work.pass_tokens * work.passes
     return Pilot(
         name=str(folder),
+        task=recipe.task.kind,
         nfe=nfe,
         shown=min(1.0, canvases / (completions * nfe)) if is_shared else 1.0,
         updated=min(1.0, fmean(line["update_tokens"] for line in later) / asked) if asked else 1.0,

@@ -7,6 +7,7 @@ from diffpo.runs.dry_run.communication import Layout
 from diffpo.runs.dry_run.memory import FLOAT32, Parts, bytes_per_number
 from diffpo.runs.dry_run.size import Size
 
+QUANTISED = "parallel.shard cannot divide a quantised model (lora.base_bits); leave one of the two out"
 GATHERED_BLOCKS = 2
 """Blocks that are whole at a time: one is computed, the next one arrives."""
 

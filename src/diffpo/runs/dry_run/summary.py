@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 
 from diffpo.core.errors import UserError
 from diffpo.recipes import dump_recipe
-from diffpo.recipes.tables import CustomEstimator, RlRecipe, SftRecipe
+from diffpo.recipes.tables import CustomEstimator, RlRecipe, SftRecipe, base_bits
 from diffpo.recipes.tasks import downloads
 from diffpo.runs.dry_run import memory
 from diffpo.runs.dry_run.accelerators import GIGA, MEMORY_SHARE, PRODUCT_SHARE, TERA, Accelerator, Number
 from diffpo.runs.dry_run.bill import Bill, bill
 from diffpo.runs.dry_run.communication import Layout
 from diffpo.runs.dry_run.pilot import Pilot
-from diffpo.runs.dry_run.sharding import gathered_bytes, shard_bytes, shard_sizes
+from diffpo.runs.dry_run.sharding import QUANTISED, gathered_bytes, shard_bytes, shard_sizes
 from diffpo.runs.dry_run.size import Size, is_elsewhere, size_of
 from diffpo.runs.dry_run.work import Work, arithmetic, has_reference, rl_work, sft_work
 
@@ -69,9 +69,11 @@ class Needs:
         parallel = self.recipe.parallel
         if parallel.shard != "auto" or parallel.replicate != "auto":
             shard, _ = parallel.layout_of(self.devices)
+            if shard > 1 and base_bits(self.recipe):
+                raise UserError(QUANTISED)
             return replace(self, layout=replace(self.layout, shard=shard))
         found = self
-        for shard in shard_sizes(self.layout):
+        for shard in shard_sizes(self.layout) if not base_bits(self.recipe) else ():
             found = replace(self, layout=replace(self.layout, shard=shard))
             if found.peak_bytes <= (1 - FRAMEWORK_SHARE) * device_memory * GIB:
                 break
@@ -156,7 +158,8 @@ def fits(needs: Needs, capacity: Number) -> str:
     if peak <= capacity:
         return f"fits in {capacity:.4g} GiB with {capacity - peak:.1f} GiB left, {how}"
     return (
-        f"does not fit in {capacity:.4g} GiB: it needs {peak:.1f}, {how}; take more or larger devices, an adapter "
+        f"does not fit in {capacity:.4g} GiB: it needs {peak:.1f}, {how}; take "
+        f"{'a larger parallel.shard, ' if shard < needs.devices else ''}more or larger devices, an adapter "
         "(lora), or smaller micro-batches (micro_batch_size, rollout.max_in_flight)"
     )
 
