@@ -91,6 +91,14 @@ RECIPES: dict[str, tuple[type[SftRecipe] | type[RlRecipe], str | None, list[str]
         "tiny-dmpo",
         [*SMALL, "objective.baseline=unbias", "objective.micro_batch_size=3", "budget={steps=5}", "base=LLADA"],
     ),
+    "dmpo, ties dropped": (
+        RlRecipe,
+        "tiny-dmpo",
+        [
+            *(*SMALL, "task.cell_credit=0", "objective.drop_zero_std_groups=true", "rollout.group_size=2"),
+            *("budget={steps=5}", "base=LLADA"),
+        ],
+    ),
     "right answers": (
         RlRecipe,
         "tiny-any-speed",
@@ -110,7 +118,15 @@ CASES = {
     "4x1": ["sft", "joint", "lora, Dream"],
     "1x2": [*RECIPES],
     "1x4": ["sft", "joint", "dmpo", "lora, Dream"],
-    "2x2": ["sft of Dream by Muon", "joint, one policy", "joint, Dream", "d1", "d1, ties dropped", "lora"],
+    "2x2": [
+        "sft of Dream by Muon",
+        "joint, one policy",
+        "joint, Dream",
+        "d1",
+        "d1, ties dropped",
+        "dmpo, ties dropped",
+        "lora",
+    ],
 }
 """What each layout is tested with; all with all take minutes (ALL_LAYOUTS=1)."""
 if os.environ.get("ALL_LAYOUTS"):
@@ -319,6 +335,19 @@ def check_failed_write(folder: Path, mesh: DeviceMesh) -> None:
     assert torch.equal(local_of(part), local_of(tensor)) and all_of_it.flatten().tolist() == list(range(12))
     with pytest.raises(UserError, match="cannot be read"):
         read_shards(folder / "shards", {"b": all_of_it})
+    dist.barrier()
+    if current_process().rank == 0:  # what torch does not look at: it would leave memory as it was
+        first, second = sorted((folder / "shards").glob("*.safetensors"))
+        moved = first.rename(folder / first.name)
+        with pytest.raises(UserError, match=r"shards lacks parts of a, or has foreign ones; fetch it again$"):
+            shapes_of(folder / "shards")
+        moved.rename(first)
+        moved = second.rename(folder / second.name)
+        assert shapes_of(folder / "shards") == {"a": (2, 4)}, "which is not the model's"
+        moved.rename(second)
+        shutil.copy(first, folder / "shards" / "foreign.safetensors")
+        with pytest.raises(UserError, match="or has foreign ones"):
+            shapes_of(folder / "shards")
     dist.barrier()
 
 

@@ -299,6 +299,36 @@ def test_a_pilot_tells_calls_canvases_and_prompts(tmp_path: Path) -> None:
     assert (pilot.nfe, pilot.shown, pilot.prompt_tokens, pilot.seconds) == (20, 0.5, 44, 2.5)
 
 
+@pytest.mark.parametrize(
+    "harm",
+    [{"nfe": float("nan")}, {"nfe": 0}, {"nfe": "x"}, {"nfe": 1e400}, {"denoiser_calls": 7}, {"seconds": None}],
+)
+def test_a_pilot_that_tells_nothing_is_a_sentence(harm: dict[str, Any], tmp_path: Path) -> None:
+    folder = write_pilot(tmp_path / "pilot", nfe=20.0)
+    lines = [json.dumps(line | harm) for line in pilot_lines(20.0)]
+    (folder / METRICS).write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"that tells nothing .*name another run$"):
+        read_pilot(folder)
+
+
+def test_a_pilot_that_learned_nothing_has_updates_of_no_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_pilot(tmp_path / "pilot", nfe=20.0)
+    lines = [json.dumps(line | {"update_tokens": 0}) for line in pilot_lines(20.0)]
+    (folder / METRICS).write_text("\n".join(lines))
+    told = said(
+        capsys, ["rl", "diffpo+llada-8b+gsm8k", *WHOLE_8B, "--dry-run", "--devices", "8", "--pilot", str(folder)]
+    )
+    assert "a step, computed" in told
+
+
+def test_a_pilot_of_another_task_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_pilot(tmp_path / "pilot", nfe=20.0)
+    told = said(capsys, ["rl", "diffpo+llada-8b+math500", *WHOLE_8B, "--dry-run", "--pilot", str(folder)], code=2)
+    assert "was trained on gsm8k, and this recipe's task is math500" in told
+
+
 def test_a_pilots_calls_are_those_of_the_bill(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_pilot(tmp_path / "pilot", nfe=20.0)
     recipe = ["rl", "diffpo+llada-8b+gsm8k", *WHOLE_8B, "--dry-run", "--devices", "8", "--nodes", "2"]

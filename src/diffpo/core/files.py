@@ -132,7 +132,7 @@ def check_writable(path: Path, option: str = "--out", is_folder: bool = False, b
 
 def _holds_model(folder: Path) -> bool:
     has_config = any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
-    return has_config and next(folder.glob("*.safetensors"), None) is not None
+    return has_config and ((folder / "shards").is_dir() or next(folder.glob("*.safetensors"), None) is not None)
 
 
 @contextmanager

@@ -59,6 +59,9 @@ def process_group() -> Iterator[None]:
         raise PeerFailedError(
             f"the processes of this run have not found each other within {minutes:g} minutes ({error})"
         ) from error
+    except ValueError as error:
+        address = ", ".join(f"{name}={os.environ[name]!r:.60}" for name in ("MASTER_ADDR", "MASTER_PORT"))
+        raise UserError(f"the environment has {address}, where no processes can meet; start it by torchrun") from error
     _set_pg_timeout(PATIENCE)  # torch has no public way; torchtitan does the same
     try:
         yield

@@ -142,6 +142,11 @@ def merge_adapter(model: PreTrainedModel) -> PreTrainedModel:
     return plain.eval()
 
 
+def has_adapter(model: PreTrainedModel) -> bool:
+    """Return whether an adapter has been put on a model."""
+    return bool(getattr(model, "_hf_peft_config_loaded", False))
+
+
 def is_factor(name: str) -> bool:
     """Return whether a weight's name is that of an adapter's."""
     return re.search(FACTORS, name) is not None

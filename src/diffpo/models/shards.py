@@ -25,6 +25,9 @@ from diffpo.models.model_paths import CONFIG, SHARDS, WEIGHTS_INDEX, first_line,
 
 OF_MODEL = "model."
 """What the names of weights begin with."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+UNREADABLE = (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What damaged files make the reader raise."""
 LARGEST_FILE = 5 * 10**9
 """Bytes of a file of exported weights."""
 
@@ -48,7 +51,7 @@ def read_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # each reads for itself
             state_dict_loader.load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
-    except (CheckpointException, OSError, SafetensorError, ValueError, KeyError) as error:
+    except (CheckpointException, *UNREADABLE) as error:
         raise UserError(f"{folder} cannot be read ({first_line(error)}); fetch it again") from error
 
 
@@ -56,10 +59,26 @@ def shapes_of(folder: Path) -> dict[str, torch.Size]:
     """Return the shapes of all tensors in a folder of shards, whole. Raises UserError for files that cannot be read."""
     try:
         metadata = HuggingFaceStorageReader(str(folder)).read_metadata()
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{folder} cannot be read ({first_line(error)}); fetch it again") from error
-    found = metadata.state_dict_metadata
-    return {name: entry.size for name, entry in found.items() if isinstance(entry, TensorStorageMetadata)}
+    found = {
+        name: entry for name, entry in metadata.state_dict_metadata.items() if isinstance(entry, TensorStorageMetadata)
+    }
+    if broken := [name for name, entry in found.items() if not _is_whole(entry)]:
+        raise UserError(f"{folder} lacks parts of {join_names(broken)}, or has foreign ones; fetch it again")
+    return {name: entry.size for name, entry in found.items()}
+
+
+def _is_whole(entry: TensorStorageMetadata) -> bool:
+    """Return whether the stored parts of a tensor are floating-point numbers and cover it once: torch does not look."""
+    parts = {tuple(part.offsets): part.sizes.numel() for part in entry.chunks}
+    is_inside = all(offset >= 0 for offsets in parts for offset in offsets)
+    covered = sum(part.sizes.numel() for part in entry.chunks)
+    return is_inside and len(parts) == len(entry.chunks) and covered == entry.size.numel() and _is_float(entry)
+
+
+def _is_float(entry: TensorStorageMetadata) -> bool:
+    return entry.properties.dtype in DTYPES.values()
 
 
 def load_shards(model: PreTrainedModel, folder: Path, dtype: torch.dtype | None, device: str | torch.device) -> None:
@@ -101,6 +120,11 @@ def export_weights(folder: Path, out: Path, dtype: torch.dtype) -> None:
 
 
 def dtype_of(folder: Path) -> torch.dtype:
-    """Return the dtype that the model in a checkpoint of shards computes in: its weights are float32 there."""
-    found = getattr(torch, str(read_json(folder / CONFIG).get("dtype")), torch.float32)
-    return found if isinstance(found, torch.dtype) else torch.float32
+    """Return the dtype that the model in a checkpoint of shards computes in: its weights are float32 there.
+
+    Raises UserError for one that no run computes in.
+    """
+    name = str(read_json(folder / CONFIG).get("dtype"))
+    if name not in DTYPES:
+        raise UserError(f"{folder / CONFIG} says dtype {name:.40}, and shards have {', '.join(DTYPES)}; fetch it again")
+    return DTYPES[name]

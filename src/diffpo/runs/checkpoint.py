@@ -16,7 +16,7 @@ from diffpo.core.files import flush_entry, flush_tree
 from diffpo.distributed.collectives import on_rank_zero
 from diffpo.distributed.process import current_process
 from diffpo.distributed.sharding import drop_gathered_, is_sharded, whole
-from diffpo.models.adapters import is_factor
+from diffpo.models.adapters import has_adapter, is_factor
 from diffpo.models.manifest import HAS_MANIFEST, MANIFEST, OPTIMIZER, PROGRESS, problems_of, write_manifest
 from diffpo.models.model_paths import CHECKPOINT, METRICS, RECIPE, SHARDS, checkpoints, first_line
 from diffpo.models.shards import dtype_of, export_weights, read_shards, shapes_of, write_shards
@@ -75,12 +75,12 @@ def save_checkpoint(
     states: dict[str, Any] = {name: part.state_dict() for name, part in to_restore.items()}
     weights: Mapping[str, torch.Tensor] | None = None
     shards: Mapping[str, torch.Tensor] = {}
-    if is_sharded(model) and all(parameter.requires_grad for parameter in model.parameters()):
-        states, shards = take_apart(states, model)
-        weights = {}
-    elif is_sharded(model):  # an adapter is small
+    if is_sharded(model) and has_adapter(model):  # which is small
         states = gather_state(states)
         weights = {name: whole(value) for name, value in model.state_dict().items() if is_factor(name)}
+    elif is_sharded(model):
+        states, shards = take_apart(states, model)
+        weights = {}
     with explain_failed_save(run):
         try:
             on_rank_zero(_begin, temporary, policy, states, weights)

@@ -6,7 +6,7 @@ virtual machines that announce AMX and then forbid it the process dies of an ill
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import torch
@@ -20,12 +20,15 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients of the iteration that is steepest at zero (Jordan et al. 2024): after five steps all singular values are
 near 1, between about 0.7 and 1.2, but do not converge to it."""
 ITERATIONS = 5
+AT_A_TIME = 2**24
+"""How many numbers are orthogonalised at a time, or one matrix: five times their memory is needed meanwhile."""
 RMS = 0.2
 """Root mean square of an update before the learning rate, about that of a usual AdamW (arXiv 2502.16982)."""
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised. It takes matrices only; matrices of one shape are updated together.
+    """Nesterov momentum, orthogonalised. It takes matrices only; matrices of one shape are updated together, as many as
+    `AT_A_TIME` says.
 
     Of a sharded model each process does that for all of a matrix, and keeps its part.
     """
@@ -42,11 +45,12 @@ class Muon(torch.optim.Optimizer):
                     by_shape[parameter.shape].append(parameter)
             for shape, parameters in by_shape.items():
                 step = group["lr"] * RMS * math.sqrt(max(shape))
-                directions = [whole(self._direction(parameter)) for parameter in parameters]
-                updates = orthogonalise(torch.stack(directions).float())
-                for parameter, update in zip(parameters, updates, strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.sub_(spread(update, like=parameter), alpha=step)
+                for some in batched(parameters, max(1, AT_A_TIME // shape.numel())):
+                    directions = [whole(self._direction(parameter)) for parameter in some]
+                    updates = orthogonalise(torch.stack(directions).float())
+                    for parameter, update in zip(some, updates, strict=True):
+                        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                        parameter.sub_(spread(update, like=parameter), alpha=step)
 
     def _direction(self, parameter: Tensor) -> Tensor:
         """Update the parameter's momentum; return Nesterov's direction, the gradient mixed with the new momentum."""
@@ -55,6 +59,12 @@ class Muon(torch.optim.Optimizer):
         momentum: Tensor = self.state[parameter].setdefault("momentum", torch.zeros_like(gradient))
         momentum.lerp_(gradient, 1 - MOMENTUM)
         return gradient.lerp(momentum, MOMENTUM)
+
+
+def batched(parameters: list[Tensor], size: int) -> Iterator[list[Tensor]]:
+    """Yield the parameters, `size` at a time."""
+    for start in range(0, len(parameters), size):
+        yield parameters[start : start + size]
 
 
 def orthogonalise(matrices: Float[Tensor, "K M N"]) -> Float[Tensor, "K M N"]:

@@ -22,12 +22,12 @@ def logp_for_credit(
 ) -> list[Tensor]:
     """Return the current policy's surrogate log-probabilities [b, L] of each micro-batch, without a gradient.
 
-    Empty where the objective's credit needs none. With several `rounds` each is one more pass.
+    Empty where the objective's credit needs none. Without a `single` pass, each of the `rounds` is one more.
     """
     if update.objective.requires == "none":
         return []
-    if rounds < 2:
-        return [] if single is None else [single.logp.detach()]
+    if single is not None:
+        return [single.logp.detach()]
     with torch.no_grad():
         scored = [score_policy(denoiser, micro_batch, update).logp for micro_batch in micro_batches]
         join_passes(denoiser, rounds - len(scored))

@@ -21,7 +21,7 @@ from diffpo.training.micro_batch import (
 )
 from diffpo.training.optimizer_step import step_optimizer
 from diffpo.training.rollouts import Batch
-from diffpo.training.rounds import count_rounds, join_passes
+from diffpo.training.rounds import count_rounds, is_one_round, join_passes
 from diffpo.training.update_metrics import UpdateMetrics
 from diffpo.training.update_settings import PolicyUpdate
 
@@ -58,6 +58,7 @@ def update_policy(
     group_size = batch.reward.shape[1]
     own = rank_slice(len(rows), group_size)
     rounds = count_rounds(denoiser, len(rows), update.micro_batch_size or len(batch.rollout), group_size)
+    is_single = is_one_round(denoiser, len(rows), rounds, group_size)
     draws = [update.estimator.draw(batch.rollout, generator) for _ in range(update.num_draws)]
     # The policy before the first step, [b, L] of each micro-batch, on the canvases of later draws ...
     later_old_logp = [
@@ -77,7 +78,7 @@ def update_policy(
             old_logp = later_old_logp[iteration - 1] if iteration else []
         optimizer.zero_grad()
         # A single micro-batch is scored once, for its credit and for its gradient.
-        single = score_policy(denoiser, micro_batches[0], update) if rounds == len(micro_batches) == 1 else None
+        single = score_policy(denoiser, micro_batches[0], update) if is_single and micro_batches else None
         if credit is None or update.objective.requires == "current":
             current_logp = logp_for_credit(denoiser, micro_batches, update, rounds, single)
             old_logp = old_logp or current_logp

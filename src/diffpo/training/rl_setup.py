@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 
 from diffpo.core.errors import UserError
 from diffpo.core.randomness import derive_seed
@@ -39,7 +40,7 @@ from diffpo.runs.checkpoint import HasState, restore
 from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
 from diffpo.runs.memory_check import check_memory
 from diffpo.runs.optimizer import Optimizer, adam, policy_optimizer
-from diffpo.runs.parallel import shard_model_
+from diffpo.runs.parallel import mesh_of, shard_model_
 from diffpo.runs.prompt_filter import LOOKED_AT, filter_long_prompts
 from diffpo.runs.run_dir import Run, check_base, open_run
 from diffpo.runs.run_lock import RunLock
@@ -109,8 +110,9 @@ def open_rl_run(recipe: RlRecipe, run: Run, lock: RunLock, adapt_task: AdaptTask
     require_same_inputs(task, recipe.base)
     on_rank_zero(open_run, run, recipe, lock)
     require_shared_folder(run.path)
+    mesh = mesh_of(start.denoiser, recipe)
     with raise_on_all_ranks():
-        state = prepare(recipe, run, start, adapt_task)
+        state = prepare(recipe, run, start, adapt_task, mesh)
     if run.progress.step == 0 and isinstance(state.policy.controller, Controller):
         calibrate_(recipe, state, state.policy.controller)
     if run.progress.step == 0 and isinstance(state.policy.controller, CommitPolicy):
@@ -135,7 +137,13 @@ def check_rollouts(recipe: RlRecipe, task: Task, start: Policy) -> None:
     )
 
 
-def prepare(recipe: RlRecipe, run: Run, start: Policy, adapt_task: AdaptTask | None = None) -> RlState:
+def prepare(
+    recipe: RlRecipe,
+    run: Run,
+    start: Policy,
+    adapt_task: AdaptTask | None = None,
+    mesh: DeviceMesh | None = None,
+) -> RlState:
     """Return models, controller and optimisers as they stood at the run's checkpoint, or as `start` has them."""
     policy = start
     if run.checkpoint:
@@ -153,8 +161,10 @@ def prepare(recipe: RlRecipe, run: Run, start: Policy, adapt_task: AdaptTask | N
     else:
         objective = build_objective(recipe.objective)
         if recipe.train != "controller" and needs_reference(recipe.objective, objective):
-            reference = make_reference(recipe, denoiser, start.denoiser)
-    shard_model_(denoiser, recipe)
+            reference = make_reference(recipe, denoiser, start.denoiser, mesh)
+    if recipe.train == "controller":
+        denoiser.model.requires_grad_(False)
+    shard_model_(denoiser, mesh)
     controller = policy.controller
     if recipe.train == "policy":
         controller = None
@@ -199,7 +209,9 @@ def prepare(recipe: RlRecipe, run: Run, start: Policy, adapt_task: AdaptTask | N
     return state
 
 
-def make_reference(recipe: RlRecipe, denoiser: ModelDenoiser, start: ModelDenoiser) -> ModelDenoiser:
+def make_reference(
+    recipe: RlRecipe, denoiser: ModelDenoiser, start: ModelDenoiser, mesh: DeviceMesh | None = None
+) -> ModelDenoiser:
     """Return the reference of a KL term or of the objective's target: with an adapter the model under it, else one
     more model."""
     if recipe.lora is not None:
@@ -207,7 +219,7 @@ def make_reference(recipe: RlRecipe, denoiser: ModelDenoiser, start: ModelDenois
     is_start = denoiser is start
     own = load_base(recipe.base, *resolve_device(recipe)).denoiser if is_start else start
     configure_model_(own, recipe).model.requires_grad_(False)
-    shard_model_(own, recipe)
+    shard_model_(own, mesh)
     return own
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from diffpo.distributed.process import most_rows, rank_slice
+from diffpo.distributed.process import current_process, most_rows, rank_slice
 from diffpo.distributed.sharding import is_sharded
 from diffpo.models.denoiser import CallCounter, ModelDenoiser
 
@@ -17,6 +17,16 @@ def count_rounds(denoiser: ModelDenoiser, count: int, micro_batch_size: int, uni
     own = rank_slice(count, unit)
     rows = most_rows(count, unit) if is_sharded(denoiser.model) else own.stop - own.start
     return -(-rows // micro_batch_size)
+
+
+def is_one_round(denoiser: ModelDenoiser, count: int, rounds: int, unit: int = 1) -> bool:
+    """Return whether a single pass gives a micro-batch its credit and its gradient.
+
+    Of a sharded model all processes must have one: between the two they exchange likelihoods, and a process that only
+    joins in makes its passes apart from that.
+    """
+    has_rows_everywhere = count // unit >= current_process().world_size
+    return rounds == 1 and (has_rows_everywhere or not is_sharded(denoiser.model))
 
 
 def join_passes(denoiser: ModelDenoiser, times: int) -> None:

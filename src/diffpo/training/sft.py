@@ -36,7 +36,7 @@ from diffpo.runs.checkpoint import RunProgress, restore, save_checkpoint
 from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
 from diffpo.runs.interrupt import interruptible
 from diffpo.runs.optimizer import Optimizer, policy_optimizer, set_learning_rate
-from diffpo.runs.parallel import shard_model_
+from diffpo.runs.parallel import mesh_of, shard_model_
 from diffpo.runs.progress import ProgressBar
 from diffpo.runs.prompt_filter import LOOKED_AT, ROWS_TOO_LONG, draw_problems, filter_long_rows, prompt_capacity
 from diffpo.runs.run_dir import Resume, Run, check_base, find_run, open_run, say_finished
@@ -101,7 +101,7 @@ def _train(recipe: SftRecipe, run: Run, lock: RunLock, on_step: OnStep | None) -
     require_shared_folder(run.path)
     task = filtered_task(recipe, task, policy)
     denoiser = configure_model_(policy.denoiser, recipe)
-    shard_model_(denoiser, recipe)
+    shard_model_(denoiser, mesh_of(denoiser, recipe))
     optimizers: dict[str, Optimizer] = {"policy": policy_optimizer(denoiser.model, recipe.optimizer)}
     if run.checkpoint:
         restore(run.checkpoint, optimizers, denoiser.model)

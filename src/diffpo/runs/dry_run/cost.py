@@ -168,6 +168,8 @@ def backward_seconds(model: Model, call: Call, device: Accelerator) -> Number:
     size, layer = model.size, model.layer
     tokens, outputs = call.canvases * call.tokens, call.canvases * call.outputs
     again = 1 if model.is_checkpointed else 0
+    if not tokens:
+        return 0
     layers = (size.layers - 1) + outputs / tokens
     wide, narrow = layer.backward_width + again * layer.width, layer.backward_hidden + again * layer.hidden
     moved = tokens * layers * (wide * size.width + narrow * size.hidden)

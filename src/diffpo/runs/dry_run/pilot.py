@@ -1,6 +1,7 @@
 """What a pilot run tells of the runs that are planned: its metrics are measured, not computed."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -38,6 +39,17 @@ def read_pilot(folder: Path) -> Pilot:
     if len(lines) < 2:
         raise UserError(f"--pilot {folder} has {len(lines)} steps of RL in its {METRICS}; a pilot needs two or more")
     recipe = load_recipe(RlRecipe, str(folder / RECIPE), [])
+    try:
+        found = _means(folder, recipe, lines)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise UserError(f"--pilot {folder} has a {METRICS} that tells nothing ({told}); name another run") from error
+    if not all(math.isfinite(value) and value > 0 for value in (found.nfe, found.shown, found.seconds)):
+        raise UserError(f"--pilot {folder} has a {METRICS} that tells nothing of calls and seconds; name another run")
+    return found
+
+
+def _means(folder: Path, recipe: RlRecipe, lines: list[dict[str, Any]]) -> Pilot:
     later = lines[1:]
     shown = lines[-1]["denoiser_calls"] - lines[0]["denoiser_calls"]
     tokens = sum(line["rollout_tokens"] + line["update_tokens"] for line in later) / shown
@@ -66,6 +78,6 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
         raise UserError(f"--pilot {folder} is no folder of a run: it has no {METRICS} or no {RECIPE}")
     try:
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read: {error}") from None
     return [line for line in lines if isinstance(line, dict)]

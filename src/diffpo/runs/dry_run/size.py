@@ -1,6 +1,6 @@
 """Count a model's parameters, and those that are trained, on the meta device, where weights have only shapes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,8 +73,15 @@ def size_of(base: str, rank: int | None, is_trained: bool) -> Size:
     Raises UserError for a base that is neither in a folder here nor one of `PUBLISHED`.
     """
     family, config = _read_config(base)
+    return size_by_config(family.model, config, rank, is_trained)
+
+
+def size_by_config(
+    kind: Callable[[PretrainedConfig], PreTrainedModel], config: PretrainedConfig, rank: int | None, is_trained: bool
+) -> Size:
+    """Return the size of the model that `kind` makes of a config, with an adapter of this rank unless it is None."""
     with torch.device("meta"):
-        model = family.model(config)
+        model = kind(config)
         size = measure_model(model)
         if rank is not None:
             add_adapter(ModelDenoiser(model, 0, ()), rank, alpha=1, seed=0)
