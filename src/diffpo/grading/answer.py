@@ -31,6 +31,12 @@ def final_answer(completion: str) -> str | None:
     return last_box(section, is_whole=bool(closed)) if _BOX.search(section) else section.strip()
 
 
+def answer_or_text(completion: str) -> str:
+    """Return the final answer of a completion that marks one, by a section or a box; otherwise all of it. "": none."""
+    text = until_stop(completion)
+    return final_answer(text) or "" if OPEN in text or _BOX.search(text) else text.strip()
+
+
 def last_box(text: str, is_whole: bool) -> str | None:
     r"""Return the content of the last `\boxed{...}`, up to its matching brace; None if there is none or it is blank.
 

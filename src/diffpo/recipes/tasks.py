@@ -4,16 +4,29 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from diffpo.core.errors import UserError
 from diffpo.core.user_code import is_user_code
 from diffpo.models.model_paths import base_folder
 from diffpo.recipes.build import build_part
-from diffpo.recipes.tables import CustomTask, GameSettings, RlRecipe, S1kTask, SftRecipe, TaskRecipe, TextSettings
+from diffpo.recipes.tables import (
+    CustomTask,
+    GameSettings,
+    RlRecipe,
+    S1kTask,
+    SftRecipe,
+    TaskRecipe,
+    TextSettings,
+    TextTaskRecipe,
+)
+from diffpo.tasks.answer_grader import AnswerGrader
 from diffpo.tasks.base import Split, Task
 from diffpo.tasks.countdown import Countdown
 from diffpo.tasks.custom_reward import WithReward, weighted_rewards
 from diffpo.tasks.custom_task import CheckedTask
 from diffpo.tasks.datasets import is_elsewhere
 from diffpo.tasks.families import TASK_FAMILIES
+from diffpo.tasks.own_rows import NAME as OWN_ROWS
+from diffpo.tasks.own_rows import DivideByShares, RowParser, text_family
 from diffpo.tasks.s1k import S1K
 from diffpo.tasks.sudoku import Sudoku
 from diffpo.tasks.text import Reward, TextTask
@@ -23,8 +36,11 @@ TASKS: Mapping[str, Callable[..., Task]] = {
     "sudoku": Sudoku,
     "countdown": Countdown,
     "walk": Walk,
-    **dict.fromkeys([*TASK_FAMILIES, S1K.name], TextTask),
+    **dict.fromkeys([*TASK_FAMILIES, OWN_ROWS, S1K.name], TextTask),
 }
+
+LOOKED_AT = 256
+"""Train rows that are looked at for an answer."""
 
 
 def build_task(recipe: TaskRecipe) -> Task:
@@ -40,7 +56,8 @@ def build_task(recipe: TaskRecipe) -> Task:
         own = {name: weight for name, weight in weights.items() if is_user_code(name)}
         if own or set(weights.values()) - {1.0}:
             of_task = sum((weight for name, weight in weights.items() if name not in own), 0.0)
-            return WithReward(task, weighted_rewards(own), recipe.reward_seconds, of_task)
+            solved_at = recipe.solved_at if isinstance(recipe, TextTaskRecipe) and recipe.grader == "none" else None
+            return WithReward(task, weighted_rewards(own), recipe.reward_seconds, of_task, solved_at)
     return task
 
 
@@ -52,6 +69,11 @@ def _build_without_reward(recipe: TaskRecipe) -> Task:
     given: dict[str, Any] = {}
     if isinstance(recipe, S1kTask):  # it has no test rows, and nothing of it is graded
         given = {"family": S1K, "test_source": None, "few_shot": 0, "reward": "correct"}
+    elif isinstance(recipe, TextTaskRecipe):
+        grader = AnswerGrader(recipe.grader, recipe.pattern)
+        parser = RowParser(recipe.prompt, recipe.answer, recipe.template, recipe.answer_template, grader)
+        given["family"] = text_family(parser, DivideByShares(recipe.test_share, recipe.validation_share))
+        given["reward"] = "correct"
     elif isinstance(recipe, TextSettings):
         given["family"] = TASK_FAMILIES[recipe.kind]
         given["reward"] = next((name for name in _weights(recipe.reward) if name in get_args(Reward)), "correct")
@@ -71,9 +93,23 @@ def check_inputs(recipe: SftRecipe | RlRecipe) -> None:
 
     Raises UserError for what is wrong with either.
     """
-    checked_task(recipe.task, "train")
+    task = checked_task(recipe.task, "train")
+    if isinstance(recipe, SftRecipe) and isinstance(recipe.task, TextTaskRecipe):
+        require_answers(task)
     if recipe.base is not None:
         base_folder(Path(recipe.base))
+
+
+def require_answers(task: Task) -> None:
+    """Raise UserError where the first train rows have none, which SFT would learn as answers of no words."""
+    without = next(
+        (problem for problem in task.problems("train", LOOKED_AT, seed=0) if not problem.answer.strip()), None
+    )
+    if without is not None:
+        raise UserError(
+            f"{task.name}: {without.id}, {without.prompt[:60]!r}, has no answer to learn from; name the column of the "
+            "answers by task.answer, or leave such rows out"
+        )
 
 
 def checked_task(recipe: TaskRecipe, split: Split) -> Task:

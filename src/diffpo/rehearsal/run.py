@@ -28,7 +28,7 @@ from diffpo.rehearsal.stand_in import StandIn, write_stand_in
 from diffpo.rehearsal.steps import rehearse_evaluation, rehearse_rl_steps, rehearse_sft_steps
 from diffpo.rehearsal.template_check import check_template
 from diffpo.runs.run_dir import require_no_run
-from diffpo.tasks.base import Problem, Task
+from diffpo.tasks.base import Problem, Task, characters_of
 
 ASSUMED_PROMPT = 200
 """Tokens of a prompt where the data cannot be read."""
@@ -138,7 +138,11 @@ class _Stage:
         self, stand_in: StandIn | None, task: Task | None
     ) -> tuple[PreTrainedTokenizerFast | None, Sequence[int]]:
         if stand_in is None:
-            return (char_tokenizer(task.alphabet), ()) if task is not None and self.recipe.base is None else (None, ())
+            return (
+                (char_tokenizer(characters_of(task)), ())
+                if task is not None and self.recipe.base is None
+                else (None, ())
+            )
         try:
             denoiser, tokenizer = load_denoiser(stand_in.folder)
         except UserError as error:

@@ -11,7 +11,7 @@ from diffpo.core.errors import UserError
 from diffpo.models.chat import encode_prompt, turn_end_ids
 from diffpo.models.tokenizer import encode_text, is_char_tokenizer
 from diffpo.recipes.tables import CustomTask, SourceSettings, TaskRecipe
-from diffpo.tasks.base import Grade, Problem, Split, Task, TaskWrapper, grade_all
+from diffpo.tasks.base import Grade, Problem, Split, Task, TaskWrapper, characters_of, grade_all
 
 ROWS_TOO_LONG = (
     "{rows_too_long:g} rows were left out: a prompt is longer than the model or task.max_prompt_tokens allows, or an "
@@ -113,7 +113,7 @@ def filter_long_prompts(
     Raises UserError for a tiny model whose characters are those of another task.
     """
     if is_char_tokenizer(tokenizer):
-        lacking = sorted(set(task.alphabet) - tokenizer.backend_tokenizer.get_vocab().keys())
+        lacking = sorted(set(characters_of(task)) - tokenizer.backend_tokenizer.get_vocab().keys())
         if lacking:
             raise UserError(
                 f"the model was trained on another task than {task.name}: its tokenizer lacks {lacking[:10]!a}; "

@@ -81,6 +81,23 @@ class BatchGrader(Protocol):
         ...
 
 
+@runtime_checkable
+class HasCharacters(Protocol):
+    """A task whose characters are those of its data, which must be read for them."""
+
+    def characters(self) -> str:
+        """Return every character that a prompt or an answer can contain."""
+        ...
+
+
+def characters_of(task: Task) -> str:
+    """Return the characters of a tiny model's tokenizer: those of the task's data, or else its alphabet.
+
+    Raises UserError where data must be read and cannot be.
+    """
+    return task.characters() if isinstance(task, HasCharacters) else task.alphabet
+
+
 def failure_on(what: str, error: BaseException, problem: Problem, completion: str) -> str:
     """Return a grade's `failure` where the user's code raised: which code, the row, the completion, the traceback."""
     return f"{what} raises {describe(error)} {place_of(problem, completion)}\n{traceback_of(error)}"
@@ -100,7 +117,7 @@ def grade_all(task: Task, problems: Sequence[Problem], completions: Sequence[str
 
 @dataclass(frozen=True)
 class TaskWrapper:
-    """What a task around another one passes on: its name, alphabet and length. Problems and grades are its own."""
+    """What a task around another one passes on: name, alphabet, characters, length. Problems and grades are its own."""
 
     task: Task
 
@@ -115,3 +132,6 @@ class TaskWrapper:
     @property
     def completion_length(self) -> int:
         return self.task.completion_length
+
+    def characters(self) -> str:
+        return characters_of(self.task)

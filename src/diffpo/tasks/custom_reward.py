@@ -85,6 +85,8 @@ class WithReward(TaskWrapper):
     """How long a function may take for a batch (`core/time_limit.py`)."""
     task_weight: float = 0.0
     """Weight of the task's own reward in the sum."""
+    solved_at: float | None = None
+    """For a task that cannot say what is solved: the reward from which a completion is. None: the task says it."""
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
         """Return the task's problems. Raises UserError for a column that a function needs and the data lack."""
@@ -119,6 +121,8 @@ class WithReward(TaskWrapper):
         if failures:
             return Grade(0.0, parts, "grader_failed", grade.failure or failures[0])
         total = sum((reward.weight * number for reward, number in named), self.task_weight * grade.reward)
+        if self.solved_at is not None:
+            parts["solved"] = float(total >= self.solved_at)
         return replace(grade, reward=total, parts=parts)
 
 

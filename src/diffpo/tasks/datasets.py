@@ -51,7 +51,7 @@ class Row:
         """Return a text that is not blank. Raises UserError, as all of these methods do, where the row has none."""
         value = self.value(name)
         if not isinstance(value, str) or not value.strip():
-            raise UserError(f"{self.location}: field {name!r} should be text, got {_abbreviate(value)}")
+            raise UserError(f"{self.location}: field {name!r} should be text, got {shortened(value)}")
         return value
 
     def written(self, name: str) -> str:
@@ -69,7 +69,7 @@ class Row:
         if not isinstance(first, str) or not first.strip():
             raise UserError(
                 f"{self.location}: field {name!r} should be a list of texts (in CSV: a list in JSON), "
-                f"got {_abbreviate(value)}"
+                f"got {shortened(value)}"
             )
         return first
 
@@ -79,19 +79,23 @@ class Row:
         if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value.strip()):
             return int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise UserError(f"{self.location}: field {name!r} should be a whole number, got {_abbreviate(value)}")
+            raise UserError(f"{self.location}: field {name!r} should be a whole number, got {shortened(value)}")
         return value
 
     def value(self, name: str) -> Any:
         """Return the value of a column."""
         if name not in self.columns:
-            there = ", ".join(self.columns)[:_LONGEST_LIST] or "none"
-            raise UserError(f"{self.location}: field {name!r} is missing; there are {there}")
+            raise UserError(f"{self.location}: field {name!r} is missing; {there_are(self)}")
         return self.columns[name]
 
     def has(self, *names: str) -> bool:
         """Return whether the row has all of these columns."""
         return all(name in self.columns for name in names)
+
+
+def there_are(row: Row) -> str:
+    """Return the columns that a row has, as a message ends."""
+    return f"there are {', '.join(row.columns)[:_LONGEST_LIST] or 'none'}"
 
 
 def splits_of(source: str) -> frozenset[Split]:
@@ -183,7 +187,7 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
         if isinstance(columns, list):
             raise UserError(f"{path}:{number}: a JSON array; write one object in each line, as `jq -c '.[]'` does")
         if not isinstance(columns, dict):
-            raise UserError(f"{path}:{number}: should be an object of fields, got {_abbreviate(columns)}")
+            raise UserError(f"{path}:{number}: should be an object of fields, got {shortened(columns)}")
         row = Row(f"{path}:{number}", columns)
         if "\\u" in line:  # the only way in which text that is no Unicode comes into JSON
             _check_unicode(row)
@@ -339,7 +343,7 @@ def _parse_json(text: str) -> Any:
         return None
 
 
-def _abbreviate(value: object) -> str:
+def shortened(value: object) -> str:
     """Return the value as Python writes it, in at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -19,6 +19,8 @@ from diffpo.tasks.splits import check_split, split_by_hash
 
 Reward = Literal["correct", "d1"]
 MAX_FEW_SHOT = 16
+MAX_CHARACTERS = 1000
+"""Kinds of characters in rows of the user's own that a tiny model has tokens for."""
 
 _EXAMPLES_SEED = "few-shot"
 _OTHER_SIGNS = (
@@ -71,6 +73,8 @@ class TaskFamily:
     """Splits that a source is asked for; others are made of its train rows, whatever else the source has."""
     test_sample: int | None = None
     """With more test rows than this, only the so many that d1 evaluates are used."""
+    has_own_characters: bool = False
+    """Whether a tiny model's characters are those of the data, and not those that the published data sets use."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class TextTask:
 
     @property
     def alphabet(self) -> str:
-        """ASCII and the other signs that these data sets use; a tiny model's tokenizer refuses any other by name.
+        """ASCII and the other signs that the published data sets use.
 
         It does not depend on the data: `isinstance(task, Task)` evaluates it, and must not read files.
         """
@@ -147,6 +151,25 @@ class TextTask:
     @property
     def _instructions(self) -> str:
         return self.family.instructions if self.instructions is None else self.instructions
+
+    def characters(self) -> str:
+        """Return the characters that a tiny model has tokens for: of rows of the user's own, those in all splits.
+
+        Raises UserError where the rows have too many kinds, or cannot be read.
+        """
+        if not self.family.has_own_characters:
+            return self.alphabet
+        source, test_source = self.sources
+        stamps = (version_stamp(source), version_stamp(test_source))
+        around = "Question: \nAnswer:" if self.few_shot else ""
+        around += f"{self._instructions}\n" if self._instructions else ""
+        found = sorted(_characters(self.family, source, test_source, stamps).union(around))
+        if len(found) > MAX_CHARACTERS:
+            raise UserError(
+                f"{self.name}: the data have {len(found)} kinds of characters, and a tiny model's tokenizer at most "
+                f"{MAX_CHARACTERS}; clean the data, or start from a published model (base)"
+            )
+        return "".join(found)
 
     def _examples(self) -> list[Question]:
         """Return one example more than a prompt shows, since a train question must not be an example for itself."""
@@ -219,9 +242,8 @@ def _questions(
             found = [found[index] for index in d1_sample(len(found), family.test_sample)]
         return tuple(found)
     if source is None:
-        raise UserError(
-            f"{family.name}: no data; give a file or a folder as task.source and d1's test file as task.test_source"
-        )
+        tests = "" if family.has_own_characters else " and d1's test file as task.test_source"
+        raise UserError(f"{family.name}: no data; give a file or a folder as task.source{tests}")
     own = splits_of(source) & family.splits
     if split in own and split != "train":
         return tuple(_read_questions(family, source, split))
@@ -238,6 +260,23 @@ def _questions(
             f"{family.name}: {source} has no rows for the {split} split; give more, or a folder with {split}.jsonl"
         )
     return tuple(found)
+
+
+@lru_cache(maxsize=4)
+def _characters(
+    family: TaskFamily, source: str | None, test_source: str | None, stamps: tuple[str, str]
+) -> frozenset[str]:
+    """Return the characters of all splits that there are; train rows there must be."""
+    found = set[str]()
+    for split in get_args(Split):
+        try:
+            questions = _questions(family, source, test_source, split, stamps)
+        except UserError:
+            if split == "train":
+                raise
+            continue
+        found.update(*(question.text + question.answer for question in questions))
+    return frozenset(found)
 
 
 def _read_questions(family: TaskFamily, source: str, split: Split) -> list[Question]:

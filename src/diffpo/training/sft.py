@@ -45,7 +45,7 @@ from diffpo.sampling.answering import answer_problems
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy, load_base, load_folder
 from diffpo.sampling.rules import EntropyBound
-from diffpo.tasks.base import Task
+from diffpo.tasks.base import Task, characters_of
 from diffpo.training.optimizer_step import step_optimizer
 from diffpo.training.rounds import count_rounds, join_passes
 from diffpo.training.sft_data import Targets, draw_sequences, on_canvas
@@ -148,7 +148,7 @@ def starting_policy(recipe: SftRecipe, task: Task) -> Policy:
         if recipe.lora is not None:
             add_adapter(policy.denoiser, recipe.lora.rank, recipe.lora.alpha, derive_seed(recipe.seed, "adapter"))
     else:
-        tokenizer = char_tokenizer(task.alphabet)
+        tokenizer = char_tokenizer(characters_of(task))
         model = tiny_llada(recipe.model, tokenizer, derive_seed(recipe.seed, "init")).to(device, dtype)
         policy = Policy(make_denoiser(model, tokenizer), tokenizer)
     filtered_task(recipe, task, policy).problems("train", LOOKED_AT, seed=0)

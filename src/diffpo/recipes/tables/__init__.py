@@ -78,6 +78,7 @@ from diffpo.recipes.tables.tasks import (
     SudokuTask,
     TaskRecipe,
     TextSettings,
+    TextTaskRecipe,
     WalkTask,
     grading_problems,
 )
@@ -158,6 +159,7 @@ __all__ = [
     "TargetSettings",
     "TaskRecipe",
     "TextSettings",
+    "TextTaskRecipe",
     "TinyModel",
     "TopKRule",
     "TwoTimesMeanFieldEstimator",

@@ -1,5 +1,6 @@
 """The `task` table: where problems come from, and what an answer earns."""
 
+import re
 from collections.abc import Iterable
 from typing import Annotated, Literal, get_args
 
@@ -10,6 +11,8 @@ from diffpo.recipes.custom import Contract, CustomPart, attribute_or_none
 from diffpo.recipes.strict import Strict
 from diffpo.recipes.tables.fields import Count, Share
 from diffpo.tasks import countdown, text, walk
+from diffpo.tasks.answer_grader import GraderName
+from diffpo.tasks.row_template import RowTemplate
 
 Rewards = str | dict[str, float]
 """The name of a reward, or several with their weights."""
@@ -34,6 +37,10 @@ def _check(rewards: Rewards, known: tuple[str, ...]) -> Rewards:
 
 def _own_rewards(rewards: Rewards) -> Rewards:
     return _check(rewards, ())
+
+
+def _correct_or_own(rewards: Rewards) -> Rewards:
+    return _check(rewards, ("correct",))
 
 
 def _text_rewards(rewards: Rewards) -> Rewards:
@@ -153,6 +160,49 @@ class SudokuSpgTask(TextSettings):
     kind: Literal["sudoku-spg"]
 
 
+class TextTaskRecipe(TextSettings):
+    """Rows of your own: prompts and answers by the names of their columns."""
+
+    kind: Literal["text"]
+    prompt: str = "prompt"
+    """The column of the prompts."""
+    answer: str = "answer"
+    """The column of the answers, by which a grader grades and which SFT learns."""
+    template: str | None = None
+    """The prompt as a text of several columns, "{question}\\nAnswer:"; None: what stands in `prompt`."""
+    answer_template: str | None = None
+    """The same for the answer."""
+    grader: GraderName = "exact"
+    """How an answer is compared with that of its row: exact, number, math, regex; none: it is not."""
+    pattern: str | None = None
+    """With grader = "regex": the answer is its last match in a completion, or the first group of that."""
+    reward: Annotated[Rewards, AfterValidator(_correct_or_own)] = "correct"
+    """As of the other kinds; correct: 1 where the grader says so, otherwise 0."""
+    solved_at: float = 1.0
+    """With grader = "none": a completion counts as solved where its reward is at least this."""
+    test_share: Share = 0.1
+    """Of the rows of a source that has no test rows of its own."""
+    validation_share: Share = 0.05
+
+    def problems(self) -> Iterable[str]:
+        for name in ("template", "answer_template"):
+            if (written := getattr(self, name)) is not None:
+                yield from (f"{name}: {told}" for told in RowTemplate(written, name).problems())
+        if self.pattern is not None and self.grader == "regex":
+            try:
+                re.compile(self.pattern)
+            except re.error as error:
+                yield f"pattern is no regular expression: {error}"
+        if (self.pattern is not None) != (self.grader == "regex"):
+            yield "pattern and grader = 'regex' go together; give both or neither"
+        if self.grader != "none" and self.solved_at != 1.0:
+            yield "solved_at counts with grader = 'none' alone: what is right the grader decides; leave it out"
+        if self.grader == "none" and isinstance(self.reward, dict) and "correct" in self.reward:
+            yield "reward names 'correct', which needs a grader; choose one, or leave it out"
+        if self.test_share + self.validation_share >= 1:
+            yield "test_share and validation_share leave no train rows; lower them"
+
+
 class S1kTask(SourceSettings):
     """Reasoning traces to learn from; nothing of it can be graded."""
 
@@ -185,6 +235,7 @@ TaskRecipe = (
     | CountdownD1Task
     | SudokuD1Task
     | SudokuSpgTask
+    | TextTaskRecipe
     | S1kTask
     | SerializeAsAny[CustomTask]
 )
@@ -196,4 +247,9 @@ def grading_problems(name: str, task: TaskRecipe) -> Iterable[str]:
         yield (
             f"task.kind 's1k' has answers to learn from and none that can be graded, which {name} needs; "
             "choose another task"
+        )
+    elif isinstance(task, TextTaskRecipe) and task.grader == "none" and task.reward == "correct":
+        yield (
+            f"task.grader is 'none' and task.reward names no function of your own, so that nothing is known of an "
+            f"answer, which {name} needs; give one of them"
         )
