@@ -88,7 +88,7 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
     assert done.stderr.strip() == ""
-    for verb in ("sft", "rl", "sampler", "eval", "sample", "report", "study", "bench", "demo"):
+    for verb in ("sft", "rl", "sampler", "check", "eval", "sample", "report", "study", "bench", "demo"):
         assert f"\n  {verb} " in done.stdout
 
 

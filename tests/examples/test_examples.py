@@ -1,6 +1,7 @@
 """The examples do what they say, and the commands in their docstrings run as they stand there."""
 
 import ast
+import asyncio
 import importlib.util
 import shlex
 from pathlib import Path
@@ -65,6 +66,26 @@ def test_the_commands_of_an_example_run(file: Path, here: Path, capsys: pytest.C
         assert caught.value.code == 0, capsys.readouterr().err
     runs = [run for run in (here / "runs").iterdir() if not run.is_symlink() and run.name != "sort"]
     assert len(runs) == 1 and len(lines_of(runs[0])) == 2
+
+
+def test_the_commands_of_an_own_task_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    monkeypatch.chdir(tmp_path)
+    lines = (EXAMPLES / "own_task" / "recipe.toml").read_text().splitlines()
+    commands = [shlex.split(line.strip("# ")) for line in lines if line.startswith("#     diffpo ")]
+    assert [verb for _, verb, *_ in commands] == ["check", "sft", "rl"]
+    for _, verb, *arguments in commands:
+        with pytest.raises(SystemExit) as caught:
+            main([verb, *arguments, *QUICK.get(verb, [])])
+        assert not caught.value.code
+    log = lines_of(tmp_path / "runs" / "own")
+    assert len(log) == 2 and {"rewards/in_place/mean", "rewards/short/mean", "accuracy"} <= log[-1].keys()
+
+
+def test_the_rewards_of_an_own_task() -> None:
+    module = loaded("own_task/rewards")
+    assert module.in_place(["abc", "abx", ""], answer=["abc"] * 3, word=["cba"] * 3) == [1.0, pytest.approx(2 / 3), 0.0]
+    assert asyncio.run(module.short(["?"] * 3, ["abc", "", "abcd"])) == [1.0, 0.0, 0.0]
 
 
 def test_a_reward_of_lines() -> None:

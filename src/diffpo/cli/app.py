@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from diffpo import __version__
+from diffpo.cli.check_command import check
 from diffpo.cli.demo_command import demo
 from diffpo.cli.evaluation_commands import evaluate, report, score
 from diffpo.cli.model_commands import merge, sample
@@ -42,6 +43,7 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "sft": sft,
     "rl": rl,
     "sampler": sampler,
+    "check": check,
     "eval": evaluate,
     "score": score,
     "sample": sample,

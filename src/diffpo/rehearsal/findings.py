@@ -23,10 +23,10 @@ class Findings:
         if text not in self.notes:
             self.notes.append(text)
 
-    def verdict(self) -> str:
-        """Return what is wrong as a numbered list, or that nothing is."""
+    def verdict(self, looked: str = "a rehearsal") -> str:
+        """Return what is wrong as a numbered list, or that nothing is; `looked` is what has looked for it."""
         if not self.faults:
-            return "nothing is wrong that a rehearsal can see"
+            return f"nothing is wrong that {looked} can see"
         count = "1 thing is" if len(self.faults) == 1 else f"{len(self.faults)} things are"
         lines = [f"{number}. {_indented(text)}" for number, text in enumerate(self.faults, start=1)]
         return "\n".join([f"{count} wrong:", *lines])

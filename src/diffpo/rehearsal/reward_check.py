@@ -17,29 +17,51 @@ Grades = Mapping[str, Sequence[Grade]]
 
 def check_rewards(task: Task, problems: Sequence[Problem], findings: Findings) -> str:
     """Add what is wrong with the rewards of train problems, and return what each kind of text earned, in words."""
-    known = [problem for problem in problems if problem.answer][:GRADED]
-    if not known:
-        findings.note("no gold answers are known, so that the rewards could be tried on garbage alone")
+    grades = try_rewards(task, problems)
+    judge_rewards(task, problems, grades, findings)
+    return ", ".join(f"{kind} {_mean([g.reward for g in own]):.3g}" for kind, own in reversed([*grades.items()]))
+
+
+def with_answers(problems: Sequence[Problem]) -> list[Problem]:
+    """Return the problems whose gold answers are known and are graded."""
+    return [problem for problem in problems if problem.answer][:GRADED]
+
+
+def try_rewards(task: Task, problems: Sequence[Problem]) -> Grades:
+    """Return what each kind of text earns: of gold answers and those of others, for the problems `with_answers`."""
+    known = with_answers(problems)
     texts = {
         EMPTY: ["" for _ in problems],
         PROMPT: [problem.prompt for problem in problems],
-        OTHER: [problem.answer for problem in [*known[1:], *known[:1]]],
+        OTHER: [_another_answer(known, index) for index in range(len(known))],
         GOLD: [problem.answer for problem in known],
     }
     tried = {EMPTY: problems[:GRADED], PROMPT: problems[:GRADED], OTHER: known, GOLD: known}
-    grades = {kind: grade_all(task, own, texts[kind][: len(own)]) for kind, own in tried.items() if own}
+    return {kind: grade_all(task, own, texts[kind][: len(own)]) for kind, own in tried.items() if own}
+
+
+def _another_answer(known: Sequence[Problem], index: int) -> str:
+    """Return the answer of the next problem that has another one, or of the next where all have the same."""
+    others = [problem.answer for problem in [*known[index + 1 :], *known[: index + 1]]]
+    return next((answer for answer in others if answer != known[index].answer), others[0])
+
+
+def judge_rewards(task: Task, problems: Sequence[Problem], grades: Grades, findings: Findings) -> None:
+    """Add what is wrong with the rewards that were tried on these problems."""
+    known = with_answers(problems)
+    if not known:
+        findings.note("no gold answers are known, so that the rewards could be tried on garbage alone")
     _check_failures(grades, findings)
     _check_gold(task, known, grades.get(GOLD, ()), "train", findings)
     working = {kind: [g for g in own if g.status != "grader_failed"] for kind, own in grades.items()}
     if all(working.values()) and known:
         _check_payment(task, working, known[0].answer, findings)
-    return ", ".join(f"{kind} {_mean([g.reward for g in own]):.3g}" for kind, own in reversed(grades.items()))
 
 
 def check_test_answers(task: Task, problems: Sequence[Problem], findings: Findings) -> None:
     """Add how many gold answers of test problems are wrong to the task's own grader, which decides what is solved."""
     known = [problem for problem in problems if problem.answer]
-    own = task.task if isinstance(task, WithReward) else task
+    own = task.task if isinstance(task, WithReward) and task.solved_at is None else task
     _check_gold(own, known, grade_all(own, known, [problem.answer for problem in known]), "test", findings)
 
 

@@ -16,7 +16,7 @@ from diffpo.core.files import explain_write_errors
 from diffpo.models.loading import load_denoiser
 from diffpo.models.tokenizer import char_tokenizer, is_char_tokenizer
 from diffpo.recipes.dump import diff_recipes
-from diffpo.recipes.tables import RlRecipe, S1kTask, SftRecipe, SourceSettings, base_bits
+from diffpo.recipes.tables import RlRecipe, SftRecipe, SourceSettings, base_bits, is_graded
 from diffpo.recipes.tasks import build_task
 from diffpo.rehearsal.byte_tokenizer import BYTES_PER_TOKEN
 from diffpo.rehearsal.cost import check_cost, check_devices
@@ -115,7 +115,7 @@ class _Stage:
 
     @property
     def _is_graded(self) -> bool:
-        return not isinstance(self.recipe.task, S1kTask)
+        return is_graded(self.recipe.task)
 
     def _problems(self) -> tuple[Task | None, list[Problem]]:
         """Return the task and train problems."""

@@ -12,7 +12,7 @@ from diffpo.core.printable import printable
 from diffpo.core.user_code import describe, traceback_of
 from diffpo.evaluation.run import run_eval
 from diffpo.models.model_paths import METRICS
-from diffpo.recipes.tables import EvalRecipe, RlRecipe, S1kTask, SftRecipe, SourceSettings
+from diffpo.recipes.tables import EvalRecipe, RlRecipe, SftRecipe, SourceSettings, is_graded
 from diffpo.rehearsal.findings import Findings
 from diffpo.rehearsal.gold_answers import WithGoldAnswers
 from diffpo.rehearsal.movement import Movement
@@ -73,7 +73,7 @@ def rehearse_sft_steps(recipe: SftRecipe, run: Path, findings: Findings) -> bool
 
 def rehearse_evaluation(recipe: RlRecipe | SftRecipe, run: Path, record: Path, findings: Findings) -> None:
     """Evaluate the run's last checkpoint on a few problems, as `diffpo eval` would."""
-    if isinstance(recipe.task, S1kTask):
+    if not is_graded(recipe.task):
         return
     rollout = recipe.rollout if isinstance(recipe, RlRecipe) else None
     task = recipe.task

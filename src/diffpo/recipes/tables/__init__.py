@@ -81,6 +81,7 @@ from diffpo.recipes.tables.tasks import (
     TextTaskRecipe,
     WalkTask,
     grading_problems,
+    is_graded,
 )
 
 __all__ = [
@@ -174,6 +175,7 @@ __all__ = [
     "estimator_name",
     "gives_token_probabilities",
     "grading_problems",
+    "is_graded",
     "kernel_problems",
     "pairing_problems",
 ]

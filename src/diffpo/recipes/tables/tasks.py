@@ -253,3 +253,8 @@ def grading_problems(name: str, task: TaskRecipe) -> Iterable[str]:
             f"task.grader is 'none' and task.reward names no function of your own, so that nothing is known of an "
             f"answer, which {name} needs; give one of them"
         )
+
+
+def is_graded(task: TaskRecipe) -> bool:
+    """Return whether completions of this task can be graded."""
+    return not any(grading_problems("grading", task))

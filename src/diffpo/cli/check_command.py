@@ -1,0 +1,31 @@
+"""`diffpo check`: look at the first rows of a recipe's task before anything is trained."""
+
+from typing import Annotated
+
+import typer
+
+from diffpo.cli.options import Overrides
+from diffpo.core.output import show
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A TOML file, a built-in recipe's name, or several joined with +.")
+]
+Verb = Annotated[
+    str | None, typer.Option("--as", metavar="VERB", help="sft or rl; without it, the recipe's own keys tell.")
+]
+
+
+def check(recipe: RecipeName, overrides: Overrides = None, verb: Verb = None) -> None:
+    """Check a recipe and three rows of its task: prompts, answers, grader, rewards.
+
+    Nothing is trained. Ends with what is wrong, in words; exit code 2 if anything is.
+    """
+    from diffpo.recipes.training_recipe import load_training_recipe
+
+    loaded = load_training_recipe(recipe, overrides or (), verb)
+    from diffpo.rehearsal.row_check import check_recipe
+
+    text, findings = check_recipe(loaded)
+    show(text)
+    if findings.faults:
+        raise typer.Exit(2)

@@ -1,0 +1,25 @@
+"""Tell whether a recipe is one of `diffpo sft` or of `diffpo rl`, where no verb says it."""
+
+from collections.abc import Sequence
+
+from diffpo.core.errors import UserError
+from diffpo.recipes.files import read_table
+from diffpo.recipes.strict import load_recipe
+from diffpo.recipes.tables import RlRecipe, SftRecipe
+
+RECIPES: dict[str, type[RlRecipe] | type[SftRecipe]] = {"sft": SftRecipe, "rl": RlRecipe}
+
+
+def load_training_recipe(name: str, overrides: Sequence[str], verb: str | None = None) -> RlRecipe | SftRecipe:
+    """Return the recipe of `diffpo sft` or `diffpo rl`: the verb's or, without one, the one that has more of its keys.
+
+    A recipe of none but shared keys, a task alone for instance, is one of `diffpo sft`. Raises UserError as
+    `load_recipe` does, and for another verb.
+    """
+    if verb is None:
+        keys = {*read_table(name), *(override.partition("=")[0].partition(".")[0].strip() for override in overrides)}
+        rl, sft = ({*recipe.model_fields} for recipe in (RlRecipe, SftRecipe))
+        verb = "rl" if len(keys & (rl - sft)) > len(keys & (sft - rl)) else "sft"
+    if verb not in RECIPES:
+        raise UserError(f"no recipe is for {verb!r}; give {' or '.join(RECIPES)}")
+    return load_recipe(RECIPES[verb], name, overrides)

@@ -1,0 +1,124 @@
+"""`diffpo check`: three rows through template, tokenizer, grader and rewards, and what is wrong in words."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffpo.cli.main import main
+from diffpo.core.errors import UserError
+from diffpo.recipes.tables import RlRecipe, SftRecipe
+from diffpo.recipes.training_recipe import load_training_recipe
+
+REWARDS = """
+def good(completions, answer, **columns):
+    return [float(text == right) for text, right in zip(completions, answer)]
+
+def half(completions, **columns):
+    return [0.5 for _ in completions]
+
+def short_list(completions, **columns):
+    return [1.0]
+
+def text(completions, **columns):
+    return ["high" for _ in completions]
+
+def nan(completions, **columns):
+    return [float("nan") for _ in completions]
+
+def raises(completions, **columns):
+    raise KeyError("x")
+
+def lacks(completions, rubric):
+    return [0.0 for _ in completions]
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rewards.py").write_text(REWARDS)
+    write([{"q": f"say {n}", "answer": str(n)} for n in range(60)])
+    return tmp_path
+
+
+def write(rows: Sequence[dict[str, Any]]) -> None:
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def checked(capsys: pytest.CaptureFixture[str], *task: str) -> tuple[object, str]:
+    """Write a recipe of these lines and check it; return the exit code and what was printed."""
+    Path("my.toml").write_text('[task]\nkind = "text"\nsource = "rows.jsonl"\nprompt = "q"\n' + "\n".join(task) + "\n")
+    with pytest.raises(SystemExit) as caught:
+        main(["check", "my.toml", "task.completion_length=8"])
+    found = capsys.readouterr()
+    return caught.value.code or 0, found.out + found.err
+
+
+@pytest.mark.usefixtures("here")
+def test_three_rows_are_shown_with_what_each_reward_gives(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = checked(capsys, 'reward = { correct = 1.0, "rewards.py:good" = 2.0, "rewards.py:half" = -0.5 }')
+    assert code == 2 and "the reward half gives 0.5 to everything, gold answers and garbage alike" in text
+    code, text = checked(capsys, 'reward = { correct = 1.0, "rewards.py:good" = 2.0 }')
+    assert code == 0, text
+    assert text.count("# text-train-") == 3 and text.count("prompt (") == 3
+    assert "\n                  solved  reward  good\n" in text
+    assert text.count("\n  its answer      yes     3       1\n") == 3
+    assert text.count("\n  an empty text   no      0       0\n") == 3
+    assert text.count("\n  another answer  no      0       0\n") == 3
+    assert "train, " in text and text.endswith("nothing is wrong that a look at 3 rows can see\n")
+
+
+@pytest.mark.parametrize(
+    ("reward", "told"),
+    [
+        ("short_list", "the reward short_list returns 1 values for 3 completions; return a number for each of them"),
+        ("text", "the reward text gives 'high'; give a number from"),
+        ("nan", "the reward nan gives nan; give a number from"),
+        ("raises", "the reward raises raises KeyError: 'x' on problem 'text-train-"),
+        ("half", "the reward is the same, 0.5 (half), for gold answers, for empty texts and for the prompts"),
+        ("lacks", "the reward lacks needs column 'rubric', which the data lack; there are q, answer"),
+        ("none", "names a function that rewards.py does not have, none; it has good, half"),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_a_reward_that_cannot_be_used(reward: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = checked(capsys, f'reward = "rewards.py:{reward}"')
+    assert code == 2 and told in text
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (['template = "{question}"'], "rows.jsonl:1: task.template names column 'question', which is not there; there"),
+        (['grader = "numbr"'], "task.grader: should be 'exact', 'number', 'math', 'regex' or 'none', got 'numbr'"),
+        (['answer = "gold"'], "task.answer names column 'gold', which is not there; there are q, answer"),
+        (['answer_template = "the answer is {answer}"'], "60 of the 60 gold answers looked at have more tokens"),
+        (['grader = "none"', 'answer = "gold"'], "has no answer to learn from"),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_data_and_options_that_do_not_fit(lines: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = checked(capsys, *lines, "test_share = 0.0", "validation_share = 0.0")
+    assert code == 2 and told in text
+
+
+@pytest.mark.usefixtures("here")
+def test_a_task_without_a_grader_is_no_fault_where_answers_are_learned(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = checked(capsys, 'grader = "none"')
+    assert code == 0 and "nothing grades this task" in text and "solved" not in text
+
+
+def test_the_keys_tell_whose_recipe_it_is(here: Path) -> None:
+    (here / "rl.toml").write_text('base = "x"\n[budget]\nsteps = 1\n')
+    assert isinstance(load_training_recipe("rl.toml", []), RlRecipe)
+    assert isinstance(load_training_recipe("tiny-d1", ["base=x", "budget.steps=1"]), RlRecipe)
+    assert isinstance(load_training_recipe("sudoku4-base", []), SftRecipe)
+    (here / "task.toml").write_text('[task]\nkind = "walk"\n')
+    assert isinstance(load_training_recipe("task.toml", []), SftRecipe)
+    assert isinstance(load_training_recipe("task.toml", ["base=x", "budget.steps=1"]), RlRecipe)
+    assert isinstance(load_training_recipe("task.toml", ["base=x", "budget.steps=1"], "rl"), RlRecipe)
+    with pytest.raises(UserError, match="no recipe is for 'train'; give sft or rl"):
+        load_training_recipe("task.toml", [], "train")
