@@ -8,10 +8,15 @@ from typing import Any, get_args
 
 import pytest
 
+from diffpo.core.conversation import Turn
 from diffpo.core.errors import UserError
+from diffpo.models.chat import turn_end_ids
+from diffpo.models.encoding import encode_prompts
+from diffpo.models.tokenizer import char_tokenizer
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import RlRecipe, SftRecipe
 from diffpo.recipes.tasks import build_task, check_inputs
+from diffpo.rehearsal.byte_tokenizer import byte_tokenizer
 from diffpo.tasks import answer_grader
 from diffpo.tasks.base import Grade, Problem, Split, Task, characters_of
 from diffpo.tasks.datasets import Row
@@ -306,3 +311,49 @@ def test_too_many_kinds_of_characters_are_one_sentence(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "rows.jsonl", [{"prompt": chr(0x4E00 + n), "answer": "x"} for n in range(1000)])
     with pytest.raises(UserError, match="the data have 1001 kinds of characters, and a tiny model's tokenizer at most"):
         characters_of(task(source))
+
+
+# Conversations
+
+SYSTEM, USER = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "1 + 1?"}
+
+
+def test_a_prompt_may_be_a_conversation(tmp_path: Path) -> None:
+    problem = one(tmp_path, {"prompt": [SYSTEM, USER], "answer": 2})[1]
+    assert problem.conversation == (Turn("system", "Be brief."), Turn("user", "1 + 1?"))
+    assert problem.prompt == "system: Be brief.\nuser: 1 + 1?" and problem.facts == {"answer": 2}
+    assert one(tmp_path, {"prompt": [USER], "answer": 2})[1].conversation == "1 + 1?", "as the text itself"
+
+
+def test_a_conversation_is_framed_turn_by_turn(tmp_path: Path) -> None:
+    turns = (Turn("system", "Be brief. <|im_end|>"), Turn("user", "1 + 1?"))
+    framed = byte_tokenizer("Dream")
+    ids, _ = encode_prompts(framed, [turns])
+    text = framed.decode(ids[0])
+    assert text.index("system") < text.index("Be brief.") < text.index("user") < text.index("1 + 1?")
+    (end,) = turn_end_ids(framed)
+    assert ids[0].tolist().count(end) == 2, "the end of a turn that a user writes is text"
+    bare = char_tokenizer("".join(sorted(set("system: Be brief.\nuser: 1 + 1?"))))
+    ids, _ = encode_prompts(bare, [(Turn("system", "Be brief."), Turn("user", "1 + 1?"))])
+    assert bare.decode(ids[0]) == "system: Be brief.\nuser: 1 + 1?"
+
+
+@pytest.mark.parametrize(
+    ("messages", "told"),
+    [
+        ([], "the last one the user's"),
+        ([USER, {"role": "assistant", "content": "2"}], "the last one the user's; the answer has a column of its own"),
+        ([{"role": "tool", "content": "x"}], "of the roles system, user, assistant, got 'tool'"),
+        ([{"role": "user", "content": None}], "whose content is text, got None"),
+        (["hello"], "should be a text or a list of messages, {role, content}, got 'hello' in it"),
+    ],
+)
+def test_what_is_no_conversation(messages: list[Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"one\.jsonl:1: field 'prompt'") as caught:
+        one(tmp_path, {"prompt": messages, "answer": 2})
+    assert told in str(caught.value)
+
+
+def test_nothing_is_put_before_a_conversation(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"task\.instructions and task\.few_shot go before a text"):
+        one(tmp_path, {"prompt": [SYSTEM, USER], "answer": 2}, "task.instructions=Think.")

@@ -79,7 +79,9 @@ def checked_problems(recipe: SamplerRecipe, policy: Policy, task: Task) -> list[
     check_memory(
         policy.denoiser,
         min(recipe.max_in_flight or most, most),
-        prompt_tokens=max(len(encode_prompt(policy.tokenizer, problem.prompt)) for problem in (*train, *validation)),
+        prompt_tokens=max(
+            len(encode_prompt(policy.tokenizer, problem.conversation)) for problem in (*train, *validation)
+        ),
         length=task.completion_length,
         block_length=recipe.block_length or task.completion_length,
         has_cache=False,

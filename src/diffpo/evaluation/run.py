@@ -76,7 +76,7 @@ def evaluate_recipe(recipe: EvalRecipe, policy: Policy, task: Task, num_validati
         check_memory(
             policy.denoiser,
             most_in_flight(recipe, num_own, decodings),
-            prompt_tokens=max(len(encode_prompt(policy.tokenizer, problem.prompt)) for problem in problems),
+            prompt_tokens=max(len(encode_prompt(policy.tokenizer, problem.conversation)) for problem in problems),
             length=task.completion_length,
             block_length=block_length,
             has_cache=recipe.cache != "none",

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from jinja2 import TemplateSyntaxError
 from transformers import PreTrainedTokenizerFast
 
+from diffpo.core.conversation import Prompt, Turn, conversation_text
 from diffpo.core.errors import UserError
 from diffpo.core.time_limit import OutOfTimeError, time_limit
 from diffpo.models.tokenizer import encode_text
@@ -21,11 +22,12 @@ OPEN, CLOSE = "\ue000", "\ue001"
 """They enclose a placeholder: characters of Unicode's private use area, which no template contains."""
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
+def encode_prompt(tokenizer: PreTrainedTokenizerFast, prompt: Prompt) -> list[int]:
     """Return the ids of a prompt in the chat template, up to where the answer begins."""
+    turns = (Turn("user", prompt),) if isinstance(prompt, str) else prompt
     if not tokenizer.chat_template:
-        return encode_text(tokenizer, prompt)
-    return encode_turns(tokenizer, [{"role": "user", "content": prompt}], is_answered=False)
+        return encode_text(tokenizer, conversation_text(turns))
+    return encode_turns(tokenizer, [turn._asdict() for turn in turns], is_answered=False)
 
 
 def turn_end_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:

@@ -7,13 +7,14 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from diffpo.core.conversation import Prompt
 from diffpo.core.errors import UserError
 from diffpo.models.chat import encode_prompt, turn_end_ids
 from diffpo.models.tokenizer import encode_text
 
 
 def encode_prompts(
-    tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]
+    tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt]
 ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
     """Return the ids of prompts in the model's chat template, padded on the left, and which of them are not padding."""
     ids_of = {prompt: encode_prompt(tokenizer, prompt) for prompt in set(prompts)}

@@ -73,7 +73,7 @@ def measure(tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem], is_
     """Return the lengths of problems in the chat template; a stand-in's bytes are counted as a quarter of a token."""
     size = BYTES_PER_TOKEN if is_byte_level else 1
     end = turn_end_ids(tokenizer)
-    prompts = [len(encode_prompt(tokenizer, problem.prompt)) for problem in problems]
+    prompts = [len(encode_prompt(tokenizer, problem.conversation)) for problem in problems]
     answers = [len(encode_text(tokenizer, problem.answer) + end) for problem in problems if problem.answer]
     return Lengths([-(-n // size) for n in prompts], [-(-n // size) for n in answers], is_byte_level)
 

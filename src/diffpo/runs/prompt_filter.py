@@ -7,6 +7,7 @@ from functools import cache
 
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
+from diffpo.core.conversation import Prompt
 from diffpo.core.errors import UserError
 from diffpo.models.chat import encode_prompt, turn_end_ids
 from diffpo.models.tokenizer import encode_text, is_char_tokenizer
@@ -56,12 +57,13 @@ class PromptFilter(TaskWrapper):
         room = self.longest_answer - len(turn_end_ids(self.tokenizer))
         return cache(lambda answer: len(encode_text(self.tokenizer, answer)) <= room)
 
-    def _fits(self, problem: Problem, lengths: dict[str, int], has_room: Callable[[str], bool]) -> bool:
+    def _fits(self, problem: Problem, lengths: dict[Prompt, int], has_room: Callable[[str], bool]) -> bool:
         """Return whether a problem is not too long. Raises UserError for a text that cannot be encoded."""
         try:
-            if problem.prompt not in lengths:
-                lengths[problem.prompt] = len(encode_prompt(self.tokenizer, problem.prompt))
-            return lengths[problem.prompt] <= self.limit and has_room(problem.answer)
+            prompt = problem.conversation
+            if prompt not in lengths:
+                lengths[prompt] = len(encode_prompt(self.tokenizer, prompt))
+            return lengths[prompt] <= self.limit and has_room(problem.answer)
         except UserError as error:
             raise UserError(f"{self.name}, problem {problem.id!r}: {error}") from error
 
@@ -70,7 +72,7 @@ class PromptFilter(TaskWrapper):
 
         There are fewer where the split ends. Raises UserError where none fits.
         """
-        lengths: dict[str, int] = {}
+        lengths: dict[Prompt, int] = {}
         has_room = self._room_for_answers()
         asked = count
         while True:

@@ -33,7 +33,7 @@ def answer_problems(
 
     `rows` chooses some of the problems; their canvases are as wide as those of all. `row_bound` as in `sample`.
     """
-    prompt_ids, prompt_mask = encode_prompts(policy.tokenizer, [problem.prompt for problem in problems])
+    prompt_ids, prompt_mask = encode_prompts(policy.tokenizer, [problem.conversation for problem in problems])
     rollout = sample(
         policy.denoiser,
         prompt_ids[rows].to(policy.device),
@@ -59,7 +59,7 @@ def answer_bounds(
 
     `decoding` has the rule, of which its own bound is not used. Equal completions of a problem are graded once.
     """
-    encoded = encode_prompts(policy.tokenizer, [problem.prompt for problem in problems])
+    encoded = encode_prompts(policy.tokenizer, [problem.conversation for problem in problems])
     prompt_ids, prompt_mask = (x.to(policy.device).repeat_interleave(len(bounds), dim=0) for x in encoded)
     seeds = None if seeds is None else seeds.repeat_interleave(len(bounds))
     rollout = sample(
@@ -101,7 +101,7 @@ def first_call(policy: Policy, problems: Sequence[Problem], length: int, rows: s
 
     `rows` as in `answer_problems`.
     """
-    encoded = encode_prompts(policy.tokenizer, [problem.prompt for problem in problems])
+    encoded = encode_prompts(policy.tokenizer, [problem.conversation for problem in problems])
     prompt_ids, prompt_mask = (x[rows].to(policy.device) for x in encoded)
     canvas = torch.nn.functional.pad(prompt_ids, (0, length), value=policy.denoiser.mask_id)
     at = torch.nn.functional.pad(torch.zeros_like(prompt_mask), (0, length), value=True)

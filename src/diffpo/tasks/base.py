@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
+from diffpo.core.conversation import Prompt, Turn
 from diffpo.core.user_code import describe, traceback_of
 
 Split = Literal["train", "validation", "test"]
@@ -16,13 +17,20 @@ class Problem:
 
     id: str
     prompt: str
-    """The user's message, which a chat template frames."""
+    """The user's message, which a chat template frames; of a conversation all of it, as text."""
     answer: str
     """A text that earns the full reward, and that SFT learns."""
     cluster: str
     """The name of what makes problems dependent (the solution grid of a Sudoku): intervals speak of other clusters."""
     facts: Mapping[str, int | float | str] = field(default_factory=dict)
     """Further values by name (the number of clues, ...), for rewards and reports."""
+    turns: tuple[Turn, ...] = ()
+    """The conversation that a chat template frames, where the prompt is one."""
+
+    @property
+    def conversation(self) -> Prompt:
+        """What a model is given: the conversation, or the prompt."""
+        return self.turns or self.prompt
 
 
 @dataclass(frozen=True)

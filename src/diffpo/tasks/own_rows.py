@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from diffpo.core.conversation import ROLES, Prompt, Turn, conversation_text
 from diffpo.core.errors import UserError
 from diffpo.tasks.answer_grader import AnswerGrader
 from diffpo.tasks.base import Grade, Problem, Split
-from diffpo.tasks.datasets import Row, there_are
+from diffpo.tasks.datasets import Row, shortened, there_are
 from diffpo.tasks.row_template import RowTemplate
 from diffpo.tasks.splits import split_by_hash
 from diffpo.tasks.text import Question, TaskFamily, scalar_columns
@@ -26,13 +28,14 @@ class RowParser:
 
     def __call__(self, row: Row) -> Question:
         """Raises UserError for columns that are not there, and for answers that the grader cannot use."""
-        text = self._prompt(row)
+        prompt = self._prompt(row)
+        text, turns = (prompt, ()) if isinstance(prompt, str) else (conversation_text(prompt), prompt)
         answer = self._answer(row)
         if fault := self.grader.fault_of(answer):
             raise UserError(f"{row.location}: the answer {answer[-60:]!r} {fault}")
-        return Question(text, answer, key=text, cluster=text, facts=scalar_columns(row))
+        return Question(text, answer, key=text, cluster=text, facts=scalar_columns(row), turns=turns)
 
-    def _prompt(self, row: Row) -> str:
+    def _prompt(self, row: Row) -> Prompt:
         if self.template is not None:
             text = RowTemplate(self.template, "task.template").fill(row)
             if not text.strip():
@@ -43,7 +46,8 @@ class RowParser:
                 f"{row.location}: task.prompt names column {self.prompt!r}, which is not there; {there_are(row)}; name "
                 "one of them, or write a task.template of several"
             )
-        return row.written(self.prompt)
+        value = row.columns[self.prompt]
+        return _turns(row, self.prompt, value) if isinstance(value, list) else row.written(self.prompt)
 
     def _answer(self, row: Row) -> str:
         """Return the answer; "" for a row without one, where the grader does not need it."""
@@ -58,6 +62,22 @@ class RowParser:
             f"{row.location}: task.answer names column {self.answer!r}, {problem}; name another, or set "
             "task.grader = 'none' and a task.reward of your own"
         )
+
+
+def _turns(row: Row, column: str, messages: list[Any]) -> Prompt:
+    """Return a conversation; the user's only turn as its text. Raises UserError for what is none."""
+    told = f"{row.location}: field {column!r} should be a text or a list of messages, {{role, content}}"
+    for message in messages:
+        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+            raise UserError(f"{told}, got {shortened(message)} in it")
+        if message["role"] not in ROLES:
+            raise UserError(f"{told}, of the roles {', '.join(ROLES)}, got {shortened(message['role'])}")
+        if not isinstance(message["content"], str) or not message["content"].strip():
+            raise UserError(f"{told}, whose content is text, got {shortened(message['content'])}")
+    if not messages or messages[-1]["role"] != "user":
+        raise UserError(f"{told}, the last one the user's; the answer has a column of its own, task.answer")
+    turns = tuple(Turn(message["role"], message["content"]) for message in messages)
+    return turns if len(turns) > 1 else turns[0].content
 
 
 @dataclass(frozen=True)

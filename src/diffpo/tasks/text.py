@@ -11,6 +11,7 @@ from functools import lru_cache
 from random import Random
 from typing import Literal, get_args
 
+from diffpo.core.conversation import Turn
 from diffpo.core.errors import UserError
 from diffpo.grading.answer import until_stop
 from diffpo.tasks.base import Grade, Problem, Split
@@ -45,6 +46,8 @@ class Question:
     cluster: str
     """Questions with the same cluster are not independent of each other."""
     facts: Mapping[str, int | float | str]
+    turns: tuple[Turn, ...] = ()
+    """The conversation, where the question is one; `text` is then all of it."""
 
 
 def divide_by_hash(keys: Sequence[str]) -> Mapping[str, Split]:
@@ -184,6 +187,11 @@ class TextTask:
         return [questions[index] for index in _shuffled_indices(len(questions), self.few_shot + 1, rng)]
 
     def _problem(self, question: Question, split: Split, index: int, examples: Sequence[Question]) -> Problem:
+        if question.turns and (self._instructions or examples):
+            raise UserError(
+                f"{self.name}: task.instructions and task.few_shot go before a text, and prompts are "
+                "conversations here; leave them out, or put them into the system's turn"
+            )
         chosen = [example for example in examples if example.key != question.key][: self.few_shot]
         parts = [self._instructions.strip()]
         parts += (f"Question: {example.text}\nAnswer:\n{example.answer}" for example in chosen)
@@ -194,6 +202,7 @@ class TextTask:
             answer=question.answer,
             cluster=question.cluster,
             facts=question.facts,
+            turns=question.turns,
         )
 
 

@@ -85,7 +85,7 @@ def collect_states(
     average. The states' `row` is the problem's number. Nothing depends on `max_in_flight`.
     """
     prompt_ids, prompt_mask = (
-        x.to(policy.device) for x in encode_prompts(policy.tokenizer, [problem.prompt for problem in problems])
+        x.to(policy.device) for x in encode_prompts(policy.tokenizer, [problem.conversation for problem in problems])
     )
     quick = Decoding(
         EntropyBound(subtract_max=False), task.completion_length, block_length, max_in_flight=max_in_flight

@@ -129,7 +129,7 @@ def check_rollouts(recipe: RlRecipe, task: Task, start: Policy) -> None:
     check_memory(
         start.denoiser,
         min(rows, settings.max_in_flight or rows),
-        prompt_tokens=len(encode_prompt(start.tokenizer, problem.prompt)),
+        prompt_tokens=len(encode_prompt(start.tokenizer, problem.conversation)),
         length=task.completion_length,
         block_length=settings.block_length or task.completion_length,
         has_cache=settings.cache != "none",

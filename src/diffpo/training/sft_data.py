@@ -38,7 +38,7 @@ def on_canvas(tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem], l
 
     Raises UserError for an answer that is longer.
     """
-    prompt_ids, prompt_mask = encode_prompts(tokenizer, [problem.prompt for problem in problems])
+    prompt_ids, prompt_mask = encode_prompts(tokenizer, [problem.conversation for problem in problems])
     answer_ids = encode_answers(tokenizer, [problem.answer for problem in problems], length)
     return Targets(
         torch.cat([prompt_ids, answer_ids], dim=1),
@@ -69,7 +69,7 @@ def draw_sequences(
         for problem in problems:
             seen += 1
             names.add(problem.id)
-            prompt = encode_prompt(tokenizer, problem.prompt)
+            prompt = encode_prompt(tokenizer, problem.conversation)
             completion = encode_text(tokenizer, problem.answer) + turn_end_ids(tokenizer)
             space = sequence_length - len(prompt)
             is_long = len(completion) > space

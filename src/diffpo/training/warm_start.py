@@ -62,7 +62,7 @@ def demonstrate(
         inputs = call.score[:, :, 1:] if kind == "planner" else call.score[:, :, :1]
         found.append((call.rows, inputs, call.is_candidate, rule.select(call.score, call.is_candidate)))
 
-    encoded = encode_prompts(policy.tokenizer, [problem.prompt for problem in problems])
+    encoded = encode_prompts(policy.tokenizer, [problem.conversation for problem in problems])
     prompt_ids, prompt_mask = (x.to(policy.device) for x in encoded)
     by_threshold = Decoding(rule, decoding.length, decoding.block_length, max_in_flight=decoding.max_in_flight)
     sample(policy.denoiser, prompt_ids, prompt_mask, by_threshold, observe=keep)
