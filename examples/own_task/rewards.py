@@ -1,6 +1,7 @@
 """Two rewards in the signature of TRL's trainers: lists in, a number for each completion out.
 
-`answer` is a column of `rows.jsonl`; a function gets the columns that it names, or all through `**columns`.
+`answer` is a column of `rows.jsonl`, `nfe` the number of denoiser calls that a completion took. A function gets what it
+names, or all through `**columns`.
 """
 
 from typing import Any
@@ -14,6 +15,6 @@ def in_place(completions: list[str], answer: list[str], **columns: Any) -> list[
     ]
 
 
-async def short(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
-    """Pay 1 for at most three letters. It may be async, to ask a service for instance."""
-    return [float(0 < len(text) <= 3) for text in completions]
+async def few_calls(completions: list[str], nfe: list[int], **columns: Any) -> list[float]:
+    """Pay more for fewer denoiser calls. A reward may be async, to ask a service for instance."""
+    return [1 / calls if text else 0.0 for text, calls in zip(completions, nfe, strict=True)]

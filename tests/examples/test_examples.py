@@ -79,13 +79,13 @@ def test_the_commands_of_an_own_task_run(tmp_path: Path, monkeypatch: pytest.Mon
             main([verb, *arguments, *QUICK.get(verb, [])])
         assert not caught.value.code
     log = lines_of(tmp_path / "runs" / "own")
-    assert len(log) == 2 and {"rewards/in_place/mean", "rewards/short/mean", "accuracy"} <= log[-1].keys()
+    assert len(log) == 2 and {"rewards/in_place/mean", "rewards/few_calls/mean", "accuracy"} <= log[-1].keys()
 
 
 def test_the_rewards_of_an_own_task() -> None:
     module = loaded("own_task/rewards")
     assert module.in_place(["abc", "abx", ""], answer=["abc"] * 3, word=["cba"] * 3) == [1.0, pytest.approx(2 / 3), 0.0]
-    assert asyncio.run(module.short(["?"] * 3, ["abc", "", "abcd"])) == [1.0, 0.0, 0.0]
+    assert asyncio.run(module.few_calls(["abc", "", "a"], nfe=[4, 1, 2])) == [0.25, 0.0, 0.5]
 
 
 def test_a_reward_of_lines() -> None:

@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
@@ -16,8 +18,13 @@ from diffpo.recipes import load_recipe
 from diffpo.recipes.stored import stored_task
 from diffpo.recipes.tables import EvalRecipe, RlRecipe, SftRecipe
 from diffpo.recipes.tasks import build_task
-from diffpo.tasks.base import Problem
-from diffpo.tasks.custom_reward import WithReward, load_reward
+from diffpo.sampling.answering import answer_bounds, answer_problems, drawings
+from diffpo.sampling.decoding import Decoding
+from diffpo.sampling.policy import load
+from diffpo.sampling.rules import EntropyBound
+from diffpo.tasks.base import Drawn, Problem, grade_all
+from diffpo.tasks.custom_reward import WeightedReward, WithReward, load_reward
+from diffpo.tasks.sudoku import Sudoku
 from diffpo.training.rl import run_rl
 from diffpo.training.sft import run_sft
 
@@ -137,3 +144,60 @@ def test_a_run_learns_from_it_and_an_evaluation_does_not_run_it(own: Path, tmp_p
 def test_a_reward_that_is_no_function_is_refused() -> None:
     with pytest.raises(UserError, match="that json does not have, nothing; it has dump, dumps, detect_encoding, load"):
         load_reward("json:nothing")
+
+
+def test_how_a_completion_was_drawn_is_offered() -> None:
+    seen: list[tuple[object, ...]] = []
+
+    def reward(
+        completions: list[str], completion_ids: list[list[int]], unmask_step: list[list[int]], nfe: list[int]
+    ) -> list[float]:
+        seen.append((completions, completion_ids, unmask_step, nfe))
+        if "b" in completions and len(completions) > 1:
+            raise KeyError
+        return [float(calls) for calls in nfe]
+
+    task = WithReward(Sudoku(), (WeightedReward(reward, "reward"),), 60.0)
+    problems = [Problem("p", "?", "", "c", {"nfe": 99, "completions": "a column"})] * 2
+    drawn = [Drawn((7, 8), (1, 0), 2), Drawn((9,), (4,), 5)]
+    assert [grade.reward for grade in grade_all(task, problems, ["a", "b"], drawn)] == [2.0, 5.0]
+    assert seen == [
+        (["a", "b"], [[7, 8], [9]], [[1, 0], [4]], [2, 5]),
+        (["a"], [[7, 8]], [[1, 0]], [2]),
+        (["b"], [[9]], [[4]], [5]),
+    ], "also where it is asked for each alone"
+    seen.clear()
+    assert task.grade(problems[0], "ab").reward == 2.0
+    assert seen == [(["ab"], [[97, 98]], [[0, 1]], [2])], "a text that was not drawn"
+
+
+def test_the_drawing_ends_with_the_first_stop_token(base: Path) -> None:
+    policy = load(base)
+    task = Sudoku(4, 13, 15)
+    problems = task.problems("test", 3, seed=0)
+    rollout, _ = answer_problems(policy, task, problems, Decoding(EntropyBound(1.0), 16, 16))
+    ends = torch.arange(16) < torch.tensor([[4], [16], [1]])
+    found = drawings(replace(rollout, is_answer=ends))
+    assert [len(one.completion_ids) for one in found] == [len(one.unmask_step) for one in found] == [4, 16, 1]
+    assert list(found[1].completion_ids) == rollout.completion_ids[1].tolist()
+    assert list(found[0].unmask_step) == rollout.unmask_step[0, :4].tolist()
+    assert [one.nfe for one in found] == rollout.nfe.tolist()
+
+
+def test_of_equal_completions_the_first_one_is_graded_by_its_own_drawing(base: Path) -> None:
+    policy = load(base)
+    counted: list[tuple[list[int], list[list[int]]]] = []
+
+    def calls(nfe: list[int], completion_ids: list[list[int]]) -> list[float]:
+        counted.append((nfe, completion_ids))
+        return [float(number) for number in nfe]
+
+    task = WithReward(Sudoku(4, 13, 15), (WeightedReward(calls, "calls"),), 60.0)
+    problems = task.problems("test", 4, seed=0)
+    answers = answer_bounds(policy, task, problems, Decoding(EntropyBound(1.0), 16, 16), [9.0, 0.0])
+    first: dict[tuple[int, str], int] = {}
+    for rollout, grades in answers:
+        for row, (ids, nfe, grade) in enumerate(zip(rollout.completion_ids, rollout.nfe, grades, strict=True)):
+            expected = first.setdefault((row, str(ids.tolist())), int(nfe))
+            assert grade.reward == expected
+    assert len(counted) == 1 and len(counted[0][0]) == len(first)

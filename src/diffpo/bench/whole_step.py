@@ -16,7 +16,7 @@ from diffpo.models.model_paths import METRICS, checkpoints
 from diffpo.rehearsal.byte_tokenizer import FRAMES, byte_tokenizer
 from diffpo.rehearsal.gold_answers import WithGoldAnswers
 from diffpo.runs.device import DTYPES
-from diffpo.tasks.base import Grade, Problem, Split, Task, TaskWrapper, grade_all
+from diffpo.tasks.base import Drawn, Grade, Problem, Split, Task, TaskWrapper, grade_all
 from diffpo.training.rl import run_rl
 
 STEPS, PROBLEMS = 2, 32
@@ -38,9 +38,11 @@ class Timed(TaskWrapper):
     def grade(self, problem: Problem, completion: str) -> Grade:
         return self.task.grade(problem, completion)
 
-    def grade_all(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
+    def grade_all(
+        self, problems: Sequence[Problem], completions: Sequence[str], drawn: Sequence[Drawn] | None = None
+    ) -> list[Grade]:
         self.note("rollouts")
-        grades = grade_all(self.task, problems, completions)
+        grades = grade_all(self.task, problems, completions, drawn)
         self.note("grading")
         return grades
 

@@ -12,7 +12,7 @@ from diffpo.core.errors import UserError
 from diffpo.models.chat import encode_prompt, turn_end_ids
 from diffpo.models.tokenizer import encode_text, is_char_tokenizer
 from diffpo.recipes.tables import CustomTask, SourceSettings, TaskRecipe
-from diffpo.tasks.base import Grade, Problem, Split, Task, TaskWrapper, characters_of, grade_all
+from diffpo.tasks.base import Drawn, Grade, Problem, Split, Task, TaskWrapper, characters_of, grade_all
 
 ROWS_TOO_LONG = (
     "{rows_too_long:g} rows were left out: a prompt is longer than the model or task.max_prompt_tokens allows, or an "
@@ -47,8 +47,10 @@ class PromptFilter(TaskWrapper):
     def grade(self, problem: Problem, completion: str) -> Grade:
         return self.task.grade(problem, completion)
 
-    def grade_all(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
-        return grade_all(self.task, problems, completions)
+    def grade_all(
+        self, problems: Sequence[Problem], completions: Sequence[str], drawn: Sequence[Drawn] | None = None
+    ) -> list[Grade]:
+        return grade_all(self.task, problems, completions, drawn)
 
     def _room_for_answers(self) -> Callable[[str], bool]:
         """Return whether an answer fits, for many: each is encoded once, and the template is rendered once."""

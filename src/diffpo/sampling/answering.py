@@ -15,7 +15,7 @@ from diffpo.sampling.decoding import BoundController, Decoding
 from diffpo.sampling.loop import sample
 from diffpo.sampling.policy import Policy
 from diffpo.sampling.rules import entropy
-from diffpo.tasks.base import Grade, Problem, Task, grade_all
+from diffpo.tasks.base import Drawn, Grade, Problem, Task, grade_all
 
 ALL = slice(None)
 
@@ -44,7 +44,7 @@ def answer_problems(
     )
     completions = [tuple(row) for row in rollout.completion_ids.tolist()]
     text_of = {row: decode_text(policy.tokenizer, row, policy.denoiser.stop_ids) for row in set(completions)}
-    return rollout, grade_all(task, problems[rows], [text_of[row] for row in completions])
+    return rollout, grade_all(task, problems[rows], [text_of[row] for row in completions], drawings(rollout))
 
 
 def answer_bounds(
@@ -57,7 +57,8 @@ def answer_bounds(
 ) -> list[tuple[Rollout, list[Grade]]]:
     """Do for each of the rule's bounds what `answer_problems` does for one, in a single batch of all.
 
-    `decoding` has the rule, of which its own bound is not used. Equal completions of a problem are graded once.
+    `decoding` has the rule, of which its own bound is not used. Equal completions of a problem are graded once, by
+    the calls of the first of them.
     """
     encoded = encode_prompts(policy.tokenizer, [problem.conversation for problem in problems])
     prompt_ids, prompt_mask = (x.to(policy.device).repeat_interleave(len(bounds), dim=0) for x in encoded)
@@ -68,10 +69,23 @@ def answer_bounds(
 
     parts = [rollout.rows(slice(i, None, len(bounds))) for i in range(len(bounds))]
     answers = [[(row, tuple(ids)) for row, ids in enumerate(part.completion_ids.tolist())] for part in parts]
+    drawn = [drawn for part in parts for drawn in drawings(part)]
+    drawn_of = dict(reversed([*zip((answer for part in answers for answer in part), drawn, strict=True)]))
     distinct = list(dict.fromkeys(answer for part in answers for answer in part))
     texts = [decode_text(policy.tokenizer, ids, policy.denoiser.stop_ids) for _, ids in distinct]
-    grade_of = dict(zip(distinct, grade_all(task, [problems[row] for row, _ in distinct], texts), strict=True))
+    asked = [problems[row] for row, _ in distinct]
+    grades = grade_all(task, asked, texts, [drawn_of[answer] for answer in distinct])
+    grade_of = dict(zip(distinct, grades, strict=True))
     return [(part, [grade_of[answer] for answer in own]) for part, own in zip(parts, answers, strict=True)]
+
+
+def drawings(rollout: Rollout) -> list[Drawn]:
+    """Return how each completion was drawn, up to its first stop token."""
+    columns = (rollout.completion_ids, rollout.unmask_step, rollout.is_answer.sum(dim=1), rollout.nfe)
+    return [
+        Drawn(tuple(ids[:length]), tuple(steps[:length]), nfe)
+        for ids, steps, length, nfe in zip(*(column.tolist() for column in columns), strict=True)
+    ]
 
 
 @torch.no_grad()

@@ -80,12 +80,31 @@ class Task(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """How a completion was drawn, for rewards that ask for it. Axis L: its tokens, the first stop token included."""
+
+    completion_ids: tuple[int, ...]
+    unmask_step: tuple[int, ...]
+    """0-based index of the denoiser call that fixed the token."""
+    nfe: int
+    """Denoiser calls of the whole completion."""
+
+    @staticmethod
+    def of_text(text: str) -> "Drawn":
+        """Return a stand-in for a text that no model drew: its bytes as ids, one a call."""
+        ids = tuple(text.encode(errors="replace"))
+        return Drawn(ids, tuple(range(len(ids))), max(1, len(ids)))
+
+
 @runtime_checkable
 class BatchGrader(Protocol):
     """A task that grades many completions at once, as rewards that ask a model or a service do."""
 
-    def grade_all(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
-        """Return the grade of each completion of the problem at its place. It must not raise."""
+    def grade_all(
+        self, problems: Sequence[Problem], completions: Sequence[str], drawn: Sequence[Drawn] | None = None
+    ) -> list[Grade]:
+        """Return the grade of each completion of the problem at its place, which was `drawn` so. It must not raise."""
         ...
 
 
@@ -116,10 +135,12 @@ def place_of(problem: Problem, completion: str) -> str:
     return f"on problem {problem.id!r}, completion {completion[:200]!r}"
 
 
-def grade_all(task: Task, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
+def grade_all(
+    task: Task, problems: Sequence[Problem], completions: Sequence[str], drawn: Sequence[Drawn] | None = None
+) -> list[Grade]:
     """Return the grade of each completion: at once where the task can, otherwise one by one."""
     if isinstance(task, BatchGrader):
-        return task.grade_all(problems, completions)
+        return task.grade_all(problems, completions, drawn)
     return [task.grade(problem, completion) for problem, completion in zip(problems, completions, strict=True)]
 
 

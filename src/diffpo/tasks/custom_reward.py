@@ -11,7 +11,7 @@ from typing import Any
 from diffpo.core.errors import UserError
 from diffpo.core.time_limit import OutOfTimeError
 from diffpo.core.user_code import contained, describe, load_user_code
-from diffpo.tasks.base import Grade, Problem, Split, TaskWrapper, failure_on, grade_all, place_of
+from diffpo.tasks.base import Drawn, Grade, Problem, Split, TaskWrapper, failure_on, grade_all, place_of
 
 TrlReward = Callable[..., Any]
 """Returns a sequence of one number, or None, for each completion; or a coroutine that does."""
@@ -21,7 +21,9 @@ MAX_REWARD = 1e15
 PART = "rewards/{}"
 """Under this name a grade's parts have what each function gave, unweighted; TRL logs `rewards/NAME/mean`."""
 
-_GIVEN = ("prompts", "completions")
+DRAWN = ("completion_ids", "unmask_step", "nfe")
+"""What is offered of each `Drawn`."""
+_GIVEN = ("prompts", "completions", *DRAWN)
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -62,6 +64,9 @@ def weighted_rewards(weights: Mapping[str, float]) -> tuple[WeightedReward, ...]
     )
 
 
+_Answer = tuple[Problem, str, Drawn]
+
+
 class _FailedError(Exception):
     """A function did not do what it should; the message says what, in words for its author."""
 
@@ -70,8 +75,9 @@ class _FailedError(Exception):
 class WithReward(TaskWrapper):
     """A task whose reward is a weighted sum of functions; whether a problem is solved is still the task's to say.
 
-    The functions get lists, one entry for each completion of a batch: `prompts`, `completions`, and of the problems'
-    `facts` (the columns of their rows) those that they name, or all where they take `**kwargs`. None, which in TRL
+    The functions get lists, one entry for each completion of a batch: `prompts`, `completions`, the fields of `Drawn`,
+    and the problems' `facts` (the columns of their rows): those that they name, or all where they take `**kwargs`. A
+    column of a name that is given anyway is left out. None, which in TRL
     means "not for me", pays 0. They may be coroutines.
 
     A completion on which one of them fails earns 0, with status `grader_failed` and the cause as the grade's `failure`.
@@ -106,10 +112,14 @@ class WithReward(TaskWrapper):
         """Return the functions' reward with the task's parts. Never raises."""
         return self.grade_all([problem], [completion])[0]
 
-    def grade_all(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
+    def grade_all(
+        self, problems: Sequence[Problem], completions: Sequence[str], drawn: Sequence[Drawn] | None = None
+    ) -> list[Grade]:
         """Return the grades of a batch, for which each function is called once. Never raises."""
-        grades = grade_all(self.task, problems, completions)
-        columns = [_values(reward, problems, completions, self.seconds) for reward in self.rewards]
+        grades = grade_all(self.task, problems, completions, drawn)
+        drawn = drawn or [Drawn.of_text(text) for text in completions]
+        batch = list(zip(problems, completions, drawn, strict=True))
+        columns = [_values(reward, batch, self.seconds) for reward in self.rewards]
         return [self._combined(grade, [column[row] for column in columns]) for row, grade in enumerate(grades)]
 
     def _combined(self, grade: Grade, values: Sequence[float | str]) -> Grade:
@@ -126,38 +136,37 @@ class WithReward(TaskWrapper):
         return replace(grade, reward=total, parts=parts)
 
 
-def _values(
-    reward: WeightedReward, problems: Sequence[Problem], completions: Sequence[str], seconds: float
-) -> list[float | str]:
+def _values(reward: WeightedReward, batch: Sequence[_Answer], seconds: float) -> list[float | str]:
     """Return what a function gives each completion or, as a text, why it gives it nothing."""
     alone = seconds
     try:
         with contained(seconds):
-            return _called(reward, problems, completions)
+            return _called(reward, batch)
     except _FailedError as failed:
-        return [f"the reward {reward.name} {failed}"] * len(completions)
+        return [f"the reward {reward.name} {failed}"] * len(batch)
     except OutOfTimeError:
-        alone = seconds / len(completions)
-        if len(completions) == 1:
-            where = place_of(problems[0], completions[0])
+        alone = seconds / len(batch)
+        if len(batch) == 1:
+            where = place_of(*batch[0][:2])
             return [
                 f"the reward {reward.name} does not return within {seconds:.3g} s {where}; raise task.reward_seconds"
             ]
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001  a completion must not be able to end a run
-        if len(completions) == 1:
-            return [failure_on(f"the reward {reward.name}", error, problems[0], completions[0])]
+        if len(batch) == 1:
+            return [failure_on(f"the reward {reward.name}", error, *batch[0][:2])]
     # Behind the handler, so that the failure of one is not told as a consequence of the batch's.
-    pairs = zip(problems, completions, strict=True)
-    return [_values(reward, [problem], [completion], alone)[0] for problem, completion in pairs]
+    return [_values(reward, [answer], alone)[0] for answer in batch]
 
 
-def _called(reward: WeightedReward, problems: Sequence[Problem], completions: Sequence[str]) -> list[float | str]:
+def _called(reward: WeightedReward, batch: Sequence[_Answer]) -> list[float | str]:
     """Call a function for a batch. Raises _FailedError for what is not a number each, and what the function raises."""
-    offered: dict[str, list[Any]] = {"prompts": [problem.prompt for problem in problems], "completions": [*completions]}
+    problems, completions = [problem for problem, _, _ in batch], [text for _, text, _ in batch]
     shared = {name for problem in problems for name in problem.facts}
-    offered |= {name: [problem.facts.get(name) for problem in problems] for name in sorted(shared)}
+    offered: dict[str, list[Any]] = {name: [problem.facts.get(name) for problem in problems] for name in sorted(shared)}
+    offered |= {"prompts": [problem.prompt for problem in problems], "completions": completions}
+    offered |= {name: [_as_list(getattr(drawn, name)) for _, _, drawn in batch] for name in DRAWN}
     parameters = _parameters(reward.function)
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     found = reward.function(**{name: values for name, values in offered.items() if takes_all or name in parameters})
@@ -175,6 +184,11 @@ def _called(reward: WeightedReward, problems: Sequence[Problem], completions: Se
             f"returns {count} values for {len(completions)} completions; return a number for each of them"
         )
     return [_number(reward, value) for value in values]
+
+
+def _as_list(value: Any) -> Any:
+    """Return a tuple as the list that TRL gives."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -17,6 +17,7 @@ from diffpo.core.canvas import canvas_at, completion_mask
 from diffpo.core.randomness import stratified_uniform, uniform_to_index
 from diffpo.models.encoding import encode_prompts
 from diffpo.models.tokenizer import decode_text
+from diffpo.sampling.answering import drawings
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.loop import SampledCall, sample
 from diffpo.sampling.policy import Policy
@@ -96,7 +97,7 @@ def collect_states(
     kept = KeptStates(uniform < states_per_completion / task.completion_length)
     rollout = sample(policy.denoiser, prompt_ids, prompt_mask, patient, start=start, observe=kept)
     texts = [decode_text(policy.tokenizer, row, policy.denoiser.stop_ids) for row in rollout.completion_ids.tolist()]
-    is_solved = torch.tensor([grade.is_solved for grade in grade_all(task, problems, texts)])
+    is_solved = torch.tensor([grade.is_solved for grade in grade_all(task, problems, texts, drawings(rollout))])
     states = kept.labelled(rollout.completion_ids.cpu(), is_solved, policy.denoiser.stop_ids)
     return states, float(is_solved.float().mean())
 
