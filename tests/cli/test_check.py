@@ -111,6 +111,15 @@ def test_a_task_without_a_grader_is_no_fault_where_answers_are_learned(capsys: p
     assert code == 0 and "nothing grades this task" in text and "solved" not in text
 
 
+@pytest.mark.usefixtures("here")
+def test_rows_of_other_splits_are_read_too(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = checked(capsys, "validation_share = 0.0")
+    assert code == 0 and "none for validation" in text and "- text: rows.jsonl has no rows for the validation" in text
+    Path("more.jsonl").write_text('{"q": "say", "gold": "it"}\n')
+    code, text = checked(capsys, 'test_source = "more.jsonl"')
+    assert code == 2 and "more.jsonl:1: task.answer names column 'answer', which is not there; there are q" in text
+
+
 def test_the_keys_tell_whose_recipe_it_is(here: Path) -> None:
     (here / "rl.toml").write_text('base = "x"\n[budget]\nsteps = 1\n')
     assert isinstance(load_training_recipe("rl.toml", []), RlRecipe)

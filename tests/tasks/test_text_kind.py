@@ -13,8 +13,9 @@ from diffpo.core.errors import UserError
 from diffpo.models.chat import turn_end_ids
 from diffpo.models.encoding import encode_prompts
 from diffpo.models.tokenizer import char_tokenizer
-from diffpo.recipes import load_recipe
-from diffpo.recipes.tables import RlRecipe, SftRecipe
+from diffpo.recipes import dump_recipe, load_recipe
+from diffpo.recipes.stored import stored_task
+from diffpo.recipes.tables import RlRecipe, SftRecipe, grading_problems
 from diffpo.recipes.tasks import build_task, check_inputs
 from diffpo.rehearsal.byte_tokenizer import byte_tokenizer
 from diffpo.tasks import answer_grader
@@ -288,6 +289,14 @@ def test_rl_needs_something_to_grade_by(rows: str, own_rewards: str) -> None:
     with pytest.raises(UserError, match="nothing is known of an answer, which RL needs; give one of them"):
         load_recipe(RlRecipe, None, given)
     load_recipe(RlRecipe, None, [*given, f"task.reward={own_rewards}:short"])
+
+
+def test_evaluation_of_a_run_asks_for_the_reward_that_says_what_is_solved(own_rewards: str, tmp_path: Path) -> None:
+    given = ["task.grader=none", f"task.reward={own_rewards}:short"]
+    (tmp_path / "recipe.toml").write_text(dump_recipe(recipe("rows.jsonl", *given)))
+    assert any("which evaluation needs" in told for told in grading_problems("evaluation", stored_task(tmp_path)))
+    (tmp_path / "recipe.toml").write_text(dump_recipe(recipe("rows.jsonl", f"task.reward={own_rewards}:short")))
+    assert not [*grading_problems("evaluation", stored_task(tmp_path))], "the grader says it"
 
 
 def test_sft_needs_answers(tmp_path: Path) -> None:

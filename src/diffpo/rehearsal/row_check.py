@@ -18,7 +18,7 @@ from diffpo.rehearsal.stand_in import write_stand_in
 from diffpo.rehearsal.template_check import check_template
 from diffpo.tasks.base import Grade, Problem, Split, Task, characters_of
 from diffpo.tasks.custom_reward import PART, WithReward
-from diffpo.tasks.text import TextTask
+from diffpo.tasks.text import NoRowsError, TextTask
 
 ROWS = 3
 """Rows that are graded and shown. All rows of the data are read."""
@@ -50,7 +50,7 @@ def check_recipe(recipe: RlRecipe | SftRecipe) -> tuple[str, Findings]:
             findings.note("nothing grades this task: its answers can be learned, and RL and evaluation are refused")
     except UserError as error:
         findings.fault(str(error))
-    if counts := _rows_of_splits(task):
+    if counts := _rows_of_splits(task, findings):
         sections.append(f"# rows\n{counts}\n")
     for row, problem in enumerate(shown):
         sections.append(f"# {problem.id}\n{_row(problem, lengths, row, _grades_of(grades, shown, row))}\n")
@@ -59,8 +59,8 @@ def check_recipe(recipe: RlRecipe | SftRecipe) -> tuple[str, Findings]:
     return "\n".join([*sections, findings.verdict(f"a look at {len(shown)} rows")]), findings
 
 
-def _rows_of_splits(task: Task) -> str:
-    """Return how many rows each split has, of a task in words, in words."""
+def _rows_of_splits(task: Task, findings: Findings) -> str:
+    """Return how many rows each split has, of a task in words, in words. Add what is wrong with those of a split."""
     inner = task.task if isinstance(task, WithReward) else task
     if not isinstance(inner, TextTask):
         return ""
@@ -68,8 +68,11 @@ def _rows_of_splits(task: Task) -> str:
     for split in get_args(Split):
         try:
             counts.append(f"{len(inner.questions(split))} {split}")
-        except UserError:
+        except NoRowsError as error:
             counts.append(f"none for {split}")
+            findings.note(str(error))
+        except UserError as error:
+            findings.fault(f"the {split} rows cannot be read: {error}")
     return ", ".join(counts)
 
 

@@ -34,6 +34,10 @@ Division = Callable[[Sequence[str]], Mapping[str, Split]]
 """From the keys of all rows, in their order and with repeats, to the split of each key."""
 
 
+class NoRowsError(UserError):
+    """A split for which a source has no rows left."""
+
+
 @dataclass(frozen=True)
 class Question:
     """A row of a data set, as its family parses it."""
@@ -265,7 +269,7 @@ def _questions(
         test_keys = {question.key for question in _questions(family, source, test_source, "test", stamps)}
         found = [question for question in found if question.key not in test_keys]
     if not found:
-        raise UserError(
+        raise NoRowsError(
             f"{family.name}: {source} has no rows for the {split} split; give more, or a folder with {split}.jsonl"
         )
     return tuple(found)
@@ -275,14 +279,12 @@ def _questions(
 def _characters(
     family: TaskFamily, source: str | None, test_source: str | None, stamps: tuple[str, str]
 ) -> frozenset[str]:
-    """Return the characters of all splits that there are; train rows there must be."""
+    """Return the characters of all splits that have rows."""
     found = set[str]()
     for split in get_args(Split):
         try:
             questions = _questions(family, source, test_source, split, stamps)
-        except UserError:
-            if split == "train":
-                raise
+        except NoRowsError:
             continue
         found.update(*(question.text + question.answer for question in questions))
     return frozenset(found)
