@@ -115,18 +115,19 @@ RECIPES: dict[str, tuple[type[SftRecipe] | type[RlRecipe], str | None, list[str]
     "lora, Dream": (RlRecipe, None, [*JOINT, "lora.rank=2", "lora.alpha=4", "base=DREAM"]),
 }
 CASES = {
-    "4x1": ["sft", "joint", "lora, Dream"],
-    "1x2": [*RECIPES],
-    "1x4": ["sft", "joint", "dmpo", "lora, Dream"],
-    "2x2": [
-        "sft of Dream by Muon",
+    "4x1": ["sft"],
+    "1x2": [
+        "sft of a base",
+        "joint",
         "joint, one policy",
-        "joint, Dream",
-        "d1",
+        "diffpo",
         "d1, ties dropped",
-        "dmpo, ties dropped",
+        "dmpo",
+        "right answers",
         "lora",
     ],
+    "1x4": ["sft", "lora, Dream"],
+    "2x2": ["sft of Dream by Muon", "joint, Dream", "d1", "dmpo, ties dropped", "sft of an adapter"],
 }
 """What each layout is tested with; all with all take minutes (ALL_LAYOUTS=1)."""
 if os.environ.get("ALL_LAYOUTS"):

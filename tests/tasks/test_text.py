@@ -433,7 +433,7 @@ def with_reward(task: Task, function: Callable[..., Any]) -> WithReward:
     ("function", "reward", "status"),
     [
         (shortness, 1.0, "unparseable"),
-        (all_columns, 3.0, "unparseable"),
+        (all_columns, 6.0, "unparseable"),  # three of the row, three of how the completion was drawn
         (declines, 0.0, "unparseable"),
         (raises, 0.0, "grader_failed"),
         (no_number, 0.0, "grader_failed"),
