@@ -44,6 +44,7 @@ def can_make_machines() -> bool:
 @contextmanager
 def machines() -> Iterator[None]:
     """Make two namespaces with a cable between them for the block."""
+    _remove()  # what a killed run has left
     _ip(*(f"netns add {name}" for name in HOSTS), "link add dpa netns dpa type veth peer name dpb netns dpb")
     try:
         for name, address in HOSTS.items():
@@ -51,8 +52,7 @@ def machines() -> Iterator[None]:
             _ip(f"-n {name} link set {name} up")
         yield
     finally:
-        for name in HOSTS:
-            subprocess.run(["ip", "netns", "del", name], check=False)
+        _remove()
 
 
 def torture_by_lost_machines(base: Path, folder: Path, rounds: int, seed: int) -> Recovered:
@@ -125,6 +125,11 @@ def _torchrun(name: str, out: Path, recipe: Path) -> "subprocess.Popen[bytes]":
 def _steps(out: Path) -> int:
     log = out / METRICS
     return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+def _remove() -> None:
+    for name in HOSTS:
+        subprocess.run(["ip", "netns", "del", name], check=False, stderr=subprocess.DEVNULL)
 
 
 def _ip(*commands: str) -> None:
