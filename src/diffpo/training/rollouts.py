@@ -164,7 +164,8 @@ def collect_batch(
         {field.name: getattr(rollout, field.name) for field in fields(rollout)}
         | {name: torch.tensor(column, device=rollout.nfe.device) for name, column in _columns(grades).items()}
     )
-    found = {name: column[rows.argsort().to(column.device)] for name, column in found.items()}
+    place = rows.argsort().to(rollout.nfe.device)
+    found = {name: column[place] for name, column in found.items()}
     rollout = Rollout(**{field.name: found.pop(field.name) for field in fields(rollout)})
     parts = {name: column.view(-1, group_size) for name, column in found.items()}
     grade, is_solved, has_failed = (parts.pop(name) for name in ("grade", "is_solved", "has_failed"))
