@@ -265,7 +265,10 @@ def test_the_learned_sampler_beside_a_model_chooses_its_own_bounds(evaluated: Ev
     assert learned["bounds"] == pytest.approx(mean.tolist(), rel=1e-4)
     assert len(set(learned["bounds"])) > COUNT / 2
     assert learned["nfe_rows"] not in [point["nfe_rows"] for point in record["points"]]
-    assert record["playback"][0]["entropy_bound"] == learned["bounds"][0]
+    assert [played["entropy_bound"] for played in record["playback"]] == [
+        learned["bounds"][played["row"]] for played in record["playback"]
+    ]
+    assert {played["rule"] for played in record["playback"]} == {learned["rule"]}
 
 
 def test_by_clues_is_a_partition_of_the_rows(evaluated: Evaluate, controlled: Path) -> None:
@@ -313,7 +316,9 @@ def test_the_report_reads_the_record(evaluated: Evaluate, controlled: Path) -> N
     assert [point.accuracy for point in arm.points] == [point["accuracy"] for point in record["points"]]
     assert arm.learned is not None and list(arm.learned.bounds) == record["learned"]["bounds"]
     assert arm.area is not None and arm.aup is not None and arm.gain is not None
-    assert [completion.nfe for completion in arm.playback] == record["learned"]["nfe_rows"][: len(arm.playback)]
+    rows = [played["row"] for played in record["playback"]]
+    assert [completion.nfe for completion in arm.playback] == [record["learned"]["nfe_rows"][row] for row in rows]
+    assert [completion.difficulty for completion in arm.playback] == [f"{record['clues'][row]} clues" for row in rows]
 
 
 def test_the_report_reads_records_without_counts_of_failures(evaluated: Evaluate, tmp_path: Path) -> None:
@@ -332,8 +337,15 @@ def test_a_run_and_its_checkpoint_know_the_task_they_were_trained_on(trained: Pa
 
 def test_a_playback_ends_in_the_completion_that_was_graded(evaluated: Evaluate) -> None:
     record = evaluated()
-    (replayed,) = [p for p in record["points"] if p["nfe_rows"][:6] == [c["nfe"] for c in record["playback"]]]
-    for row, completion in enumerate(record["playback"]):
-        assert sum(map(int, completion["completion"])) % 2 == replayed["solved"][row] == completion["solved"]
+    best = max(point["accuracy"] for point in record["points"])
+    replayed = min((p for p in record["points"] if p["accuracy"] > best - 0.01), key=lambda p: p["nfe"])
+    assert record["playback"] != []
+    for completion in record["playback"]:
+        row = completion["row"]
+        assert completion["rule"] == replayed["rule"] and completion["clues"] == record["clues"][row]
+        assert record["clues"].index(completion["clues"]) == row, "the first of its difficulty, and not a chosen one"
+        assert (completion["nfe"], completion["solved"]) == (replayed["nfe_rows"][row], replayed["solved"][row])
+        assert sum(map(int, completion["completion"])) % 2 == completion["solved"]
+        assert "".join(completion["tokens"]) == completion["completion"] and completion["special"] == []
         assert max(completion["unmask_step"]) + 1 == completion["nfe"]
         assert len(completion["unmask_step"]) == len(completion["completion"]) == LENGTH

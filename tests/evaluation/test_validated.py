@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from tests.helpers.outcomes import outcome
 from tests.helpers.sudoku import split_of
 
 from diffpo.core.errors import UserError
 from diffpo.core.options import DENSE_BOUNDS
-from diffpo.core.rollout import Rollout
 from diffpo.evaluation import run
 from diffpo.evaluation.loop import Outcome, evaluate, validation_problems
 from diffpo.evaluation.record import table
@@ -21,23 +20,12 @@ from diffpo.evaluation.validated import PRICES, Outcomes, validated_gain, valida
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import EntropyBoundRule, EvalRecipe, SftRecipe, SudokuTask
 from diffpo.statistics.intervals import difference_interval
-from diffpo.tasks.base import Grade, Problem
+from diffpo.tasks.base import Problem
 from diffpo.tasks.sudoku import Sudoku
 from diffpo.training.sft import run_sft
 
 LENGTH = 16
 RULES = {f"entropy bound {bound:g}": EntropyBoundRule(bound=bound) for bound in (0.0, 0.1, 1.0)}
-
-
-def outcome(name: str, solved: list[int], calls: list[int]) -> Outcome:
-    """An outcome of which only what was solved, and in how many calls, is looked at."""
-    nothing, one = torch.zeros(len(solved), 1), torch.zeros(len(solved), 1, dtype=torch.long)
-    yes, bound = one.bool(), torch.zeros(len(solved))
-    none = nothing[:, :0]
-    rollout = Rollout(
-        *(one, yes, one, one, yes, yes, nothing, torch.tensor(calls), bound, bound, none, none, none[..., None, None])
-    )
-    return Outcome(name, rollout, tuple(Grade(float(s), {"solved": float(s)}) for s in solved))
 
 
 def outcomes(*columns: tuple[list[int], list[int]], learned: tuple[list[int], list[int]] | None) -> Outcomes:

@@ -5,10 +5,21 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from diffpo.core.errors import UserError
-from diffpo.models.tokenizer import EOS_TOKEN, MASK_TOKEN, PAD_TOKEN, char_tokenizer, decode_text, encode_text
+from diffpo.models.tokenizer import (
+    EOS_TOKEN,
+    MASK_TOKEN,
+    PAD_TOKEN,
+    char_tokenizer,
+    decode_text,
+    encode_text,
+    token_texts,
+)
 
 ALPHABET = "1234.=+ \n\t\0é数"
 SPELLING = "".join(dict.fromkeys(MASK_TOKEN + EOS_TOKEN + PAD_TOKEN + "1234"))  # can spell every special token
@@ -88,3 +99,27 @@ def test_saved_and_loaded_is_the_same(tokenizer, tmp_path: Path) -> None:  # typ
     assert ids == encode_text(tokenizer, text)
     assert decode_text(loaded, ids) == text
     assert decode_text(loaded, [loaded.mask_token_id, *ids]) == MASK_TOKEN + text
+
+
+def tokenizer_of(tokens: list[str], decoder: decoders.Decoder) -> PreTrainedTokenizerFast:
+    backend = Tokenizer(WordLevel({token: index for index, token in enumerate([*tokens, EOS_TOKEN])}))
+    backend.decoder = decoder
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=EOS_TOKEN)
+
+
+BYTES = tokenizer_of(sorted(ByteLevel.alphabet()), decoders.ByteLevel())
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+def test_texts_of_byte_tokens_join_to_the_text(text: str) -> None:
+    spelled = "".join(piece for piece, _ in ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text))
+    pieces = token_texts(BYTES, BYTES.convert_tokens_to_ids(list(spelled)))
+    assert "".join(pieces) == text
+    assert [piece for piece in pieces if piece] == list(text), "a character stands whole with its last byte"
+
+
+def test_the_space_before_a_word_is_kept_and_special_tokens_have_their_names() -> None:
+    words = tokenizer_of(["\u2581one", "\u2581two", "s"], decoders.Metaspace())
+    ids = words.convert_tokens_to_ids(["\u2581one", "s", "\u2581two", EOS_TOKEN, EOS_TOKEN])
+    assert token_texts(words, ids) == ["one", "s", " two", EOS_TOKEN, EOS_TOKEN]
+    assert token_texts(words, []) == []

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from diffpo.evaluation.loop import Outcome
+from diffpo.evaluation.playback import playback
 from diffpo.evaluation.points import point_with_rows
 from diffpo.evaluation.price_curve import price_curve
 from diffpo.evaluation.validated import Outcomes, validated_gain, validation_record
-from diffpo.models.tokenizer import decode_text
 from diffpo.recipes.tables import RuleRecipe
 from diffpo.sampling.policy import Policy
 from diffpo.statistics.frontier import aup_estimate, frontier_area_estimate
@@ -19,8 +19,6 @@ from diffpo.statistics.gain import gain_over_fixed
 from diffpo.statistics.intervals import Estimate
 from diffpo.tasks.base import Problem
 
-PLAYED_BACK = 6
-"""Problems whose decoding a report can replay."""
 FRONTIER_FIGURES = (("area under the frontier", "area"), ("AUP", "aup"))
 
 
@@ -115,7 +113,7 @@ def as_record(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
         gain = dict(vars(found))
     points = [point_with_rows(outcome, evaluation.rules[outcome.name], clusters) for outcome in fixed]
     validation = validation_record(evaluation.validation, evaluation.rules, length) if evaluation.validation else None
-    replayed = learned or fixed[int(np.argmin(np.abs(nfe.mean(axis=0) - length / 3)))]
+    curve = price_curve(test, policy.sampler, length) if policy.sampler and test.front else None
     return {
         "completion_length": length,
         "prompts_too_long": evaluation.prompts_too_long,
@@ -123,16 +121,13 @@ def as_record(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
         "clues": clues_of(test.problems),
         "points": points,
         "learned": _learned(learned, test.problems, clusters) if learned is not None else None,
-        "price_curve": price_curve(test, policy.sampler, length) if policy.sampler and test.front else None,
+        "price_curve": curve,
         "validation": validation,
         "area": _estimate(frontier_area_estimate(solved, nfe, clusters, hi=length)),
         "aup": aup_of(points, clusters, length),
         "gain": gain,
         "validated_gain": validated_gain(test, validation) if validation else None,
-        "playback": [
-            _played_back(test.problems[row], replayed, row, policy)
-            for row in range(min(PLAYED_BACK, len(test.problems)))
-        ],
+        "playback": playback(test, validation, curve, policy),
     }
 
 
@@ -175,18 +170,3 @@ def _learned(outcome: Outcome, problems: Sequence[Problem], clusters: list[str])
 
 def _estimate(estimate: Estimate) -> dict[str, Any]:
     return {"value": estimate.value, "ci95": estimate.ci95}
-
-
-def _played_back(problem: Problem, outcome: Outcome, row: int, policy: Policy) -> dict[str, Any]:
-    rollout = outcome.rollout
-    bound = float(rollout.entropy_bound[row])
-    return {
-        "prompt": problem.prompt,
-        "clues": problem.facts.get("clues"),
-        "answer": problem.answer,
-        "completion": decode_text(policy.tokenizer, rollout.completion_ids[row].tolist(), policy.denoiser.stop_ids),
-        "unmask_step": rollout.unmask_step[row].tolist(),
-        "nfe": int(rollout.nfe[row]),
-        "solved": bool(outcome.is_solved[row]),
-        "entropy_bound": None if np.isnan(bound) else bound,
-    }

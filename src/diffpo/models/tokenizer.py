@@ -64,3 +64,19 @@ def decode_text(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], stop_ids
     if stray:
         raise ValueError(f"ids {stray} are outside the tokenizer's vocabulary of {size}.")
     return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def token_texts(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> list[str]:
+    """Return what each token adds to the text before it. Joined, it is the text, with the names of special tokens.
+
+    A token that ends within a character adds nothing, and the one that completes the character adds it whole.
+    """
+    found, before = [], ""
+    for count in range(1, len(ids) + 1):
+        text = str(tokenizer.decode(ids[:count], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        if count < len(ids) and text.endswith("\N{REPLACEMENT CHARACTER}"):
+            found.append("")
+            continue
+        found.append(text[len(before) :] if text.startswith(before) else str(tokenizer.decode(ids[count - 1])))
+        before = text
+    return found

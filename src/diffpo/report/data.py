@@ -98,6 +98,14 @@ class PlaybackCompletion:
     entropy_bound: float | None
     clues: int | None = None
     """The number of clues of a Sudoku, whose prompt and completion are grids; else None."""
+    tokens: tuple[str, ...] = ()
+    """What each token adds to the text; nothing where a record has it not."""
+    special: tuple[int, ...] = ()
+    """The indices of those tokens that are no text: end of text, padding."""
+    rule: str | None = None
+    """The rule that decoded it, by the name that its point has."""
+    difficulty: str | None = None
+    """Of the problem, in words."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +254,10 @@ def _completion(found: Mapping[str, Any]) -> PlaybackCompletion:
         is_solved=bool(found["solved"]),
         entropy_bound=optional_number(found, "entropy_bound"),
         clues=None if found.get("clues") is None else whole(found, "clues"),
+        tokens=tuple(words({"tokens": token}, "tokens") for token in items(found, "tokens")),
+        special=tuple(map(int, numbers(found, "special", 0, MOST_CALLS))),
+        rule=None if found.get("rule") is None else words(found, "rule"),
+        difficulty=None if found.get("difficulty") is None else words(found, "difficulty"),
     )
 
 

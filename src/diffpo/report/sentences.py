@@ -10,11 +10,8 @@ from diffpo.report.data import Arm, FrontierPoint
 from diffpo.report.learned import verdict_words
 from diffpo.report.table import display, interval_percent, percent
 from diffpo.statistics.comparison import FrontierDifference
+from diffpo.statistics.constant import NEAR_BEST, STANDING_PRICE, cheapest_near_best
 from diffpo.statistics.frontier import upper_hull_nfe
-
-NEAR_BEST = 0.01
-PRICE = 0.1
-"""The price of as many calls as a completion has tokens at which an arm's constant stands for the arm."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +29,20 @@ class Figure:
 def representative(arm: Arm) -> FrontierPoint | None:
     """Return the point that stands for an arm: its learned sampler's, else that of the constant that validation chose.
 
-    The learned sampler may be one with prices, at a price of `PRICE`, at which the constant is the best, too. Where
-    none was chosen it is the cheapest rule within one percentage point of the arm's best: the most accurate rule itself
-    is often a slow one that is ahead by noise, and would make any arm that is compared with it look fast. None where
-    nothing was evaluated.
+    The learned sampler may be one with prices, at `STANDING_PRICE`, at which the constant is the best, too. Where none
+    was chosen it is the cheapest rule that is nearly the arm's best: a slow one that leads by noise would make any arm
+    that is compared with it look fast. None where nothing was evaluated.
     """
     if arm.learned:
         return arm.learned.point
-    if arm.price_curve and (bought := arm.price_curve.at(PRICE)):
+    if arm.price_curve and (bought := arm.price_curve.at(STANDING_PRICE)):
         return bought
     if not arm.points:
         return None
-    if chosen := next((p for p in arm.points if p.rule == arm.best_constants.get(PRICE)), None):
+    if chosen := next((p for p in arm.points if p.rule == arm.best_constants.get(STANDING_PRICE)), None):
         return chosen
-    best = max(point.accuracy for point in arm.points)
-    return min((p for p in arm.points if p.accuracy >= best - NEAR_BEST), key=lambda p: (p.nfe, -p.accuracy))
+    accuracy, nfe = (np.array([getattr(point, name) for point in arm.points]) for name in ("accuracy", "nfe"))
+    return arm.points[cheapest_near_best(accuracy, nfe)]
 
 
 def figures(arms: Sequence[Arm]) -> list[Figure]:

@@ -15,6 +15,11 @@ from diffpo.statistics.intervals import Clusters, Interval, difference_interval,
 
 Verdict = Literal["ahead", "behind", "undecided", "unknown"]
 
+STANDING_PRICE = 0.1
+"""The price of as many calls as a completion has tokens at which one rule stands for a model."""
+NEAR_BEST = 0.01
+"""Accuracies closer than this are not told apart by what they are, but by what they cost."""
+
 
 def best_constant(
     accuracy: Float[np.ndarray, " k"], nfe: Float[np.ndarray, " k"], length: Number, price: Number
@@ -25,6 +30,15 @@ def best_constant(
     """
     worth = accuracy - price * nfe / length
     return int(np.lexsort((nfe, -worth))[0])
+
+
+def cheapest_near_best(accuracy: Float[np.ndarray, " k"], nfe: Float[np.ndarray, " k"]) -> int:
+    """Return the index of the cheapest rule within `NEAR_BEST` of the best accuracy; of equal ones, the most accurate.
+
+    The most accurate rule itself is often a slow one that is ahead by noise.
+    """
+    order = np.lexsort((-accuracy, nfe))
+    return int(order[accuracy[order] >= accuracy.max() - NEAR_BEST][0])
 
 
 def constant_within(accuracy: Float[np.ndarray, " k"], nfe: Float[np.ndarray, " k"], calls: Number) -> int:
