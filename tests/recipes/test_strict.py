@@ -218,13 +218,13 @@ def built_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_an_unknown_name_lists_the_built_in_recipes(built_in: Path) -> None:
+def test_an_unknown_name_is_told_with_the_nearest_one(built_in: Path) -> None:
     for wrong in ("sudoku-difpo", "wide+sudoku-difpo"):
         with pytest.raises(UserError) as caught:
             load_recipe(Run, wrong)
         assert str(caught.value) == (
             "no recipe is called 'sudoku-difpo'; did you mean 'sudoku4-diffpo'? "
-            "(built in: sudoku4-diffpo; to be joined with +: wide; or give the path of a TOML file)"
+            "(`diffpo recipes` lists them; or give the path of a TOML file)"
         )
     assert load_recipe(Run, "sudoku4-diffpo").optimizer.lr == 3e-4
 

@@ -10,6 +10,7 @@ from diffpo.cli.check_command import check
 from diffpo.cli.demo_command import demo
 from diffpo.cli.evaluation_commands import evaluate, report, score
 from diffpo.cli.model_commands import merge, sample
+from diffpo.cli.recipes_command import recipes
 from diffpo.cli.study_commands import bench, study
 from diffpo.cli.training_commands import rl, sampler, sft
 from diffpo.core.output import show
@@ -43,6 +44,7 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "sft": sft,
     "rl": rl,
     "sampler": sampler,
+    "recipes": recipes,
     "check": check,
     "eval": evaluate,
     "score": score,

@@ -74,32 +74,34 @@ def _leaves(table: dict[str, Any], where: str = "") -> Iterator[tuple[str, str]]
         if isinstance(value, dict):
             yield from _leaves(value, join_key(where, key))
         else:
-            yield join_key(where, key), _toml(value)
+            yield join_key(where, key), toml_value(value)
 
 
 def _table_lines(table: dict[str, Any], path: tuple[str, ...]) -> Iterator[str]:
     """Yield the values first: in TOML, what follows a `[header]` belongs to it."""
-    yield from (f"{_toml_key(key)} = {_toml(value)}" for key, value in table.items() if not isinstance(value, dict))
+    yield from (f"{toml_key(key)} = {toml_value(value)}" for key, value in table.items() if not isinstance(value, dict))
     for key, value in table.items():
         if isinstance(value, dict):
-            inner = (*path, _toml_key(key))
+            inner = (*path, toml_key(key))
             yield f"\n[{'.'.join(inner)}]"
             yield from _table_lines(value, inner)
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """Return a plain value as TOML has it, on one line."""
     match value:
         case bool():
             return show_value(value)
         case str():
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case list():
-            return f"[{', '.join(map(_toml, value))}]"
+            return f"[{', '.join(map(toml_value, value))}]"
         case dict():
-            return f"{{{', '.join(f'{_toml_key(key)} = {_toml(item)}' for key, item in value.items())}}}"
+            return f"{{{', '.join(f'{toml_key(key)} = {toml_value(item)}' for key, item in value.items())}}}"
         case _:
             return repr(value)
 
 
-def _toml_key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml(key)
+def toml_key(key: str) -> str:
+    """Return a key as TOML has it, quoted where it must be."""
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else toml_value(key)

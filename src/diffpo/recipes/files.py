@@ -7,6 +7,7 @@ joined, too.
 
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from diffpo.core.errors import UserError
 from diffpo.core.files import is_file
-from diffpo.recipes.words import suggestion
+from diffpo.recipes.words import closest, suggestion
 
 FOLDERS = ("rl", "sft", "sampler", "eval", "study")
 PIECES = "pieces"
@@ -22,12 +23,18 @@ PIECES = "pieces"
 
 def recipe_names() -> list[str]:
     """The names of the built-in recipes."""
-    return sorted(name for folder in FOLDERS for name in _names(_built_in() / folder))
+    return sorted(name for folder in FOLDERS for name in built_in_names(folder))
 
 
 def piece_names() -> list[str]:
     """The names of the built-in pieces."""
-    return _names(_built_in() / PIECES)
+    return built_in_names(PIECES)
+
+
+def built_in_names(folder: str) -> list[str]:
+    """The names of the recipes of one of FOLDERS, or of the pieces."""
+    files = (_built_in() / folder).iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
 
 
 def read_table(names: str) -> dict[str, Any]:
@@ -38,7 +45,7 @@ def read_table(names: str) -> dict[str, Any]:
     table: dict[str, Any] = {}
     joined: list[str] = []
     conditions: list[Mapping[str, Any]] = []
-    for name in [names] if is_file(Path(names)) else names.split("+"):
+    for name in parts_of(names):
         part = _read(name)
         own = _conditions(part, name)
         table = laid_over(table, part)
@@ -49,6 +56,19 @@ def read_table(names: str) -> dict[str, Any]:
         for conditional in [other[name] for other in conditions if name in other]:
             table = laid_over(table, conditional)
     return table
+
+
+def parts_of(names: str) -> list[str]:
+    """The names of recipes that are joined with +; the path of a file that is there is one name."""
+    return [names] if is_file(Path(names)) else names.split("+")
+
+
+def read_conditions(names: str) -> dict[str, Any]:
+    """What a recipe, or several joined, says on condition of pieces that are not joined with it, by their names."""
+    found: dict[str, Any] = {}
+    for name in parts_of(names):
+        found = laid_over(found, _conditions(_read(name), name))
+    return {piece: table for piece, table in found.items() if piece not in parts_of(names)}
 
 
 def _conditions(part: dict[str, Any], name: str) -> dict[str, Any]:
@@ -99,36 +119,47 @@ def _built_in() -> Traversable:
     return resources.files("diffpo.recipes")
 
 
-def _names(folder: Traversable) -> list[str]:
-    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
-
-
-def _read(path_or_name: str) -> dict[str, Any]:
+def read_source(path_or_name: str) -> str:
+    """The text of a recipe's file. Raises UserError for one that is not there or cannot be read."""
     try:
-        return tomllib.loads(_place_of(path_or_name).read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
+        return _place_of(path_or_name).read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise UserError(
             f"recipe {path_or_name} is not valid TOML: it is not UTF-8 from byte {error.start} on; save it as UTF-8"
         ) from error
+    except OSError as error:
+        raise UserError(f"cannot read recipe {path_or_name}: {error.strerror}{_nearby(path_or_name)}") from error
+    except ValueError as error:  # a path with a NUL
+        raise UserError(f"recipe {path_or_name} cannot be read: {error}") from error
+
+
+def _read(path_or_name: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(read_source(path_or_name))
     except RecursionError as error:
         raise UserError(f"recipe {path_or_name} cannot be read: its tables or arrays are nested too deep") from error
-    except OSError as error:
-        raise UserError(f"cannot read recipe {path_or_name}: {error.strerror}") from error
-    except ValueError as error:  # no TOML, an integer of thousands of digits, or a path with a NUL
+    except ValueError as error:  # no TOML, or an integer of thousands of digits
         raise UserError(f"recipe {path_or_name} is not valid TOML: {str(error).partition(';')[0]}") from error
+
+
+def _nearby(path: str) -> str:
+    """A question for a file whose name is nearly that of one in the same folder; empty where there is none."""
+    with suppress(OSError, ValueError):
+        there = [file.name for file in Path(path).parent.iterdir() if file.suffix == ".toml"]
+        return "".join(f"; did you mean {Path(path).with_name(name)}?" for name in closest(Path(path).name, there))
+    return ""
 
 
 def _place_of(path_or_name: str) -> Path | Traversable:
     if path_or_name.endswith(".toml") or "/" in path_or_name or "\\" in path_or_name:
         return Path(path_or_name)
     for folder in (*FOLDERS, PIECES):
-        if path_or_name in _names(_built_in() / folder):
+        if path_or_name in built_in_names(folder):
             return _built_in() / folder / f"{path_or_name}.toml"
     recipes, pieces = recipe_names(), piece_names()
     raise UserError(
         f"no recipe is called {path_or_name!r}{suggestion(path_or_name, [*recipes, *pieces])} "
-        f"(built in: {', '.join(recipes) or 'none'}; to be joined with +: {', '.join(pieces) or 'none'}; "
-        "or give the path of a TOML file)"
+        "(`diffpo recipes` lists them; or give the path of a TOML file)"
     )
 
 

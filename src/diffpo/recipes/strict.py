@@ -22,7 +22,7 @@ from diffpo.recipes.files import apply_override, read_table
 from diffpo.recipes.renamed import KEYS, removal, renamed_value, renaming
 from diffpo.recipes.words import at, closest, join_key, show_value, suggestion
 
-_CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+_CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 MOST_MISTAKES = 30  # that are listed
 OWN_CLASS = "a class of your own (FILE.py:CLASS or PACKAGE.MODULE:CLASS)"
 
@@ -81,6 +81,13 @@ def load_recipe(kind: type[M], path_or_name: str | None, overrides: Sequence[str
 def recipe_of(kind: type[M], table: dict[str, Any], source: str) -> M:
     """A recipe from its table, as `load_recipe`: what it does not say, because it is older, takes today's default."""
     return _complete(kind, table, source, [])
+
+
+def read_part(kind: type[M], table: dict[str, Any]) -> M:
+    """A recipe from what a piece says of it: what is missing has its default, and what is required may be missing."""
+    recipe = _read_table([kind], None, table, "", [])
+    assert isinstance(recipe, kind), "a recipe is of one class"
+    return recipe
 
 
 def _complete(kind: type[M], table: dict[str, Any], source: str, mistakes: list[str]) -> M:
@@ -173,7 +180,7 @@ def _choose(
 
 def _read_value(field: FieldInfo, default: Any, value: Any, where: str, mistakes: list[str]) -> Any:
     """Return `value` as `field` asks for it; None, which TOML cannot say, if it was refused."""
-    classes = list(_table_classes(field.annotation))
+    classes = list(table_classes(field.annotation))
     plain = _plain_annotation(field.annotation)
     if not classes or (plain is not None and not isinstance(value, dict)):
         # TOML has the types of JSON and is read as JSON: strict then takes an array for a tuple, a string for a Path.
@@ -216,21 +223,21 @@ def _read_item(
     return None
 
 
-def _table_classes(annotation: Any) -> Iterator[type[Strict]]:
+def table_classes(annotation: Any) -> Iterator[type[Strict]]:
     """The `Strict` classes inside an annotation: `Rule`, `Rule | None`, `TopK | EntropyBound`, `tuple[Rule, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, Strict):
         yield annotation
     for part in get_args(annotation):
-        yield from _table_classes(part)
+        yield from table_classes(part)
 
 
 def _plain_annotation(annotation: Any) -> Any:
     """Return what an annotation takes that is no table: of `Name | Rule | None` it is `Name`; None: nothing else."""
-    if not any(_table_classes(annotation)):
+    if not any(table_classes(annotation)):
         return annotation
     if get_origin(annotation) not in (Union, UnionType):
         return None
-    others = [part for part in get_args(annotation) if part is not NoneType and not any(_table_classes(part))]
+    others = [part for part in get_args(annotation) if part is not NoneType and not any(table_classes(part))]
     return reduce(or_, others) if others else None
 
 

@@ -10,7 +10,9 @@ class BudgetRecipe(Strict):
     """A run ends at the first limit it reaches."""
 
     steps: Duration | None = None
+    """Steps: rollouts of `rollout.prompts_per_step` prompts each, and what is learned from them. Not set: no limit."""
     denoiser_calls: Duration | None = None
+    """Calls of the denoiser on one canvas, in rollouts and updates together. Not set: no limit."""
 
     def problems(self) -> Iterable[str]:
         if self.steps is None and self.denoiser_calls is None:
@@ -18,5 +20,9 @@ class BudgetRecipe(Strict):
 
 
 class CheckpointRecipe(Strict):
+    """What a run leaves on its way, to go on from."""
+
     every: Duration = 20
+    """Steps from one checkpoint to the next."""
     keep: Duration = 2
+    """How many checkpoints are kept, the newest ones."""

@@ -18,17 +18,22 @@ class GreedyStageRecipe(Strict):
     share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """The stage's share of the run's budget."""
     nfe_penalty: Share = 0.3
+    """As `controller.nfe_penalty`, in this stage."""
     lr: Positive = 3e-3
+    """Learning rate of the controller in this stage."""
 
 
 class WarmStartRecipe(Strict):
     """Before the first step a commit policy imitates a confidence threshold, on greedy decodings of train problems."""
 
     threshold: Share = 0.9
+    """The confidence from which the imitated rule commits a token."""
     count: Count = 128
     """Problems that are decoded; their calls count in the budget."""
     steps: Duration = 300
+    """Optimiser steps of the imitation."""
     lr: Positive = 1e-3
+    """Learning rate of the imitation."""
 
 
 COMMIT_POLICY_OPTIONS = ("initial_probability", "warm_start")
@@ -56,23 +61,29 @@ class ControllerRecipe(Strict):
     features: BoundFeatures = "entropy"
     """What it looks at in the first call: the entropies of the completion, or the mean of its hidden states."""
     distribution: Literal["log-normal", "categorical"] = "log-normal"
+    """Of the bounds it draws: log-normal, or categorical over the grid `bounds`."""
     bounds: Annotated[tuple[Positive, ...], Field(max_length=1000)] | None = None
     """The grid of a categorical distribution, in rising order; it starts with the weights of the log-normal one."""
     initial_bound: Positive = 0.3
+    """The median of its bounds, in nats, where it starts."""
     initial_spread: Positive = 1.0
+    """Standard deviation of the logarithm of its bounds, where it starts."""
     hidden: Count = 64
     """Width of the network; a multiple of 4 for a commit policy."""
     initial_probability: Annotated[float, Field(gt=0, lt=1)] = 0.12
     """That of each position, where a commit policy starts; small is slow and, mostly, right."""
     warm_start: WarmStartRecipe | None = None
-    """What a commit policy imitates first; None: nothing."""
+    """What a commit policy imitates first; not set: nothing."""
     nfe_penalty: Share = 0.3
     """As `objective.nfe_penalty`, for the credit of the drawn entropy bounds or sets."""
     advantage: AdvantageRecipe = "batch-std"
+    """As `objective.advantage`, for the controller's loss."""
     momentum: Share = 0.05
     """How fast the running statistics that standardise the controller's features follow the model."""
     optimizer: AdamRecipe = AdamRecipe(lr=3e-3)
+    """How the controller's weights are changed."""
     greedy_stage: GreedyStageRecipe | None = None
+    """What ends a joint run. Not set: nothing, it stays joint to its end."""
 
     @property
     def is_commit_policy(self) -> bool:

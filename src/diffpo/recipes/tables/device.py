@@ -13,11 +13,12 @@ class DeviceSettings(Strict):
     """On which device the model is, and how its numbers are kept."""
 
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Torch threads; None: torch's own choice. Another number may change the last bits of a result."""
+    """Torch threads; not set: torch's own choice. Another number may change the last bits of a result."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a CUDA device if there is one."""
+    """Where the model is; auto: on a CUDA device if there is one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """The model's. What is trained is float32: an adapter, or masters from which a bfloat16 model is rounded."""
+    """Of the model's numbers. What is trained is float32: an adapter, or masters from which a bfloat16 model is
+    rounded."""
     gradient_checkpointing: bool = False
     """Keep one activation for each block, and compute the others again: less memory, a third more arithmetic."""
     attention: Attention = "sdpa"

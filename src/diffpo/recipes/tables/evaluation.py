@@ -17,18 +17,25 @@ class EvalRecipe(DeviceSettings):
     """Greedy decoding of the same problems under every rule, and under the controller where the model has one."""
 
     seed: Seed = 0
+    """Chooses the problems of a task that makes them up."""
     model: str
+    """What is evaluated: a run, a folder, or ORG/NAME[@REVISION]."""
     task: TaskRecipe | None = None
-    """None: the task the model was trained on."""
+    """Where problems come from. Not set: the task the model was trained on."""
     split: Literal["train", "validation", "test"] = "test"
+    """Which problems are answered."""
     count: Annotated[int, Field(ge=2, le=2**20)] = 500
+    """How many problems are answered; of a data set all, where it has fewer."""
     batch: Count = 256
+    """Completions decoded at a time, in each process."""
     max_in_flight: Count | None = None
-    """Completions of a batch in flight at a time; one that is done makes room for the next. None: all at once."""
+    """Completions of a batch in flight at a time; one that is done makes room for the next. Not set: all at once."""
     block_length: Count | None = None
+    """Tokens of a block; blocks are decoded from left to right. Not set: one block, the whole completion."""
     cache: CacheKind = "none"
     """As `rollout.cache` in RL: quicker, and only approximately the model's own answers."""
     bounds: Bounds = DENSE_BOUNDS
+    """The fixed entropy bounds, in nats, that the model decodes with one after the other: its frontier."""
     price: NonNegative | None = None
     """What one call per token costs in accuracy: the model's sampler decodes by the rule that is best at it, beside all
     rules that it would use at some price, which are measured anyway."""
@@ -36,7 +43,7 @@ class EvalRecipe(DeviceSettings):
     """Rules besides the entropy bounds."""
     validation_count: Annotated[int, Field(ge=0, le=2**20)] | None = None
     """Validation problems, answered under the same rules, that choose the constant which a learned sampler has to beat.
-    None: 400 for the made-up tasks, which cost little, and none for others."""
+    Not set: 400 for the made-up tasks, which cost little, and none for others."""
 
     def num_validation(self, task: TaskRecipe) -> int:
         """Return how many validation problems choose a constant: none where figures are of that split themselves."""

@@ -28,15 +28,16 @@ class UpdateSettings(Strict):
     scored_tokens: ScoredTokens = "to-stop"
     """to-stop: up to and including the first stop token, as published; drawn: also those drawn behind it."""
     num_iterations: Count = 2
+    """Optimiser steps on each batch of rollouts."""
     redraw: bool = False
     """Draw the estimator's steps or masks anew at each iteration, as d1, SPG and DiFFPO do; false: once for a batch."""
     micro_batch_size: Count | None = None
-    """Completions of one forward and backward pass, in each process; None: all that it has."""
+    """Completions of one forward and backward pass, in each process; not set: all that it has."""
     drop_zero_std_groups: bool = False
     """Leave prompts whose completions all earned the same out of the update, KL included: DAPO's filter."""
     speed_coef: NonNegative | None = None
     """LightningRL's reward: grade and tokens per call, each standardised within the prompt's completions, the latter
-    times this. None: the grade less `nfe_penalty`."""
+    times this. Not set: the grade less `nfe_penalty`."""
     drop_unsolved_groups: bool = False
     """Leave prompts out of which no completion is right."""
     drop_same_speed_groups: bool = False
@@ -57,22 +58,28 @@ class AdvantageSettings(UpdateSettings):
     """Options that objectives share which credit completions by their advantage."""
 
     loss_aggregation: LossAggregation = "token-mean"
+    """sequence-mean: every completion counts the same; token-mean: every token does."""
     advantage: AdvantageRecipe = "group-centered"
+    """How rewards become credit: group-centered, group-std (GRPO), batch-std or leave-one-out, or a function of your
+    own, file.py:function."""
     kl_coef: NonNegative = 0.0
+    """Weight of the KL term that holds on to the reference; 0: none."""
     kl_estimator: KlEstimator = "full"
+    """How it is computed: full, over the whole vocabulary, or k1, k2 or k3 from the drawn token."""
 
 
 class ClippedSurrogateObjective(AdvantageSettings):
-    """diffu-GRPO; with `importance_cap` DiFFPO; on coupled masks coupled-GRPO."""
+    """diffu-GRPO; with `importance_cap` DiFFPO; on coupled masks coupled-GRPO. The one objective whose kind may be left
+    out."""
 
     kind: Literal["clipped-surrogate"] = "clipped-surrogate"
-    """The one objective whose kind may be left out."""
     loss_aggregation: LossAggregation = "sequence-mean"
     advantage: AdvantageRecipe = "group-std"
     kl_coef: NonNegative = 0.05
     clip: Positive = 0.2
+    """The policy ratio counts from 1 - clip to 1 + clip."""
     importance_cap: Positive | None = None
-    """C of the truncated importance weight surrogate / behaviour; None: no correction."""
+    """C of the truncated importance weight surrogate / behaviour; not set: no correction."""
     importance_floor: NonNegative = 0.0
     """The weight is truncated from below, too."""
     importance_on: Literal["all", "positive"] = "all"
@@ -98,7 +105,7 @@ class ReinforceObjective(AdvantageSettings):
 
 
 class WeightedLikelihoodObjective(AdvantageSettings):
-    """wd1."""
+    """wd1's: the log-likelihood of completions, weighted by how good they are."""
 
     kind: Literal["weighted-likelihood"]
     psi: Positive = 1.0
@@ -109,6 +116,7 @@ class TargetSettings(UpdateSettings):
     """DMPO's target, the reference tilted by the reward. It holds on to it by itself: there is no KL term."""
 
     alpha: Positive = 0.04
+    """Temperature of the tilt: the smaller, the more the reward counts."""
     proximal: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Step from the policy (0) to the tilted reference (1)."""
     min_ess: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -144,6 +152,7 @@ class WddoObjective(TargetSettings):
 
     kind: Literal["wddo"]
     beta: Positive = 1.0
+    """Scale of the log-ratio that the discriminator sees; with 1 its optimum is the target."""
     fake: Positive = 1.0
     """Weight of the samples that the discriminator should reject."""
 
@@ -182,7 +191,7 @@ class ExpertIterationObjective(Strict):
     """Right answers that are kept, the newest ones. In every process, each takes some 36 bytes of main memory for each
     token of prompt and completion: 100 000 of 500 tokens are 1.8 GB."""
     micro_batch_size: Count | None = None
-    """Answers of one forward and backward pass; None: the whole batch."""
+    """Answers of one forward and backward pass; not set: the whole batch."""
 
     # What the metrics of rollouts ask of every objective, and what is no choice here.
     nfe_penalty: ClassVar[float] = 0.0

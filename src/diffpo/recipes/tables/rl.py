@@ -24,17 +24,27 @@ DEFAULT_BOUND = EntropyBoundRule().bound
 
 
 class RlRecipe(DeviceSettings):
+    """Reinforcement learning of a denoiser, its controller or both."""
+
     seed: Seed = 0
+    """Of all that is random in the run."""
     base: str
     """Model to start from, which also is the reference of the KL term: a run, a folder, or ORG/NAME[@REVISION]."""
     task: TaskRecipe = SudokuTask()
+    """Where problems come from, and what an answer earns."""
     train: Literal["policy", "controller", "joint"] = "policy"
+    """What learns: the denoiser, its learned sampler, or both together."""
     lora: LoraRecipe | None = None
+    """What is trained in place of the whole model. Not set: the whole model is."""
     rollout: RolloutRecipe = RolloutRecipe()
     estimator: EstimatorRecipe = TwoTimesMeanFieldEstimator()
+    """What stands in for a completion's likelihood."""
     objective: ObjectiveRecipe = ClippedSurrogateObjective()
+    """From rewards to a loss."""
     optimizer: PolicyOptimizerRecipe = PolicyOptimizerRecipe(lr=1e-4)
+    """How the model's weights are changed."""
     controller: ControllerRecipe = ControllerRecipe()
+    """The learned sampler that is trained."""
     budget: BudgetRecipe
     checkpoint: CheckpointRecipe = CheckpointRecipe()
     parallel: ParallelRecipe = ParallelRecipe()

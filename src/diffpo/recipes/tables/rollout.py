@@ -16,12 +16,12 @@ from diffpo.recipes.tables.tasks import TaskRecipe
 
 
 class SpeedsRecipe(Strict):
-    """The `rollout.speeds` table: entropy bounds drawn log-uniformly, so that one policy learns at every speed."""
+    """Entropy bounds drawn log-uniformly, so that one policy learns at every speed."""
 
     low: Positive = 0.02
-    """In nats: slow, and about as many calls as the rule ever takes."""
+    """The smallest bound, in nats: slow, and about as many calls as the rule ever takes."""
     high: Positive = 10.0
-    """In nats: one call, or few."""
+    """The largest bound, in nats: one call, or few."""
     shared_by: BoundSharing = "prompt"
     """Which completions get one bound: those of a prompt share most canvases then, which makes rollouts cheap."""
     one_call_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -38,19 +38,24 @@ class SpeedsRecipe(Strict):
 
 
 class RolloutRecipe(Strict):
+    """How the completions of a step are drawn."""
+
     prompts_per_step: Count = 16
+    """Prompts of a step, which all processes share."""
     group_size: Count = 8
     """Completions of a prompt, which are compared with each other."""
     temperature: NonNegative = 1.0
+    """Of drawn tokens; 0 takes the likeliest."""
     block_length: Count | None = None
-    """None: one block, the whole completion."""
+    """Tokens of a block; blocks are drawn from left to right. Not set: one block, the whole completion."""
     max_in_flight: Count | None = None
-    """Completions in flight at a time; one that is done makes room for the next. None: all at once."""
+    """Completions in flight at a time; one that is done makes room for the next. Not set: all at once."""
     cache: CacheKind = "none"
     """Keys and values kept within a block, approximately: dual: of all but the block; prefix: of what is before it."""
     rule: RuleRecipe = EntropyBoundRule()
+    """Which tokens each denoiser call commits."""
     speeds: SpeedsRecipe | None = None
-    """Draw bounds for the entropy-bound rule, in place of its own. None: its own bound for all."""
+    """Bounds for the entropy-bound rule, in place of its own. Not set: its own bound for all."""
 
     def problems(self) -> Iterable[str]:
         if self.speeds is not None and not isinstance(self.rule, EntropyBoundRule):

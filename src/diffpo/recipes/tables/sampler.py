@@ -24,7 +24,7 @@ Bound = Annotated[float, Field(gt=0, le=1e6)]
 
 
 class StatesRecipe(Strict):
-    """The `states` table: decodings of train problems, from which the sampler learns."""
+    """Decodings of train problems, from which the sampler learns."""
 
     denoiser_calls: Duration = 30000
     """When this many are spent no more problems are decoded; the first batch always is."""
@@ -33,6 +33,7 @@ class StatesRecipe(Strict):
     low: Bound = 0.05
     """Bounds, in nats on the plain sum of entropies, of the quick part of a decoding: from `low` to `high`."""
     high: Bound = 10.0
+    """The largest of them."""
     fresh: Share = 0.4
     """Share of the decodings that have no quick part."""
     per_completion: Count = 16
@@ -44,13 +45,18 @@ class StatesRecipe(Strict):
 
 
 class FitRecipe(Strict):
-    """The `fit` table: how the risk model is fitted."""
+    """How the sampler's risk model is fitted."""
 
     width: Count = 128
+    """Of the risk model's hidden layers."""
     steps: Duration = 3000
+    """Optimiser steps."""
     batch: Count = 64
+    """States of an optimiser step."""
     lr: Positive = 2e-3
+    """Learning rate."""
     weight_decay: NonNegative = 1e-2
+    """What every update takes from each weight, times the learning rate."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the problems on whose states the best step is chosen; at least one cluster of them."""
 
@@ -59,13 +65,15 @@ class SamplerRecipe(DeviceSettings):
     """Fit a learned sampler to a denoiser that stays as it is."""
 
     seed: Seed = 0
+    """Of all that is random in the fit."""
     base: str
     """The denoiser: a run, a folder, or ORG/NAME[@REVISION]."""
     task: TaskRecipe | None = None
-    """None: the task the model was trained on."""
+    """Where problems come from. Not set: the task the model was trained on."""
     block_length: Count | None = None
-    """None: one block, the whole completion."""
+    """Tokens of a block; blocks are decoded from left to right. Not set: one block, the whole completion."""
     max_in_flight: Count | None = None
+    """Completions in flight at a time; one that is done makes room for the next. Not set: all at once."""
     states: StatesRecipe = StatesRecipe()
     fit: FitRecipe = FitRecipe()
     validation_count: Annotated[int, Field(ge=2, le=2**20)] = 500
@@ -75,6 +83,7 @@ class SamplerRecipe(DeviceSettings):
     bounds: Bounds = DENSE_BOUNDS
     """Of the fixed rules, with and without `subtract_max`."""
     risk_bounds: Bounds = RISK_BOUNDS
+    """Bounds on the sum of risks, of the learned rules."""
 
     def problems(self) -> Iterable[str]:
         if not self.bounds or not self.risk_bounds:

@@ -27,6 +27,7 @@ class StudyTask(Strict):
     """A task with the base model that every arm starts from."""
 
     name: Name
+    """What the task is called in results, tables and --tasks."""
     base: str
     """An SFT recipe: a file or a built-in name. Its task is the task of the arms."""
     overrides: tuple[str, ...] = ()
@@ -39,17 +40,22 @@ class StudyChoice(Strict):
     """What was chosen for an arm on one task: more overrides of its recipe."""
 
     task: Name
+    """The task's name."""
     overrides: tuple[str, ...]
+    """Changes to the arm's recipe there."""
 
 
 class StudyArm(Strict):
     """One way to train: an RL recipe, a file or a built-in name, with overrides."""
 
     name: Name
+    """What the arm is called in results, tables and --arms."""
     recipe: str
+    """An RL recipe: a file or a built-in name."""
     overrides: tuple[str, ...] = ()
+    """Changes to the recipe: train=joint."""
     grid: tuple[tuple[str, ...], ...] | None = None
-    """What tuning tries: of each list one override. None: `tune.grid`; []: nothing, the arm stays as it is."""
+    """What tuning tries: of each list one override. Not set: `tune.grid`; []: nothing, the arm stays as it is."""
     chosen: tuple[StudyChoice, ...] = ()
     """Overrides on some tasks alone, as tuning chooses them."""
 
@@ -58,10 +64,11 @@ class StudyTuning(Strict):
     """How what an arm tries is chosen: on other seeds and other problems than those reported, one run for each."""
 
     seeds: tuple[Seed, ...] = (100, 101)
+    """Seeds of the tuning runs; none that is reported."""
     grid: tuple[tuple[str, ...], ...] = ()
     """Of each list one override: [["optimizer.lr=4e-5", "optimizer.lr=1.2e-4"], ["rollout.rule.bound=0.1", ...]]."""
     budget: Duration | None = None
-    """Denoiser calls of each run. None: those of the study."""
+    """Denoiser calls of each run. Not set: those of the study."""
     count: Annotated[int, Field(ge=2, le=2**20)] = 200
     """Validation problems."""
 
@@ -78,13 +85,17 @@ class StudyEvaluation(Strict):
     every: Annotated[float, Field(gt=0, le=0.25)] = 0.25
     """Share of the budget between two points; the base and the end are points too."""
     seed: Seed = 0
+    """Chooses the problems."""
     split: Literal["validation", "test"] = "test"
+    """Which problems are answered."""
     count: Annotated[int, Field(ge=2, le=2**20)] = 200
+    """How many problems are answered."""
     batch: Count = 200
+    """Completions decoded at a time."""
     bounds: Bounds = DENSE_BOUNDS
     """Fixed entropy bounds at the base and at the end, decoded greedily."""
     bounds_between: Bounds | None = None
-    """Those at the points between, which tables and figures of trajectories show. None: `bounds`."""
+    """Those at the points between, which tables and figures of trajectories show. Not set: `bounds`."""
     validation_count: Annotated[int, Field(ge=0, le=2**20)] = 200
     """Validation problems, answered at the base and at the end, which choose constants. None with split validation."""
     sampled_bound: NonNegative = 0.1
@@ -111,7 +122,9 @@ class StudyMismatch(Strict):
     seed: Seed = 0
     """Chooses the problems, which are the same for all models and seeds."""
     split: Literal["train", "validation", "test"] = "test"
+    """Which problems the rollouts are on."""
     count: Annotated[int, Field(ge=2, le=2**20)] = 128
+    """How many problems, with a rollout each."""
     bound: NonNegative = 0.1
     """Entropy bound of the rollouts."""
     draws: Count = 8
@@ -121,6 +134,7 @@ class StudyMismatch(Strict):
         TwoTimesMeanFieldEstimator(),
         ManyTimesMeanFieldEstimator(boundaries=4),
     )
+    """The surrogates whose distance is measured."""
 
     def problems(self) -> Iterable[str]:
         for estimator in self.estimators:
@@ -137,18 +151,24 @@ class StudyMismatch(Strict):
 
 
 class StudyRecipe(Strict):
+    """Many runs that are compared: arms times tasks times seeds."""
+
     name: Name
+    """The study's name; its runs go to runs/study-NAME."""
     kind: Literal["arms", "likelihood"]
     """arms: what training gains; likelihood: how far the surrogates are from the behaviour, before and after it."""
     tasks: tuple[StudyTask, ...]
+    """What the arms are trained on."""
     arms: tuple[StudyArm, ...]
+    """The ways to train that are compared."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
+    """Each arm is trained once with each, on each task."""
     budget: Duration
     """Denoiser calls of each run."""
     base_per_seed: bool = False
     """Whether each seed has a base of its own, trained with that seed; else all seeds of a task start from one."""
     tune: StudyTuning | None = None
-    """What is tuned, before the runs that are reported. None: nothing."""
+    """What is tuned, before the runs that are reported. Not set: nothing."""
     evaluation: StudyEvaluation = StudyEvaluation()
     mismatch: StudyMismatch = StudyMismatch()
 

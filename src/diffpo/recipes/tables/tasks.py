@@ -57,17 +57,21 @@ class GameSettings(Strict):
 
     reward: Annotated[Rewards, AfterValidator(_own_rewards)] | None = None
     """A function of your own, file.py:function or package.module:function, or several with their weights,
-    { "a.py:right" = 1.0, "a.py:short" = 0.2 }; None: the task's own reward."""
+    { "a.py:right" = 1.0, "a.py:short" = 0.2 }; not set: the task's own reward."""
     reward_seconds: RewardSeconds = REWARD_SECONDS
     """How long a function of your own may take for a batch."""
 
 
 class SudokuTask(GameSettings):
+    """Sudoku puzzles, made up. The one task whose kind may be left out."""
+
     kind: Literal["sudoku"] = "sudoku"
-    """The one task whose kind may be left out."""
     size: Literal[4, 6] = 4
+    """Cells of a side."""
     min_clues: Count | None = None
+    """The fewest clues of a puzzle. Not set: the size's own."""
     max_clues: Count | None = None
+    """The most clues of a puzzle. Not set: the size's own."""
     cell_credit: Share = 0.0
     """What a wrong grid that keeps its clues earns, times its share of right cells."""
 
@@ -84,9 +88,13 @@ class SudokuTask(GameSettings):
 
 
 class CountdownTask(GameSettings):
+    """Countdown, made up: an expression of given numbers that is worth a target."""
+
     kind: Literal["countdown"]
     max_number: Annotated[int, Field(ge=countdown.NUMBERS[0], le=countdown.NUMBERS[1])] = 9
+    """The largest number given."""
     max_target: Annotated[int, Field(ge=countdown.TARGETS[0], le=countdown.TARGETS[1])] = 99
+    """The largest target."""
     operators: countdown.Operators = "+-*/"
     """Operators of the answers to learn from; with them every target can be reached."""
     number_credit: Share = 0.0
@@ -98,10 +106,13 @@ class CountdownTask(GameSettings):
 
 
 class WalkTask(GameSettings):
+    """A labelled walk, made up: each step has few legal successors, which depend on the one before."""
+
     kind: Literal["walk"]
     successors: Annotated[int, Field(ge=walk.SUCCESSORS[0], le=walk.SUCCESSORS[1])] = 2
     """Legal nodes for each step."""
     length: Annotated[int, Field(ge=walk.LENGTHS[0], le=walk.LENGTHS[1])] = 8
+    """Steps of a walk."""
     step_credit: Share = 0.0
     """What a walk that is not legal throughout earns, times its share of legal steps."""
 
@@ -114,19 +125,21 @@ class SourceSettings(Strict):
     """Options that the tasks put in words share."""
 
     source: str | None = None
-    """A file, a folder with train and test files, or owner/name[@revision][:configuration]; None: the published one."""
+    """A file, a folder with train and test files, or owner/name[@revision][:configuration] of the hub; not set: the
+    published one."""
     completion_length: Count = 256
+    """Tokens of a completion."""
     max_prompt_tokens: Count | None = None
-    """Longer prompts, chat template included, are left out. None: the model's positions less the completion."""
+    """Longer prompts, chat template included, are left out. Not set: the model's positions less the completion."""
     instructions: str | None = None
-    """The text before each question; None: the task's own."""
+    """The text before each question; not set: the task's own."""
 
 
 class TextSettings(SourceSettings):
     """Options of the tasks put in words whose answers can be graded."""
 
     test_source: str | None = None
-    """The same for test rows; None: those of `source`, or the published ones where that is None too."""
+    """As `source`, for test rows; not set: those of `source`, or the published ones where that is not set either."""
     few_shot: Annotated[int, Field(ge=0, le=text.MAX_FEW_SHOT)] = 0
     """Train rows that are shown before each question."""
     reward: Annotated[Rewards, AfterValidator(_text_rewards)] = "correct"
@@ -137,14 +150,20 @@ class TextSettings(SourceSettings):
 
 
 class Gsm8kTask(TextSettings):
+    """GSM8K: grade-school mathematics in words."""
+
     kind: Literal["gsm8k"]
 
 
 class Math500Task(TextSettings):
+    """MATH, tested on MATH-500: competition mathematics in LaTeX."""
+
     kind: Literal["math500"]
 
 
 class CountdownD1Task(TextSettings):
+    """Countdown in words, as d1 has it."""
+
     kind: Literal["countdown-d1"]
 
 
@@ -169,20 +188,22 @@ class TextTaskRecipe(TextSettings):
     answer: str = "answer"
     """The column of the answers, by which a grader grades and which SFT learns."""
     template: str | None = None
-    """The prompt as a text of several columns, "{question}\\nAnswer:"; None: what stands in `prompt`."""
+    """The prompt as a text of several columns, "{question}\\nAnswer:"; not set: what stands in `prompt`."""
     answer_template: str | None = None
-    """The same for the answer."""
+    """The answer as a text of several columns; not set: what stands in `answer`."""
     grader: GraderName = "exact"
     """How an answer is compared with that of its row: exact, number, math, regex; none: it is not."""
     pattern: str | None = None
     """With grader = "regex": the answer is its last match in a completion, or the first group of that."""
     reward: Annotated[Rewards, AfterValidator(_correct_or_own)] = "correct"
-    """As of the other kinds; correct: 1 where the grader says so, otherwise 0."""
+    """What a completion earns: correct, 1 where the grader says so and otherwise 0; or functions of your own, as in the
+    other kinds."""
     solved_at: float = 1.0
     """With grader = "none": a completion counts as solved where its reward is at least this."""
     test_share: Share = 0.1
-    """Of the rows of a source that has no test rows of its own."""
+    """Share of the rows that are for the test, of a source that has no test rows of its own."""
     validation_share: Share = 0.05
+    """Share of the rows that are for validation."""
 
     def problems(self) -> Iterable[str]:
         for name in ("template", "answer_template"):
