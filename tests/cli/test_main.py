@@ -13,9 +13,7 @@ import pytest
 import diffpo
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
-from diffpo.recipes import Strict, recipe_names
-
-BUILT_IN = Path(diffpo.__file__).parent / "recipes"
+from diffpo.recipes import Strict
 
 
 class TinyRecipe(Strict):
@@ -76,32 +74,6 @@ def exit_code(*arguments: str) -> object:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     return caught.value.code or 0
-
-
-def test_help_imports_nothing_heavy() -> None:
-    script = (
-        "import atexit, sys\n"
-        "heavy = {'torch', 'transformers', 'numpy', 'pydantic', 'rich', 'jinja2'}\n"
-        "atexit.register(lambda: print(*sorted(heavy & sys.modules.keys()), file=sys.stderr))\n"
-        "from diffpo.cli.main import main\n"
-        "main(['--help'])\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
-    assert done.stderr.strip() == ""
-    for verb in ("sft", "rl", "sampler", "check", "eval", "sample", "report", "study", "bench", "demo"):
-        assert f"\n  {verb} " in done.stdout
-
-
-def test_help_lists_the_built_in_recipes(capsys: pytest.CaptureFixture[str]) -> None:
-    listed: set[str] = set()
-    for verb, example in (("sft", "sudoku4-base"), ("rl", "tiny-d1")):
-        assert exit_code(verb, "--help") == 0
-        text = "".join(capsys.readouterr().out.split())  # lines are broken at the hyphens of names
-        names = text.partition("built-inrecipe:")[2].partition(".")[0].split(",")
-        assert example in names
-        listed |= set(names)
-    others = {file.stem for folder in ("eval", "sampler", "study") for file in (BUILT_IN / folder).glob("*.toml")}
-    assert listed == set(recipe_names()) - others
 
 
 def test_reading_a_recipe_imports_no_torch() -> None:

@@ -12,6 +12,7 @@ from diffpo.bench.updates import UPDATES
 from diffpo.core.errors import UserError
 from diffpo.core.files import check_writable, explain_write_errors, write_json
 from diffpo.core.output import say
+from diffpo.core.suggestion import suggestion
 
 BENCHES: tuple[Bench, ...] = (*ROLLOUTS, *UPDATES)
 
@@ -28,7 +29,9 @@ def chosen(names: Sequence[str], benches: Iterable[Bench] = BENCHES) -> list[Ben
     """
     found = [bench for bench in benches if not names or any(bench.name.startswith(name) for name in names)]
     if unknown := [name for name in names if not any(bench.name.startswith(name) for bench in found)]:
-        raise UserError(f"no benchmark is called {', '.join(unknown)}; diffpo bench --list names them")
+        beginnings = (begin for bench in benches for begin in (bench.name, bench.name.partition("-")[0]))
+        meant = suggestion(unknown[0], beginnings)
+        raise UserError(f"no benchmark is called {', '.join(unknown)}{meant}; diffpo bench --list names them")
     return found
 
 

@@ -9,6 +9,7 @@ from diffpo import __version__
 from diffpo.cli.check_command import check
 from diffpo.cli.demo_command import demo
 from diffpo.cli.evaluation_commands import evaluate, report, score
+from diffpo.cli.help import Verb
 from diffpo.cli.model_commands import merge, sample
 from diffpo.cli.recipes_command import recipes
 from diffpo.cli.study_commands import bench, study
@@ -37,7 +38,14 @@ def diffpo(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Train masked diffusion language models by reinforcement learning; measure accuracy and denoiser calls."""
+    """Train masked diffusion language models by reinforcement learning; measure accuracy and denoiser calls.
+
+    \b
+    Examples:
+      diffpo demo                     see all of it in five minutes
+      diffpo recipes                  list what can be trained
+      diffpo rl --help                how one verb is used
+    """
 
 
 VERBS: Mapping[str, Callable[..., None]] = {
@@ -57,4 +65,4 @@ VERBS: Mapping[str, Callable[..., None]] = {
 }
 """In the order in which `--help` lists them."""
 for name, command in VERBS.items():
-    app.command(name)(command)
+    app.command(name, cls=Verb)(command)

@@ -16,9 +16,15 @@ Verb = Annotated[
 
 
 def check(recipe: RecipeName, overrides: Overrides = None, verb: Verb = None) -> None:
-    """Check a recipe and three rows of its task: prompts, answers, grader, rewards.
+    """Check a recipe and three rows of its task, before training.
+
+    It shows prompts, answers, and what the grader and each reward make of them.
 
     Nothing is trained. Ends with what is wrong, in words; exit code 2 if anything is.
+
+    \b
+    Example:
+      diffpo check d1 'task={kind="text", source="rows.jsonl"}'
     """
     from diffpo.recipes.training_recipe import load_training_recipe
 

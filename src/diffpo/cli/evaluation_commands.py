@@ -30,7 +30,13 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Measure accuracy and denoiser calls on unseen problems."""
+    """Measure accuracy and denoiser calls on unseen problems.
+
+    \b
+    Examples:
+      diffpo eval runs/rl
+      diffpo eval runs/rl count=100 'bounds=[0.0, 0.1]' --out quick.json
+    """
     from diffpo.core.price import check_price
     from diffpo.models.hub import short_name
     from diffpo.recipes import load_recipe
@@ -56,7 +62,12 @@ def score(
     task: Annotated[str, typer.Option(help="gsm8k, math500, countdown-d1 or sudoku-d1.")],
     rows: Annotated[bool, typer.Option("--rows", help="Also list the rows on which the scorers differ.")] = False,
 ) -> None:
-    """Score recorded generations as d1 does, and by our own graders."""
+    """Score recorded generations as d1 does, and by our own graders.
+
+    \b
+    Example:
+      diffpo score answers.jsonl --task gsm8k --rows
+    """
     from diffpo.evaluation.recorded import differences, score_file, summary
 
     scored = score_file(file, task)
@@ -69,7 +80,12 @@ def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", exists=True, file_okay=False)],
     out: Annotated[Path | None, typer.Option(dir_okay=False, help="[default: RUN_DIR/report.html]")] = None,
 ) -> None:
-    """Write a run's report: one HTML file that needs nothing else."""
+    """Write a run's report: one HTML file that needs nothing else.
+
+    \b
+    Example:
+      diffpo report runs/rl
+    """
     from diffpo.report import write_report
 
     show(f"wrote {write_report(run_dir, out)}")

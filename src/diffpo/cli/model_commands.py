@@ -49,7 +49,13 @@ def sample(
     ] = "auto",
     dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the weights.")] = "float32",
 ) -> None:
-    """Complete a prompt, token by token, or all prompts of a file."""
+    """Complete a prompt, token by token, or all prompts of a file.
+
+    \b
+    Examples:
+      diffpo sample runs/rl --prompt '4.2..1...3..2..4'
+      diffpo sample runs/rl --file prompts.jsonl --out completions.jsonl
+    """
     from diffpo.core.price import check_price
     from diffpo.recipes.stored import sampled_length
 
@@ -100,7 +106,12 @@ def merge(
         str | None, typer.Option(help="The adapter's base, if it is not where it was.", metavar="DIR")
     ] = None,
 ) -> None:
-    """Make one published folder of an adapter and its base, or of a sharded run's checkpoint."""
+    """Make one folder of an adapter and its base, or of a sharded run.
+
+    \b
+    Example:
+      diffpo merge runs/rl --out models/rl --dtype bfloat16
+    """
     import torch
 
     from diffpo.runs.merge import run_merge

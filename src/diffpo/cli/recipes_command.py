@@ -19,9 +19,9 @@ def recipes(
         bool, typer.Option("--reference", help="Print the reference page of all tables and keys, as Markdown.")
     ] = False,
 ) -> None:
-    """List the built-in recipes, or print one with every key, its default and its meaning.
+    """List the built-in recipes, or print one with all its keys mean.
 
-    What is printed of a recipe is TOML that can be saved, changed and used.
+    A recipe is printed with every key, its default and its meaning, as TOML that can be saved, changed and used.
 
     \b
     Examples:

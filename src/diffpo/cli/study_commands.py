@@ -33,7 +33,13 @@ def study(  # twelve arguments: every option of a command is one
         bool, typer.Option("--report-only", help="Only write table and figures, from the results.")
     ] = False,
 ) -> None:
-    """Run what a study of many arms, tasks and seeds still lacks, and report it."""
+    """Run what a study of arms, tasks and seeds still lacks; report it.
+
+    \b
+    Examples:
+      diffpo study study-arms --out results/arms --jobs 2
+      diffpo study --report-only --out results/arms --against d1,diffpo
+    """
     references = () if against is None else tuple(against.split(","))
     if report_only:
         require_single_process("a report of what is there")
@@ -65,7 +71,15 @@ def bench(
     json_file: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Where the records go.")] = None,
     is_list: Annotated[bool, typer.Option("--list", help="Name the benchmarks and stop.")] = False,
 ) -> None:
-    """Measure rollouts and updates against plain references, and how far they are from what the machine can do."""
+    """Measure rollouts and updates against plain references.
+
+    And how far they are from what the machine can do.
+
+    \b
+    Examples:
+      diffpo bench --list
+      diffpo bench rollout --rounds 3
+    """
     from diffpo.bench.run import listing, run_bench
 
     if is_list:

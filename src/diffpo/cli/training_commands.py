@@ -19,104 +19,88 @@ else:
     RlRecipe = SftRecipe = Any  # importing them costs too much for `--help`
 
 
-def _recipe_argument(folder: str) -> Any:
-    """Return the argument RECIPE, whose help lists the built-in recipes of a folder.
-
-    It looks at the files itself: `diffpo.recipes` has the names, too, but importing it costs too much for `--help`.
-    """
-    files = (Path(__file__).parents[1] / "recipes" / folder).glob("*.toml")
-    names = ", ".join(sorted(file.stem for file in files))
-    return typer.Argument(metavar="RECIPE", help=f"A TOML file, or the name of a built-in recipe: {names}.")
-
-
-SftName = Annotated[str, _recipe_argument("sft")]
-RlName = Annotated[str, _recipe_argument("rl")]
-RunDir = Annotated[Path | None, typer.Option("--out", help="The run's directory.", file_okay=False)]
-Resume = Annotated[
-    bool,
-    typer.Option(
-        "--resume",
-        help="Go on from the last whole checkpoint in the run's directory; `--resume auto` starts where there is none.",
-    ),
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A TOML file, or names of `diffpo recipes` joined with +.")
 ]
+RunDir = Annotated[Path | None, typer.Option("--out", help="The run's folder.", file_okay=False, metavar="DIR")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint; --resume auto: if any.")]
 ResumeAuto = Annotated[bool, typer.Option(RESUME_AUTO, hidden=True)]
-Extend = Annotated[bool, typer.Option("--extend", help="With --resume: the recipe's budget may have been raised.")]
-DryRun = Annotated[
-    bool,
+Extend = Annotated[bool, typer.Option("--extend", help="With --resume: the budget may have been raised.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print all keys and what the run would take.")]
+Rehearse = Annotated[bool, typer.Option("--rehearse", help="Only run it in small, and say what is wrong.")]
+
+BOTH = "Options of --dry-run (docs/bill.md) and --rehearse (docs/models.md)"
+DRY_RUN = "Options of --dry-run"
+Devices = Annotated[
+    int, typer.Option(min=1, metavar="N", help="GPUs that share each step, of each node.", rich_help_panel=BOTH)
+]
+DeviceMemory = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="GIB", help="Memory of a GPU. [default: --device's]", rich_help_panel=BOTH),
+]
+Nodes = Annotated[int, typer.Option(min=1, metavar="N", help="Nodes of --devices each.", rich_help_panel=DRY_RUN)]
+Device = Annotated[
+    str,
     typer.Option(
-        "--dry-run",
-        help="Only print all keys of the recipe and what the run would take: no weights, no data, no accelerator.",
+        metavar="NAME",
+        help="a100, h100, h200, b200, l40s, rtx4090; cpu: measures this machine.",
+        rich_help_panel=DRY_RUN,
     ),
 ]
 PromptTokens = Annotated[
     int | None,
-    typer.Option(min=1, help="With --dry-run: tokens of a prompt; without it the pilot's, or 200.", show_default="200"),
-]
-Devices = Annotated[
-    int, typer.Option(min=1, help="With --dry-run or --rehearse: GPUs that share each step; with --nodes, of a node.")
-]
-Nodes = Annotated[int, typer.Option(min=1, help="With --dry-run: nodes of --devices GPUs each.")]
-Device = Annotated[
-    str,
-    typer.Option(
-        help="With --dry-run: the accelerator whose time is computed: a100, h100, h200, b200, l40s, rtx4090, or cpu, "
-        "which measures this machine."
-    ),
+    typer.Option(min=1, metavar="N", help="Of a prompt. [default: the pilot's, or 200]", rich_help_panel=DRY_RUN),
 ]
 PilotRun = Annotated[
     Path | None,
     typer.Option(
-        "--pilot", help="With --dry-run: a run's folder, whose denoiser calls are expected again.", file_okay=False
+        "--pilot",
+        file_okay=False,
+        metavar="RUN_DIR",
+        help="A run whose denoiser calls are expected again.",
+        rich_help_panel=DRY_RUN,
     ),
 ]
 Tflops = Annotated[
-    float | None, typer.Option(help="With --dry-run: TFLOP/s that products reach, measured, in place of --device's.")
+    float | None,
+    typer.Option(metavar="TFLOP/S", help="Of products, as measured.", rich_help_panel=DRY_RUN),
 ]
 MemoryBandwidth = Annotated[
-    float | None, typer.Option(help="With --dry-run: GB/s of a device's memory, measured, in place of --device's.")
+    float | None,
+    typer.Option(metavar="GB/S", help="Of a device's memory, as measured.", rich_help_panel=DRY_RUN),
 ]
 LinkBandwidth = Annotated[
     float | None,
-    typer.Option(help="With --dry-run: GB/s in one direction between devices, measured, in place of --device's."),
-]
-Rehearse = Annotated[
-    bool,
-    typer.Option(
-        "--rehearse",
-        help="Run it in small, on random weights: your data, rewards, tokenizer and template, some steps, a "
-        "checkpoint, a resumption and an evaluation, in a folder that is removed (--out keeps it). Ends with what "
-        "is wrong, in words; exit code 2 if anything is. Example: d1+llada-8b+gsm8k+1gpu task.source=train.jsonl "
-        "--rehearse",
-    ),
-]
-DeviceMemory = Annotated[
-    float | None,
-    typer.Option(
-        min=0, help="With --dry-run or --rehearse: GiB of a GPU of the run's machine (--dry-run: --device's)."
-    ),
+    typer.Option(metavar="GB/S", help="One way between devices, as measured.", rich_help_panel=DRY_RUN),
 ]
 
 
 def sft(
-    recipe: SftName,
+    recipe: RecipeName,
     out: RunDir = None,
     overrides: Overrides = None,
     resume: Resume = False,
     resume_auto: ResumeAuto = False,
     extend: Extend = False,
     dry_run: DryRun = False,
-    prompt_tokens: PromptTokens = None,
+    rehearse: Rehearse = False,
     devices: Devices = 1,
+    device_memory: DeviceMemory = None,
     nodes: Nodes = 1,
     device: Device = "h100",
-    device_memory: DeviceMemory = None,
+    prompt_tokens: PromptTokens = None,
     pilot: PilotRun = None,
     tflops: Tflops = None,
     memory_bandwidth: MemoryBandwidth = None,
     link_bandwidth: LinkBandwidth = None,
-    rehearse: Rehearse = False,
 ) -> None:
-    """Fine-tune a denoiser on solved problems."""
+    """Fine-tune a denoiser on solved problems.
+
+    \b
+    Examples:
+      diffpo sft sudoku4-base --out runs/base
+      diffpo sft d1-sft task.source=rows.jsonl --dry-run --device h100
+    """
     from diffpo.recipes import load_recipe
     from diffpo.recipes.tables import SftRecipe
 
@@ -139,27 +123,30 @@ def sft(
 
 
 def rl(
-    recipe: RlName,
+    recipe: RecipeName,
     out: RunDir = None,
     overrides: Overrides = None,
     resume: Resume = False,
     resume_auto: ResumeAuto = False,
     extend: Extend = False,
     dry_run: DryRun = False,
-    prompt_tokens: PromptTokens = None,
+    rehearse: Rehearse = False,
     devices: Devices = 1,
+    device_memory: DeviceMemory = None,
     nodes: Nodes = 1,
     device: Device = "h100",
-    device_memory: DeviceMemory = None,
+    prompt_tokens: PromptTokens = None,
     pilot: PilotRun = None,
     tflops: Tflops = None,
     memory_bandwidth: MemoryBandwidth = None,
     link_bandwidth: LinkBandwidth = None,
-    rehearse: Rehearse = False,
 ) -> None:
-    """Train a denoiser, its controller or both with rewards.
+    """Train a denoiser, its learned sampler or both with rewards.
 
-    The controller is the learned sampler: it chooses an entropy bound for each prompt, or the tokens of each call.
+    \b
+    Examples:
+      diffpo rl tiny-diffpo base=runs/base --out runs/rl
+      diffpo rl d1+llada-8b+gsm8k+1gpu task.source=train.jsonl --rehearse
     """
     from diffpo.recipes import load_recipe
     from diffpo.recipes.tables import RlRecipe
@@ -186,11 +173,18 @@ def sampler(
     base: Model,
     overrides: Overrides = None,
     recipe: Annotated[
-        str | None, typer.Option(help="A TOML file or a built-in name; without it, the defaults.")
+        str | None, typer.Option(metavar="RECIPE", help="A TOML file or a built-in name. [default: the defaults]")
     ] = None,
     out: RunDir = None,
 ) -> None:
-    """Fit a learned sampler to a denoiser: it takes the price of a call, and the denoiser stays as it is."""
+    """Fit a learned sampler to a denoiser that stays as it is.
+
+    It takes the price of a call: what one call per token costs in accuracy (docs/sampler.md).
+
+    \b
+    Example:
+      diffpo sampler runs/rl --out runs/sampler
+    """
     from diffpo.recipes import load_recipe
     from diffpo.recipes.stored import fitted_task, over_stored_task
     from diffpo.recipes.tables import SamplerRecipe

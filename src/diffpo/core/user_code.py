@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from diffpo.core.errors import UserError
+from diffpo.core.suggestion import suggested_path, suggestion
 from diffpo.core.time_limit import OutOfTimeError, time_limit
 
 IMPORT_SECONDS = 300.0
@@ -37,7 +38,8 @@ def load_user_code(name: str, part: str, noun: str) -> Any:
     file = Path(source).resolve() if source.endswith(".py") else None
     if file is not None and not file.is_file():
         raise UserError(
-            f"the {part}'s file {file} is not there; give FILE.py:{noun.upper()} or PACKAGE.MODULE:{noun.upper()}"
+            f"the {part}'s file {file} is not there{suggested_path(source)}; give FILE.py:{noun.upper()} or "
+            f"PACKAGE.MODULE:{noun.upper()}"
         )
     try:
         with contained(IMPORT_SECONDS):
@@ -56,7 +58,7 @@ def load_user_code(name: str, part: str, noun: str) -> Any:
     if not callable(found):
         raise UserError(
             f"the {part} {name} names a {noun} that {source} does not have, {attribute}; "
-            f"it has {', '.join(_defined_in(module, noun)) or 'none'}"
+            f"it has {', '.join(known := _defined_in(module, noun)) or 'none'}{suggestion(attribute, known)}"
         )
     return found
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from diffpo.core.errors import UserError
+from diffpo.core.suggestion import suggestion
 from diffpo.grading import d1
 from diffpo.grading.answer import final_answer
 from diffpo.tasks.base import Grade, Problem
@@ -61,7 +62,8 @@ def score_file(path: Path, kind: str) -> list[ScoredRow]:
     Raises UserError for an unknown kind, and for a row that lacks a field or is not of this kind.
     """
     if kind not in get_args(Kind):
-        raise UserError(f"--task {kind}: unknown; give one of {', '.join(get_args(Kind))}")
+        known = get_args(Kind)
+        raise UserError(f"--task {kind}: unknown{suggestion(kind, known)}; give one of {', '.join(known)}")
     return [_score(kind, index, row) for index, row in enumerate(_read_recorded(path))]
 
 

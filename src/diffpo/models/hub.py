@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
 from diffpo.core.errors import UserError
 from diffpo.core.hub_name import HubName, parse_hub_name
 from diffpo.core.printable import without_secrets
+from diffpo.core.suggestion import suggested_path
 
 Result = TypeVar("Result")
 Kind = Literal["model", "dataset"]
@@ -44,7 +45,7 @@ def short_name(text: str) -> str:
 def check_model_path(text: str) -> None:
     """Raise UserError where a text is neither a folder here nor a hub name. The hub itself is not asked."""
     if not Path(text).is_dir() and not (is_hub_name(text) and not Path(text).exists()):
-        what = "is a file" if Path(text).exists() else "does not exist"
+        what = "is a file" if Path(text).exists() else f"does not exist{suggested_path(text)}"
         raise UserError(f"{text} {what}; name a folder with a model, a run's folder, or a model's hub name")
 
 

@@ -7,7 +7,6 @@ joined, too.
 
 import tomllib
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from diffpo.core.errors import UserError
 from diffpo.core.files import is_file
-from diffpo.recipes.words import closest, suggestion
+from diffpo.core.suggestion import suggested_path, suggestion
 
 FOLDERS = ("rl", "sft", "sampler", "eval", "study")
 PIECES = "pieces"
@@ -128,7 +127,7 @@ def read_source(path_or_name: str) -> str:
             f"recipe {path_or_name} is not valid TOML: it is not UTF-8 from byte {error.start} on; save it as UTF-8"
         ) from error
     except OSError as error:
-        raise UserError(f"cannot read recipe {path_or_name}: {error.strerror}{_nearby(path_or_name)}") from error
+        raise UserError(f"cannot read recipe {path_or_name}: {error.strerror}{suggested_path(path_or_name)}") from error
     except ValueError as error:  # a path with a NUL
         raise UserError(f"recipe {path_or_name} cannot be read: {error}") from error
 
@@ -140,14 +139,6 @@ def _read(path_or_name: str) -> dict[str, Any]:
         raise UserError(f"recipe {path_or_name} cannot be read: its tables or arrays are nested too deep") from error
     except ValueError as error:  # no TOML, or an integer of thousands of digits
         raise UserError(f"recipe {path_or_name} is not valid TOML: {str(error).partition(';')[0]}") from error
-
-
-def _nearby(path: str) -> str:
-    """A question for a file whose name is nearly that of one in the same folder; empty where there is none."""
-    with suppress(OSError, ValueError):
-        there = [file.name for file in Path(path).parent.iterdir() if file.suffix == ".toml"]
-        return "".join(f"; did you mean {Path(path).with_name(name)}?" for name in closest(Path(path).name, there))
-    return ""
 
 
 def _place_of(path_or_name: str) -> Path | Traversable:

@@ -5,6 +5,7 @@ the checks which join several fields still run on those that are right.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import reduce
@@ -15,12 +16,13 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from pydantic_core import ErrorDetails, PydanticUndefined
 
 from diffpo.core.errors import UserError
+from diffpo.core.suggestion import closest, suggestion
 from diffpo.recipes.files import apply_override, read_table
 from diffpo.recipes.renamed import KEYS, removal, renamed_value, renaming
-from diffpo.recipes.words import at, closest, join_key, show_value, suggestion
+from diffpo.recipes.words import at, join_key, show_value
 
 _CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 MOST_MISTAKES = 30  # that are listed
@@ -253,5 +255,12 @@ def _explain(error: ValidationError, where: str) -> Iterator[str]:
             yield from (at(place, line) for line in str(mistake["ctx"]["error"]).splitlines())
         else:
             new = renamed_value(place.rpartition(".")[2], mistake["input"])
-            renamed = f"; renamed: write {new!r}" if new else ""
-            yield f"{place}: {mistake['msg'].removeprefix('Input ')}, got {show_value(mistake['input'])}{renamed}"
+            meant = f"; renamed: write {new!r}" if new else _suggested(mistake)
+            yield f"{place}: {mistake['msg'].removeprefix('Input ')}, got {show_value(mistake['input'])}{meant}"
+
+
+def _suggested(mistake: ErrorDetails) -> str:
+    """Return a question for the nearest of the texts that may stand there; empty where none is near."""
+    expected = str(mistake.get("ctx", {}).get("expected", ""))
+    given = mistake["input"]
+    return suggestion(given, re.findall(r"'([^']*)'", expected)) if isinstance(given, str) else ""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from diffpo.core.errors import UserError
+from diffpo.core.suggestion import suggestion
 from diffpo.recipes.files import read_table
 from diffpo.recipes.strict import load_recipe
 from diffpo.recipes.tables import RlRecipe, SftRecipe
@@ -21,5 +22,5 @@ def load_training_recipe(name: str, overrides: Sequence[str], verb: str | None =
         rl, sft = ({*recipe.model_fields} for recipe in (RlRecipe, SftRecipe))
         verb = "rl" if len(keys & (rl - sft)) > len(keys & (sft - rl)) else "sft"
     if verb not in RECIPES:
-        raise UserError(f"no recipe is for {verb!r}; give {' or '.join(RECIPES)}")
+        raise UserError(f"no recipe is for {verb!r}{suggestion(verb, RECIPES)}; give {' or '.join(RECIPES)}")
     return load_recipe(RECIPES[verb], name, overrides)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.core.errors import UserError
+from diffpo.core.suggestion import suggestion
 from diffpo.recipes import Strict, load_recipe, recipe_of
 from diffpo.recipes.dump import plain_table, user_code_in
 from diffpo.recipes.parts import build_task
@@ -76,7 +77,8 @@ def _selected(what: str, names: Sequence[str], wanted: Sequence[str] | None) -> 
     if wanted is None:
         return list(names)
     if unknown := [name for name in wanted if name not in names]:
-        raise UserError(f"the study has no {what} {', '.join(unknown)}; choose from {', '.join(names)}")
+        meant = suggestion(unknown[0], names)
+        raise UserError(f"the study has no {what} {', '.join(unknown)}{meant}; choose from {', '.join(names)}")
     return [name for name in names if name in wanted]
 
 

@@ -22,6 +22,7 @@ from typing import Any, get_args
 
 from diffpo.core.errors import UserError
 from diffpo.core.hub_name import parse_hub_name
+from diffpo.core.suggestion import suggested_path, suggestion
 from diffpo.tasks.base import Split
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -85,7 +86,7 @@ class Row:
     def value(self, name: str) -> Any:
         """Return the value of a column."""
         if name not in self.columns:
-            raise UserError(f"{self.location}: field {name!r} is missing; {there_are(self)}")
+            raise UserError(f"{self.location}: field {name!r} is missing; {there_are(self, name)}")
         return self.columns[name]
 
     def has(self, *names: str) -> bool:
@@ -93,9 +94,9 @@ class Row:
         return all(name in self.columns for name in names)
 
 
-def there_are(row: Row) -> str:
-    """Return the columns that a row has, as a message ends."""
-    return f"there are {', '.join(row.columns)[:_LONGEST_LIST] or 'none'}"
+def there_are(row: Row, meant: str) -> str:
+    """Return the columns that a row has, and which of them is `meant`, as a message ends."""
+    return f"there are {', '.join(row.columns)[:_LONGEST_LIST] or 'none'}{suggestion(meant, row.columns)}"
 
 
 def splits_of(source: str) -> frozenset[Split]:
@@ -128,8 +129,8 @@ def read_rows(source: str, split: Split) -> list[Row]:
         return _read_hub(source, split)
     if not path.exists():
         raise UserError(
-            f"{source}: no such file or folder; give a {', '.join(SUFFIXES)} file, a folder with one for each split, "
-            "or a data set of the hub, owner/name"
+            f"{source}: no such file or folder{suggested_path(source)}; give a {', '.join(SUFFIXES)} file, a folder "
+            "with one for each split, or a data set of the hub, owner/name"
         )
     return _read_file(str(path), version_stamp(str(path)))
 

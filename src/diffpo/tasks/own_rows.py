@@ -43,8 +43,8 @@ class RowParser:
             return text
         if not row.has(self.prompt):
             raise UserError(
-                f"{row.location}: task.prompt names column {self.prompt!r}, which is not there; {there_are(row)}; name "
-                "one of them, or write a task.template of several"
+                f"{row.location}: task.prompt names column {self.prompt!r}, which is not there; "
+                f"{there_are(row, self.prompt)}; name one of them, or write a task.template of several"
             )
         value = row.columns[self.prompt]
         return _turns(row, self.prompt, value) if isinstance(value, list) else row.written(self.prompt)
@@ -57,7 +57,9 @@ class RowParser:
             return row.written(self.answer)
         if not self.grader.needs_answer:
             return ""
-        problem = "which is empty here" if row.has(self.answer) else f"which is not there; {there_are(row)}"
+        problem = (
+            "which is empty here" if row.has(self.answer) else f"which is not there; {there_are(row, self.answer)}"
+        )
         raise UserError(
             f"{row.location}: task.answer names column {self.answer!r}, {problem}; name another, or set "
             "task.grader = 'none' and a task.reward of your own"

@@ -45,7 +45,7 @@ class RowTemplate:
     def _value(self, row: Row, column: str) -> str:
         if not row.has(column):
             raise UserError(
-                f"{row.location}: {self.option} names column {column!r}, which is not there; {there_are(row)}"
+                f"{row.location}: {self.option} names column {column!r}, which is not there; {there_are(row, column)}"
             )
         value = row.columns[column]
         if not isinstance(value, str | int | float):

@@ -5,10 +5,10 @@ from typing import Annotated
 from pydantic import AfterValidator, SerializeAsAny
 
 from diffpo.core.errors import UserError
+from diffpo.core.suggestion import suggestion
 from diffpo.core.user_code import is_user_code
 from diffpo.objective.advantages import ADVANTAGES
 from diffpo.recipes.custom import Contract, CustomPart, load_function
-from diffpo.recipes.words import suggestion
 
 
 class CustomAdvantage(CustomPart):

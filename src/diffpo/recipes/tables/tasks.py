@@ -6,6 +6,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, SerializeAsAny
 
+from diffpo.core.suggestion import suggestion
 from diffpo.core.user_code import is_user_code
 from diffpo.recipes.custom import Contract, CustomPart, attribute_or_none
 from diffpo.recipes.strict import Strict
@@ -25,7 +26,7 @@ def _check(rewards: Rewards, known: tuple[str, ...]) -> Rewards:
         if name not in known and not is_user_code(name):
             own = "a function of your own, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION"
             told = f"{' or '.join(map(repr, known))}, or {own}" if known else own
-            raise ValueError(f"should be {told}, got {name!r}")
+            raise ValueError(f"should be {told}, got {name!r}{suggestion(name, known)}")
         if not 0 < abs(weight) <= MAX_WEIGHT:
             raise ValueError(
                 f"gives {name} the weight {weight:g}; give one from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}, not 0"

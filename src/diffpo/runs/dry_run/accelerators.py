@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from diffpo.core.errors import UserError
-from diffpo.recipes.words import suggestion
+from diffpo.core.suggestion import suggestion
 
 PRODUCT_SHARE = 0.5
 """Of a vendor's peak, the share that matrix products are assumed to reach. No GPU was measured."""

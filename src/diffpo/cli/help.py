@@ -1,0 +1,34 @@
+"""How a verb's `--help` is set out, and what its usage errors suggest. Imports nothing heavy."""
+
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from diffpo.core.suggestion import suggested_choice
+
+
+class Verb(TyperCommand):
+    """A command whose options are listed in groups, by their `rich_help_panel`, those without one first."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for the arguments and one for each group of options."""
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                is_option = parameter.param_type_name == "option"
+                group = (getattr(parameter, "rich_help_panel", None) or "Options") if is_option else "Arguments"
+                sections.setdefault(group, []).append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line; where a word is none of an option's, the nearest one is suggested."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            told = error.message.removeprefix("Value error, ").rstrip(".")
+            error.message = f"{told}{suggested_choice(told)}"
+            raise
