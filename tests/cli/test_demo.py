@@ -292,7 +292,7 @@ def test_all_arms_had_the_same_denoiser_calls(observed: Observed) -> None:
 def test_every_piece_is_there(observed: Observed) -> None:
     page = (observed.out / "report.html").read_text()
     assert page.startswith("<!") and "</html>" in page
-    assert "One any-speed model with a learned sampler: area under the frontier" in page
+    assert "the area under the frontier of any-speed is" in page
     picture = (observed.out / "frontier.svg").read_text()
     assert picture.lstrip().startswith(("<svg", "<?xml")) and "not evaluated" not in picture
     run = read_run(observed.out)

@@ -9,7 +9,6 @@ from diffpo.core.errors import UserError
 from diffpo.report.compared import area_sentence, frontier_sentences
 from diffpo.report.data import read_run
 from diffpo.report.differences import differences_of
-from diffpo.report.sentences import headline
 from diffpo.statistics.comparison import FrontierDifference
 from diffpo.statistics.intervals import Estimate
 
@@ -28,11 +27,14 @@ D1 = difference(0.05, -0.12, -0.09, 0.01, 0.08, 0.2, 0.0, 0.1)
 DIFFPO = difference(0.01, 0.03, 0.0, -0.01)
 
 
-def test_the_headline_has_both_areas_and_where_another_is_ahead() -> None:
-    assert headline((), {"base": difference(0.3, 0.1), "d1": D1, "diffpo": DIFFPO}) == (
-        "One any-speed model with a learned sampler: area under the frontier larger than that of d1 "
+def test_the_areas_and_where_another_is_ahead_are_told() -> None:
+    assert area_sentence({"base": difference(0.3, 0.1), "d1": D1, "diffpo": DIFFPO}) == (
+        "Over all numbers of calls, the area under the frontier of any-speed is larger than that of d1 "
         "(+0.050 [+0.030, +0.070]) and not told apart from that of DiFFPO (+0.010 [-0.010, +0.030]); "
         "d1 solves more within 1 to 2 calls."
+    )
+    assert area_sentence({"diffpo": DIFFPO}).endswith(
+        "; at no number of calls is another ahead, as far as intervals tell."
     )
 
 

@@ -10,9 +10,10 @@ import pytest
 from diffpo.core.errors import UserError
 from diffpo.report.charts import frontier_svg
 from diffpo.report.data import Arm, FrontierPoint, LearnedSampler, PriceCurve, read_run
+from diffpo.report.headline import headline
 from diffpo.report.learned import price_sentences
 from diffpo.report.page import write_report
-from diffpo.report.sentences import figures, headline, representative
+from diffpo.report.sentences import figures, representative
 from diffpo.report.table import table_rows
 from diffpo.statistics.intervals import Estimate, Interval
 
@@ -74,7 +75,7 @@ def test_labels_of_near_points_take_turns() -> None:
 def test_a_price_of_a_tenth_stands_for_the_arm() -> None:
     assert representative(priced()) == CURVE[1]
     assert [(figure.rule, figure.nfe) for figure in figures([priced()])] == [("commit risk 0.5", "4.0")]
-    assert "with commit risk 0.5 solves 85 %" in headline([priced()])
+    assert headline([priced()]) == "mine solves 85 % of 600 unseen problems in 4.0 calls."
 
 
 def test_the_table_has_a_row_for_each_price() -> None:

@@ -30,7 +30,8 @@ from diffpo.recipes.tables import SftRecipe
 from diffpo.report import summary_table, write_report
 from diffpo.report.charts import frontier_svg
 from diffpo.report.data import read_run
-from diffpo.report.sentences import headline
+from diffpo.report.headline import comparison, headline
+from diffpo.report.sentences import basis
 from diffpo.runs.interrupt import interruptible
 from diffpo.runs.progress import ProgressBar
 from diffpo.training.sft import run_sft
@@ -55,7 +56,9 @@ def run_demo(out: Path, seed: int) -> None:
         run = read_run(out)
         evaluated = [arm for arm in run.arms if arm.is_evaluated]
         write_whole(out / "frontier.svg", frontier_svg(evaluated, is_standalone=True))
-    show(f"\n{summary_table(summary)}\n\n{headline(run.arms, run.compared)}\n\nopen {out / 'report.html'}")
+    found = comparison(run.arms, run.compared)
+    said = [headline(run.arms, run.compared), basis(run.arms, run.compared, found.main) if found else None]
+    show("\n\n".join(["", summary_table(summary).rstrip(), *filter(None, said), f"open {out / 'report.html'}"]))
 
 
 class Clock:

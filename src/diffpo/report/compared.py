@@ -11,16 +11,16 @@ MAIN = "sampler"
 
 
 def area_sentence(differences: Mapping[str, FrontierDifference]) -> str:
-    """Return, for the headline, how the areas compare, and who is ahead in few calls."""
+    """Return how the areas compare, which the headline tells in a word, and who is ahead at which numbers of calls."""
     rivals = {arm: found for arm, found in differences.items() if arm != "base"} or differences
     areas = [f"{_area_words(found.area)} {_name(arm)} ({_area(found.area)})" for arm, found in rivals.items()]
     behind = [
         f"{_name(arm)} solves more within {_ranges(calls)}"
         for arm, found in rivals.items()
-        if (calls := _calls(found, -1))
+        if (calls := calls_told_apart(found, -1))
     ]
-    start = f"One {display(MAIN)} model with a learned sampler: area under the frontier {' and '.join(areas)}"
-    return "; ".join([start, *behind]) + "."
+    start = f"Over all numbers of calls, the area under the frontier of {display(MAIN)} is {' and '.join(areas)}"
+    return "; ".join([start, *(behind or ["at no number of calls is another ahead, as far as intervals tell"])]) + "."
 
 
 def frontier_sentences(differences: Mapping[str, FrontierDifference]) -> list[str]:
@@ -28,10 +28,15 @@ def frontier_sentences(differences: Mapping[str, FrontierDifference]) -> list[st
     return [_sentence(arm, found) for arm, found in differences.items()]
 
 
+def calls_told_apart(found: FrontierDifference, sign: int) -> list[float]:
+    """Return the numbers of calls at which the whole interval is above (1) or below (-1) zero."""
+    return [at for at, e in zip(found.at, found.accuracy, strict=True) if min(sign * end for end in e.ci95) > 0]
+
+
 def _sentence(arm: str, found: FrontierDifference) -> str:
     parts = [f"{_area_words(found.area)} {_name(arm)} ({_area(found.area)})"]
     for sign, word in ((1, "ahead"), (-1, "behind")):
-        if calls := _calls(found, sign):
+        if calls := calls_told_apart(found, sign):
             at, most = max(
                 ((x, e) for x, e in zip(found.at, found.accuracy, strict=True) if x in calls),
                 key=lambda pair: sign * pair[1].value,
@@ -41,11 +46,6 @@ def _sentence(arm: str, found: FrontierDifference) -> str:
         f"The frontier of {display(MAIN)} with its learned sampler has an area {'; '.join(parts)}. Intervals are over "
         "problems, of one training run each."
     )
-
-
-def _calls(found: FrontierDifference, sign: int) -> list[float]:
-    """Return the numbers of calls at which the whole interval is above (1) or below (-1) zero."""
-    return [at for at, e in zip(found.at, found.accuracy, strict=True) if min(sign * end for end in e.ci95) > 0]
 
 
 def _area_words(area: Estimate) -> str:

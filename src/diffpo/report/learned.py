@@ -1,5 +1,6 @@
 """Is the learned sampler of a run ahead of fixed rules on the same model? The sentences of a report that say so."""
 
+from diffpo.report.charts import by_clues
 from diffpo.report.data import Arm
 from diffpo.report.table import display
 from diffpo.statistics.constant import Verdict, verdict
@@ -39,6 +40,19 @@ def gain_sentences(arm: Arm) -> list[str]:
             f"{_calls(validated.nfe, validated.nfe_ci95)} calls at the same time."
         )
     return [*found, f"So it is {verdict_words(arm)}."]
+
+
+def clue_sentence(arm: Arm) -> str | None:
+    """Return how the learned sampler's bound goes with the clues of a puzzle; None where that was not recorded."""
+    bounds = by_clues(arm.clues, arm.learned.bounds) if arm.learned else {}
+    if len(bounds) < 2:
+        return None
+    fewest, most = min(bounds), max(bounds)
+    return (
+        f"Puzzles with more clues are easier. The bound of {display(arm.name)} is {bounds[fewest]:.2g} on average at "
+        f"{fewest} clues and {bounds[most]:.2g} at {most}: a larger one commits more tokens per call, and a flat curve "
+        "would treat all prompts alike."
+    )
 
 
 def price_sentences(arm: Arm) -> list[str]:

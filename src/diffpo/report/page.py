@@ -1,5 +1,8 @@
 """Put the page together and write it."""
 
+import base64
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -11,9 +14,12 @@ from markupsafe import Markup
 from diffpo.core.files import check_writable, explain_write_errors, write_whole
 from diffpo.core.printable import printable
 from diffpo.report import charts, playback, sentences, table
+from diffpo.report.agreement import agreement
 from diffpo.report.compared import frontier_sentences
 from diffpo.report.data import ARMS, Arm, ReportedRun, read_run
-from diffpo.report.learned import gain_sentences, price_sentences
+from diffpo.report.headline import comparison, headline
+from diffpo.report.learned import clue_sentence, gain_sentences, price_sentences
+from diffpo.report.meanings import RL_MEANINGS, SFT_MEANINGS
 from diffpo.report.metrics import RL_CURVES, SFT_CURVES
 
 HERE = Path(__file__).parent
@@ -31,6 +37,25 @@ class ClueRow:
     bound: str
     accuracy: str
     nfe: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A training curve, and what it means in one sentence."""
+
+    svg: Markup
+    meaning: str
+
+
+@dataclass(frozen=True)
+class ArmTable:
+    """The rows of one arm in the table of all figures, and the figures of its whole frontier."""
+
+    arm: str
+    name: str
+    frontier: tuple[tuple[str, str], ...]
+    header: tuple[str, ...]
+    rows: tuple[table.Row, ...]
 
 
 def write_report(run_dir: Path, out_file: Path | None = None) -> Path:
@@ -54,13 +79,19 @@ def render(run: ReportedRun) -> str:
     fixed = charts.nearest_fixed(learned) if learned else None
     rl, sft = _by_training(run.arms)
     known = {arm.name for arm in run.arms}
+    found = comparison(run.arms, run.compared)
+    script = _text("playback.js")
     return _template().render(
-        css=_text("chart.css") + _text("style.css"),
-        script=_text("playback.js"),
+        css=_text("chart.css") + _text("style.css") + _text("playback.css"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(f"\n{script}\n".encode()).digest()).decode(),
         run=run,
         facts=_facts(run),
         absent=[table.display(name) for name in MISSED if name not in known and known & {*MISSED}],
-        headline=sentences.headline(run.arms, run.compared),
+        headline=_unbroken(headline(run.arms, run.compared)),
+        main=found.main if found else None,
+        basis=sentences.basis(run.arms, run.compared, found.main) if found else None,
+        agreement=agreement(run.arms, found),
         figures=sentences.figures(run.arms),
         frontiers=[
             (name, Markup(charts.frontier_svg(evaluated, *size))) for name, size in (("wide", WIDE), ("narrow", NARROW))
@@ -73,19 +104,18 @@ def render(run: ReportedRun) -> str:
             *frontier_sentences(run.compared),
             *filter(None, [sentences.frontier_sentence(run.arms)]),
         ],
-        header=table.HEADER,
-        rows=table.table_rows(run.arms),
+        tables=_tables(run.arms),
         clue_charts=[Markup(svg) for svg in charts.clue_charts(learned)] if learned else [],
         clue_rows=_clue_rows(learned) if learned else [],
+        clue_sentence=clue_sentence(learned) if learned else None,
         learned_style=charts.style_of(learned.name) if learned else None,
         learned_name=table.display(learned.name) if learned else None,
         fixed_rule=fixed.rule if fixed else None,
-        curves=_curves(rl, "denoiser_calls", "denoiser calls spent in training", RL_CURVES),
+        curves=_curves(rl, "denoiser_calls", "denoiser calls spent in training", RL_CURVES, RL_MEANINGS),
         rl_arms=rl,
-        sft_curves=_curves(sft, "step", "optimiser step", SFT_CURVES),
+        sft_curves=_curves(sft, "step", "optimiser step", SFT_CURVES, SFT_MEANINGS),
         sft_arms=sft,
-        plays=playback.plays(run.arms),
-        has_grids=any(completion.clues is not None for arm in run.arms for completion in arm.playback),
+        player=playback.player(run.arms, sentences.rules(run.arms)),
         style_of=charts.style_of,
         display=table.display,
     )
@@ -99,6 +129,11 @@ def _template() -> Template:
     return environment.get_template("template.html.j2")
 
 
+def _unbroken(sentence: str) -> str:
+    """Return the sentence with its numbers and their units on one line."""
+    return re.sub(r"(?<=[\d.]) (?=%|calls\b)", "\N{NO-BREAK SPACE}", sentence)
+
+
 def _facts(run: ReportedRun) -> list[tuple[str, str]]:
     n = {point.n for arm in run.arms for point in arm.points}
     facts = [
@@ -108,11 +143,9 @@ def _facts(run: ReportedRun) -> list[tuple[str, str]]:
         ("seed", run.seed),
         ("wall time", _duration(run.wall_s) if run.wall_s is not None else None),
     ]
-    facts += [
-        (f"denoiser calls to train {table.display(arm.name)}", f"{arm.train_denoiser_calls:,}")
-        for arm in run.arms
-        if arm.train_denoiser_calls is not None
-    ]
+    spent = {table.display(arm.name): arm.train_denoiser_calls for arm in run.arms if arm.train_denoiser_calls}
+    if spent:
+        facts.append(("denoiser calls to train", ", ".join(f"{name} {calls:,}" for name, calls in spent.items())))
     return [(name, str(value)) for name, value in facts if value is not None]
 
 
@@ -120,6 +153,23 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _tables(arms: Sequence[Arm]) -> list[ArmTable]:
+    """Return the table of all figures, by arm: those of a whole frontier stand once beside the arm's name."""
+    found: list[ArmTable] = []
+    of_rule = [i for i, name in enumerate(table.HEADER) if name not in ("arm", "area", "AUP")]
+    of_frontier = [i for i, name in enumerate(table.HEADER) if name in ("area", "AUP")]
+    for row in table.table_rows(arms):
+        cells = tuple(row.cells[i] for i in of_rule)
+        kept = replace(row, cells=cells)
+        if row.is_first:
+            frontier = tuple((table.HEADER[i], row.cells[i]) for i in of_frontier if row.cells[i] != table.ABSENT)
+            header = tuple(table.HEADER[i] for i in of_rule)
+            found.append(ArmTable(row.arm, table.display(row.arm), frontier, header, (kept,)))
+        else:
+            found[-1] = replace(found[-1], rows=(*found[-1].rows, kept))
+    return found
 
 
 def _clue_rows(arm: Arm) -> list[ClueRow]:
@@ -140,9 +190,11 @@ def _clue_rows(arm: Arm) -> list[ClueRow]:
     ]
 
 
-def _curves(arms: Sequence[Arm], x: str, x_label: str, fields: Mapping[str, str]) -> list[Markup]:
-    found = (charts.training_svg(arms, x, x_label, y, y_label) for y, y_label in fields.items())
-    return [Markup(svg) for svg in found if svg]
+def _curves(
+    arms: Sequence[Arm], x: str, x_label: str, fields: Mapping[str, str], meanings: Mapping[str, str]
+) -> list[Curve]:
+    found = ((y, charts.training_svg(arms, x, x_label, y, y_label)) for y, y_label in fields.items())
+    return [Curve(Markup(svg), meanings[y]) for y, svg in found if svg]
 
 
 def _by_training(arms: Sequence[Arm]) -> tuple[list[Arm], list[Arm]]:

@@ -58,26 +58,32 @@ def figures(arms: Sequence[Arm]) -> list[Figure]:
     return found
 
 
-def headline(arms: Sequence[Arm], compared: Mapping[str, FrontierDifference] | None = None) -> str:
-    """Return, where whole frontiers were `compared`, how they do.
+def rules(arms: Sequence[Arm]) -> dict[str, str]:
+    """Return, by arm, the name of the rule whose point stands for it."""
+    return {arm.name: point.rule for arm in arms if (point := representative(arm))}
 
-    Otherwise it is what DiFFPO, or else the last arm, achieves, how that compares with each other arm, and whether its
-    learned sampler is better than fixed bounds.
+
+def basis(arms: Sequence[Arm], compared: Mapping[str, FrontierDifference], main: str) -> str | None:
+    """Return what the headline's words rest on: differences with their intervals, losses too.
+
+    Where whole frontiers were `compared` it is how they do, otherwise what the points of the other arms are to that of
+    the `main` arm, and whether its learned sampler is better than fixed bounds. None where there is nothing to say.
     """
     if compared:
         return area_sentence(compared)
-    known = [(arm, point) for arm in arms if (point := representative(arm))]
-    if not known:
-        return "Nothing was evaluated in this run yet."
-    main, point = next(((arm, point) for arm, point in known if arm.name == "diffpo"), known[-1])
-    sampler = "its learned sampler" if main.learned else point.rule
-    start = (
-        f"{display(main.name)} with {sampler} solves {percent(point.accuracy, 0)} % of {point.n} unseen problems "
-        f"in {point.nfe:.1f} denoiser calls"
-    )
-    others = [_comparison(arm, other, point) for arm, other in known if arm is not main]
-    found = f"{start}: {'; '.join(others)}." if others else f"{start}."
-    return f"{found} Its learned sampler is {verdict_words(main)}." if main.learned and main.gain else found
+    points = [(arm, point) for arm in arms if (point := representative(arm))]
+    ours = next(((arm, point) for arm, point in points if arm.name == main), None)
+    if ours is None:
+        return None
+    arm, point = ours
+    others = [_comparison(other, theirs, point) for other, theirs in points if other is not arm]
+    found = []
+    if others:
+        sampler = "its learned sampler" if arm.learned else point.rule
+        found = [f"{display(main)} with {sampler} solves {'; '.join(others)}."]
+    if arm.learned and arm.gain:
+        found.append(f"Its learned sampler is {verdict_words(arm)}.")
+    return " ".join(found) or None
 
 
 def _comparison(arm: Arm, point: FrontierPoint, main: FrontierPoint) -> str:
