@@ -218,12 +218,12 @@ def test_the_scrub_goes_to_any_call(desk: Opened) -> None:
 
 def test_tallies_count_what_is_finished(desk: Opened) -> None:
     slider = desk.tab.get_by_role("slider")
-    tallies = desk.tab.locator(".lane .tally")
     told = []
     for call in (4, 5, LAST):
         slider.fill(str(call))
-        told.append(tallies.all_inner_texts())
+        told.append(desk.tab.locator(".lanes .tally").all_inner_texts())
     assert told == [["0 of 1 solved", "0 of 1 solved"], *[["0 of 1 solved", "1 of 1 solved"]] * 2]
+    assert desk.tab.locator(".writers .tally").all_inner_texts() == ["0 of 1 solved", "0 of 1 solved"]
 
 
 def test_hostile_completions_are_text_and_move_nothing(desk: Opened) -> None:

@@ -48,6 +48,7 @@ EVALUATION: dict[str, Any] = {
     "playback": [
         {"prompt": "1" * 16, "clues": 5, "completion": "1" * 16, "answer": "2" * 16, "unmask_step": list(range(16))}
         | {"logp": [-0.1], "nfe": 16, "solved": False, "entropy_bound": 0.2}
+        | {"tokens": [*"1" * 15, "<e>"], "special": [15], "rule": "x", "difficulty": "5 clues"}
     ],
 }
 SUMMARY: dict[str, Any] = {

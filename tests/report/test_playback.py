@@ -85,7 +85,7 @@ def test_one_clock_runs_for_all_and_a_missing_completion_leaves_its_place() -> N
     assert played is not None
     assert (played.arms, played.calls) == (("d1", "x"), 40)
     assert [[found is not None for found in play.boards] for play in played.grids] == [[True, True], [True, False]]
-    assert played.solved("d1") == "0 of 2" and player([Arm("base")], {}) is None
+    assert played.solved(0, played.grids) == "0 of 2" and player([Arm("base")], {}) is None
     assert played.shades[1] == 0.0
     assert played.shades[36] == pytest.approx(0.971), "log(36) / log(40): one scale for all"
     assert played.ramp == [1, 2, 4, 8, 16, 32, 36]

@@ -160,7 +160,7 @@ def _tables(arms: Sequence[Arm]) -> list[ArmTable]:
     found: list[ArmTable] = []
     of_rule = [i for i, name in enumerate(table.HEADER) if name not in ("arm", "area", "AUP")]
     of_frontier = [i for i, name in enumerate(table.HEADER) if name in ("area", "AUP")]
-    for row in table.table_rows(arms):
+    for row in table.table_rows([arm for arm in arms if arm.is_evaluated]):
         cells = tuple(row.cells[i] for i in of_rule)
         kept = replace(row, cells=cells)
         if row.is_first:

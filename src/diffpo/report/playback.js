@@ -8,7 +8,7 @@ if (player) {
   const still = matchMedia("(prefers-reduced-motion: reduce)");
   const lanes = [...player.querySelectorAll("[data-lane]")].map((tally) => ({
     tally,
-    boards: [...player.querySelectorAll(`.lanes .board-of[data-of="${tally.dataset.lane}"]`)],
+    boards: [...player.querySelectorAll(`${tally.dataset.within} .board-of[data-of="${tally.dataset.lane}"]`)],
   }));
   const byCall = Array.from({ length: last + 1 }, () => []);
   for (const token of player.querySelectorAll("[data-call]")) byCall[Number(token.dataset.call)].push(token);

@@ -82,9 +82,9 @@ class Player:
         last = max(self.shades, default=1)
         return [call for call in self.shades if call.bit_count() == 1 or call == last]
 
-    def solved(self, arm: str) -> str:
-        """Return how many of an arm's grids are solved at the end."""
-        boards = [board for play in self.grids for board in play.boards if board and board.arm == arm]
+    def solved(self, lane: int, plays: Sequence[Play]) -> str:
+        """Return how many of an arm's completions of some prompts are solved at the end."""
+        boards = [board for play in plays if (board := play.boards[lane])]
         return f"{sum(board.is_solved for board in boards)} of {len(boards)}"
 
     def shows_bounds(self, arm: str) -> bool:
