@@ -17,6 +17,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is found on the PATH")
 
 LAST = 16
+GRIDS = 4
 HOSTILE = [
     '<script>window.hurt = 1</script><img src=x onerror="window.hurt = 2">',
     "\0\x1b[31m",
@@ -71,7 +72,9 @@ def hostile_run(where: Path) -> Path:
         }
         if arm == "d1":
             found["playback"][0]["completion"] = "\0\u202e<&" + found["playback"][0]["completion"][4:]
-        file.write_text(json.dumps(found | {"playback": [*found["playback"], text], "task": HOSTILE[0]}))
+        grid = found["playback"][0]
+        others = [grid | {"prompt": grid["prompt"][:16] + f"({i})"} for i in range(1, GRIDS)]
+        file.write_text(json.dumps(found | {"playback": [grid, *others, text], "task": HOSTILE[0]}))
     return run
 
 
@@ -121,7 +124,12 @@ def test_the_page_is_small_and_speaks_to_nobody(page: Path, desk: Opened) -> Non
     assert page.stat().st_size < 300_000
     assert desk.asked == [page.as_uri()] and desk.complaints == []
     assert desk.tab.evaluate("fetch('https://example.org').then(() => 'sent', () => 'refused')") == "refused"
-    desk.complaints.clear()  # of the refusal
+    desk.tab.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), {text: 'window.hurt = 5'}))"
+    )
+    assert desk.tab.evaluate("window.hurt") is None
+    assert len(desk.complaints) >= 2, "both are refused by the page itself"
+    desk.complaints.clear()
     desk.asked[:] = [page.as_uri()]
 
 
@@ -165,7 +173,7 @@ def test_before_the_first_call_prompt_and_clues_show_and_nothing_else(desk: Open
     desk.tab.locator(".lanes").focus()
     desk.tab.keyboard.press("Home")
     tokens = desk.tab.locator("[data-call]").count()
-    assert desk.now() == 0 and desk.masked() == tokens == 2 * (16 + len(HOSTILE))
+    assert desk.now() == 0 and desk.masked() == tokens == 2 * (16 * GRIDS + len(HOSTILE))
     shown = "e => getComputedStyle(e, '::before').content"
     clues = desk.tab.locator(".board >> nth=0 >> .clue")
     assert [clue.evaluate(shown) for clue in clues.all()] == [f'"{digit}"' for digit in "143131"]
@@ -222,7 +230,8 @@ def test_tallies_count_what_is_finished(desk: Opened) -> None:
     for call in (4, 5, LAST):
         slider.fill(str(call))
         told.append(desk.tab.locator(".lanes .tally").all_inner_texts())
-    assert told == [["0 of 1 solved", "0 of 1 solved"], *[["0 of 1 solved", "1 of 1 solved"]] * 2]
+    none, all_of_them = f"0 of {GRIDS} solved", f"{GRIDS} of {GRIDS} solved"
+    assert told == [[none, none], *[[none, all_of_them]] * 2]
     assert desk.tab.locator(".writers .tally").all_inner_texts() == ["0 of 1 solved", "0 of 1 solved"]
 
 

@@ -35,6 +35,7 @@ MORE, LEVEL, LESS = (0.01, 0.05), (-0.02, 0.02), (-0.05, -0.01)
 BY_AREA: Sequence[tuple[FrontierDifference, Verdict]] = [
     (difference(MORE, LEVEL, MORE), "ahead of"),
     (difference(MORE, LESS, MORE), "mixed against"),
+    (difference(MORE, LESS, LEVEL), "mixed against"),
     (difference(LEVEL, LEVEL, MORE), "level with"),
     (difference(LEVEL, LESS, MORE), "mixed against"),
     (difference(LESS, LEVEL, LESS), "behind"),
@@ -47,6 +48,7 @@ BY_POINTS: Sequence[tuple[float, float, Verdict]] = [
     (0.7, 8.0, "faster than"),
     (0.7, 4.1, "level with"),
     (0.72, 4.0, "level with"),
+    (0.68, 4.0, "level with"),
     (0.7, 2.0, "slower than"),
     (0.9, 8.0, "mixed against"),
     (0.9, 4.0, "behind"),
