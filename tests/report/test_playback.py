@@ -116,3 +116,19 @@ def test_the_page_plays_back_the_rules_of_its_figures(tmp_path: Path) -> None:
     assert "answered by the rules of the figures at the top" in html.replace("\n", " ")
     assert html.count('class="board by-4"') == 3 and html.count(" wrong</span>") == 2
     assert html.count('data-given="') == 3 * 6
+
+
+def test_which_prompts_are_shown_is_said_as_far_as_the_record_says_it() -> None:
+    def choice(*completions: PlaybackCompletion) -> str:
+        found = player(
+            [Arm("d1", playback=tuple(replace(c, prompt=f"{i}" * 36) for i, c in enumerate(completions)))], {}
+        )
+        assert found is not None
+        return found.choice
+
+    easy, hard = (replace(GRID, difficulty=f"{clues} clues") for clues in (9, 4))
+    assert choice(easy, hard) == "The first puzzle of each of 2 difficulties"
+    assert choice(easy, hard, hard) == choice(easy) == choice(GRID, GRID) == "The first puzzles"
+    text = replace(TEXT, difficulty="level 1")
+    assert choice(text, replace(text, difficulty="level 2")) == "The first prompt of each of 2 difficulties"
+    assert choice(TEXT, TEXT) == "The first prompts"

@@ -131,6 +131,17 @@ def test_an_arm_that_is_only_in_the_log_is_not_evaluated_and_a_lone_log_is_a_rep
     assert "No evaluation was found" in html and "No play-back" in html and "No training log" in html
 
 
+def test_of_many_arms_the_differences_are_folded(run_dir: Path) -> None:
+    few = render(read_run(run_dir))
+    for i in range(9):
+        (run_dir / "eval" / f"run {i}.json").write_text((run_dir / "eval" / "d1.json").read_text())
+    many = render(read_run(run_dir))
+    folded = re.compile(r"with intervals</summary>.*?points more than d1.*?</details>", re.S)
+    assert [bool(folded.search(html)) for html in (few, many)] == [False, True]
+    assert few.count("points more than d1") == many.count("points more than d1") == 1
+    assert 'class="figures many"' in many and 'class="figures"' in few
+
+
 def test_a_training_run_by_itself_is_an_arm(tmp_path: Path) -> None:
     shares = ("accuracy", "importance_weight_ess", "importance_weight_capped", "group_weight_ess")
     lines = [json.dumps({"step": i, "denoiser_calls": 10 * i} | dict.fromkeys(shares, 0.1 * i)) for i in range(5)]

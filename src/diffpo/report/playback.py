@@ -58,6 +58,8 @@ class Play:
     prompt: Markup
     boards: tuple[Board | None, ...]
     is_grid: bool
+    has_difficulty: bool
+    """Whether the record says how difficult the prompt is."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,16 @@ class Player:
         """The calls that explain the colours: powers of two, and the last."""
         last = max(self.shades, default=1)
         return [call for call in self.shades if call.bit_count() == 1 or call == last]
+
+    @property
+    def choice(self) -> str:
+        """Which prompts these are, as the beginning of a sentence; records of before are of the first few."""
+        plays = self.grids or self.texts
+        what = "puzzle" if self.grids else "prompt"
+        difficulties = {play.title for play in plays if play.has_difficulty}
+        if len(difficulties) < max(len(plays), 2):
+            return f"The first {what}s"
+        return f"The first {what} of each of {len(plays)} difficulties"
 
     def solved(self, lane: int, plays: Sequence[Play]) -> str:
         """Return how many of an arm's completions of some prompts are solved at the end."""
@@ -142,7 +154,8 @@ def _play(number: int, prompt: str, found: Mapping[str, PlaybackCompletion], arm
     first = next(iter(found.values()))
     clues = f"{first.clues} clues" if first.clues is not None else None
     boards = tuple(_board(arm, found[arm.name], is_grid) if arm.name in found else None for arm in arms)
-    return Play(first.difficulty or clues or f"prompt {number}", visible(prompt), boards, is_grid)
+    title = first.difficulty or clues or f"prompt {number}"
+    return Play(title, visible(prompt), boards, is_grid, first.difficulty is not None)
 
 
 def is_sudoku(found: PlaybackCompletion) -> bool:
