@@ -86,7 +86,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
 
@@ -113,11 +113,16 @@ def opened(chromium: Any, page: Path) -> Iterator[Callable[..., Opened]]:
         assert set(found.asked) == {page.as_uri()}
 
 
+@pytest.fixture(scope="module")
+def shared(opened: Callable[..., Opened]) -> Opened:
+    return opened(reduced_motion="reduce")
+
+
 @pytest.fixture
-def desk(opened: Callable[..., Opened]) -> Iterator[Opened]:
-    found = opened(reduced_motion="reduce")
-    yield found
-    found.tab.close()
+def desk(shared: Opened) -> Opened:
+    """A page that stands still after the last call; one for all tests, since opening takes longer than most of them."""
+    shared.tab.get_by_role("slider").fill(str(LAST))
+    return shared
 
 
 def test_the_page_is_small_and_speaks_to_nobody(page: Path, desk: Opened) -> None:
@@ -158,7 +163,8 @@ def test_playing_ends_at_the_last_call_with_the_whole_text(opened: Callable[...,
     found.tab.close()
 
 
-def test_with_less_motion_playing_is_slower_and_nothing_fades(desk: Opened) -> None:
+def test_with_less_motion_playing_is_slower_and_nothing_fades(opened: Callable[..., Opened]) -> None:
+    desk = opened(reduced_motion="reduce")
     desk.tab.clock.install(time=0)
     desk.tab.clock.pause_at(1)
     desk.tab.get_by_role("button", name="Play").click()
@@ -167,6 +173,7 @@ def test_with_less_motion_playing_is_slower_and_nothing_fades(desk: Opened) -> N
     desk.tab.clock.run_for(2)
     assert desk.now() == 1
     assert desk.tab.evaluate("getComputedStyle(document.querySelector('.cell')).transitionDuration") == "0s"
+    desk.tab.close()
 
 
 def test_before_the_first_call_prompt_and_clues_show_and_nothing_else(desk: Opened) -> None:
