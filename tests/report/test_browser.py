@@ -295,4 +295,10 @@ def test_nothing_is_cut_off_or_sticks_out(opened: Callable[..., Opened], width: 
     right = "all => Math.max(...all.map(e => e.getBoundingClientRect().right))"
     for selector in (".tables td", ".pair", "svg text", ".answers .text"):
         assert found.tab.locator(f"{selector}:visible").evaluate_all(right) <= width, selector
+    clipped = """all => all.filter(e => {
+        const [text, picture] = [e, e.ownerSVGElement].map(part => part.getBoundingClientRect());
+        return text.left < picture.left - 1 || text.right > picture.right + 1;
+    }).map(e => e.textContent)"""
+    assert found.tab.locator("svg text:visible").evaluate_all(clipped) == []
+    assert found.tab.locator("svg text:visible").first.evaluate("e => getComputedStyle(e).fontSize") == "12px"
     found.tab.close()
