@@ -3,8 +3,13 @@
 import signal
 import subprocess
 import sys
+import threading
 
+import pytest
 from tests.helpers.waiting import is_running, wait_until
+
+from diffpo.cli.main import main
+from diffpo.core.parent import PARENT
 
 CHILD = (
     "import os, time\n"
@@ -60,3 +65,17 @@ def test_a_process_that_nobody_started_so_has_no_watch() -> None:
         check=True,
     )
     assert done.stdout == "1\n"
+
+
+@pytest.mark.parametrize("parent", ["abc", "", "-1", "\u0663", "9" * 5000])
+def test_a_parent_that_is_no_process_is_a_sentence(
+    parent: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(PARENT, parent)
+    before = threading.active_count()
+    with pytest.raises(SystemExit) as caught:
+        main(["rl", "--help"])
+    assert caught.value.code == 2 and threading.active_count() == before
+    told = f"diffpo: the environment has {PARENT}="
+    assert (errors := capsys.readouterr().err).startswith(told)
+    assert errors.endswith(", which is no process; unset it\n") and len(errors) < 200

@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from torch import distributed as dist
 
 from diffpo.core.errors import PeerFailedError, UserError
+from diffpo.distributed import joining
 from diffpo.distributed.collectives import process_group
 from diffpo.distributed.process import Process, current_process
 
@@ -56,11 +56,19 @@ def test_processes_that_are_told_no_meeting_place_are_a_sentence(monkeypatch: py
         pass
 
 
+@pytest.mark.parametrize("port", ["none", "-1", "65536", "9" * 5000, "\u0663"])
+def test_a_meeting_place_that_is_none_is_named(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_only(monkeypatch, **WHOLE | {"MASTER_ADDR": "localhost", "MASTER_PORT": port})
+    told = r"has MASTER_ADDR='localhost', MASTER_PORT=.{3,70}, where no processes can meet; start it by torchrun"
+    with pytest.raises(UserError, match=told), process_group():
+        pass
+
+
 def test_restarts_on_a_store_with_old_keys_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     set_only(monkeypatch, **WHOLE)
     for name, value in (("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1"), ("TORCHELASTIC_MAX_RESTARTS", "3")):
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(dist, "init_process_group", raising)
+    monkeypatch.setattr(joining, "TCPStore", raising)
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     told = r"^torchrun's --max-restarts .* set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 "
     with pytest.raises((UserError, PeerFailedError)) as caught, process_group():
@@ -69,8 +77,8 @@ def test_restarts_on_a_store_with_old_keys_are_refused(monkeypatch: pytest.Monke
     for name, value in (("TORCHELASTIC_USE_AGENT_STORE", "False"), ("TORCHELASTIC_MAX_RESTARTS", "0")):
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
-            patch.setattr(dist, "init_process_group", raising)
-            with pytest.raises(PeerFailedError, match="have not found each other"), process_group():
+            told = r"^process 1 has found nobody at localhost, port 1, "
+            with pytest.raises(PeerFailedError, match=told), process_group():
                 pass
 
 

@@ -565,18 +565,6 @@ def test_who_has_joined_waits_longer_than_joining_may_take(tmp_path: Path) -> No
     assert [(tmp_path / f"found-{rank}").read_text() for rank in range(PROCESSES)] == ["[0, 1]"] * 2
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_finds_no_other_ends(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert timedelta(minutes=1) < collectives.JOINING <= timedelta(minutes=10)
-    for name, value in environment_of(rank).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(collectives, "JOINING", timedelta(seconds=2))
-    started = time.monotonic()
-    with pytest.raises(PeerFailedError, match="have not found each other"), process_group():
-        pass
-    assert time.monotonic() - started < 60
-
-
 def torchrun(*arguments: object) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "diffpo"]
     return subprocess.Popen(

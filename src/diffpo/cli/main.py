@@ -9,9 +9,17 @@ from typing import NoReturn
 
 from diffpo.cli.app import app
 from diffpo.cli.options import join_resume_auto, refuse_empty
-from diffpo.core.errors import NonFiniteLogitsError, NonFiniteLossError, PeerFailedError, Stopped, UserError
+from diffpo.core.errors import (
+    NonFiniteLogitsError,
+    NonFiniteLossError,
+    PeerFailedError,
+    PeerMissingError,
+    Stopped,
+    UserError,
+)
 from diffpo.core.output import guarded_streams, warn
 from diffpo.core.parent import end_with_parent
+from diffpo.distributed.presence import is_to_speak
 from diffpo.distributed.process import current_process, require_single_process
 
 SHARED = ("sft", "rl", "eval", "sample", "study")
@@ -28,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str]) -> None:
     command = next((word for word in arguments if not word.startswith("-")), "")
-    end_with_parent()
     try:
+        end_with_parent()
         refuse_empty(arguments)
         if command not in SHARED:
             require_single_process(f"diffpo {command}".strip())
@@ -49,8 +57,9 @@ def _run(arguments: Sequence[str]) -> None:
     except NonFiniteLossError as error:
         _end(f"diffpo: training stopped: {error}; the last checkpoint is as it was", 1)
     except PeerFailedError as error:
-        time.sleep(PATIENCE)  # time for the one that failed to print why; then torchrun ends this one
-        warn(f"diffpo: {error}")
+        # Time for the one that failed to print why. One that has not come prints nothing.
+        if is_to_speak(0 if isinstance(error, PeerMissingError) else PATIENCE):
+            warn(f"diffpo: {error}")
         sys.exit(1)
 
 

@@ -16,6 +16,10 @@ class PeerFailedError(RuntimeError):
     """Another process of this run has failed, and reports the cause itself. Exit code 1."""
 
 
+class PeerMissingError(PeerFailedError):
+    """Another process of this run has not come, and nobody else says so. Exit code 1."""
+
+
 class NonFiniteLogitsError(RuntimeError):
     """The model's logits are not finite, so that no token can be drawn from them. Exit code 1."""
 

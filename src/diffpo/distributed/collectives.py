@@ -19,6 +19,7 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.tensor import DTensor
 
 from diffpo.core.errors import PeerFailedError, UserError
+from diffpo.distributed.joining import present
 from diffpo.distributed.process import current_process
 
 T = TypeVar("T")
@@ -27,9 +28,9 @@ P = ParamSpec("P")
 
 PATIENCE = timedelta(hours=2)
 """How long a process waits for the slowest one, since rollouts of a step may differ by much. Where a process has died,
-torchrun ends the others long before that."""
+or its machine, the others end long before that (`presence`)."""
 JOINING = timedelta(minutes=5)
-"""How long a process waits for the others to start: one that died before it joined would never come."""
+"""How long it may take to connect all processes to each other, once all have started."""
 LOST_PEER = "another process of this run has ended; what was checkpointed stays, and --resume goes on"
 BUCKET = 2**25
 """Number of float32 elements that are summed at a time: 128 MiB."""
@@ -39,36 +40,30 @@ BUCKET = 2**25
 def process_group() -> Iterator[None]:
     """Join the processes that torchrun has started into one group, and leave it unless the block raises.
 
-    Raises PeerFailedError where they do not all come within minutes, UserError where nothing says where they meet.
+    Should one of them vanish, all others end. Raises PeerFailedError where they do not all come, UserError where
+    nothing says where they meet.
     """
-    if current_process().world_size == 1 or dist.is_initialized():
+    process = current_process()
+    if process.world_size == 1 or dist.is_initialized():
         yield
         return
-    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
-        raise UserError(f"the environment has LOCAL_RANK and lacks {' and '.join(missing)}; start it by torchrun")
     if _would_share_stale_keys():
         raise UserError(
             "torchrun's --max-restarts may hang at a restart, on what the start before has left; set "
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment on all machines, or leave --max-restarts out"
         )
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    try:
-        dist.init_process_group(backend, timeout=JOINING)
-    except RuntimeError as error:
-        minutes = JOINING.total_seconds() / 60
-        raise PeerFailedError(
-            f"the processes of this run have not found each other within {minutes:g} minutes ({error})"
-        ) from error
-    except ValueError as error:
-        address = ", ".join(f"{name}={os.environ[name]!r:.60}" for name in ("MASTER_ADDR", "MASTER_PORT"))
-        raise UserError(f"the environment has {address}, where no processes can meet; start it by torchrun") from error
-    _set_pg_timeout(PATIENCE)  # torch has no public way; torchtitan does the same
-    try:
-        yield
-    except RuntimeError as error:  # of a collective that FSDP makes
-        if not _is_of_a_connection(error):
-            raise
-        raise PeerFailedError(LOST_PEER) from error
+    with present() as store:
+        with _explain_lost_peers():
+            size = process.world_size
+            dist.init_process_group(backend, store=store, rank=process.rank, world_size=size, timeout=JOINING)
+        _set_pg_timeout(PATIENCE)  # torch has no public way; torchtitan does the same
+        try:
+            yield
+        except RuntimeError as error:  # of a collective that FSDP makes
+            if not _is_of_a_connection(error):
+                raise
+            raise PeerFailedError(LOST_PEER) from error
     dist.destroy_process_group()
 
 
