@@ -49,10 +49,12 @@ class Run:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
+        ranks = ranks or range(size)
         address = HOSTS[machines[0]] if machines else "127.0.0.1"
         shared = {"MASTER_ADDR": address, "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
         self.folder, self.processes = folder, {}
-        for rank in ranks or range(size):
+        shared["STARTED"] = " ".join(map(str, ranks))
+        for rank in ranks:
             machine = machines[rank] if machines else ""
             own = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": machine or "lo"}
             errors = folder / f"err-{rank}"
@@ -86,7 +88,8 @@ def as_command(work: Callable[[Path], None], folder: Path, machine: str) -> None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("diffpo.cli.main.app", lambda *_, **__: work(folder))
         patch.setattr(presence, "GRACE", 1.0)
-        patch.setattr(joining, "STARTING", 3.0)
+        if current_process().world_size != len(os.environ["STARTED"].split()):
+            patch.setattr(joining, "STARTING", 3.0)
         for name in ("ASK_AFTER", "ASK_EVERY", "ASK_TIMES"):
             patch.setattr(presence, name, 1)
         main(["rl"])
