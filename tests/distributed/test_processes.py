@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -621,6 +622,8 @@ def test_a_killed_process_ends_all_and_the_run_goes_on(base: Path, tmp_path: Pat
     finally:
         process.kill()
     assert "SIGKILL" in errors, "torchrun's report"
+    told = [line for line in errors.splitlines() if line.startswith("diffpo: ")]
+    assert len(told) == 1 and re.match(r"diffpo: process [01] \(on .+\) has ended without a word, ", told[0])
     steps = read_progress(checkpoints(out)[-1]).step
     again = rl_recipe(base, None, [*STOPPED, "budget.steps=1000", "checkpoint.every=2"])
     with pytest.MonkeyPatch.context() as patch:
