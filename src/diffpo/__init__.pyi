@@ -101,7 +101,7 @@ from .recipes.tables import (
     StudyRecipe as StudyRecipe,
 )
 from .recipes.tasks import build_task as build_task
-from .report.page import write_report as write_report
+from .report.write import write_report as write_report
 from .sampling.commit_policy import CommitPolicy as CommitPolicy
 from .sampling.commit_rules import ConfidenceCommit as ConfidenceCommit
 from .sampling.commit_rules import PlannerCommit as PlannerCommit

@@ -22,7 +22,7 @@ from diffpo.cli.main import main
 from diffpo.core.errors import Stopped
 from diffpo.models.model_paths import METRICS, checkpoints
 from diffpo.recipes import files
-from diffpo.report.data import read_run
+from diffpo.report.sources import read_run
 from diffpo.runs.interrupt import Interrupt
 from diffpo.runs.run_dir import Run
 from diffpo.statistics.frontier import aup
@@ -296,11 +296,16 @@ def test_every_piece_is_there(observed: Observed) -> None:
     picture = (observed.out / "frontier.svg").read_text()
     assert picture.lstrip().startswith(("<svg", "<?xml")) and "not evaluated" not in picture
     run = read_run(observed.out)
-    assert [arm.name for arm in run.arms] == ["base", "d1", "diffpo", "any-speed", "sampler"]
-    assert run.seed == 3
+    assert [arm.name for arm in run.arms] == ["base", "d1", "DiFFPO", "any-speed"]
+    assert run.seed == 3 and run.main == "any-speed" and run.notes == ()
     for arm in run.arms:
-        assert arm.metrics and bool(arm.playback) == arm.is_evaluated == (arm.name != "any-speed")
-        assert (arm.learned is not None) == (arm.name == "diffpo")
+        assert len(arm.metrics) > 1 and arm.playback and arm.is_evaluated
+        assert (arm.learned is not None) == (arm.name == "DiFFPO")
+        assert (arm.price_curve is not None) == (arm.name == "any-speed")
+    assert {("diffpo" if name == "DiFFPO" else name): vars(found.area) for name, found in run.compared.items()} == {
+        name: {"value": found["area"]["value"], "ci95": tuple(found["area"]["ci95"])}
+        for name, found in observed.summary["compared"].items()
+    }, "what the page compares is what the summary says"
     records = [json.loads((observed.out / "eval" / f"{arm}.json").read_text()) for arm in demo_arms.ARMS]
     assert all(record["clusters"] == records[0]["clusters"] for record in records)
 

@@ -23,7 +23,7 @@ from diffpo.models.manifest import write_manifest
 from diffpo.models.model_paths import checkpoints, model_folder
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import EvalRecipe, SamplerRecipe
-from diffpo.report.page import write_report
+from diffpo.report.write import write_report
 from diffpo.runs.merge import run_merge
 from diffpo.runs.run_dir import hold_new_folder
 from diffpo.runs.run_lock import RunLock

@@ -24,7 +24,7 @@ from diffpo.models.model_paths import model_folder
 from diffpo.recipes import load_recipe
 from diffpo.recipes.stored import stored_task
 from diffpo.recipes.tables import EvalRecipe, SftRecipe, SudokuTask
-from diffpo.report.data import read_run
+from diffpo.report.sources import read_run
 from diffpo.sampling import answering
 from diffpo.sampling.answering import answer_bounds, answer_problems, first_call_entropy
 from diffpo.sampling.controller import Controller

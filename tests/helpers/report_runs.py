@@ -106,4 +106,5 @@ def fake_run(where: Path) -> Path:
         if found["learned"]:
             arms[arm]["learned"] = {key: found["learned"][key] for key in keys[1:]}
     (where / "summary.json").write_text(json.dumps({"seed": 0, "wall_s": 412.3, "arms": arms}))
+    (where / "clock.json").write_text(json.dumps({"seed": 0, "seconds": 412.3}))
     return where

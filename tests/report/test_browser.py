@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.helpers.report_runs import fake_run
 
-from diffpo.report.page import write_report
+from diffpo.report.write import write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the dev extra)")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

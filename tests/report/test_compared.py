@@ -7,8 +7,8 @@ import pytest
 
 from diffpo.core.errors import UserError
 from diffpo.report.compared import area_sentence, frontier_sentences
-from diffpo.report.data import read_run
 from diffpo.report.differences import differences_of
+from diffpo.report.sources import read_run
 from diffpo.statistics.comparison import FrontierDifference
 from diffpo.statistics.intervals import Estimate
 
@@ -28,24 +28,24 @@ DIFFPO = difference(0.01, 0.03, 0.0, -0.01)
 
 
 def test_the_areas_and_where_another_is_ahead_are_told() -> None:
-    assert area_sentence({"base": difference(0.3, 0.1), "d1": D1, "diffpo": DIFFPO}) == (
+    assert area_sentence("any-speed", {"base": difference(0.3, 0.1), "d1": D1, "DiFFPO": DIFFPO}) == (
         "Over all numbers of calls, the area under the frontier of any-speed is larger than that of d1 "
         "(+0.050 [+0.030, +0.070]) and not told apart from that of DiFFPO (+0.010 [-0.010, +0.030]); "
         "d1 solves more within 1 to 2 calls."
     )
-    assert area_sentence({"diffpo": DIFFPO}).endswith(
+    assert area_sentence("any-speed", {"DiFFPO": DIFFPO}).endswith(
         "; at no number of calls is another ahead, as far as intervals tell."
     )
 
 
 def test_a_smaller_area_is_called_so() -> None:
     assert "smaller than that of d1 (-0.050 [-0.070, -0.030]); d1 solves more within 1 call." in area_sentence(
-        {"d1": difference(-0.05, -0.1, 0.0)}
+        "mine", {"d1": difference(-0.05, -0.1, 0.0)}
     )
 
 
 def test_where_which_is_ahead_is_said_by_intervals_alone() -> None:
-    base, d1 = frontier_sentences({"base": difference(0.3, 0.0), "d1": D1})
+    base, d1 = frontier_sentences("mine", {"base": difference(0.3, 0.0), "d1": D1})
     assert "has an area larger than that of the base (+0.300 [+0.280, +0.320]). Intervals" in base
     assert "it is ahead within 4 to 5 and 7 calls, by most within 5: +20.0 points [+18.0, +22.0]" in d1
     assert "it is behind within 1 to 2 calls, by most within 1: -12.0 points [-14.0, -10.0]" in d1

@@ -59,15 +59,15 @@ BY_POINTS: Sequence[tuple[float, float, Verdict]] = [
 @pytest.mark.parametrize(("found", "verdict"), BY_AREA)
 def test_frontiers_are_told_apart_by_the_interval_of_the_area(found: FrontierDifference, verdict: Verdict) -> None:
     assert frontier_verdict(found) == verdict
-    main = Arm("sampler", (point(0.97, 4.4),))
-    assert headline([main], {"d1": found}) == f"any-speed solves 97 % in 4.4 calls: {verdict} d1."
-    assert headline([], {"d1": found}) == f"any-speed is {verdict} d1."
+    main = Arm("any-speed", (point(0.97, 4.4),))
+    assert headline([main], {"d1": found}, "any-speed") == f"any-speed solves 97 % in 4.4 calls: {verdict} d1."
+    assert headline([], {"d1": found}, "any-speed") == f"any-speed is {verdict} d1."
 
 
 @pytest.mark.parametrize(("accuracy", "nfe", "verdict"), BY_POINTS)
 def test_points_are_told_apart_by_their_intervals_and_calls(accuracy: float, nfe: float, verdict: Verdict) -> None:
     assert point_verdict(point(0.7, 4.0), point(accuracy, nfe)) == verdict
-    found = headline([arm("d1", accuracy, nfe), arm("diffpo", 0.7, 4.0)])
+    found = headline([arm("d1", accuracy, nfe), arm("DiFFPO", 0.7, 4.0)], main="DiFFPO")
     assert found == f"DiFFPO solves 70 % in 4.0 calls: {verdict} d1."
 
 
@@ -80,14 +80,12 @@ def test_every_verdict_can_come_out_and_the_opposite_of_one_is_its_mirror() -> N
 
 def test_without_a_comparison_it_is_what_was_measured() -> None:
     assert headline([arm("mine", 0.7, 3.2)]) == "mine solves 70 % of 600 unseen problems in 3.2 calls."
-    assert headline([arm("base", 0.7, 3.2)]) == "base solves 70 % of 600 unseen problems in 3.2 calls.".replace(
-        "b", "B", 1
-    )
+    assert headline([arm("base", 0.7, 3.2)]) == "base solves 70 % of 600 unseen problems in 3.2 calls."
     assert headline([]) == headline([Arm("d1")]) == "Nothing was evaluated in this run yet."
 
 
 def test_the_base_is_a_rival_only_where_there_is_no_other() -> None:
-    base, d1, ours = arm("base", 0.9, 1.0), arm("d1", 0.4, 4.0), arm("diffpo", 0.7, 4.0)
+    base, d1, ours = arm("base", 0.9, 1.0), arm("d1", 0.4, 4.0), arm("DiFFPO", 0.7, 4.0)
     assert headline([base, ours]) == "DiFFPO solves 70 % in 4.0 calls: behind the base."
     assert headline([base, d1, ours]) == "DiFFPO solves 70 % in 4.0 calls: ahead of d1."
 
@@ -102,8 +100,8 @@ NAMES = st.text(st.sampled_from("ab -\t"), min_size=1, max_size=30)
 
 @given(st.dictionaries(NAMES, st.sampled_from([found for found, _ in BY_AREA]), min_size=1, max_size=9), st.booleans())
 def test_no_outcome_takes_more_than_fifteen_words(compared: Mapping[str, FrontierDifference], is_known: bool) -> None:
-    main = [Arm("sampler", (point(0.97, 4.4),))] if is_known else []
-    assert len(headline(main, compared).split()) <= 15
+    main = [Arm("any-speed", (point(0.97, 4.4),))] if is_known else []
+    assert len(headline(main, compared, "any-speed").split()) <= 15
 
 
 @given(st.lists(st.tuples(NAMES, st.sampled_from(BY_POINTS)), min_size=1, max_size=9, unique_by=lambda pair: pair[0]))
@@ -114,22 +112,22 @@ def test_no_folder_of_runs_takes_more_than_fifteen_words(found: list[tuple[str, 
 
 def test_of_many_arms_it_counts() -> None:
     def told(**verdicts: Interval) -> str:
-        return headline([], {f"arm {name}": difference(ends, ends) for name, ends in verdicts.items()})
+        return headline([], {f"arm {name}": difference(ends, ends) for name, ends in verdicts.items()}, "any-speed")
 
     assert told(a=MORE, b=MORE, c=LEVEL) == "any-speed is ahead of arm a and arm b, level with arm c."
     assert told(**dict.fromkeys("abcdef", MORE)) == "any-speed is ahead of all 6 others."
     assert told(a=MORE, b=MORE, c=LEVEL, d=LESS) == "any-speed is ahead of 2, level with 1, behind 1 of 4 others."
-    main = [Arm("sampler", (point(0.97, 4.4),))]
+    main = [Arm("any-speed", (point(0.97, 4.4),))]
     many = {f"arm {i}": difference(ends, ends) for i, ends in enumerate((MORE, MORE, LEVEL, LESS))}
-    assert headline(main, many) == "any-speed solves 97 % in 4.4 calls: ahead of 2 of 4 others."
+    assert headline(main, many, "any-speed") == "any-speed solves 97 % in 4.4 calls: ahead of 2 of 4 others."
 
 
 def agreed(*arms: Arm, compared: Mapping[str, FrontierDifference] | None = None) -> str | None:
-    return agreement(arms, comparison(arms, compared or {}))
+    return agreement(arms, comparison(arms, compared or {}, arms[-1].name if compared else "DiFFPO"))
 
 
 def test_area_and_aup_agree_or_it_is_said_why_not() -> None:
-    ours = arm("diffpo", 0.7, 4.0, area=0.6, aup=200.0)
+    ours = arm("DiFFPO", 0.7, 4.0, area=0.6, aup=200.0)
     assert agreed(arm("d1", 0.4, 4.0, 0.5, 180.0), ours) == "Area and AUP agree with the headline."
     assert agreed(arm("d1", 0.4, 4.0, 0.59, 195.0), ours) == "Area and AUP agree with the headline.", "not told apart"
     found = str(agreed(arm("base", 0.5, 4.0, 0.5, 100.0), arm("d1", 0.4, 4.0, 0.5, 300.0), ours))
@@ -142,12 +140,12 @@ def test_area_and_aup_agree_or_it_is_said_why_not() -> None:
 
 @pytest.mark.parametrize(("accuracy", "other"), [*product((0.4, 0.7, 0.9), (100.0, 200.0, 300.0))])
 def test_aup_is_against_each_verdict_that_it_does_not_share(accuracy: float, other: float) -> None:
-    found = agreed(arm("d1", accuracy, 4.0, aup=other), arm("diffpo", 0.7, 4.0, aup=200.0))
+    found = agreed(arm("d1", accuracy, 4.0, aup=other), arm("DiFFPO", 0.7, 4.0, aup=200.0))
     direction = {0.4: 1, 0.7: 0, 0.9: -1}[accuracy]
     sign = {100: 1, 200: 0, 300: -1}[int(other)]
     assert (found == "AUP agrees with the headline.") == (sign in (0, direction))
 
 
 def test_a_mixed_verdict_is_contradicted_by_nothing() -> None:
-    ours = Arm("diffpo", (point(0.7, 4.0),), LearnedSampler(point(0.7, 4.0)), aup=estimate(200.0, 9.0))
+    ours = Arm("DiFFPO", (point(0.7, 4.0),), LearnedSampler(point(0.7, 4.0)), aup=estimate(200.0, 9.0))
     assert agreed(arm("d1", 0.9, 8.0, aup=100.0), ours) is None

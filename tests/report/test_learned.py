@@ -19,7 +19,7 @@ def point(rule: str, accuracy: float, nfe: float) -> FrontierPoint:
     return FrontierPoint(rule, "entropy-bound", accuracy, (accuracy - 0.03, accuracy + 0.03), nfe, 600)
 
 
-def arm(mixture: Interval, constant: Interval | None, name: str = "diffpo", **more: Any) -> Arm:
+def arm(mixture: Interval, constant: Interval | None, name: str = "DiFFPO", **more: Any) -> Arm:
     """An arm whose learned sampler has these intervals against the best mixture and the validated constant."""
     learned = LearnedSampler(point("learned", 0.9, 2.0))
     gain = Gain(sum(mixture) / 2, mixture, 0.2, (-0.1, 0.5))
@@ -38,7 +38,7 @@ def arm(mixture: Interval, constant: Interval | None, name: str = "diffpo", **mo
 def test_no_more_is_claimed_than_both_comparisons_show(mixture: Interval, constant: Interval | None) -> None:
     is_ahead = (mixture, constant) == (UP, UP)
     assert (
-        "Its learned sampler is ahead of fixed bounds." in str(basis([arm(mixture, constant)], {}, "diffpo"))
+        "Its learned sampler is ahead of fixed bounds." in str(basis([arm(mixture, constant)], {}, "DiFFPO"))
     ) == is_ahead
 
 
@@ -68,7 +68,7 @@ def test_where_d1_is_above_is_said() -> None:
     found = frontier_sentence([theirs, ours])
     assert found is not None and "80.0 % against 0.0 % within 1.36" in found, "DiFFPO has no rule so quick"
     quick = arm(UP, UP)
-    quick = Arm("diffpo", (*quick.points, point("entropy bound 3", 0.795, 1.0)), quick.learned)
+    quick = Arm("DiFFPO", (*quick.points, point("entropy bound 3", 0.795, 1.0)), quick.learned)
     assert frontier_sentence([theirs, quick]) is None, "half a point is not mentioned"
     assert frontier_sentence([ours]) is None
 

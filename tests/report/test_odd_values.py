@@ -11,8 +11,8 @@ import pytest
 
 from diffpo.core.errors import UserError
 from diffpo.report import metrics as log
-from diffpo.report.data import read_run
 from diffpo.report.page import render
+from diffpo.report.sources import read_run
 
 ODD: list[Any] = [None, "x", [1], {}, -1, 1e308, float("nan"), 10**400]
 POINT = {

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from tests.helpers.report_runs import fake_run
 
-from diffpo.report.data import Arm, PlaybackCompletion, read_run
+from diffpo.report.data import Arm, PlaybackCompletion
 from diffpo.report.page import render
 from diffpo.report.playback import MOST_TOKENS, Board, player
 from diffpo.report.sentences import rules
+from diffpo.report.sources import read_run
 
 GRID = PlaybackCompletion("." * 35 + "1=", "1" * 36, "1" * 35 + "2", tuple(range(36)), (), 36, False, None, 1)
 TEXT = PlaybackCompletion(
@@ -110,7 +111,7 @@ def test_the_page_plays_back_the_rules_of_its_figures(tmp_path: Path) -> None:
     run = read_run(fake_run(tmp_path / "demo"))
     played = player(run.arms, rules(run.arms))
     assert played is not None and not played.has_other_rules
-    assert played.rules == {"base": "entropy bound 0.2", "d1": "entropy bound 0.2", "diffpo": "its learned sampler"}
+    assert played.rules == {"base": "entropy bound 0.2", "d1": "entropy bound 0.2", "DiFFPO": "its learned sampler"}
     assert [play.title for play in played.grids] == ["5 clues"]
     html = render(run)
     assert "answered by the rules of the figures at the top" in html.replace("\n", " ")

@@ -9,12 +9,13 @@ import pytest
 
 from diffpo.core.errors import UserError
 from diffpo.report.charts import frontier_svg
-from diffpo.report.data import Arm, FrontierPoint, LearnedSampler, PriceCurve, read_run
+from diffpo.report.data import Arm, FrontierPoint, LearnedSampler, PriceCurve
 from diffpo.report.headline import headline
 from diffpo.report.learned import price_sentences
-from diffpo.report.page import write_report
 from diffpo.report.sentences import figures, representative
+from diffpo.report.sources import read_run
 from diffpo.report.table import table_rows
+from diffpo.report.write import write_report
 from diffpo.statistics.intervals import Estimate, Interval
 
 
@@ -53,12 +54,12 @@ def test_the_gain_in_area_is_told_with_its_interval_and_no_more(gain: Interval, 
 def test_the_picture_has_a_curve_with_prices_and_no_star() -> None:
     svg = frontier_svg([priced()])
     assert "price 0.1, 0.3" in svg and ">price 0<" in svg and svg.count("price ") >= 3
-    assert "mine, learned sampler, commit risk 10: 50.0 %" in svg and 'curve"' in svg and "dashed" in svg
+    assert "mine, learned sampler, commit risk 10: 50.0 %" in svg and 'curve"' in svg and " minor" in svg
     starred = LearnedSampler(CURVE[1])
     both = frontier_svg([Arm("mine", FIXED, starred, price_curve=priced().price_curve)])
     assert both == svg, "the rule of one price is on the curve"
     plain = frontier_svg([Arm("mine", FIXED, starred)])
-    assert "price" not in plain and "dashed" not in plain
+    assert "price" not in plain and " minor" not in plain
 
 
 def test_labels_of_near_points_take_turns() -> None:

@@ -35,7 +35,7 @@ from diffpo.recipes.tables import (
     TinyModel,
     WalkTask,
 )
-from diffpo.report.data import read_run
+from diffpo.report.sources import read_run
 from diffpo.tasks import countdown
 from diffpo.tasks.base import Task
 from diffpo.tasks.countdown import Countdown

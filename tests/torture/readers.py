@@ -20,8 +20,8 @@ from diffpo.models.manifest import MANIFEST, problems_of, whole_folder, write_ma
 from diffpo.models.model_paths import read_json, weight_files
 from diffpo.recipes import dump_recipe, load_recipe
 from diffpo.recipes.tables import EvalRecipe, RlRecipe, SftRecipe
-from diffpo.report.data import read_run
 from diffpo.report.page import render
+from diffpo.report.sources import read_run
 from diffpo.runs.checkpoint import problems_on_resume, read_progress
 from diffpo.runs.metrics_log import cut_metrics
 from diffpo.runs.progress import ProgressBar

@@ -27,9 +27,7 @@ from diffpo.core.output import say, show
 from diffpo.models.model_paths import METRICS
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import SftRecipe
-from diffpo.report import summary_table, write_report
-from diffpo.report.charts import frontier_svg
-from diffpo.report.data import read_run
+from diffpo.report import frontier_svg, read_run, standalone, table_text, write_report
 from diffpo.report.headline import comparison, headline
 from diffpo.report.sentences import basis
 from diffpo.runs.interrupt import interruptible
@@ -51,14 +49,14 @@ def run_demo(out: Path, seed: int) -> None:
         train_base(out, seed)
         records = train_and_evaluate(out, seed)
         say("4/4  the report")
-        summary = summarise(out, seed, records, time.perf_counter() - started)
+        summarise(out, seed, records, time.perf_counter() - started)
         write_report(out)
         run = read_run(out)
         evaluated = [arm for arm in run.arms if arm.is_evaluated]
-        write_whole(out / "frontier.svg", frontier_svg(evaluated, is_standalone=True))
-    found = comparison(run.arms, run.compared)
-    said = [headline(run.arms, run.compared), basis(run.arms, run.compared, found.main) if found else None]
-    show("\n\n".join(["", summary_table(summary).rstrip(), *filter(None, said), f"open {out / 'report.html'}"]))
+        write_whole(out / "frontier.svg", standalone(frontier_svg(evaluated)))
+    found = comparison(run.arms, run.compared, run.main)
+    said = [headline(run.arms, run.compared, run.main), basis(run.arms, run.compared, found.main) if found else None]
+    show("\n\n".join(["", table_text(evaluated).rstrip(), *filter(None, said), f"open {out / 'report.html'}"]))
 
 
 class Clock:

@@ -77,15 +77,21 @@ def score(
 
 
 def report(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", exists=True, file_okay=False)],
-    out: Annotated[Path | None, typer.Option(dir_okay=False, help="[default: RUN_DIR/report.html]")] = None,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH", help="Runs, folders of runs, records of diffpo eval, studies, demos; mixed."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="[default: report.html in the first PATH, NAME.html of a file]")
+    ] = None,
 ) -> None:
-    """Write a run's report: one HTML file that needs nothing else.
+    """Write one HTML file about runs, evaluations and studies.
 
     \b
-    Example:
+    Examples:
       diffpo report runs/rl
+      diffpo report runs/base runs/rl eval-LLaDA-8B.json --out both.html
     """
-    from diffpo.report import write_report
+    from diffpo.report.write import write_reports
 
-    show(f"wrote {write_report(run_dir, out)}")
+    show("\n".join(f"wrote {path}" for path in write_reports(paths, out)))

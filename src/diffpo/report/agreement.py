@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from diffpo.report.data import Arm
 from diffpo.report.headline import Comparison, Verdict
-from diffpo.report.table import display
 from diffpo.statistics.intervals import Estimate
 
 DIRECTION: Mapping[Verdict, int] = {"ahead of": 1, "faster than": 1, "behind": -1, "slower than": -1, "level with": 0}
@@ -35,13 +34,13 @@ def agreement(arms: Sequence[Arm], found: Comparison | None) -> str | None:
             if ours and verdict in DIRECTION and (theirs := figures.get(arm, {}).get(name))
         ]
         against = [
-            f"{display(arm)} ({_shown(theirs)})"
+            f"{arm} ({_shown(theirs)})"
             for arm, verdict, theirs in pairs
             if ours and _is_against(DIRECTION[verdict], ours, theirs)
         ]
         if against and ours:
             contradictions.append(
-                f"{name} compares {display(found.main)} ({_shown(ours)}) with {' and '.join(against)} otherwise than "
+                f"{name} compares {found.main} ({_shown(ours)}) with {' and '.join(against)} otherwise than "
                 f"the headline does: {why}."
             )
         elif pairs:

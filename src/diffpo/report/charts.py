@@ -1,19 +1,23 @@
 """The pictures of a report: frontier, prompt awareness, training curves."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
-from pathlib import Path
 
 from diffpo.report.data import Arm, FrontierPoint, PriceCurve
-from diffpo.report.svg import Axis, Panel, linear_axis, log_axis, marker, picture, text
-from diffpo.report.table import display, interval_percent, percent
+from diffpo.report.palette import OTHER, shape_at, style_at
+from diffpo.report.svg import Axis, Key, Panel, legend, linear_axis, log_axis, picture, shortened, text, text_width
+from diffpo.report.table import counts, interval_percent, percent
 
-SHAPES = {"base": "circle", "d1": "square", "diffpo": "diamond", "any-speed": "triangle", "sampler": "triangle"}
 MOST_BARS = 8
 """A line of more points than this has a band of intervals instead of a bar at each."""
 LABEL_WIDTH = 60
 """Room for the label of a price, in user units."""
+LEGEND_TOP = 26
+"""Where the legend begins, below the names above the plot."""
+LONGEST_NAME = 220
+"""Of an arm in a picture, in user units."""
 CURVE_POINTS = 40
 """A training curve has at most this many points; each is a mean of consecutive log lines."""
 
@@ -28,75 +32,92 @@ SHARES = {
 """Metrics that are fractions and are shown in percent."""
 
 
-def style_of(arm: str) -> str:
-    """Return the CSS class with the arm's colour; all unknown arms have one colour."""
-    return f"arm-{arm if arm in SHAPES else 'other'}"
+def style_of(arm: Arm) -> str:
+    """Return the classes of an arm's colour and dash."""
+    return style_at(arm.place)
+
+
+def styles_of(arms: Sequence[Arm]) -> Callable[[str], str]:
+    """Return the function from an arm's name to `style_of` it, for a page."""
+    found = {arm.name: style_of(arm) for arm in arms}
+    return lambda name: found.get(name, OTHER)
+
+
+def _key_of(arm: Arm) -> Key:
+    return Key(arm.name, style_of(arm), shape_at(arm.place))
 
 
 # -------------------------------------------------------------------------------------------------------- frontier
 
 
-def frontier_svg(arms: Sequence[Arm], width: int = 760, height: int = 440, is_standalone: bool = False) -> str:
+def frontier_svg(arms: Sequence[Arm], width: int = 760, height: int = 440) -> str:
     """Draw accuracy against mean NFE (log axis) with 95 % intervals: a line per arm, a star for the learned sampler.
 
     Intervals are bars or, along a line of many points, a band. The line of an arm joins its entropy bounds; marks of
     other rules are hollow. A sampler with prices has a curve in place of the star, with the prices at its points, and
-    the line of the bounds is dashed then. `is_standalone` gives the contents of a file that any viewer of SVG can show.
-    `width` and `height` are in user units.
+    the line of the bounds is thin and dotted then. `width` and `height` are in user units; a legend of many rows makes
+    the picture higher.
     """
     every = [point for arm in arms for point in _points(arm)]
     shares = [100 * value for point in every for value in (point.accuracy, *point.ci95)]
+    keys = [_key_of(arm) for arm in arms if arm.is_evaluated]
+    if any(point.kind != _main_kind(arm) for arm in arms for point in arm.points):
+        keys.append(Key("other rules", f"{OTHER} hollow", "circle"))
+    key, rows_height = legend(keys, (0, LEGEND_TOP), width)
+    height += max(0, rows_height - 20)
     panel = Panel(
         width,
         height,
         x=log_axis([point.nfe for point in every]),
-        y=linear_axis(shares, floor=0, ceiling=100, ticks=5, unit=" %"),
-        top=62,
+        y=_from_zero(shares, ceiling=100.0, ticks=5, unit=" %"),
+        top=LEGEND_TOP + rows_height + 16,
     )
-    body = panel.frame("mean denoiser calls per problem (NFE)", "accuracy on unseen problems")
+    body = panel.frame("mean denoiser calls per problem (NFE)", "accuracy on unseen problems", counts(arms))
     stars = ""
     for arm in arms:
-        style = style_of(arm.name)
-        shape = SHAPES.get(arm.name, "circle")
+        style = style_of(arm)
+        shape = shape_at(arm.place)
         joined = sorted((p for p in arm.points if p.kind == _main_kind(arm)), key=lambda p: p.nfe)
         is_dense = len(joined) > MOST_BARS
         if arm.price_curve:
             stars += _price_curve(panel, arm, arm.price_curve)
-            style += " dashed"
+            style += " minor"
         elif is_dense:
             low, high = ([100 * p.ci95[end] for p in joined] for end in (0, 1))
             body += panel.band([p.nfe for p in joined], low, high, style)
         body += panel.line([(p.nfe, 100 * p.accuracy) for p in joined], style)
         for point in arm.points:
             is_joined = point.kind == _main_kind(arm)
-            name = f"{display(arm.name)}, {point.rule}"
-            body += _mark(
-                panel, point, name, shape, style + ("" if is_joined else " hollow"), not (is_joined and is_dense)
-            )
+            name = f"{arm.name}, {point.rule}"
+            hollow = "" if is_joined and not arm.price_curve else " hollow"
+            body += _mark(panel, point, name, shape, style + hollow, not (is_joined and is_dense))
         if arm.learned and not arm.price_curve:
-            point = arm.learned.point
-            name = f"{display(arm.name)}, learned sampler"
-            stars += _mark(panel, point, name, "star", style)
-            x, y = panel.at((point.nfe, 100 * point.accuracy))
-            to_the_left = x > 0.6 * width
-            stars += text((x + (-14 if to_the_left else 14), y - 10), name, "label", "end" if to_the_left else "start")
-    body += stars + _legend(panel, arms)
-    css = (Path(__file__).parent / "chart.css").read_text(encoding="utf-8") if is_standalone else None
+            stars += _star(panel, arm, arm.learned.point)
+    body += stars + key
     label = "Accuracy against denoiser calls: " + "; ".join(_alternative_text(arm) for arm in arms)
-    return picture(width, height, label, body, css)
+    return picture(width, height, label, body)
+
+
+def _star(panel: Panel, arm: Arm, point: FrontierPoint) -> str:
+    """Draw a learned sampler's point, and its name on the side that has room for it."""
+    x, y = panel.at((point.nfe, 100 * point.accuracy))
+    name = f"{shortened(arm.name, LONGEST_NAME)}, learned sampler"
+    to_the_left = x + 14 + text_width(name) > panel.width
+    label = text((x + (-14 if to_the_left else 14), y - 10), name, "label", "end" if to_the_left else "start")
+    return _mark(panel, point, f"{arm.name}, learned sampler", "star", style_of(arm)) + label
 
 
 def _price_curve(panel: Panel, arm: Arm, curve: PriceCurve) -> str:
     """Draw a sampler's points, joined, with the prices that buy them."""
-    style = style_of(arm.name)
+    style = style_of(arm)
     low, high = ([100 * point.ci95[end] for point in curve.points] for end in (0, 1))
     body = panel.band([point.nfe for point in curve.points], low, high, style)
     body += panel.line([(point.nfe, 100 * point.accuracy) for point in curve.points], f"{style} curve")
     last_x, is_above = -math.inf, True
     for point in curve.points:
         bought = ", ".join(f"{price:g}" for price, rule in curve.prices.items() if rule == point.rule)
-        name = f"{display(arm.name)}, learned sampler, {point.rule}" + (f" (price {bought})" if bought else "")
-        body += _mark(panel, point, name, "circle", style, has_bar=False)
+        name = f"{arm.name}, learned sampler, {point.rule}" + (f" (price {bought})" if bought else "")
+        body += _mark(panel, point, name, shape_at(arm.place), style, has_bar=False)
         if bought:
             x, y = panel.at((point.nfe, 100 * point.accuracy))
             # Labels that would run into each other take turns above and below the curve.
@@ -127,24 +148,12 @@ def _mark(panel: Panel, point: FrontierPoint, name: str, shape: str, style: str,
     return bar + panel.marker((point.nfe, 100 * point.accuracy), shape, style, tooltip)
 
 
-def _legend(panel: Panel, arms: Sequence[Arm]) -> str:
-    x, parts = float(panel.left), []
-    for arm in arms:
-        if arm.is_evaluated:
-            parts.append(marker((x + 5, 36), SHAPES.get(arm.name, "circle"), style_of(arm.name)))
-            parts.append(text((x + 15, 40), display(arm.name), "label"))
-            x += 34 + 7.5 * len(display(arm.name))
-    if any(point.kind != _main_kind(arm) for arm in arms for point in arm.points):
-        parts.append(marker((x + 5, 36), "circle", "arm-other hollow") + text((x + 15, 40), "other rules", "label"))
-    return "".join(parts)
-
-
 def _alternative_text(arm: Arm) -> str:
     """Return what the picture shows of an arm, for readers who cannot see it."""
     if not arm.is_evaluated:
-        return f"{display(arm.name)} not evaluated"
+        return f"{arm.name} not evaluated"
     best = max(_points(arm), key=lambda point: (point.accuracy, -point.nfe))
-    return f"{display(arm.name)} reaches {percent(best.accuracy)} % in {best.nfe:.1f} calls"
+    return f"{arm.name} reaches {percent(best.accuracy)} % in {best.nfe:.1f} calls"
 
 
 # ------------------------------------------------------------------------------------------------- prompt awareness
@@ -168,10 +177,13 @@ def nearest_fixed(arm: Arm) -> FrontierPoint | None:
     return min(fixed, key=lambda point: abs(math.log(point.nfe / calls)))
 
 
-def clue_charts(arm: Arm) -> list[str]:
-    """Draw bound, accuracy and NFE of the learned sampler by number of clues, beside the nearest fixed bound."""
+def clue_charts(arm: Arm, has_legend: bool = False) -> dict[str, str]:
+    """Draw bound, accuracy and NFE of the learned sampler by number of clues, beside the nearest fixed bound.
+
+    By the name of what is drawn. A page has one legend for all, a file its own.
+    """
     if not arm.learned:
-        return []
+        return {}
     learned, fixed = arm.learned.point, nearest_fixed(arm)
     percents = [[100 * value for value in point.solved] if point else [] for point in (learned, fixed)]
     panels = {
@@ -179,27 +191,42 @@ def clue_charts(arm: Arm) -> list[str]:
         "accuracy": percents,
         "denoiser calls": (learned.nfe_rows, fixed.nfe_rows if fixed else ()),
     }
-    return [
-        _clue_chart(name, of_learned, by_clues(arm.clues, of_fixed), style_of(arm.name))
+    keys = [Key(f"{arm.name}, learned sampler", style_of(arm))]
+    keys += [Key(f"same model, {fixed.rule}", f"{OTHER} minor")] if fixed else []
+    return {
+        name: _clue_chart(name, of_learned, by_clues(arm.clues, of_fixed), arm, keys if has_legend else [])
         for name, (rows, of_fixed) in panels.items()
         if (of_learned := by_clues(arm.clues, rows))
-    ]
+    }
 
 
-def _clue_chart(name: str, of_learned: Mapping[int, float], of_fixed: Mapping[int, float], style: str) -> str:
+def _clue_chart(
+    name: str, of_learned: Mapping[int, float], of_fixed: Mapping[int, float], arm: Arm, keys: Sequence[Key]
+) -> str:
     is_accuracy = name == "accuracy"
     unit = " %" if is_accuracy else ""
-    shown = [*of_learned.values(), *of_fixed.values()]
-    y = linear_axis(shown if is_accuracy else [0, *shown], floor=0, ceiling=100 if is_accuracy else math.inf, unit=unit)
-    panel = Panel(280, 220, x=_whole_axis(list(of_learned)), y=y)
-    body = panel.frame("clues given in the puzzle", name)
+    ceiling = 100.0 if is_accuracy else math.inf
+    y = _from_zero([*of_learned.values(), *of_fixed.values()], ceiling=ceiling, unit=unit)
+    width, height = 280, 220
+    key, rows_height = legend(keys, (0, height), width)
+    panel = Panel(width, height, x=_whole_axis(list(of_learned)), y=y)
+    body = panel.frame("clues given in the puzzle", name, f"n = {len(arm.clues)}")
     if of_fixed:
-        body += panel.line(list(of_fixed.items()), "arm-other dashed")
-    body += panel.line(list(of_learned.items()), style)
+        body += panel.line(list(of_fixed.items()), f"{OTHER} minor")
+    body += panel.line(list(of_learned.items()), style_of(arm))
     for clues, value in of_learned.items():
-        body += panel.marker((clues, value), "circle", style, f"{clues} clues: {name} {value:.3g}{unit}")
+        tooltip = f"{clues} clues: {name} {value:.3g}{unit}, {arm.clues.count(clues)} problems"
+        body += panel.marker((clues, value), shape_at(arm.place), style_of(arm), tooltip)
     fewest, most = (f"{of_learned[clues]:.3g}{unit} with {clues} clues" for clues in (min(of_learned), max(of_learned)))
-    return picture(280, 220, f"{name} of the learned sampler, {fewest} and {most}", body)
+    label = f"{name} of the learned sampler, {fewest} and {most}"
+    return picture(width, height + rows_height, label, body + key)
+
+
+def _from_zero(values: Sequence[float], ceiling: float = math.inf, ticks: int = 4, unit: str = "") -> Axis:
+    """Return an axis that begins at 0, unless all values are above half of the largest: a picture says so then."""
+    finite = [value for value in values if math.isfinite(value)] or [0.0]
+    shown = [0.0, *finite] if min(finite) <= max(finite) / 2 else finite
+    return linear_axis(shown, 0.0 if min(finite) >= 0 else -math.inf, ceiling, ticks, unit)
 
 
 def _whole_axis(values: Sequence[int]) -> Axis:
@@ -226,12 +253,15 @@ def curve(metrics: Sequence[Mapping[str, float]], x: str, y: str) -> list[tuple[
 
 
 def training_svg(
-    arms: Sequence[Arm], x: str, x_label: str, y: str, y_label: str, width: int = 360, height: int = 250
+    arms: Sequence[Arm], x: str, x_label: str, y: str, y_label: str, has_legend: bool = False
 ) -> str | None:
     """Draw metric `y` of every arm against metric `x` on shared axes; None where no arm has both.
 
-    The line is the mean of consecutive log lines, the band their range.
+    The line is the mean of consecutive log lines, the band their range. A page has one legend for all metrics, a file
+    its own.
     """
+    width, height = 360, 250
+    of_arm = {arm.name: arm for arm in arms}
     curves = {arm.name: found for arm in arms if len(found := curve(arm.metrics, x, y)) > 1}
     if not curves:
         return None
@@ -239,17 +269,20 @@ def training_svg(
     every = [point for found in curves.values() for point in found]
     # The axis fits the means and not the bands: one wild batch must not flatten the curve.
     means = [factor * mean for _, mean, _, _ in every]
+    keys = [replace(_key_of(of_arm[name]), shape="") for name in curves] if has_legend else []
+    key, rows_height = legend(keys, (0, height), width)
     panel = Panel(
         width,
         height,
         x=linear_axis([0, *(point[0] for point in every)], floor=0),
-        y=linear_axis(means, floor=0 if min(means) >= 0 else -math.inf, ceiling=100 if unit else math.inf, unit=unit),
+        y=_from_zero(means, ceiling=100.0 if unit else math.inf, unit=unit),
     )
     bands = lines = ""
     for name, found in curves.items():
         xs, mean, low, high = (list(column) for column in zip(*found, strict=True))
-        bands += panel.band(xs, [factor * v for v in low], [factor * v for v in high], style_of(name))
-        lines += panel.line([(px, factor * v) for px, v in zip(xs, mean, strict=True)], style_of(name))
-    ends = "; ".join(f"{display(name)} ends at {factor * found[-1][1]:.3g}{unit}" for name, found in curves.items())
-    body = panel.frame(x_label, y_label) + bands + lines
-    return picture(width, height, f"{y_label} in training: {ends}", body)
+        style = style_of(of_arm[name])
+        bands += panel.band(xs, [factor * v for v in low], [factor * v for v in high], style)
+        lines += panel.line([(px, factor * v) for px, v in zip(xs, mean, strict=True)], style)
+    ends = "; ".join(f"{name} ends at {factor * found[-1][1]:.3g}{unit}" for name, found in curves.items())
+    body = panel.frame(x_label, y_label) + bands + lines + key
+    return picture(width, height + rows_height, f"{y_label} in training: {ends}", body)

@@ -2,15 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from diffpo.report.table import display
 from diffpo.statistics.comparison import FrontierDifference
 from diffpo.statistics.intervals import Estimate
 
-MAIN = "sampler"
-"""The arm whose frontier a demo's summary compares with the others."""
 
-
-def area_sentence(differences: Mapping[str, FrontierDifference]) -> str:
+def area_sentence(main: str, differences: Mapping[str, FrontierDifference]) -> str:
     """Return how the areas compare, which the headline tells in a word, and who is ahead at which numbers of calls."""
     rivals = {arm: found for arm, found in differences.items() if arm != "base"} or differences
     areas = [f"{_area_words(found.area)} {_name(arm)} ({_area(found.area)})" for arm, found in rivals.items()]
@@ -19,13 +15,13 @@ def area_sentence(differences: Mapping[str, FrontierDifference]) -> str:
         for arm, found in rivals.items()
         if (calls := calls_told_apart(found, -1))
     ]
-    start = f"Over all numbers of calls, the area under the frontier of {display(MAIN)} is {' and '.join(areas)}"
+    start = f"Over all numbers of calls, the area under the frontier of {main} is {' and '.join(areas)}"
     return "; ".join([start, *(behind or ["at no number of calls is another ahead, as far as intervals tell"])]) + "."
 
 
-def frontier_sentences(differences: Mapping[str, FrontierDifference]) -> list[str]:
+def frontier_sentences(main: str, differences: Mapping[str, FrontierDifference]) -> list[str]:
     """Return a sentence for each other arm: the areas, and at which numbers of calls which of the two is ahead."""
-    return [_sentence(arm, found) for arm, found in differences.items()]
+    return [_sentence(main, arm, found) for arm, found in differences.items()]
 
 
 def calls_told_apart(found: FrontierDifference, sign: int) -> list[float]:
@@ -33,7 +29,7 @@ def calls_told_apart(found: FrontierDifference, sign: int) -> list[float]:
     return [at for at, e in zip(found.at, found.accuracy, strict=True) if min(sign * end for end in e.ci95) > 0]
 
 
-def _sentence(arm: str, found: FrontierDifference) -> str:
+def _sentence(main: str, arm: str, found: FrontierDifference) -> str:
     parts = [f"{_area_words(found.area)} {_name(arm)} ({_area(found.area)})"]
     for sign, word in ((1, "ahead"), (-1, "behind")):
         if calls := calls_told_apart(found, sign):
@@ -42,10 +38,7 @@ def _sentence(arm: str, found: FrontierDifference) -> str:
                 key=lambda pair: sign * pair[1].value,
             )
             parts.append(f"it is {word} within {_ranges(calls)}, by most within {at:g}: {_points(most)}")
-    return (
-        f"The frontier of {display(MAIN)} with its learned sampler has an area {'; '.join(parts)}. Intervals are over "
-        "problems, of one training run each."
-    )
+    return f"The frontier of {main} has an area {'; '.join(parts)}. Intervals are over problems and training seeds."
 
 
 def _area_words(area: Estimate) -> str:
@@ -76,4 +69,4 @@ def _ranges(calls: Sequence[float]) -> str:
 
 
 def _name(arm: str) -> str:
-    return "the base" if arm == "base" else display(arm)
+    return "the base" if arm == "base" else arm

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from diffpo.report.compared import MAIN, calls_told_apart
+from diffpo.report.compared import calls_told_apart
 from diffpo.report.data import Arm, FrontierPoint
 from diffpo.report.sentences import representative
-from diffpo.report.table import display, percent
+from diffpo.report.table import percent
 from diffpo.statistics.comparison import FrontierDifference
 
 MOST_WORDS = 15
@@ -29,20 +29,22 @@ class Comparison:
     verdicts: Mapping[str, Verdict]
 
 
-def comparison(arms: Sequence[Arm], compared: Mapping[str, FrontierDifference]) -> Comparison | None:
-    """Return how the arms compare: by whole frontiers where these were `compared`, else by the points of the arms.
+def comparison(
+    arms: Sequence[Arm], compared: Mapping[str, FrontierDifference], main: str | None = None
+) -> Comparison | None:
+    """Return how the arms compare: by whole frontiers where these were `compared` with `main`, else by their points.
 
-    By points the main arm is DiFFPO, or else the most accurate. None where nothing was evaluated.
+    Without a `main` arm it is the most accurate of those that are trained. None where nothing was evaluated.
     """
     points = {arm.name: point for arm in arms if (point := representative(arm))}
-    if compared:
+    if compared and main:
         verdicts = {arm: frontier_verdict(found) for arm, found in compared.items()}
-        return Comparison(MAIN, points.get(MAIN), verdicts)
+        return Comparison(main, points.get(main), verdicts)
     if not points:
         return None
     trained = [name for name in points if name != "base"] or list(points)
     best = max(trained, key=lambda name: (points[name].accuracy, -points[name].nfe))
-    main = "diffpo" if "diffpo" in points else best
+    main = main if main in points else best
     point = points[main]
     return Comparison(main, point, {arm: point_verdict(point, p) for arm, p in points.items() if arm != main})
 
@@ -76,9 +78,11 @@ def point_verdict(point: FrontierPoint, other: FrontierPoint) -> Verdict:
     return "level with" if not calls else "faster than" if calls > 0 else "slower than"
 
 
-def headline(arms: Sequence[Arm], compared: Mapping[str, FrontierDifference] | None = None) -> str:
+def headline(
+    arms: Sequence[Arm], compared: Mapping[str, FrontierDifference] | None = None, main: str | None = None
+) -> str:
     """Return what the run shows, in at most `MOST_WORDS` words."""
-    found = comparison(arms, compared or {})
+    found = comparison(arms, compared or {}, main)
     if found is None:
         return "Nothing was evaluated in this run yet."
     name, point = _short(found.main), found.point
@@ -114,5 +118,5 @@ def _name(arm: str) -> str:
 
 def _short(arm: str) -> str:
     """Return the name of an arm in a few words."""
-    words = display(arm).split() or [arm.strip() or "?"]
+    words = arm.split() or [arm.strip() or "?"]
     return " ".join(words[:MOST_OF_A_NAME]) + ("\N{HORIZONTAL ELLIPSIS}" if words[MOST_OF_A_NAME:] else "")

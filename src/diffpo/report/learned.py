@@ -2,7 +2,6 @@
 
 from diffpo.report.charts import by_clues
 from diffpo.report.data import Arm
-from diffpo.report.table import display
 from diffpo.statistics.constant import Verdict, verdict
 from diffpo.statistics.intervals import Estimate, Interval
 
@@ -49,7 +48,7 @@ def clue_sentence(arm: Arm) -> str | None:
         return None
     fewest, most = min(bounds), max(bounds)
     return (
-        f"Puzzles with more clues are easier. The bound of {display(arm.name)} is {bounds[fewest]:.2g} on average at "
+        f"Puzzles with more clues are easier. The bound of {arm.name} is {bounds[fewest]:.2g} on average at "
         f"{fewest} clues and {bounds[most]:.2g} at {most}: a larger one commits more tokens per call, and a flat curve "
         "would treat all prompts alike."
     )
@@ -63,7 +62,7 @@ def price_sentences(arm: Arm) -> list[str]:
     low, high = curve.area_gain.ci95
     word = "ahead of" if low > 0 else "behind" if high < 0 else "not told apart from"
     return [
-        f"Over all numbers of calls the learned sampler of {display(arm.name)}, whose rules were chosen on validation "
+        f"Over all numbers of calls the learned sampler of {arm.name}, whose rules were chosen on validation "
         f"problems, has an area of {_area(curve.area, '')}, which differs by {_area(curve.area_gain, '+')} from that "
         f"of the {len(arm.points)} fixed rules on the same model, the best of them on these very problems. So it is "
         f"{word} fixed rules here."

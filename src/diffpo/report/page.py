@@ -16,16 +16,15 @@ from diffpo.core.printable import printable
 from diffpo.report import charts, playback, sentences, table
 from diffpo.report.agreement import agreement
 from diffpo.report.compared import frontier_sentences
-from diffpo.report.data import ARMS, Arm, ReportedRun, read_run
+from diffpo.report.data import Arm, ReportedRun
 from diffpo.report.headline import comparison, headline
 from diffpo.report.learned import clue_sentence, gain_sentences, price_sentences
 from diffpo.report.meanings import RL_MEANINGS, SFT_MEANINGS
 from diffpo.report.metrics import RL_CURVES, SFT_CURVES
+from diffpo.report.palette import style_sheet
 
 HERE = Path(__file__).parent
 NARROW, WIDE = (380, 400), (760, 440)
-MISSED = ARMS[:3]
-"""A run that has one of these arms is said to lack the others."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +57,14 @@ class ArmTable:
     rows: tuple[table.Row, ...]
 
 
-def write_report(run_dir: Path, out_file: Path | None = None) -> Path:
-    """Write the report of `run_dir` to `out_file` (default: `report.html` in it) and return that path.
+def write_page(run: ReportedRun, out_file: Path) -> Path:
+    """Write the page of a report to `out_file` and return that path.
 
-    The page needs no network, and is a pure function of the run's files. Raises UserError where there is nothing to
-    report, where a file is broken, and where `out_file` cannot be written.
+    The page needs no network, and is a pure function of the files that were read. Raises UserError where it cannot be
+    written.
     """
-    out_file = out_file or run_dir / "report.html"
     check_writable(out_file, begins=b"<!doctype html")
-    html = printable(render(read_run(run_dir)))  # a name turns no line round, and half a character ends nothing
+    html = printable(render(run))  # a name turns no line round, and half a character ends nothing
     with explain_write_errors(out_file):
         write_whole(out_file, html)
     return out_file
@@ -78,17 +76,15 @@ def render(run: ReportedRun) -> str:
     learned = next((arm for arm in evaluated if arm.learned), None)
     fixed = charts.nearest_fixed(learned) if learned else None
     rl, sft = _by_training(run.arms)
-    known = {arm.name for arm in run.arms}
-    found = comparison(run.arms, run.compared)
+    found = comparison(run.arms, run.compared, run.main)
     script = _text("playback.js")
     return _template().render(
-        css=_text("chart.css") + _text("style.css") + _text("playback.css"),
+        css=style_sheet() + _text("style.css") + _text("playback.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(f"\n{script}\n".encode()).digest()).decode(),
         run=run,
         facts=_facts(run),
-        absent=[table.display(name) for name in MISSED if name not in known and known & {*MISSED}],
-        headline=_unbroken(headline(run.arms, run.compared)),
+        headline=_unbroken(headline(run.arms, run.compared, run.main)),
         main=found.main if found else None,
         basis=sentences.basis(run.arms, run.compared, found.main) if found else None,
         agreement=agreement(run.arms, found),
@@ -101,23 +97,22 @@ def render(run: ReportedRun) -> str:
         gains=[
             *(gain_sentences(learned) if learned else []),
             *(sentence for arm in evaluated for sentence in price_sentences(arm)),
-            *frontier_sentences(run.compared),
+            *(frontier_sentences(run.main, run.compared) if run.main else []),
             *filter(None, [sentences.frontier_sentence(run.arms)]),
         ],
         tables=_tables(run.arms),
-        clue_charts=[Markup(svg) for svg in charts.clue_charts(learned)] if learned else [],
+        clue_charts=[Markup(svg) for svg in charts.clue_charts(learned).values()] if learned else [],
         clue_rows=_clue_rows(learned) if learned else [],
         clue_sentence=clue_sentence(learned) if learned else None,
-        learned_style=charts.style_of(learned.name) if learned else None,
-        learned_name=table.display(learned.name) if learned else None,
+        learned_style=charts.style_of(learned) if learned else None,
+        learned_name=learned.name if learned else None,
         fixed_rule=fixed.rule if fixed else None,
         curves=_curves(rl, "denoiser_calls", "denoiser calls spent in training", RL_CURVES, RL_MEANINGS),
         rl_arms=rl,
         sft_curves=_curves(sft, "step", "optimiser step", SFT_CURVES, SFT_MEANINGS),
         sft_arms=sft,
         player=playback.player(run.arms, sentences.rules(run.arms)),
-        style_of=charts.style_of,
-        display=table.display,
+        style_of=charts.styles_of(run.arms),
     )
 
 
@@ -143,7 +138,7 @@ def _facts(run: ReportedRun) -> list[tuple[str, str]]:
         ("seed", run.seed),
         ("wall time", _duration(run.wall_s) if run.wall_s is not None else None),
     ]
-    spent = {table.display(arm.name): arm.train_denoiser_calls for arm in run.arms if arm.train_denoiser_calls}
+    spent = {arm.name: arm.train_denoiser_calls for arm in run.arms if arm.train_denoiser_calls}
     if spent:
         facts.append(("denoiser calls to train", ", ".join(f"{name} {calls:,}" for name, calls in spent.items())))
     return [(name, str(value)) for name, value in facts if value is not None]
@@ -166,7 +161,7 @@ def _tables(arms: Sequence[Arm]) -> list[ArmTable]:
         if row.is_first:
             frontier = tuple((table.HEADER[i], row.cells[i]) for i in of_frontier if row.cells[i] != table.ABSENT)
             header = tuple(table.HEADER[i] for i in of_rule)
-            found.append(ArmTable(row.arm, table.display(row.arm), frontier, header, (kept,)))
+            found.append(ArmTable(row.arm, row.arm, frontier, header, (kept,)))
         else:
             found[-1] = replace(found[-1], rows=(*found[-1].rows, kept))
     return found

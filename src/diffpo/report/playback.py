@@ -9,7 +9,6 @@ from itertools import groupby
 from markupsafe import Markup
 
 from diffpo.report.data import Arm, PlaybackCompletion
-from diffpo.report.table import display
 from diffpo.report.visible import TIMES, visible, visible_characters
 
 BOX_ROWS = {4: 2, 6: 2, 9: 3}
@@ -189,13 +188,13 @@ def _board(arm: Arm, found: PlaybackCompletion, is_grid: bool) -> Board:
     lines = ["".join(tokens[i : i + size]) for i in range(0, len(tokens), size)] if is_grid else []
     return Board(
         arm.name,
-        display(arm.name),
+        arm.name,
         size if is_grid else None,
         tuple(cells),
         found.nfe,
         found.is_solved,
         verdict,
-        visible_characters(f"{display(arm.name)}, {verdict} in {calls}: {' '.join(lines)}"),
+        visible_characters(f"{arm.name}, {verdict} in {calls}: {' '.join(lines)}"),
         "" if found.entropy_bound is None else f"bound {found.entropy_bound:.3g}",
         max(len(tokens) - MOST_TOKENS, 0) if not is_grid else 0,
     )

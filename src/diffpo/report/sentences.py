@@ -8,7 +8,7 @@ import numpy as np
 from diffpo.report.compared import area_sentence
 from diffpo.report.data import Arm, FrontierPoint
 from diffpo.report.learned import verdict_words
-from diffpo.report.table import display, interval_percent, percent
+from diffpo.report.table import interval_percent, percent
 from diffpo.statistics.comparison import FrontierDifference
 from diffpo.statistics.constant import NEAR_BEST, STANDING_PRICE, cheapest_near_best
 from diffpo.statistics.frontier import upper_hull_nfe
@@ -52,9 +52,7 @@ def figures(arms: Sequence[Arm]) -> list[Figure]:
         if point := representative(arm):
             rule = "learned sampler" if arm.learned else point.rule
             interval = interval_percent(point.ci95, 0)
-            found.append(
-                Figure(arm.name, display(arm.name), percent(point.accuracy, 0), interval, f"{point.nfe:.1f}", rule)
-            )
+            found.append(Figure(arm.name, arm.name, percent(point.accuracy, 0), interval, f"{point.nfe:.1f}", rule))
     return found
 
 
@@ -70,7 +68,7 @@ def basis(arms: Sequence[Arm], compared: Mapping[str, FrontierDifference], main:
     the `main` arm, and whether its learned sampler is better than fixed bounds. None where there is nothing to say.
     """
     if compared:
-        return area_sentence(compared)
+        return area_sentence(main, compared)
     points = [(arm, point) for arm in arms if (point := representative(arm))]
     ours = next(((arm, point) for arm, point in points if arm.name == main), None)
     if ours is None:
@@ -80,7 +78,7 @@ def basis(arms: Sequence[Arm], compared: Mapping[str, FrontierDifference], main:
     found = []
     if others:
         sampler = "its learned sampler" if arm.learned else point.rule
-        found = [f"{display(main)} with {sampler} solves {'; '.join(others)}."]
+        found = [f"{main} with {sampler} solves {'; '.join(others)}."]
     if arm.learned and arm.gain:
         found.append(f"Its learned sampler is {verdict_words(arm)}.")
     return " ".join(found) or None
@@ -88,7 +86,7 @@ def basis(arms: Sequence[Arm], compared: Mapping[str, FrontierDifference], main:
 
 def _comparison(arm: Arm, point: FrontierPoint, main: FrontierPoint) -> str:
     """Return how the main point compares with the point of another arm."""
-    name = "the base model" if arm.name == "base" else display(arm.name)
+    name = "the base model" if arm.name == "base" else arm.name
     points = 100 * (main.accuracy - point.accuracy)
     if points >= 0:
         more = f"{points:.0f} points more than" if points >= 0.5 else "as many as"
@@ -114,9 +112,9 @@ def frontier_sentence(arms: Sequence[Arm]) -> str | None:
     A gap of less than one point is not mentioned. Learned samplers are left out: their calls cannot be chosen.
     """
     found = {arm.name: arm for arm in arms if arm.points}
-    if not {"d1", "diffpo"} <= found.keys():
+    if not {"d1", "DiFFPO"} <= found.keys():
         return None
-    other, main = found["d1"], found["diffpo"]
+    other, main = found["d1"], found["DiFFPO"]
     calls = [point.nfe for point in other.points]
     gap, within = max((_best_within(other, nfe) - _best_within(main, nfe), nfe) for nfe in calls)
     if gap < NEAR_BEST:

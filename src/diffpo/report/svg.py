@@ -1,14 +1,19 @@
-"""Scales, axes and marks as strings of SVG. Colours come from the classes in chart.css; nothing here knows the data."""
+"""Scales, axes and marks as strings of SVG. Colours come from classes (`palette`); nothing here knows the data."""
 
 import math
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
 
 Number = int | float
 XY = tuple[Number, Number]
-MARGIN = 20
-"""User units of background around a picture that stands alone."""
+FONT_SIZE = 12
+KEY_WIDTH, ROW_HEIGHT = 34, 20
+"""Of a legend: the room for a line and a mark before its name, and between its rows."""
+GAP = 10
+"""Least room, in user units, between two texts, and between a text and the edge of the picture."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +74,19 @@ class Panel:
     x: Axis
     y: Axis
     top: int = 34
-    right: int = 18
     bottom: int = 42
-    left: int = 46
+    least_left: int = 46
+
+    @property
+    def left(self) -> int:
+        """Room for the longest label of the y axis."""
+        longest = max((text_width(self.y.label(tick)) for tick in self.y.ticks), default=0.0)
+        return max(self.least_left, math.ceil(longest) + 8 + GAP // 2)
+
+    @property
+    def right(self) -> int:
+        """Room for the half of the last label of the x axis that is beyond its tick."""
+        return max(18, math.ceil(max((text_width(self.x.label(tick)) for tick in self.x.ticks[-1:]), default=0.0) / 2))
 
     def at(self, point: XY) -> XY:
         """Return the position of a data point in user units."""
@@ -80,8 +95,12 @@ class Panel:
             self.height - self.bottom - self.y.at(point[1]) * (self.height - self.top - self.bottom),
         )
 
-    def frame(self, x_label: str, y_label: str) -> str:
-        """Draw grid lines, tick labels and axis names; the name of the y axis is above it, where it can be read."""
+    def frame(self, x_label: str, y_label: str, note: str = "") -> str:
+        """Draw grid lines, tick labels and axis names; the name of the y axis is above it, where it can be read.
+
+        A logarithmic x axis, and a y axis that does not begin at 0, say so. `note` stands at the right above all.
+        """
+        x_label += ", log scale" if self.x.is_log else ""
         right, bottom = self.width - self.right, self.height - self.bottom
         parts = []
         for tick in self.y.ticks:
@@ -93,9 +112,20 @@ class Panel:
             parts.append(f'<line class="axis" x1="{num(x)}" y1="{bottom}" x2="{num(x)}" y2="{bottom + 4}"/>')
             parts.append(text((x, bottom + 18), self.x.label(tick), "tick", "middle"))
         parts.append(f'<line class="axis" x1="{self.left}" y1="{bottom}" x2="{right}" y2="{bottom}"/>')
-        parts.append(text((right, bottom + 36), x_label, "name", "end"))
-        parts.append(text((0, 14), y_label, "name", "start"))
+        begins = f"from {self.y.label(self.y.lo)} up" if self.is_cut else ""
+        parts += [text((0, bottom + 36), begins, "name")] if begins else []
+        parts.append(text((right, bottom + 36), x_label, "name", "end", room=right - GAP - text_width(begins)))
+        if y_label:
+            kept = text_width(note) + GAP if note else 0
+            parts.append(text((0, 14), y_label, "name", "start", room=self.width - kept - GAP))
+        if note:
+            parts.append(text((self.width, 14), note, "name", "end"))
         return "".join(parts)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the y axis begins above 0, which exaggerates differences and has to be said."""
+        return self.y.lo > 0 and not self.y.is_log
 
     def line(self, points: Sequence[XY], style: str) -> str:
         path = " ".join(f"{num(x)},{num(y)}" for x, y in map(self.at, points))
@@ -115,7 +145,7 @@ class Panel:
 
 
 def marker(at: XY, shape: str, style: str, tooltip: str = "") -> str:
-    """Draw a circle, square, diamond, triangle or star around `at`, in user units."""
+    """Draw one of the shapes of `palette`, or a star, around `at`, in user units."""
     inner = f"<title>{escape(tooltip)}</title>" if tooltip else ""
     x, y = at
     if shape == "circle":
@@ -124,30 +154,90 @@ def marker(at: XY, shape: str, style: str, tooltip: str = "") -> str:
         "square": [(-3.6, -3.6), (3.6, -3.6), (3.6, 3.6), (-3.6, 3.6)],
         "diamond": [(0, -5.2), (5.2, 0), (0, 5.2), (-5.2, 0)],
         "triangle": [(0, -5), (4.6, 3.4), (-4.6, 3.4)],
-        "star": [
-            (r * math.sin(i * math.pi / 5), -r * math.cos(i * math.pi / 5)) for i, r in enumerate([11.0, 4.6] * 5)
-        ],
+        "down": [(0, 5), (4.6, -3.4), (-4.6, -3.4)],
+        "pentagon": _regular([4.8] * 5),
+        "plus": [(x * s, y * t) for s, t, turned in QUARTERS for x, y in (PLUS[::-1] if turned else PLUS)],
+        "star": _regular([11.0, 4.6] * 5),
     }[shape]
     path = " ".join(f"{num(x + dx)},{num(y + dy)}" for dx, dy in corners)
     return f'<polygon class="mark {style}" points="{path}">{inner}</polygon>'
 
 
-def text(at: XY, content: str, style: str, anchor: str = "start") -> str:
-    return f'<text class="{style}" x="{num(at[0])}" y="{num(at[1])}" text-anchor="{anchor}">{escape(content)}</text>'
+@dataclass(frozen=True)
+class Key:
+    """An entry of a legend: what is drawn in this style, and the shape of its marks if it has any."""
+
+    name: str
+    style: str
+    shape: str = ""
 
 
-def picture(width: int, height: int, label: str, body: str, css: str | None = None) -> str:
-    """Return an `<svg>` for a page, or with `css` a whole file with its own background."""
-    name_space = paper = ""
-    box = f"0 0 {width} {height}"
-    if css is not None:
-        width, height = width + 2 * MARGIN, height + 2 * MARGIN
-        name_space = f' xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
-        box = f"{-MARGIN} {-MARGIN} {width} {height}"
-        paper = f'<style>{css}</style><rect class="paper" x="{-MARGIN}" y="{-MARGIN}" width="100%" height="100%"/>'
+def legend(keys: Sequence[Key], at: XY, width: Number) -> tuple[str, int]:
+    """Draw a legend in as many rows as it needs from `at` down, and return how high it is."""
+    x, y = at
+    parts = []
+    for key in keys:
+        name = shortened(key.name, width - at[0] - KEY_WIDTH)
+        if x > at[0] and x + KEY_WIDTH + text_width(name) > width:
+            x, y = at[0], y + ROW_HEIGHT
+        middle = y + ROW_HEIGHT / 2
+        if "hollow" not in key.style:
+            parts.append(
+                f'<line class="line {key.style}" x1="{num(x + 1)}" y1="{num(middle)}" x2="{num(x + 27)}" '
+                f'y2="{num(middle)}"/>'
+            )
+        if key.shape:
+            parts.append(marker((x + 14, middle), key.shape, key.style))
+        parts.append(text((x + KEY_WIDTH, middle + 4), key.name, "label", room=width - at[0] - KEY_WIDTH))
+        x += KEY_WIDTH + math.ceil(text_width(name)) + GAP
+    return "".join(parts), int(y - at[1]) + ROW_HEIGHT if keys else 0
+
+
+PLUS = [(1.6, -4.8), (1.6, -1.6), (4.8, -1.6)]
+QUARTERS = ((1, 1, False), (1, -1, True), (-1, -1, False), (-1, 1, True))
+
+
+def _regular(radii: Sequence[float]) -> list[tuple[float, float]]:
+    """Return corners around the middle at equal angles, the first one above it."""
+    turn = 2 * math.pi / len(radii)
+    return [(r * math.sin(i * turn), -r * math.cos(i * turn)) for i, r in enumerate(radii)]
+
+
+def text(at: XY, content: str, style: str, anchor: str = "start", room: Number = math.inf) -> str:
+    """Write a text; one that is wider than `room` is cut short, and whole in its tooltip."""
+    shown = shortened(content, room)
+    element = f'<text class="{style}" x="{num(at[0])}" y="{num(at[1])}" text-anchor="{anchor}">{escape(shown)}</text>'
+    return element if shown == content else f"<g><title>{escape(content)}</title>{element}</g>"
+
+
+def shortened(content: str, room: Number) -> str:
+    """Return a text, without its middle where it is wider than `room` user units: names often differ at their end."""
+    if text_width(content) <= room:
+        return content
+    kept = len(content) - 1
+    while kept > 2 and text_width(content[: kept - kept // 2]) + text_width(content[-(kept // 2) :]) + FONT_SIZE > room:
+        kept -= 1
+    return f"{content[: kept - kept // 2]}\N{HORIZONTAL ELLIPSIS}{content[-(kept // 2) :]}"
+
+
+@lru_cache(maxsize=4096)
+def text_width(content: str) -> float:
+    """Return about how wide a text is in user units: as in DejaVu Sans, the widest of the fonts that readers have.
+
+    Signs of East Asian scripts are as wide as they are high.
+    """
+    wide = sum(unicodedata.east_asian_width(sign) in "WF" for sign in content)
+    narrow, broad = (sum(map(content.count, signs)) for signs in ("ijl.,:;'|!()[]tfI /-", "mwMW@%"))
+    capital = sum(map(str.isupper, content)) - sum(map(content.count, "IMW"))
+    usual = len(content) - wide - narrow - broad - capital
+    return FONT_SIZE * (wide + 0.39 * narrow + 0.97 * broad + 0.74 * capital + 0.63 * usual)
+
+
+def picture(width: int, height: int, label: str, body: str) -> str:
+    """Return an `<svg>` for a page with the style sheet of `palette`; `figure_file` makes a file of it."""
     return (
-        f'<svg{name_space} class="chart" viewBox="{box}" role="img" aria-label="{escape(label)}">'
-        f"<title>{escape(label)}</title>{paper}{body}</svg>"
+        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
+        f"<title>{escape(label)}</title>{body}</svg>"
     )
 
 

@@ -1,20 +1,17 @@
 """The table of a run, in rows for the page and as plain text for the terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from diffpo.report.data import Arm, FrontierPoint, arms_of_summary
+from diffpo.report.data import Arm, FrontierPoint
 from diffpo.statistics.frontier import pareto_front
 from diffpo.statistics.intervals import Estimate, Interval
 
 ABSENT = "-"
 MOST_RULES = 8
-HEADER = ("arm", "rule", "accuracy %", "95 % interval", "NFE", "area", "AUP")
-DISPLAY = {"base": "Base", "d1": "d1", "diffpo": "DiFFPO", "any-speed": "any-speed", "sampler": "any-speed"}
-"""The demo's sampler is fitted to its any-speed policy, which stays as it is: to readers they are one."""
+HEADER = ("arm", "rule", "accuracy %", "95 % interval", "NFE", "problems", "area", "AUP")
 
 
 @dataclass(frozen=True)
@@ -27,9 +24,20 @@ class Row:
     is_learned: bool
 
 
-def display(arm: str) -> str:
-    """Return the name of an arm as readers see it."""
-    return DISPLAY.get(arm, arm)
+def counts(arms: Sequence[Arm]) -> str:
+    """Return on how many problems, and by how many seeds of training, the figures of arms rest."""
+    return sample_text([arm.num_problems for arm in arms], [len(arm.seeds) for arm in arms if arm.is_evaluated])
+
+
+def sample_text(problems: Sequence[int], seeds: Sequence[int]) -> str:
+    """Return numbers of problems and seeds in words: `n = 600 problems, 3 seeds`; one seed goes without saying."""
+    told = f"n = {_span(problems)} problems" if any(problems) else ""
+    return f"{told}, {_span(seeds)} seeds" if told and max(seeds, default=0) > 1 else told
+
+
+def _span(values: Sequence[int]) -> str:
+    known = sorted({value for value in values if value})
+    return f"{known[0]}" if len(known) == 1 else f"{known[0]} to {known[-1]}"
 
 
 def percent(fraction: float, digits: int = 1) -> str:
@@ -57,11 +65,17 @@ def table_rows(arms: Sequence[Arm]) -> list[Row]:
         for i, (point, name) in enumerate(points or [(None, "")]):
             figures = (_plain(arm.area, 3), _plain(arm.aup, 1)) if i == 0 else ("", "")
             if point is None:
-                cells = (ABSENT,) * 4
+                cells: tuple[str, ...] = (ABSENT,) * 5
             else:
-                cells = (name or point.rule, percent(point.accuracy), interval_percent(point.ci95), f"{point.nfe:.2f}")
-            rows.append(Row(arm.name, (display(arm.name), *cells, *figures), i == 0, bool(name)))
+                shown = (percent(point.accuracy), interval_percent(point.ci95), f"{point.nfe:.2f}")
+                cells = (name or point.rule, *shown, _problems(point, arm))
+            rows.append(Row(arm.name, (arm.name, *cells, *figures), i == 0, bool(name)))
     return rows
+
+
+def _problems(point: FrontierPoint, arm: Arm) -> str:
+    seeds = len(arm.seeds)
+    return f"{point.n} x {seeds} seeds" if seeds > 1 else str(point.n)
 
 
 def listed(points: Sequence[FrontierPoint]) -> list[FrontierPoint]:
@@ -72,9 +86,9 @@ def listed(points: Sequence[FrontierPoint]) -> list[FrontierPoint]:
     return [point for i, point in enumerate(points) if i in front]
 
 
-def summary_table(summary: Mapping[str, Any]) -> str:
-    """Return the contents of `summary.json` as a table of plain text; what an arm lacks is a dash."""
-    rows = table_rows(arms_of_summary(summary))
+def table_text(arms: Sequence[Arm]) -> str:
+    """Return the table of arms as plain text for a terminal; what an arm lacks is a dash."""
+    rows = table_rows(arms)
     lines = [HEADER, *(row.cells if row.is_first else ("", *row.cells[1:]) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
     aligned = [

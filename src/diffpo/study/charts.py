@@ -2,19 +2,18 @@
 
 from collections.abc import Sequence
 from math import ceil
-from pathlib import Path
 
-from diffpo import report
-from diffpo.report.svg import Axis, Panel, linear_axis, picture, text
+from diffpo.report.figure_file import standalone
+from diffpo.report.palette import OTHER, shape_at, style_at
+from diffpo.report.svg import GAP, Axis, Key, Panel, legend, linear_axis, picture, text, text_width
+from diffpo.report.table import sample_text
 from diffpo.statistics.intervals import Estimate
 from diffpo.study.summary import Profile, Trajectory
 
-COLOURS = ("#2f6a96", "#c0432a", "#4f8a3c", "#8a5aa8", "#c08a1e", "#3a8f8c", "#a8456e", "#7b756c")
-"""Colours for light and dark backgrounds alike. The ninth line and those after it are dashed."""
-WIDTH, HEIGHT, LEGEND_LINE = 380, 280, 18
+WIDTH, HEIGHT = 380, 280
 PANELS_IN_A_ROW = 4
-ROW, NAMES = 20, 170
-"""In the figure of ends: the height of an arm, the width of their names."""
+ROW, MOST_NAMES = 20, 240
+"""In the figure of ends: the height of an arm, the most room for their names."""
 Curve = tuple[str, list[float], list[Estimate]]
 """Name, x values, estimates."""
 
@@ -28,7 +27,7 @@ def trajectories_svg(found: Sequence[Trajectory]) -> str:
             for t in found
             if t.arm == arm
         ]
-    return _figure(_label(found), panels, "denoiser calls of training", ceiling=100.0)
+    return _figure(_label(found), panels, "denoiser calls of training", _sample(found), ceiling=100.0)
 
 
 def ends_svg(found: Sequence[Trajectory]) -> str:
@@ -37,23 +36,27 @@ def ends_svg(found: Sequence[Trajectory]) -> str:
     ends = [_percent(t.points[-1].accuracy) for t in found] + [_percent(t.points[0].accuracy) for t in found]
     x = linear_axis([end for estimate in ends for end in estimate.ci95], floor=0.0, ceiling=100.0)
     rows = Axis(0, len(arms), ())
-    panel = Panel(WIDTH - 80, ROW * len(arms) + 76, x, rows, left=18)
+    panel = Panel(WIDTH - 80, ROW * len(arms) + 76, x, rows, least_left=18)
+    names = min(MOST_NAMES, ceil(max(map(text_width, arms))) + GAP)
     body = "".join(
-        text((NAMES, panel.at((x.lo, len(arms) - i - 0.5))[1] + 4), arm, "label", "end") for i, arm in enumerate(arms)
+        text((names, panel.at((x.lo, len(arms) - i - 0.5))[1] + 4), arm, "label", "end", room=names - GAP // 2)
+        for i, arm in enumerate(arms)
     )
     for column, rule in enumerate(rules):
-        inner = panel.frame("accuracy at the end, %", rule)
         of_rule = [t for t in found if t.rule == rule]
+        inner = panel.frame("accuracy at the end, %", rule)
         if of_rule[0].shares[0] == 0:
             start = 100 * of_rule[0].points[0].accuracy.value
-            inner += panel.line([(start, 0), (start, len(arms))], "curve-7")
+            inner += panel.line([(start, 0), (start, len(arms))], OTHER)
         for t in of_rule:
             end = _percent(t.points[-1].accuracy)
-            at = len(arms) - arms.index(t.arm) - 0.5
-            inner += panel.line([(end.ci95[0], at), (end.ci95[1], at)], "curve-0")
-            inner += panel.marker((end.value, at), "circle", "curve-0", f"{t.arm}: {_text(end)}")
-        body += f'<g transform="translate({NAMES + column * panel.width} 0)">{inner}</g>'
-    return picture(NAMES + panel.width * len(rules), panel.height, _label(found), body, _css())
+            index = arms.index(t.arm)
+            at = len(arms) - index - 0.5
+            inner += panel.line([(end.ci95[0], at), (end.ci95[1], at)], f"{style_at(index)} curve")
+            inner += panel.marker((end.value, at), shape_at(index), style_at(index), f"{t.arm}: {_text(end)}")
+        body += f'<g transform="translate({names + column * panel.width} 0)">{inner}</g>'
+    body += text((0, panel.height - 6), _sample(found), "name")
+    return standalone(picture(names + panel.width * len(rules), panel.height, _label(found), body))
 
 
 def _label(found: Sequence[Trajectory]) -> str:
@@ -71,7 +74,8 @@ def profiles_svg(found: Sequence[Profile]) -> str:
             curves.append((profile.estimator, [x for x, _ in known], [y for _, y in known]))
         panels[f"{arm}: KL per token, nats"] = curves
     means = "; ".join(f"{p.estimator} of {p.arm} {p.mean.value:.2f} nats" for p in found)
-    return _figure(f"{found[0].task}: {means}", panels, "denoiser call that committed the token", ceiling=float("inf"))
+    label = f"{found[0].task}: {means}"
+    return _figure(label, panels, "denoiser call that committed the token", _sample(found), ceiling=float("inf"))
 
 
 def _percent(estimate: Estimate) -> Estimate:
@@ -79,7 +83,11 @@ def _percent(estimate: Estimate) -> Estimate:
     return Estimate(100 * estimate.value, (100 * low, 100 * high))
 
 
-def _figure(label: str, panels: dict[str, list[Curve]], x_label: str, ceiling: float) -> str:
+def _sample(found: Sequence[Trajectory | Profile]) -> str:
+    return sample_text([t.num_problems for t in found], [len(t.seeds) for t in found])
+
+
+def _figure(label: str, panels: dict[str, list[Curve]], x_label: str, note: str, ceiling: float) -> str:
     """Draw panels in rows on shared axes, and one legend for all."""
     curves = [curve for members in panels.values() for curve in members]
     names = list(dict.fromkeys(name for name, _, _ in curves))
@@ -94,36 +102,24 @@ def _figure(label: str, panels: dict[str, list[Curve]], x_label: str, ceiling: f
         inner += "".join(_line(panel, names.index(name), xs, estimates, name) for name, xs, estimates in members)
         at_x, at_y = index % PANELS_IN_A_ROW * WIDTH, index // PANELS_IN_A_ROW * HEIGHT
         body += f'<g transform="translate({at_x} {at_y})">{inner}</g>'
-    bottom = HEIGHT * ceil(len(panels) / PANELS_IN_A_ROW)
-    for index, name in enumerate(names):
-        at = bottom + LEGEND_LINE * (index + 1)
-        mark = f'<line class="line {_style(index)}" x1="46" y1="{at - 4}" x2="76" y2="{at - 4}"/>'
-        body += mark + text((84, at), name, "label")
-    return picture(
-        WIDTH * min(len(panels), PANELS_IN_A_ROW), bottom + LEGEND_LINE * (len(names) + 1), label, body, _css()
-    )
-
-
-def _css() -> str:
-    css = (Path(report.__file__).parent / "chart.css").read_text(encoding="utf-8")
-    return css + "".join(f".curve-{i} {{ --arm: {colour}; }}\n" for i, colour in enumerate(COLOURS))
+    width, bottom = WIDTH * min(len(panels), PANELS_IN_A_ROW), HEIGHT * ceil(len(panels) / PANELS_IN_A_ROW)
+    keys = [Key(name, style_at(index), shape_at(index)) for index, name in enumerate(names)]
+    key, rows_height = legend(keys, (0, bottom), width)
+    key += text((0, bottom + rows_height + 14), note, "name")
+    return standalone(picture(width, bottom + rows_height + 20, label, body + key))
 
 
 def _text(estimate: Estimate) -> str:
     return f"{estimate.value:.3g} [{estimate.ci95[0]:.3g}, {estimate.ci95[1]:.3g}]"
 
 
-def _style(index: int) -> str:
-    return f"curve-{index % len(COLOURS)}" + (" dashed" if index >= len(COLOURS) else "")
-
-
 def _band(panel: Panel, index: int, xs: list[float], estimates: list[Estimate]) -> str:
-    return panel.band(xs, [e.ci95[0] for e in estimates], [e.ci95[1] for e in estimates], _style(index))
+    return panel.band(xs, [e.ci95[0] for e in estimates], [e.ci95[1] for e in estimates], style_at(index))
 
 
 def _line(panel: Panel, index: int, xs: list[float], estimates: list[Estimate], name: str) -> str:
     marks = "".join(
-        panel.marker((x, e.value), "circle", _style(index), f"{name}: {_text(e)}")
+        panel.marker((x, e.value), shape_at(index), style_at(index), f"{name}: {_text(e)}")
         for x, e in zip(xs, estimates, strict=True)
     )
-    return panel.line([(x, e.value) for x, e in zip(xs, estimates, strict=True)], _style(index)) + marks
+    return panel.line([(x, e.value) for x, e in zip(xs, estimates, strict=True)], style_at(index)) + marks

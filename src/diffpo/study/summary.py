@@ -37,6 +37,7 @@ class Trajectory:
     seeds: tuple[int, ...]
     shares: tuple[float, ...]
     points: tuple[TrajectoryPoint, ...]
+    num_problems: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Profile:
     """The mean over all tokens."""
     by_step: tuple[Estimate | None, ...]
     """One figure for each call or boundary, None where fewer than two clusters of rollouts committed a token."""
+    num_problems: int = 0
 
 
 def groups(results: Sequence[Result]) -> list[list[Result]]:
@@ -82,6 +84,7 @@ def trajectories(results: Sequence[Result]) -> list[Trajectory]:
                     tuple(result["seed"] for result in members),
                     tuple(shares[i] for i in at),
                     tuple(_point(members, i, rule) for i in at),
+                    len(first["clusters"]),
                 )
             )
     return found
@@ -173,7 +176,8 @@ def profiles(results: Sequence[Result]) -> list[Profile]:
         by_step = tuple(_ratio(sums[..., step], counts[..., step], first["clusters"]) for step in steps)
         mean = _ratio(sums.sum(axis=2), counts.sum(axis=2), first["clusters"]) or Estimate(0.0, (0.0, 0.0))
         seeds = tuple(result["seed"] for result in members)
-        found.append(Profile(first["task"], first["arm"], first["estimator"], seeds, mean, by_step))
+        count = len(first["clusters"])
+        found.append(Profile(first["task"], first["arm"], first["estimator"], seeds, mean, by_step, count))
     return found
 
 

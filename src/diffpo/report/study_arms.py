@@ -1,0 +1,158 @@
+"""Arms from the results of a study: what each had learned at the end of its budget, over its seeds."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffpo.core.errors import UserError
+from diffpo.report.data import Arm, FrontierPoint, LearnedSampler, Rows
+from diffpo.report.fields import MOST_CALLS, items, member, numbers, objects, whole, words
+from diffpo.report.metrics import parse_object
+from diffpo.report.reading import FEWEST_CALLS, build
+from diffpo.statistics.frontier import frontier_area_estimate
+from diffpo.statistics.gain import gain_over_fixed
+from diffpo.statistics.intervals import Estimate, mean_interval, share_interval
+
+LEARNED, BOUND = "learned", "entropy bound "
+BASE = "base"
+Results = dict[tuple[str, str], list[Mapping[str, Any]]]
+"""By task and arm, the lines of its seeds."""
+
+
+def read_study(path: Path) -> tuple[list[Arm], list[str]]:
+    """Return the arms in a file of a study's results, and notes on what it lacks.
+
+    The base is an arm where the study measured it. Raises UserError for a line that is broken, and for a file without
+    arms: a study of likelihoods has figures of its own.
+    """
+    found: Results = {}
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if line.strip():
+            result = parse_object(line, path, number)
+            if result.get("kind") == "arms":
+                found.setdefault(build(path, _key, result), []).append(result)
+            elif result.get("kind") != "likelihood":
+                raise UserError(f"{path}:{number}: no result of a study; give a file that diffpo study has written")
+    if not found:
+        raise UserError(
+            f"{path}: no arms to report; a study of likelihoods has figures of its own: diffpo study --report-only"
+        )
+    return build(path, _arms, found), _notes(found)
+
+
+def _key(result: Mapping[str, Any]) -> tuple[str, str]:
+    return words(result, "task"), words(result, "arm")
+
+
+def _arms(found: Results) -> list[Arm]:
+    arms = []
+    for task in dict.fromkeys(task for task, _ in found):
+        of_task = {arm: members for (known, arm), members in found.items() if known == task}
+        first = next(iter(of_task.values()))
+        start = objects(first[0], "points")[:1]
+        if BASE not in of_task and start and start[0].get("share") == 0:
+            arms.append(_arm(task, BASE, first, 0))
+        arms += [_arm(task, arm, members, -1) for arm, members in of_task.items()]
+    return arms
+
+
+def _arm(task: str, name: str, members: Sequence[Mapping[str, Any]], index: int) -> Arm:
+    """Return the figures of an arm at one point of its budget: means over seeds, of problems that all of them met."""
+    members = sorted(members, key=lambda result: whole(result, "seed"))
+    clusters = tuple(map(str, items(members[0], "clusters")))
+    length = whole(members[0], "completion_length", 2)
+    if any(tuple(map(str, items(member, "clusters"))) != clusters for member in members):
+        raise ValueError(f"the seeds of {name} were not measured on the same problems")
+    ends = [{words(rule, "rule"): rule for rule in objects(objects(m, "points")[index], "rules")} for m in members]
+    shared = [rule for rule in ends[0] if all(rule in end for end in ends)]
+    points = {rule: _point(rule, [end[rule] for end in ends], clusters) for rule in shared}
+    fixed = [point for rule, point in points.items() if rule != LEARNED]
+    solved, nfe = (_table(ends, shared, key) for key in ("solved", "nfe_rows"))
+    is_fixed = np.array([rule != LEARNED for rule in shared])
+    learned = points.get(LEARNED)
+    at = shared.index(LEARNED) if learned else 0
+    return Arm(
+        name,
+        points=tuple(fixed),
+        learned=LearnedSampler(learned) if learned else None,
+        area=frontier_area_estimate(solved[..., is_fixed], nfe[..., is_fixed], clusters, length) if fixed else None,
+        gain=gain_over_fixed(solved[..., is_fixed], nfe[..., is_fixed], solved[..., at], nfe[..., at], clusters)
+        if learned and fixed
+        else None,
+        metrics=_curve(members) if index else (),
+        train_denoiser_calls=_spent(members) if index else None,
+        seeds=tuple(whole(member, "seed") for member in members),
+        task=task,
+        split=str(_measured(members[0]).get("split") or "test"),
+        completion_length=length,
+        rows=Rows(clusters, solved, nfe) if len(set(clusters)) > 1 else None,
+    )
+
+
+def _point(rule: str, rows: Sequence[Mapping[str, Any]], clusters: tuple[str, ...]) -> FrontierPoint:
+    solved, nfe = (_rows(rows, key, len(clusters)) for key in ("solved", "nfe_rows"))
+    accuracy = Estimate(float(solved.mean()), share_interval(solved, clusters))
+    bound = rule.removeprefix(BOUND)
+    return FrontierPoint(
+        rule=rule,
+        kind="learned" if rule == LEARNED else "entropy-bound" if bound != rule else rule.rpartition(" ")[0] or rule,
+        accuracy=accuracy.value,
+        ci95=accuracy.ci95,
+        nfe=float(nfe.mean()),
+        n=len(clusters),
+        bound=float(bound) if bound != rule else None,
+        solved=tuple(solved.mean(axis=1).tolist()),
+        nfe_rows=tuple(nfe.mean(axis=1).tolist()),
+        nfe_ci95=mean_interval(nfe, clusters),
+    )
+
+
+def _rows(rows: Sequence[Mapping[str, Any]], key: str, count: int) -> np.ndarray:
+    """Return the values of every problem and seed, of shape [n, s]."""
+    low, high = (0, 1) if key == "solved" else (FEWEST_CALLS, MOST_CALLS)
+    columns = [numbers(row, key, low, high) for row in rows]
+    if {len(column) for column in columns} != {count}:
+        raise ValueError(f"{key!r} should have a value for each of {count} problems")
+    return np.array(columns).T
+
+
+def _table(ends: Sequence[Mapping[str, Mapping[str, Any]]], rules: Sequence[str], key: str) -> np.ndarray:
+    """Return the values of every problem, seed and rule, of shape [n, s, k]."""
+    return np.array([[end[rule][key] for end in ends] for rule in rules], dtype=float).T
+
+
+def _curve(members: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, float], ...]:
+    """Return the training log of the first seed; the ends of all seeds are in `points`."""
+    rows = objects(members[0], "training")
+    return tuple({name: float(value) for name, value in row.items() if _is_number(value)} for row in rows)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e30
+
+
+def _spent(members: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the denoiser calls that training took, on average over seeds."""
+    calls = [objects(result, "points")[-1].get("calls") for result in members]
+    known = [float(value) for value in calls if isinstance(value, int | float)]
+    return round(sum(known) / len(known)) if known else None
+
+
+def _measured(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    return member(member(result, "settings"), "measured")
+
+
+def _notes(found: Results) -> list[str]:
+    """Return a sentence on arms that lack seeds or whole tasks that others have: the study may still be running."""
+    seeds = {key: {whole(result, "seed") for result in members} for key, members in found.items()}
+    every = set().union(*seeds.values())
+    tasks, arms = ({key[i] for key in found} for i in (0, 1))
+    missing = sum(len(every - seeds.get((task, arm), set())) for task in tasks for arm in arms)
+    if not missing:
+        return []
+    return [
+        f"This study is not finished, or some of its runs failed: {missing} of {len(tasks) * len(arms) * len(every)} "
+        "runs are not here, so that arms may stand on different seeds (the tables say how many)."
+    ]

@@ -1,0 +1,48 @@
+"""Write the reports of what paths hold: a page for each task."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffpo.core.files import check_writable
+from diffpo.report.data import ReportedRun
+from diffpo.report.page import write_page
+from diffpo.report.sources import read_sources
+
+PAGE = "report.html"
+
+
+def write_report(path: Path, out_file: Path | None = None) -> Path:
+    """Write the report of what a path holds and return where it is: `write_reports` with one path.
+
+    Of several tasks it is the page of the first.
+    """
+    return write_reports([path], out_file)[0]
+
+
+def write_reports(paths: Sequence[Path], out_file: Path | None = None) -> list[Path]:
+    """Write a page for each task that is found in `paths`, and return where they are.
+
+    Without `out_file` it is `report.html` in the first path or, where that is a file, `NAME.html` beside it. With
+    several tasks each has its name in that of its page. Raises UserError as `read_sources` does, and where a page
+    cannot be written.
+    """
+    out_file = out_file or default_page(paths)
+    check_writable(out_file, begins=b"<!doctype html")
+    runs = read_sources(paths)
+    return [write_page(run, page_of(run, out_file, is_alone=len(runs) == 1)) for run in runs]
+
+
+def default_page(paths: Sequence[Path]) -> Path:
+    """Return where the page of paths goes."""
+    first = paths[0]
+    return first.with_suffix(".html") if first.is_file() else first / PAGE
+
+
+def page_of(run: ReportedRun, out_file: Path, is_alone: bool) -> Path:
+    """Return the file of one of several reports."""
+    return out_file if is_alone else out_file.with_stem(f"{out_file.stem}-{file_name(str(run.task))}")
+
+
+def file_name(text: str) -> str:
+    """Return a text as a part of a file's name: signs that some system minds become dashes."""
+    return "".join(sign if sign.isalnum() or sign in "._+" else "-" for sign in text).strip("-.") or "unnamed"
