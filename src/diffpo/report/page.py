@@ -79,7 +79,7 @@ def render(run: ReportedRun) -> str:
     found = comparison(run.arms, run.compared, run.main)
     script = _text("playback.js")
     return _template().render(
-        css=style_sheet() + _text("style.css") + _text("playback.css"),
+        css=Markup(style_sheet()) + _text("style.css") + _text("playback.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(f"\n{script}\n".encode()).digest()).decode(),
         run=run,
