@@ -12,6 +12,7 @@ from diffpo.cli.evaluation_commands import evaluate, report, score
 from diffpo.cli.help import Verb
 from diffpo.cli.model_commands import merge, sample
 from diffpo.cli.recipes_command import recipes
+from diffpo.cli.serve_command import serve
 from diffpo.cli.study_commands import bench, study
 from diffpo.cli.training_commands import rl, sampler, sft
 from diffpo.core.output import show
@@ -57,6 +58,7 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "eval": evaluate,
     "score": score,
     "sample": sample,
+    "serve": serve,
     "merge": merge,
     "report": report,
     "study": study,

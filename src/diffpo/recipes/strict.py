@@ -92,6 +92,13 @@ def read_part(kind: type[M], table: dict[str, Any]) -> M:
     return recipe
 
 
+def read_request(kind: type[M], table: dict[str, Any]) -> tuple[M | None, list[str]]:
+    """Return a client's request as `kind` reads it, or None, and every mistake in it, behind the key that it is in."""
+    mistakes: list[str] = []
+    found = _read_table([kind], None, table, "", mistakes)
+    return (found if isinstance(found, kind) and not mistakes else None), mistakes
+
+
 def _complete(kind: type[M], table: dict[str, Any], source: str, mistakes: list[str]) -> M:
     recipe = _read_table([kind], None, table, "", mistakes)
     if mistakes or not isinstance(recipe, kind):

@@ -12,15 +12,15 @@ from diffpo.core.canvas import full_attention_mask, open_block
 from diffpo.core.errors import UserError
 from diffpo.core.rollout import Rollout
 from diffpo.models.denoiser import Denoiser
-from diffpo.models.denoiser_output import mean_hidden
+from diffpo.models.denoiser_output import DenoiserOutput, mean_hidden
 from diffpo.sampling.block_cache import BlockCache
-from diffpo.sampling.categorical import call_noise, draw_and_score, round_down_to_float32, row_noise
+from diffpo.sampling.categorical import call_noise, draw_and_score
 from diffpo.sampling.commit_rules import CommitRule
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.risk_rules import CommitRisk
 from diffpo.sampling.rules import EntropyBound, HiddenRule, Rule
 from diffpo.sampling.shared_canvases import SharedCanvases
-from diffpo.sampling.state import fully_masked
+from diffpo.sampling.state import SamplerState, fully_masked
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,18 @@ class SampledCall:
     """The token drawn at each candidate."""
     score: Float[Tensor, "b L *S"]
     """The rule's scores of the candidates."""
+
+
+@dataclass(frozen=True)
+class CallOutput:
+    """What the denoiser has said of the open positions of b rows."""
+
+    output: DenoiserOutput
+    index: Int[Tensor, " M"]
+    """The output's row of each of the M positions that were asked for; every row of it occurs."""
+    is_candidate: Bool[Tensor, "b L"]
+    needs_logits: Bool[Tensor, "b L"]
+    """The M positions."""
 
 
 @torch.no_grad()
@@ -63,21 +75,13 @@ def sample(
     or beside a controller, and for a start that is done; UserError for a rule that commits nothing or what is no
     candidate, and where a cache is asked for that the denoiser does not have.
     """
-    if seeds is None and decoding.needs_seeds:
-        raise ValueError("drawing at a temperature above 0, or exploring bounds, needs one seed per row")
-    state = fully_masked(prompt_ids, prompt_mask, denoiser.mask_id, denoiser.stop_ids, decoding)
+    state = fully_masked(prompt_ids, prompt_mask, denoiser.mask_id, denoiser.stop_ids, decoding, seeds)
     if row_bound is not None:
         check_takes_bounds(decoding)
         state.row_bound = row_bound.to(state.row_bound)
     if start is not None:
         state.start_from_(start)
-    rule, controller = decoding.deciding_rule, decoding.bound_controller
-    batch, length, device = len(prompt_ids), decoding.length, prompt_ids.device
-    count = 1 + length * (2 if decoding.draws_sets else 1)
-    noise = torch.zeros(batch, count, dtype=torch.float64) if seeds is None else row_noise(seeds, count)
-    bound_noise, token_noise = round_down_to_float32(noise[:, 0]).to(device), noise[:, 1 : length + 1].to(device)
-    if decoding.draws_sets:
-        state.set_noise = noise[:, length + 1 :].to(device)
+    batch, length = len(prompt_ids), decoding.length
 
     capacity = decoding.max_in_flight or batch
     attention_mask = full_attention_mask(prompt_mask, length)
@@ -95,39 +99,63 @@ def sample(
         rows = torch.cat([rows, new_rows])
         rows, ahead = state.split_by_progress(rows) if is_level else (rows, rows[:0])
 
-        is_masked = state.is_masked(rows)
-        is_candidate = open_block(is_masked, decoding.block_length)
-        needs_logits = is_candidate
-        if controller is not None:  # it looks at the entropies of a whole new completion
-            needs_logits = is_candidate | (is_masked & (state.step[rows] == 0)[:, None])
-        canvas = state.canvas(rows)
-        output, index = canvases.predict(rows, canvas, needs_logits, is_candidate)
-
-        # One random number per position serves all calls: a position is drawn for good once. But a rule that looks at
-        # the drawn tokens keeps those that came out well, and what it drew and left must be drawn afresh.
-        uniform = token_noise[rows]
-        if seeds is not None and not rule.is_exact and decoding.temperature > 0:
-            uniform = call_noise(seeds[rows.to(seeds.device)], state.step[rows], length).to(device)
-        drawn = draw_and_score(output, index, uniform[needs_logits], decoding.temperature, rule)
-        token, logp, score = (on_grid(values, needs_logits) for values in drawn)
-        if controller is not None:
-            hidden = None
-            if controller.needs_hidden:
-                hidden = mean_hidden(output, index[len(index) - len(new_rows) * length :].view(-1, length))
-            # With a controller the rule is the entropy bound, whose scores are entropies.
-            state.choose_bounds_(new_rows, score[len(rows) - len(new_rows) :], hidden, decoding, bound_noise)
-
-        if observe is not None:
-            observe(SampledCall(rows, is_candidate, token, score))
-        if decoding.explore and isinstance(rule, CommitRule):
-            drawn_set = rule.draw(score, is_candidate, state.set_noise[rows])
-            is_commit = state.record_set_(rows, drawn_set, rule.inputs(score))
-        else:
-            is_commit = rule.select(score, is_candidate, state.row_bound[rows])
-        check_commit(rule, is_commit, is_candidate)
-        state.commit_(rows, is_commit, token, logp)
-        rows = torch.cat([ahead, state.finish_call_(rows)])
+        is_candidate, needs_logits = open_positions(state, rows, decoding)
+        output, index = canvases.predict(rows, state.canvas(rows), needs_logits, is_candidate)
+        call = CallOutput(output, index, is_candidate, needs_logits)
+        rows = torch.cat([ahead, take_call_(state, rows, decoding, call, observe)])
     return state.rollout()
+
+
+def open_positions(
+    state: SamplerState, rows: Int[Tensor, " b"], decoding: Decoding
+) -> tuple[Bool[Tensor, "b L"], Bool[Tensor, "b L"]]:
+    """Return the positions that the next call may commit, and those whose distributions it needs."""
+    is_masked = state.is_masked(rows)
+    is_candidate = open_block(is_masked, decoding.block_length)
+    if decoding.bound_controller is None:
+        return is_candidate, is_candidate
+    # It looks at the entropies of a whole new completion.
+    return is_candidate, is_candidate | (is_masked & (state.step[rows] == 0)[:, None])
+
+
+def take_call_(
+    state: SamplerState,
+    rows: Int[Tensor, " b"],
+    decoding: Decoding,
+    call: CallOutput,
+    observe: Callable[[SampledCall], None] | None = None,
+) -> Int[Tensor, " a"]:
+    """Commit tokens of these rows by what the denoiser has said of them, and return the rows that are not done.
+
+    Rows before their first call come last. Raises UserError as `sample` does.
+    """
+    rule, controller, length = decoding.deciding_rule, decoding.bound_controller, decoding.length
+    # One random number per position serves all calls: a position is drawn for good once. But a rule that looks at
+    # the drawn tokens keeps those that came out well, and what it drew and left must be drawn afresh.
+    uniform = state.token_noise[rows]
+    if not rule.is_exact and decoding.temperature > 0:
+        uniform = call_noise(state.seeds[rows], state.step[rows], length).to(rows.device)
+    needs_logits, is_candidate = call.needs_logits, call.is_candidate
+    drawn = draw_and_score(call.output, call.index, uniform[needs_logits], decoding.temperature, rule)
+    token, logp, score = (on_grid(values, needs_logits) for values in drawn)
+    if controller is not None:
+        new_rows, index = rows[state.step[rows] == 0], call.index
+        hidden = None
+        if controller.needs_hidden:
+            hidden = mean_hidden(call.output, index[len(index) - len(new_rows) * length :].view(-1, length))
+        # With a controller the rule is the entropy bound, whose scores are entropies.
+        state.choose_bounds_(new_rows, score[len(rows) - len(new_rows) :], hidden, decoding)
+
+    if observe is not None:
+        observe(SampledCall(rows, is_candidate, token, score))
+    if decoding.explore and isinstance(rule, CommitRule):
+        drawn_set = rule.draw(score, is_candidate, state.set_noise[rows])
+        is_commit = state.record_set_(rows, drawn_set, rule.inputs(score))
+    else:
+        is_commit = rule.select(score, is_candidate, state.row_bound[rows])
+    check_commit(rule, is_commit, is_candidate)
+    state.commit_(rows, is_commit, token, logp)
+    return state.finish_call_(rows)
 
 
 def on_grid(values: Shaped[Tensor, "M *S"], where: Bool[Tensor, "b L"]) -> Shaped[Tensor, "b L *S"]:

@@ -1,13 +1,14 @@
 """The canvases of a batch while it is decoded, and how each token came about. Its methods change it in place."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int, Shaped
 from torch import Tensor
 
 from diffpo.core.canvas import completion_mask
 from diffpo.core.rollout import Rollout
+from diffpo.sampling.categorical import round_down_to_float32, row_noise
 from diffpo.sampling.commit_sets import DrawnSet
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.risk_rules import CommitRisk
@@ -16,7 +17,10 @@ from diffpo.sampling.rules import EntropyBound
 
 @dataclass
 class SamplerState:
-    """Everything that `sample` records, for all B rows; `rows` arguments choose the rows that are in flight."""
+    """Everything that `sample` records, for all B rows; `rows` arguments choose the rows that are in flight.
+
+    The first axis of every tensor is that of the rows.
+    """
 
     prompt_ids: Int[Tensor, "B P"]
     prompt_mask: Bool[Tensor, "B P"]
@@ -34,8 +38,14 @@ class SamplerState:
     prompt_features: Float[Tensor, "B F"]
     commit_logp: Float[Tensor, "B C"]
     commit_inputs: Float[Tensor, "B C L S"]
-    set_noise: Float64[Tensor, "B L"]
-    """The numbers with which each position is drawn, or not, into the set of the row's next call."""
+    seeds: Int[Tensor, " B"]
+    bound_noise: Float[Tensor, " B"]
+    """The number with which the row's entropy bound is drawn."""
+    token_noise: Float64[Tensor, "B L"]
+    """The number with which each position's token is drawn."""
+    set_noise: Float64[Tensor, "B D"]
+    """The numbers with which each position is drawn, or not, into the set of the row's next call; D = 0 where no sets
+    are drawn, else L."""
     step: Int[Tensor, " B"]
     """Denoiser calls of each row so far."""
 
@@ -44,6 +54,32 @@ class SamplerState:
 
     def canvas(self, rows: Int[Tensor, " b"]) -> Int[Tensor, "b N"]:
         return torch.cat([self.prompt_ids[rows], self.completion_ids[rows]], dim=1)
+
+    def kept(self, rows: Int[Tensor, " k"]) -> "SamplerState":
+        """Return the state of some of the rows."""
+        columns = {name: column[rows] for name, column in self._columns().items()}
+        return SamplerState(
+            mask_id=self.mask_id, stop_ids=self.stop_ids, is_entropy_bound=self.is_entropy_bound, **columns
+        )
+
+    def joined(self, other: "SamplerState") -> "SamplerState":
+        """Return the state of these rows and then of those of `other`, which are decoded alike.
+
+        Prompts are padded on the left, to one width.
+        """
+        columns = {}
+        for name, column in other._columns().items():
+            pair = (self._columns()[name], column)
+            if column.dim() > 1:  # prompts of other widths; features, of which rows before their first call have none
+                width = max(part.shape[1] for part in pair)
+                pair = tuple(_widened(part, width, is_left=name.startswith("prompt_")) for part in pair)
+            columns[name] = torch.cat(pair)
+        return SamplerState(
+            mask_id=self.mask_id, stop_ids=self.stop_ids, is_entropy_bound=self.is_entropy_bound, **columns
+        )
+
+    def _columns(self) -> dict[str, Tensor]:
+        return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
 
     def start_from_(self, completion_ids: Int[Tensor, "B L"]) -> None:
         """Take these completions for those of all rows. Raises ValueError for one that is done already."""
@@ -64,7 +100,6 @@ class SamplerState:
         entropy: Float[Tensor, "n L"],
         hidden: Float[Tensor, "n D"] | None,
         decoding: Decoding,
-        uniform: Float[Tensor, " B"],
     ) -> None:
         """Give new rows the entropy bounds that the controller chooses from their first call's entropies, or from its
         mean hidden states."""
@@ -75,7 +110,7 @@ class SamplerState:
         if self.prompt_features.shape[1] == 0:
             self.prompt_features = features.new_zeros(len(self.step), features.shape[1])
         self.prompt_features[rows] = features
-        chosen = controller.choose(features, uniform[rows] if decoding.explore else None)
+        chosen = controller.choose(features, self.bound_noise[rows] if decoding.explore else None)
         self.row_bound[rows], self.entropy_bound_logp[rows] = chosen
 
     def record_set_(
@@ -152,12 +187,20 @@ def fully_masked(
     mask_id: int,
     stop_ids: tuple[int, ...],
     decoding: Decoding,
+    seeds: Int[Tensor, " B"] | None = None,
 ) -> SamplerState:
-    """Return the state before the first call: every completion position is masked."""
-    batch, device = len(prompt_ids), prompt_ids.device
+    """Return the state before the first call: every completion position is masked.
+
+    Raises ValueError where something is drawn at random and there are no seeds.
+    """
+    if seeds is None and decoding.needs_seeds:
+        raise ValueError("drawing at a temperature above 0, or exploring bounds, needs one seed per row")
+    batch, length, device = len(prompt_ids), decoding.length, prompt_ids.device
     rule = decoding.deciding_rule
+    count = 1 + length * (2 if decoding.draws_sets else 1)
+    noise = torch.zeros(batch, count, dtype=torch.float64) if seeds is None else row_noise(seeds, count)
     fixed_bound = rule.bound if isinstance(rule, EntropyBound | CommitRisk) else float("nan")
-    completion_ids = torch.full((batch, decoding.length), mask_id, device=device)
+    completion_ids = torch.full((batch, length), mask_id, device=device)
     return SamplerState(
         prompt_ids=prompt_ids,
         prompt_mask=prompt_mask,
@@ -166,13 +209,22 @@ def fully_masked(
         completion_ids=completion_ids,
         unmask_step=torch.zeros_like(completion_ids),
         is_drawn=torch.zeros_like(completion_ids, dtype=torch.bool),
-        behaviour_logp=torch.zeros(batch, decoding.length, device=device),
+        behaviour_logp=torch.zeros(batch, length, device=device),
         row_bound=torch.full((batch,), fixed_bound, device=device),
         is_entropy_bound=isinstance(rule, EntropyBound),
         entropy_bound_logp=torch.zeros(batch, device=device),
         prompt_features=torch.zeros(batch, 0, device=device),
         commit_logp=torch.zeros(batch, 0, device=device),
-        commit_inputs=torch.zeros(batch, 0, decoding.length, 0, device=device),
-        set_noise=torch.zeros(batch, decoding.length, dtype=torch.float64, device=device),
+        commit_inputs=torch.zeros(batch, 0, length, 0, device=device),
+        seeds=torch.zeros(batch, dtype=torch.long, device=device) if seeds is None else seeds.to(device),
+        bound_noise=round_down_to_float32(noise[:, 0]).to(device),
+        token_noise=noise[:, 1 : length + 1].to(device),
+        set_noise=noise[:, length + 1 :].to(device),
         step=torch.zeros(batch, dtype=torch.long, device=device),
     )
+
+
+def _widened(tensor: Shaped[Tensor, "b w *n"], width: int, is_left: bool) -> Shaped[Tensor, "b v *n"]:
+    """Return a tensor with zeros, or False, on the left or the right of its second axis."""
+    padding = tensor.new_zeros(len(tensor), width - tensor.shape[1], *tensor.shape[2:])
+    return torch.cat([padding, tensor] if is_left else [tensor, padding], dim=1)

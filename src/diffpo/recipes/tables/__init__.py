@@ -40,6 +40,7 @@ from diffpo.recipes.tables.parallel import ParallelRecipe
 from diffpo.recipes.tables.rl import RlRecipe
 from diffpo.recipes.tables.rollout import RolloutRecipe, SpeedsRecipe, block_problems, cache_problems, kernel_problems
 from diffpo.recipes.tables.rules import (
+    BuiltInRuleRecipe,
     CappedSumRule,
     ConfidenceRule,
     CustomRule,
@@ -91,6 +92,7 @@ __all__ = [
     "AdvantageSettings",
     "Attention",
     "BudgetRecipe",
+    "BuiltInRuleRecipe",
     "CappedSumRule",
     "CheckpointRecipe",
     "ClippedSurrogateObjective",

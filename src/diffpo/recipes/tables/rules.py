@@ -80,13 +80,8 @@ class CustomRule(CustomPart):
     )
 
 
-RuleRecipe = (
-    EntropyBoundRule
-    | CappedSumRule
-    | ConfidenceRule
-    | MarginRule
-    | LeftmostRule
-    | TopKRule
-    | LowConfidenceRule
-    | SerializeAsAny[CustomRule]
+BuiltInRuleRecipe = (
+    EntropyBoundRule | CappedSumRule | ConfidenceRule | MarginRule | LeftmostRule | TopKRule | LowConfidenceRule
 )
+"""The rules that run no code of a user's."""
+RuleRecipe = BuiltInRuleRecipe | SerializeAsAny[CustomRule]

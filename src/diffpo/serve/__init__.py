@@ -1,0 +1,1 @@
+"""A server on this machine: an endpoint in OpenAI's format, and a page that shows tokens as they are committed."""

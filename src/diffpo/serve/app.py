@@ -1,0 +1,200 @@
+"""The application: routes, errors in OpenAI's format, and what browsers are told."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from diffpo.recipes.words import closest
+from diffpo.serve import answers
+from diffpo.serve.answers import Kind
+from diffpo.serve.drawing import Drawing
+from diffpo.serve.errors import ApiError
+from diffpo.serve.page import page
+from diffpo.serve.reading import LARGEST_BODY, parse, read
+from diffpo.serve.served_model import ServedModel
+from diffpo.serve.tables import Asked, ChatRequest, CompletionRequest
+
+NOBODY_READS = 499
+"""The status, which no client sees, of an answer whose client has gone."""
+
+
+def make_app(models: Mapping[str, ServedModel], allowed_hosts: Sequence[str]) -> FastAPI:
+    """Return the application that serves these models, by name.
+
+    `allowed_hosts`: names of this server that a request may have in its Host header; ["*"]: any. Others are refused: a
+    page of another site whose name was made to point here (DNS rebinding) is not answered.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        for model in models.values():
+            await run_in_threadpool(model.engine.close)
+
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*allowed_hosts], www_redirect=False)
+    html, headers = page()
+
+    @app.get("/")
+    async def show_page() -> Response:
+        return HTMLResponse(html, headers=headers)
+
+    @app.get("/health")
+    async def health() -> Response:
+        loads = {name: model.engine.load() for name, model in models.items()}
+        return JSONResponse(
+            {name: {"running": running, "waiting": waiting} for name, (running, waiting) in loads.items()}
+        )
+
+    @app.get("/v1/models")
+    async def list_models() -> Response:
+        return JSONResponse({"object": "list", "data": [model.describe() for model in models.values()]})
+
+    @app.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> Response:
+        return JSONResponse(_model(models, name).describe())
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        return await _answer("chat", ChatRequest, models, request)
+
+    @app.post("/v1/completions")
+    async def complete(request: Request) -> Response:
+        return await _answer("text", CompletionRequest, models, request)
+
+    @app.exception_handler(ApiError)
+    async def refuse(_: Request, error: ApiError) -> Response:
+        return JSONResponse(error.body, error.status)
+
+    @app.exception_handler(ClientDisconnect)
+    async def forget(_: Request, __: Exception) -> Response:
+        return Response(status_code=NOBODY_READS)
+
+    @app.exception_handler(HTTPException)
+    async def refuse_address(request: Request, error: HTTPException) -> Response:
+        told = ApiError(
+            error.status_code,
+            f"{request.method} {request.url.path} is not served; there are POST /v1/chat/completions, POST "
+            "/v1/completions, GET /v1/models, GET /health, and the page at GET /",
+            code="unknown_url",
+        )
+        return JSONResponse(told.body, error.status_code)
+
+    @app.exception_handler(Exception)
+    async def fail(_: Request, error: Exception) -> Response:
+        return JSONResponse(ApiError(500, f"the server failed: {type(error).__name__}; its log says more").body, 500)
+
+    return app
+
+
+async def _answer(
+    kind: Kind, table: type[ChatRequest] | type[CompletionRequest], models: Mapping[str, ServedModel], request: Request
+) -> Response:
+    body = parse(await _body(request))
+    asked = read(table, body)
+    model = _model(models, asked.model)
+    drawing = Drawing(model, await run_in_threadpool(model.plan, asked), asked.stop)
+    head = answers.head(kind, model.name, drawing.plan.seed)
+    if asked.stream:
+        return _Stream(_chunks(kind, head, asked, drawing), drawing)
+    events: list[dict[str, Any]] = []
+    try:
+        if not await _collect(request, drawing, events):
+            return Response(status_code=NOBODY_READS)
+    finally:
+        drawing.withdraw()
+    shown = events if asked.unmask_events else None
+    return JSONResponse(answers.whole(kind, head, drawing.choices, drawing.usage(), drawing.how(), shown))
+
+
+async def _collect(request: Request, drawing: Drawing, events: list[dict[str, Any]]) -> bool:
+    """Wait until all is drawn, and return True; False as soon as the client has gone."""
+
+    async def draw() -> None:
+        events.extend([step.event async for step in drawing.steps()])
+
+    async def wait_until_gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = asyncio.create_task(draw()), asyncio.create_task(wait_until_gone())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done():
+            tasks[0].result()
+        return tasks[0].done()
+    finally:
+        for task in tasks:
+            task.cancel()
+        with suppress(asyncio.CancelledError, ApiError):
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _chunks(kind: Kind, head: dict[str, Any], asked: Asked, drawing: Drawing) -> AsyncIterator[str]:
+    """Yield the server-sent events of an answer. What fails after the first of them is told in one, too."""
+    if kind == "chat":
+        for index in range(len(drawing.choices)):
+            yield answers.event(answers.chunk(kind, head, index, None))
+    try:
+        async for step in drawing.steps():
+            extra = {"unmask_events": [step.event]} if asked.unmask_events else {}
+            finish_reason = drawing.choices[step.choice].finish_reason
+            if step.text or extra:
+                yield answers.event(answers.chunk(kind, head, step.choice, step.text, **extra))
+            if finish_reason is not None:
+                yield answers.event(answers.chunk(kind, head, step.choice, "", finish_reason))
+    except ApiError as error:
+        yield answers.event(error.body)
+        return
+    if asked.stream_options is not None and asked.stream_options.include_usage:
+        yield answers.event(answers.last_chunk(kind, head, usage=drawing.usage(), decoding=drawing.how()))
+    yield answers.DONE
+
+
+class _Stream(StreamingResponse):
+    """Server-sent events that give the request's places back however they end: also where the client goes away."""
+
+    def __init__(self, chunks: AsyncIterator[str], drawing: Drawing) -> None:
+        super().__init__(
+            chunks, media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        )
+        self._drawing = drawing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._drawing.withdraw()
+
+
+async def _body(request: Request) -> bytes:
+    """Return the body of a request.
+
+    Raises ApiError for one that is too large, or not called JSON: what a page of another site may send without asking
+    first is called something else.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(415, "the body should be JSON, and be called so: Content-Type: application/json")
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > LARGEST_BODY:
+            raise ApiError(413, f"the body is larger than {LARGEST_BODY // 2**20} MiB; send a shorter one")
+    return body
+
+
+def _model(models: Mapping[str, ServedModel], name: str) -> ServedModel:
+    if name in models:
+        return models[name]
+    guess = "".join(f"; did you mean {one!r}?" for one in closest(name, models))
+    told = f"there is no model {name!r:.200}{guess} (there are: {', '.join(models)})"
+    raise ApiError(404, told, "model", "model_not_found")

@@ -1,0 +1,126 @@
+"""One thread that draws completions for everyone who asks, in one batch that rows join as others leave it."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+
+import torch
+
+from diffpo.core.errors import NonFiniteLogitsError
+from diffpo.core.output import warn
+from diffpo.core.user_code import traceback_of
+from diffpo.models.denoiser import Denoiser
+from diffpo.sampling.running import Committed, Row, RunningBatch
+
+Listener = Callable[[Committed | Exception], None]
+"""Is told, in the engine's thread, what each call has committed in a row, or why the row will get nothing more."""
+
+
+class QueueFullError(Exception):
+    """As many completions wait as may."""
+
+
+class ClosedError(Exception):
+    """The server is being stopped."""
+
+
+class Engine:
+    """Draws rows with one denoiser, at most `most_running` at a time; at most `most_waiting` others wait, in order.
+
+    A row is what it would be alone (`RunningBatch`). Its methods may be called from any thread.
+    """
+
+    def __init__(self, denoiser: Denoiser, device: torch.device, most_running: int, most_waiting: int) -> None:
+        self.most_running, self.most_waiting = most_running, most_waiting
+        self._denoiser, self._device = denoiser, device
+        self._batch = RunningBatch(denoiser, device)
+        self._changed = threading.Condition()
+        self._waiting: deque[Row] = deque()
+        self._listeners: dict[int, Listener] = {}
+        self._leaving: set[int] = set()
+        self._next_key = 0
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="diffpo-engine", daemon=True)
+        self._thread.start()
+
+    def keys(self, count: int) -> range:
+        """Return keys for so many new rows."""
+        with self._changed:
+            first, self._next_key = self._next_key, self._next_key + count
+        return range(first, first + count)
+
+    def submit(self, rows: Sequence[Row], listeners: Sequence[Listener]) -> None:
+        """Let rows, whose keys are from `keys`, take part as soon as there is room for each.
+
+        Raises QueueFullError where not all of them can wait, ClosedError after `close`.
+        """
+        with self._changed:
+            if self._is_closed:
+                raise ClosedError
+            free = self.most_running - (len(self._listeners) - len(self._waiting))
+            if len(self._waiting) + len(rows) > self.most_waiting + max(0, free):
+                raise QueueFullError
+            self._waiting += rows
+            self._listeners |= {row.key: listener for row, listener in zip(rows, listeners, strict=True)}
+            self._changed.notify()
+
+    def withdraw(self, keys: Collection[int]) -> None:
+        """Let rows go: those that wait at once, those that are drawn before the next call. Others are passed over."""
+        with self._changed:
+            gone = {key for key in keys if self._listeners.pop(key, None)}
+            self._waiting = deque(row for row in self._waiting if row.key not in gone)
+            self._leaving |= gone
+
+    def load(self) -> tuple[int, int]:
+        """Return how many rows are drawn, and how many wait."""
+        with self._changed:
+            return len(self._listeners) - len(self._waiting), len(self._waiting)
+
+    def close(self) -> None:
+        """End after the call that is running; rows that are not done are told ClosedError."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (coming := self._wait()) is not None:
+            try:
+                self._batch.add(coming)
+                found = self._batch.call()
+            except Exception as error:  # noqa: BLE001  whatever it is, those that wait are served after it
+                if not isinstance(error, NonFiniteLogitsError):
+                    warn(traceback_of(error))
+                self._batch = RunningBatch(self._denoiser, self._device)
+                self._fail(error, is_waiting_spared=True)
+                continue
+            for one in found:
+                self._tell(one)
+        self._fail(ClosedError(), is_waiting_spared=False)
+
+    def _wait(self) -> list[Row] | None:
+        """Wait until there is something to draw, let rows go, and return those that come in; None once it is closed."""
+        with self._changed:
+            while not self._is_closed:
+                self._batch.remove(self._leaving)
+                self._leaving.clear()
+                room = self.most_running - len(self._batch)
+                coming = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+                if coming or len(self._batch):
+                    return coming
+                self._changed.wait()
+        return None
+
+    def _tell(self, one: Committed) -> None:
+        with self._changed:
+            listener = self._listeners.pop(one.key, None) if one.is_done else self._listeners.get(one.key)
+        if listener is not None:
+            listener(one)
+
+    def _fail(self, error: Exception, is_waiting_spared: bool) -> None:
+        with self._changed:
+            spared = {row.key for row in self._waiting} if is_waiting_spared else set()
+            failed = [listener for key, listener in self._listeners.items() if key not in spared]
+            self._listeners = {key: listener for key, listener in self._listeners.items() if key in spared}
+        for listener in failed:
+            listener(error)

@@ -1,0 +1,18 @@
+"""Errors in OpenAI's format, which its clients turn into exceptions."""
+
+from typing import Any
+
+
+class ApiError(Exception):
+    """A request that is not answered. The message says what is wrong, where, and what to do, in one sentence."""
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.param, self.code = status, param, code
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The answer: `{"error": {...}}`."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        kind = "rate_limit_error" if self.status == 429 else kind
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}

@@ -1,0 +1,153 @@
+"""`diffpo serve`: bind, load, serve until Ctrl-C."""
+
+import errno
+import ipaddress
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import uvicorn
+from fastapi import FastAPI
+
+from diffpo.core.errors import UserError
+from diffpo.core.output import say, warn
+from diffpo.models.chat import turn_end_ids
+from diffpo.recipes.stored import sampled_length
+from diffpo.recipes.tables import DeviceSettings
+from diffpo.runs.device import configure_torch_, resolve_device
+from diffpo.runs.prompt_filter import prompt_capacity
+from diffpo.sampling.policy import Policy, load
+from diffpo.serve.app import make_app
+from diffpo.serve.engine import Engine
+from diffpo.serve.served_model import ServedModel
+
+TINY_MOST_TOKENS = 1024
+"""Of prompt and completion, for the tiny models, whose configs say no length."""
+CLOSING_SECONDS = 5
+"""For answers that are being written when the server is stopped."""
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """Where a server listens, and how much it takes."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    """0: one that is free."""
+    length: int | None = None
+    """Tokens of a completion that does not say how long; None: the model's training's."""
+    most_running: int = 64
+    most_waiting: int = 256
+    most_tokens: int | None = None
+    """Of prompt and completion together; None: the model's positions."""
+
+
+def run_serve(models: Sequence[str], settings: ServeSettings, device: DeviceSettings) -> None:
+    """Serve models until SIGINT or SIGTERM. Raises UserError for what is wrong with a model, the host or the port."""
+    names = [name.rstrip("/") or name for name in models]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{twice[0]} is named twice, and clients could not tell which; name each model once")
+    lengths = [_length(name, settings.length) for name in names]
+    with bound_socket(settings.host, settings.port) as listening:
+        configure_torch_(device)
+        served = {
+            name: serve_model(name, load(name, *resolve_device(device)), length, settings)
+            for name, length in zip(names, lengths, strict=True)
+        }
+        app = make_app(served, allowed_hosts(settings.host))
+        port = listening.getsockname()[1]
+        shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+        if not is_loopback(settings.host):
+            warn(
+                f"diffpo: {settings.host} can be reached from other machines, and whoever reaches it may draw from the "
+                "models: there is no password; use --host 127.0.0.1, or put a proxy with one in front"
+            )
+        say(f"serving {', '.join(names)}")
+        say(f"page: http://{shown}:{port}/   OpenAI's API: http://{shown}:{port}/v1   (Ctrl-C ends it)")
+        server = make_server(app)
+        with suppress(KeyboardInterrupt):  # uvicorn raises it anew when all is closed
+            server.run(sockets=[listening])
+        say("stopped")
+
+
+def make_server(app: FastAPI) -> uvicorn.Server:
+    """Return a server that logs nothing but what goes wrong."""
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    return uvicorn.Server(
+        uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=CLOSING_SECONDS
+        )
+    )
+
+
+def serve_model(name: str, policy: Policy, length: int | None, settings: ServeSettings) -> ServedModel:
+    """Return a model with its engine, which waits for rows. Raises UserError where a completion cannot fit."""
+    turn_end_ids(policy.tokenizer)  # a chat template that raises, or does not end, is told before anyone asks
+    positions = prompt_capacity(policy.denoiser.model.config, policy.tokenizer, 0)
+    most_tokens = settings.most_tokens or positions or TINY_MOST_TOKENS
+    if positions is not None and most_tokens > positions:
+        raise UserError(f"--max-model-len is {most_tokens}, and {name} has positions for {positions}; lower it")
+    if length is not None and length >= most_tokens:
+        raise UserError(
+            f"a completion of {name} has {length} tokens, and prompt and completion together at most {most_tokens}; "
+            "lower --length, or raise --max-model-len"
+        )
+    policy.denoiser.model.eval()
+    engine = Engine(policy.denoiser, policy.device, settings.most_running, settings.most_waiting)
+    return ServedModel(name, policy, engine, most_tokens, length)
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that holds the port, before a model is loaded. Raises UserError where it cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise UserError(f"--host {host} is no address of this machine ({error.strerror}); use 127.0.0.1") from error
+    found = socket.socket(family, kind, protocol)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind(address)
+        found.listen()
+    except OSError as error:
+        found.close()
+        if error.errno == errno.EADDRINUSE:
+            told = f"port {port} of {host} is in use; choose another with --port, or --port 0 for a free one"
+        elif error.errno == errno.EACCES:
+            told = f"port {port} is for the system's own services; choose one from 1024 up with --port"
+        else:
+            told = f"--host {host} is no address of this machine ({os.strerror(error.errno or 0)}); use 127.0.0.1"
+        raise UserError(told) from error
+    return found
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+def allowed_hosts(host: str) -> list[str]:
+    """Return what a request's Host header may name: this machine where it alone can reach the server, else anything."""
+    if not is_loopback(host):
+        return ["*"]
+    return sorted({"localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host})
+
+
+def _length(model: str, length: int | None) -> int | None:
+    """Return the tokens of a completion, or None where no recipe says them.
+
+    Raises UserError where there is no model.
+    """
+    sampled_length(model, length or 1)
+    if length is None:
+        try:
+            return sampled_length(model, None)
+        except UserError:
+            say(f"{model} does not say how long its completions are: give --length, or each request max_tokens")
+    return length

@@ -1,0 +1,412 @@
+"""The endpoint as OpenAI's client sees it."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import openai
+import pytest
+from tests.serve.conftest import LENGTH, Served
+
+from diffpo.evaluation.completing import complete
+from diffpo.sampling.rules import EntropyBound, TopK
+
+PROMPT = "1234"
+USER = [{"role": "user", "content": "Say it."}]
+
+
+def text_of(served: Served, **options: Any) -> Any:
+    return served.client.completions.create(**{"model": "tiny", "prompt": PROMPT, **options})
+
+
+def chat_of(served: Served, **options: Any) -> Any:
+    return served.client.chat.completions.create(**{"model": "chat", "messages": USER, **options})
+
+
+# ------------------------------------------------------------------------------------------------------------- answers
+
+
+@pytest.mark.parametrize(
+    ("extra", "rule"),
+    [
+        ({}, EntropyBound(0.0)),
+        ({"entropy_bound": 2.5}, EntropyBound(2.5)),
+        ({"rule": {"kind": "top-k", "k": 5}}, TopK(5)),
+        ({"rule": {"kind": "entropy-bound", "bound": 2.5, "subtract_max": False}}, EntropyBound(2.5, False)),
+    ],
+)
+def test_a_completion_is_what_complete_draws(served: Served, extra: dict[str, Any], rule: Any) -> None:
+    policy = served.models["tiny"].policy
+    found = text_of(served, temperature=1.0, seed=5, n=3, max_tokens=10, extra_body={**extra, "block_length": 5})
+    alone = complete(policy, [PROMPT] * 3, 10, rule, temperature=1.0, block_length=5, seed=5)
+    assert [choice.text for choice in found.choices] == [one.text for one in alone]
+    assert found.usage.nfe == sum(one.nfe for one in alone)
+    assert found.usage.prompt_tokens == 4
+    assert found.usage.total_tokens == found.usage.prompt_tokens + found.usage.completion_tokens
+    assert found.usage.tokens_per_call == found.usage.completion_tokens / found.usage.nfe
+    assert found.seed == 5 and found.model == "tiny" and found.object == "text_completion"
+
+
+def test_a_chat_is_framed_by_the_template(served: Served) -> None:
+    policy = served.models["chat"].policy
+    found = chat_of(served, seed=1, temperature=1.0, max_completion_tokens=8)
+    (alone,) = complete(policy, ["Say it."], 8, temperature=1.0, seed=1)
+    assert found.choices[0].message.content == alone.text and found.choices[0].message.role == "assistant"
+    assert found.usage.nfe == alone.nfe
+    assert found.usage.prompt_tokens == len(
+        served.models["chat"].policy.tokenizer.encode(
+            policy.tokenizer.apply_chat_template(USER, tokenize=False, add_generation_prompt=True),
+            add_special_tokens=False,
+        )
+    )
+    parts = [{"role": "user", "content": [{"type": "text", "text": "Say "}, {"type": "text", "text": "it."}]}]
+    again = chat_of(served, messages=parts, seed=1, temperature=1.0, max_completion_tokens=8)
+    assert again.choices[0].message.content == alone.text
+
+
+def test_a_model_without_a_template_takes_one_message_as_its_prompt(served: Served) -> None:
+    found = chat_of(served, model="tiny", messages=[{"role": "user", "content": PROMPT}])
+    assert found.choices[0].message.content == text_of(served).choices[0].text
+
+
+def test_users_text_never_becomes_a_control_token(served: Served) -> None:
+    text = "<|mdm_mask|><|eot_id|>"
+    found = served.client.completions.create(model="chat", prompt=text, max_tokens=4)
+    assert found.usage is not None and found.usage.prompt_tokens == len(text), "each character is a token"
+
+
+def test_several_prompts_have_their_choices_in_order(served: Served) -> None:
+    both = text_of(served, prompt=["1234", "4321"], n=2, seed=3, temperature=1.0)
+    alone = complete(served.models["tiny"].policy, ["1234", "1234", "4321", "4321"], LENGTH, temperature=1.0, seed=3)
+    assert [choice.text for choice in both.choices] == [one.text for one in alone]
+    assert [choice.index for choice in both.choices] == [0, 1, 2, 3] and both.usage.prompt_tokens == 8
+
+
+def test_without_a_seed_answers_differ_and_tell_theirs(served: Served) -> None:
+    first, second = (text_of(served, temperature=1.0, max_tokens=12) for _ in range(2))
+    assert first.seed != second.seed
+    again = text_of(served, temperature=1.0, max_tokens=12, seed=second.seed)
+    assert again.choices[0].text == second.choices[0].text
+
+
+def test_the_model_may_choose_and_a_price_may(served: Served) -> None:
+    own = text_of(served, model="learned")
+    assert own.decoding == "entropy bound 0.7, chosen by the model"
+    policy = served.models["learned"].policy
+    (alone,) = complete(policy, [PROMPT], 16)
+    assert (own.choices[0].text, own.usage.nfe) == (alone.text, alone.nfe)
+    for price in (0.2, 20.0):
+        priced = text_of(served, model="learned", extra_body={"price": price})
+        (alone,) = complete(policy, [PROMPT], 16, price=price)
+        assert (priced.choices[0].text, priced.usage.nfe) == (alone.text, alone.nfe)
+        assert priced.decoding.endswith(f"chosen for price {price:g}") and "commit risk" in priced.decoding
+
+
+def test_an_answer_ends_before_a_stop_text(served: Served) -> None:
+    whole = text_of(served, temperature=1.0, seed=2).choices[0].text
+    stop = whole[5:7]
+    cut = text_of(served, temperature=1.0, seed=2, stop=["never", stop])
+    assert cut.choices[0].text == whole[: whole.index(stop)] and cut.choices[0].finish_reason == "stop"
+    assert cut.usage.completion_tokens == whole.index(stop) + len(stop)
+    assert text_of(served, temperature=1.0, seed=2, stop="never").choices[0].text == whole
+
+
+def test_the_reason_of_an_end_is_right(served: Served) -> None:
+    found = [text_of(served, temperature=2.0, seed=seed).choices[0] for seed in range(20)]
+    assert {choice.finish_reason for choice in found} == {"stop", "length"}
+    assert all((len(choice.text) == LENGTH) == (choice.finish_reason == "length") for choice in found)
+
+
+# ----------------------------------------------------------------------------------------------------------- streaming
+
+
+@pytest.mark.parametrize("stop", [None, "2"])
+def test_a_stream_is_the_answer_in_pieces(served: Served, stop: str | None) -> None:
+    options = {"temperature": 1.0, "seed": 7, "n": 2, "stop": stop, "extra_body": {"entropy_bound": 1.5}}
+    whole = text_of(served, **options)
+    chunks = list(text_of(served, **options, stream=True, stream_options={"include_usage": True}))
+    texts = ["", ""]
+    reasons: dict[int, str] = {}
+    for chunk in chunks[:-1]:
+        (choice,) = chunk.choices
+        assert choice.index not in reasons, "nothing comes behind the end"
+        texts[choice.index] += choice.text
+        if choice.finish_reason:
+            reasons[choice.index] = choice.finish_reason
+    assert texts == [choice.text for choice in whole.choices]
+    assert reasons == {choice.index: choice.finish_reason for choice in whole.choices}
+    assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+    assert len(chunks) > 5 and len({chunk.id for chunk in chunks}) == 1
+
+
+def test_a_chats_stream_begins_with_its_role(served: Served) -> None:
+    chunks = list(chat_of(served, stream=True, seed=1, temperature=1.0))
+    assert chunks[0].choices[0].delta.role == "assistant" and chunks[-1].choices[0].finish_reason
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert text == chat_of(served, seed=1, temperature=1.0).choices[0].message.content
+    assert all(chunk.usage is None for chunk in chunks), "nobody asked for it"
+
+
+def test_events_tell_which_call_committed_each_token(served: Served) -> None:
+    (alone,) = complete(served.models["tiny"].policy, [PROMPT], LENGTH, TopK(5), temperature=1.0, seed=4)
+    extra = {"rule": {"kind": "top-k", "k": 5}, "unmask_events": True}
+    chunks = list(text_of(served, temperature=1.0, seed=4, stream=True, extra_body=extra))
+    events = [event for chunk in chunks for event in getattr(chunk, "unmask_events", [])]
+    assert [event["call"] for event in events] == list(range(alone.nfe))
+    step = {position: event["call"] for event in events for position in event["positions"]}
+    assert tuple(step[position] for position in range(LENGTH)) == alone.unmask_step
+    token = {p: text for event in events for p, text in zip(event["positions"], event["tokens"], strict=True)}
+    written = [token[position] for position in range(LENGTH)]
+    end = written.index(None) if None in written else LENGTH
+    assert "".join(written[:end]) == alone.text
+    assert text_of(served, temperature=1.0, seed=4, extra_body=extra).unmask_events == events
+
+
+# ---------------------------------------------------------------------------------------------------------- many clients
+
+
+def test_ten_clients_at_once_get_what_each_would_get_alone(served: Served) -> None:
+    asked: list[dict[str, Any]] = [
+        {
+            "prompt": "1234"[: 1 + number % 4] * (1 + number % 3),
+            "seed": number,
+            "temperature": (0.0, 0.7, 1.0)[number % 3],
+            "max_tokens": (12, 8)[number % 2],
+            "extra_body": ({"entropy_bound": 1.0}, {"rule": {"kind": "low-confidence"}}, {})[number % 3]
+            | {"unmask_events": True},
+        }
+        for number in range(10)
+    ]
+    alone = [text_of(served, **options) for options in asked]
+    with ThreadPoolExecutor(10) as pool:
+        together = list(pool.map(lambda options: text_of(served, **options), asked * 3))
+    for found, expected in zip(together, alone * 3, strict=True):
+        assert found.choices == expected.choices and found.usage == expected.usage
+        assert found.unmask_events == expected.unmask_events
+
+
+def test_requests_join_the_batch_that_runs_and_more_are_refused(served: Served) -> None:
+    gated, rows = served.gated, len(served.gated.rows)
+    with ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(chat_of, served, model="gated")]
+        served.wait_for_load("gated", 1, 0)
+        answers.append(pool.submit(chat_of, served, model="gated"))
+        served.wait_for_load("gated", 2, 0)
+        answers.append(pool.submit(chat_of, served, model="gated", max_tokens=3))
+        served.wait_for_load("gated", 2, 1)
+        with pytest.raises(openai.RateLimitError, match="2 completions are drawn, and 1 wait") as refused:
+            chat_of(served, model="gated")
+        assert refused.value.code == "queue_full" and refused.value.type == "rate_limit_error"
+        for _ in range(3 * LENGTH):
+            gated.permits.release()
+        found = [answer.result() for answer in answers]
+    used = gated.rows[rows:]
+    assert max(used) == 2 and used.count(2) >= 3, "those that waited have joined"
+    assert sum(used) == sum(one.usage.nfe for one in found)
+    served.wait_for_load("gated", 0, 0)
+    while gated.permits.acquire(blocking=False):
+        pass
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_a_client_that_goes_away_frees_its_place(served: Served, is_streamed: bool) -> None:
+    gated = served.gated
+    if is_streamed:
+        stream = chat_of(served, model="gated", n=2, stream=True)
+        next(iter(stream))  # the role
+        served.wait_for_load("gated", 2, 0)
+        stream.close()
+    else:
+        with pytest.raises(openai.APITimeoutError):
+            served.client.with_options(timeout=0.5).chat.completions.create(
+                model="gated", messages=[{"role": "user", "content": "Say it."}], n=2
+            )
+    served.wait_for_load("gated", 0, 0)
+    before = len(gated.rows)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(chat_of, served, model="gated", max_tokens=4)
+        served.wait_for_load("gated", 1, 0)
+        for _ in range(4 + 1):
+            gated.permits.release()
+        assert answer.result().usage.nfe <= 4
+    assert gated.rows[before + 1 :] == [1] * len(gated.rows[before + 1 :]), "after the call that was running"
+    while gated.permits.acquire(blocking=False):
+        pass
+
+
+# -------------------------------------------------------------------------------------------------------------- errors
+
+
+def test_models_are_listed_and_found(served: Served) -> None:
+    assert [model.id for model in served.client.models.list()] == list(served.models)
+    found = served.client.models.retrieve("learned").model_dump()
+    assert (found["max_model_len"], found["max_tokens"]) == (64, 16)
+    assert found["has_controller"] and found["has_prices"] and not found["has_chat_template"]
+    with pytest.raises(openai.NotFoundError, match="no model 'tinny'; did you mean 'tiny'"):
+        served.client.models.retrieve("tinny")
+
+
+@pytest.mark.parametrize(
+    ("options", "param", "code", "told"),
+    [
+        (
+            {"prompt": "1" * 60},
+            "prompt",
+            "context_length_exceeded",
+            "60 tokens and the completion 12, and tiny takes 64",
+        ),
+        ({"max_tokens": 65}, "prompt", "context_length_exceeded", "lower max_tokens"),
+        ({"model": "lengthless"}, "max_tokens", None, "does not know how long its completions are"),
+        ({"prompt": "a b"}, "prompt", "invalid_value", "outside the alphabet"),
+        ({"prompt": ""}, "prompt[0]", "invalid_value", "at least 1 character"),
+        ({"prompt": [5, 6]}, "prompt[0]", "invalid_value", "valid string, got 5"),
+        ({"temperature": "hot"}, "temperature", "invalid_value", "valid number, got 'hot'"),
+        ({"temperature": -1}, "temperature", "invalid_value", "greater than or equal to 0"),
+        ({"temperature": 1e-30}, "temperature", "invalid_value", "give 0"),
+        ({"n": 0}, "n", "invalid_value", "greater than or equal to 1"),
+        ({"n": 100, "prompt": ["1"] * 10}, "n", None, "1000 completions are asked for"),
+        ({"seed": -1}, "seed", "invalid_value", "greater than or equal to 0"),
+        ({"seed": 2**63 - 1, "n": 2}, "seed", None, "no seeds for 2 completions"),
+        ({"extra_body": {"entropi_bound": 1}}, "entropi_bound", "unknown_parameter", "did you mean 'entropy_bound'?"),
+        ({"extra_body": {"rule": {"kind": "entropy"}}}, "rule.kind", "invalid_value", "did you mean 'entropy-bound'?"),
+        ({"extra_body": {"rule": {"kind": "top-k", "n": 1}}}, "rule.n", "unknown_parameter", "known: kind, k"),
+        ({"extra_body": {"rule": {"kind": "x.py:Rule"}}}, "rule.kind", "invalid_value", "should be 'entropy-bound'"),
+        ({"extra_body": {"price": 1, "entropy_bound": 1}}, "price", "invalid_value", "give one of them"),
+        ({"extra_body": {"price": 1}}, "price", "unsupported_parameter", "has no learned sampler"),
+        ({"extra_body": {"block_length": 5}}, "block_length", "invalid_value", "does not divide the 12 tokens"),
+        ({"top_p": 0.9}, "top_p", "unsupported_parameter", "leave it out, or give 1"),
+        ({"logprobs": 2}, "logprobs", "unsupported_parameter", "leave it out"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value", "goes with stream = true"),
+    ],
+)
+def test_what_cannot_be_is_told_with_its_field(
+    served: Served, options: dict[str, Any], param: str, code: str | None, told: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        text_of(served, **options)
+    assert (refused.value.param, refused.value.code, refused.value.type) == (param, code, "invalid_request_error")
+    assert told in str(refused.value) and refused.value.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("options", "param", "told"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "does not support it"),
+        ({"response_format": {"type": "json_object"}}, "response_format", 'or give {"type": "text"}'),
+        ({"messages": []}, "messages", "give at least one"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role", "'system', 'user' or 'assistant'"),
+        ({"messages": [{"role": "user", "content": "x", "nam": "y"}]}, "messages[0].nam", "unknown option"),
+        ({"messages": [{"role": "user", "content": "a\0b"}]}, "messages[0].content", "NUL"),
+        ({"model": "tiny", "messages": [*USER, *USER]}, "messages", "has no chat template"),
+        ({"max_tokens": 3, "max_completion_tokens": 3}, "max_completion_tokens", "give one"),
+    ],
+)
+def test_what_a_chat_cannot_be_is_told(served: Served, options: dict[str, Any], param: str, told: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        chat_of(served, **options)
+    assert refused.value.param == param and told in str(refused.value)
+
+
+def test_what_changes_nothing_is_taken(served: Served) -> None:
+    plain = chat_of(served, seed=1)
+    found = chat_of(
+        served,
+        seed=1,
+        top_p=1.0,
+        presence_penalty=0,
+        frequency_penalty=0,
+        tools=[],
+        logprobs=False,
+        user="me",
+        response_format={"type": "text"},
+        stop=None,
+    )
+    assert found.choices == plain.choices
+
+
+def test_a_bad_model_name_is_not_found(served: Served) -> None:
+    with pytest.raises(openai.NotFoundError, match="there are: tiny, chat") as refused:
+        text_of(served, model="gpt-4")
+    assert refused.value.code == "model_not_found" and refused.value.param == "model"
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "told"),
+    [
+        (b'{"model": ', {}, 400, "not JSON"),
+        (b"\xff\xfe", {}, 400, "not UTF-8"),
+        (b"[1]", {}, 400, "should be a JSON object, got [1]"),
+        (b'{"temperature": NaN}', {}, 400, "NaN is no number"),
+        (b"[" * 100_000, {}, 400, "nested too deep"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", {}, 400, "not JSON"),
+        (b'{"model": "tiny", "prompt": "\\ud800"}', {}, 400, "prompt"),
+        (b'{"prompt": "' + b"1" * (4 * 2**20) + b'"}', {}, 413, "larger than 4 MiB"),
+        (b"{}", {}, 400, "model: required, but missing"),
+        (b"{}", {"Content-Type": "text/plain"}, 415, "Content-Type: application/json"),
+    ],
+)
+def test_a_broken_body_is_refused(served: Served, body: bytes, headers: dict[str, str], status: int, told: str) -> None:
+    answered, error = post(served, "/v1/completions", body, headers)
+    assert answered == status and told in error["message"]
+    assert error.keys() == {"message", "type", "param", "code"}
+
+
+def test_addresses_that_are_not_served_say_which_are(served: Served) -> None:
+    status, error = post(served, "/v1/embeddings", b"{}", {})
+    assert (
+        status == 404 and "POST /v1/embeddings is not served; there are POST /v1/chat/completions" in error["message"]
+    )
+    status, error = post(served, "/v1/models", b"{}", {})
+    assert status == 405 and error["code"] == "unknown_url"
+
+
+def test_another_sites_name_is_not_answered(served: Served) -> None:
+    for host, is_answered in (("evil.example", False), ("localhost:1", True), ("[::1]", True), ("127.0.0.1", True)):
+        status, body = get(served, "/v1/models", {"Host": host})
+        assert (status == 200) is is_answered, host
+        assert is_answered == (b"tiny" in body)
+
+
+def test_a_call_that_fails_ends_its_requests_and_no_others(served: Served) -> None:
+    model = served.models["chat"].policy.denoiser.model
+    weight = model.get_output_embeddings().weight
+    kept = weight.detach().clone()
+    try:
+        weight.data.fill_(float("nan"))
+        with pytest.raises(openai.InternalServerError, match="not finite") as failed:
+            chat_of(served)
+        assert failed.value.code == "non_finite_logits" and failed.value.type == "server_error"
+        with pytest.raises(openai.APIError, match="not finite"):
+            list(chat_of(served, stream=True))
+    finally:
+        weight.data.copy_(kept)
+    assert chat_of(served).usage.nfe > 0
+
+
+def test_a_hundred_requests_leave_nothing_behind(served: Served) -> None:
+    for seed in range(100):
+        text_of(served, seed=seed, max_tokens=4, extra_body={"entropy_bound": 10.0}, temperature=0.5 + seed % 5)
+    engine = served.models["tiny"].engine
+    assert engine.load() == (0, 0)
+    assert not engine._listeners and not engine._leaving and not engine._batch._groups
+
+
+def post(served: Served, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, Any]:
+    status, answer = send(served, "POST", path, body, {"Content-Type": "application/json", **headers})
+    return status, json.loads(answer)["error"]
+
+
+def get(served: Served, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
+    return send(served, "GET", path, None, headers)
+
+
+def send(served: Served, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+    from http.client import HTTPConnection
+
+    connection = HTTPConnection("127.0.0.1", served.port, timeout=20)
+    try:
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
