@@ -112,9 +112,11 @@ def test_an_answer_ends_before_a_stop_text(served: Served) -> None:
 
 
 def test_the_reason_of_an_end_is_right(served: Served) -> None:
-    found = [text_of(served, temperature=2.0, seed=seed).choices[0] for seed in range(20)]
-    assert {choice.finish_reason for choice in found} == {"stop", "length"}
-    assert all((len(choice.text) == LENGTH) == (choice.finish_reason == "length") for choice in found)
+    found = text_of(served, temperature=2.0, seed=0, n=16, extra_body={"unmask_events": True})
+    ended = {event["choice"] for event in found.unmask_events if None in event["tokens"]}
+    assert 0 < len(ended) < 16
+    for choice in found.choices:
+        assert choice.finish_reason == ("stop" if choice.index in ended else "length")
 
 
 # ----------------------------------------------------------------------------------------------------------- streaming
@@ -162,7 +164,7 @@ def test_events_tell_which_call_committed_each_token(served: Served) -> None:
     assert text_of(served, temperature=1.0, seed=4, extra_body=extra).unmask_events == events
 
 
-# ---------------------------------------------------------------------------------------------------------- many clients
+# -------------------------------------------------------------------------------------------------------- many clients
 
 
 def test_ten_clients_at_once_get_what_each_would_get_alone(served: Served) -> None:
@@ -179,8 +181,8 @@ def test_ten_clients_at_once_get_what_each_would_get_alone(served: Served) -> No
     ]
     alone = [text_of(served, **options) for options in asked]
     with ThreadPoolExecutor(10) as pool:
-        together = list(pool.map(lambda options: text_of(served, **options), asked * 3))
-    for found, expected in zip(together, alone * 3, strict=True):
+        together = list(pool.map(lambda options: text_of(served, **options), asked))
+    for found, expected in zip(together, alone, strict=True):
         assert found.choices == expected.choices and found.usage == expected.usage
         assert found.unmask_events == expected.unmask_events
 
@@ -191,10 +193,10 @@ def test_requests_join_the_batch_that_runs_and_more_are_refused(served: Served) 
         answers = [pool.submit(chat_of, served, model="gated")]
         served.wait_for_load("gated", 1, 0)
         answers.append(pool.submit(chat_of, served, model="gated"))
-        served.wait_for_load("gated", 2, 0)
+        served.wait_for_load("gated", 1, 1)  # until the call is over
         answers.append(pool.submit(chat_of, served, model="gated", max_tokens=3))
-        served.wait_for_load("gated", 2, 1)
-        with pytest.raises(openai.RateLimitError, match="2 completions are drawn, and 1 wait") as refused:
+        served.wait_for_load("gated", 1, 2)
+        with pytest.raises(openai.RateLimitError, match="1 completions are drawn, and 2 wait") as refused:
             chat_of(served, model="gated")
         assert refused.value.code == "queue_full" and refused.value.type == "rate_limit_error"
         for _ in range(3 * LENGTH):
@@ -225,7 +227,7 @@ def test_a_client_that_goes_away_frees_its_place(served: Served, is_streamed: bo
     before = len(gated.rows)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(chat_of, served, model="gated", max_tokens=4)
-        served.wait_for_load("gated", 1, 0)
+        served.wait_for_load("gated", 0, 1)
         for _ in range(4 + 1):
             gated.permits.release()
         assert answer.result().usage.nfe <= 4
@@ -383,9 +385,9 @@ def test_a_call_that_fails_ends_its_requests_and_no_others(served: Served) -> No
     assert chat_of(served).usage.nfe > 0
 
 
-def test_a_hundred_requests_leave_nothing_behind(served: Served) -> None:
-    for seed in range(100):
-        text_of(served, seed=seed, max_tokens=4, extra_body={"entropy_bound": 10.0}, temperature=0.5 + seed % 5)
+def test_many_requests_leave_nothing_behind(served: Served) -> None:
+    for seed in range(40):
+        text_of(served, seed=seed, max_tokens=2, extra_body={"entropy_bound": 10.0}, temperature=0.5 + seed)
     engine = served.models["tiny"].engine
     assert engine.load() == (0, 0)
     assert not engine._listeners and not engine._leaving and not engine._batch._groups

@@ -69,10 +69,10 @@ class SamplerState:
         """
         columns = {}
         for name, column in other._columns().items():
-            pair = (self._columns()[name], column)
+            pair = [self._columns()[name], column]
             if column.dim() > 1:  # prompts of other widths; features, of which rows before their first call have none
                 width = max(part.shape[1] for part in pair)
-                pair = tuple(_widened(part, width, is_left=name.startswith("prompt_")) for part in pair)
+                pair = [_widened(part, width, is_left=name.startswith("prompt_")) for part in pair]
             columns[name] = torch.cat(pair)
         return SamplerState(
             mask_id=self.mask_id, stop_ids=self.stop_ids, is_entropy_bound=self.is_entropy_bound, **columns

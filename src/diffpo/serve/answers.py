@@ -43,7 +43,6 @@ def chunk(
     index: int,
     text: str | None,
     finish_reason: str | None = None,
-    **others: Any,
 ) -> dict[str, Any]:
     """Return one chunk of a streamed answer. `text` None: a chat's first one, which says the role."""
     if kind == "text":
@@ -53,7 +52,7 @@ def chunk(
     else:
         content = {"delta": {"content": text} if text else {}}
     choice = {"index": index, **content, "finish_reason": finish_reason, "logprobs": None}
-    return {**head, "object": _chunk_name(kind), "choices": [choice], **others}
+    return {**head, "object": _chunk_name(kind), "choices": [choice]}
 
 
 def last_chunk(kind: Kind, head: dict[str, Any], **others: Any) -> dict[str, Any]:

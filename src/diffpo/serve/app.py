@@ -146,10 +146,10 @@ async def _chunks(kind: Kind, head: dict[str, Any], asked: Asked, drawing: Drawi
             yield answers.event(answers.chunk(kind, head, index, None))
     try:
         async for step in drawing.steps():
-            extra = {"unmask_events": [step.event]} if asked.unmask_events else {}
+            extra: dict[str, Any] = {"unmask_events": [step.event]} if asked.unmask_events else {}
             finish_reason = drawing.choices[step.choice].finish_reason
             if step.text or extra:
-                yield answers.event(answers.chunk(kind, head, step.choice, step.text, **extra))
+                yield answers.event(answers.chunk(kind, head, step.choice, step.text) | extra)
             if finish_reason is not None:
                 yield answers.event(answers.chunk(kind, head, step.choice, "", finish_reason))
     except ApiError as error:

@@ -31,6 +31,10 @@ class ChoiceText:
         self.nfe = 0
         self.finish_reason: Literal["stop", "length"] | None = None
 
+    @property
+    def is_finished(self) -> bool:
+        return self.finish_reason is not None
+
     def take(self, one: Committed) -> str:
         """Add what a call has committed, and return the text that has become settled by it.
 

@@ -92,14 +92,17 @@ class Panel {
     this.slider.value = calls;
     this.output.textContent = `${calls} of ${this.calls.length}`;
     const last = Math.max(1, this.calls.length - 1);
-    for (const cell of this.tokens) {
+    const end = this.tokens.findIndex(({ call, text }) => call < calls && text === null);
+    this.tokens.forEach((cell, position) => {
       const { token, call, text } = cell;
       const isMasked = call >= calls;
       token.classList.toggle("masked", isMasked);
       token.classList.toggle("end", !isMasked && text === null);
       token.classList.toggle("now", call === calls - 1);
       token.textContent = isMasked ? MASK : text === null ? "end" : visible(text);
-      token.title = isMasked ? "masked" : `call ${call + 1}`;
+      const isBehind = !isMasked && end >= 0 && position > end;
+      token.classList.toggle("behind", isBehind);
+      token.title = isMasked ? "masked" : `call ${call + 1}${isBehind ? ", behind the end" : ""}`;
       token.style.setProperty("--share", isMasked ? 0 : call / last);
       const isBreak = !isMasked && text !== null && text.includes("\n");
       if (isBreak !== Boolean(cell.lineBreak)) {
@@ -109,7 +112,7 @@ class Panel {
           cell.lineBreak = null;
         }
       }
-    }
+    });
   }
 
   fail(message) {

@@ -48,7 +48,7 @@ A = TypeVar("A", bound=Asked)
 def parse(body: bytes) -> dict[str, Any]:
     """Return the object that a request's body is. Raises ApiError for what is none."""
     try:
-        found = json.loads(body, parse_constant=_refuse_constant)
+        found = json.loads(body.decode(), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise ApiError(400, "the body is not UTF-8; send JSON in UTF-8", code="invalid_json") from error
     except ValueError as error:
