@@ -10,7 +10,7 @@ from diffpo.core.errors import UserError
 
 def serve(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="Folders of models or runs, or ORG/NAME[@REVISION].")
+        list[str], typer.Argument(metavar="MODEL", help="Folders of models or runs, or ORG/NAME[@REVISION].")
     ],
     host: Annotated[str, typer.Option(help="Address to listen on; others than 127.0.0.1 let other machines in.")] = (
         "127.0.0.1"
@@ -31,7 +31,9 @@ def serve(
     ] = "auto",
     dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the weights.")] = "float32",
 ) -> None:
-    """Serve models to OpenAI's clients, and on a page where tokens appear. Needs the extra serve.
+    """Serve models to OpenAI's clients, and on a page.
+
+    The page shows each token appear where a denoiser call commits it. Needs the extra: pip install 'diffpo[serve]'.
 
     \b
     Examples:

@@ -113,6 +113,8 @@ def _explained(error: Exception) -> ApiError:
         return ApiError(500, str(error), code="non_finite_logits")
     if "out of memory" in str(error):
         return ApiError(
-            503, "the server's device has no memory left for this; lower max_tokens, or start it with a smaller --batch"
+            503,
+            "the server's device has no memory left for this; lower max_tokens, or start it with a smaller --batch",
+            code="out_of_memory",
         )
     return ApiError(500, f"the server failed: {type(error).__name__}; its log says more", code="server_failed")
