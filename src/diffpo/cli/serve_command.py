@@ -42,7 +42,9 @@ def serve(
     """
     missing = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
     if missing:
-        raise UserError(f"diffpo serve needs {' and '.join(missing)}; install them: pip install 'diffpo[serve]'")
+        raise UserError(
+            f"diffpo serve needs {' and '.join(missing)}, which are not installed: pip install 'diffpo[serve]'"
+        )
     from diffpo.recipes.tables import DeviceSettings
     from diffpo.serve.run import ServeSettings, run_serve
 

@@ -13,7 +13,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from diffpo.recipes.words import closest
+from diffpo.core.suggestion import suggestion
 from diffpo.serve import answers
 from diffpo.serve.answers import Kind
 from diffpo.serve.drawing import Drawing
@@ -195,6 +195,5 @@ async def _body(request: Request) -> bytes:
 def _model(models: Mapping[str, ServedModel], name: str) -> ServedModel:
     if name in models:
         return models[name]
-    guess = "".join(f"; did you mean {one!r}?" for one in closest(name, models))
-    told = f"there is no model {name!r:.200}{guess} (there are: {', '.join(models)})"
+    told = f"there is no model {name!r:.200}{suggestion(name, models)} (there are: {', '.join(models)})"
     raise ApiError(404, told, "model", "model_not_found")

@@ -31,7 +31,6 @@ class ChoiceText:
         self.nfe = 0
         self.finish_reason: Literal["stop", "length"] | None = None
 
-    @property
     def is_finished(self) -> bool:
         return self.finish_reason is not None
 

@@ -58,17 +58,17 @@ class Drawing:
 
     async def steps(self) -> AsyncIterator[Step]:
         """Yield what each call brings until all choices are finished. Raises ApiError where the server fails."""
-        while not all(choice.is_finished for choice in self.choices):
+        while not all(choice.is_finished() for choice in self.choices):
             told = await self._told.get()
             if isinstance(told, Exception):
                 raise _explained(told)
             index = told.key - self._keys.start
             choice = self.choices[index]
-            if choice.is_finished:  # the call was running when it was taken out
+            if choice.is_finished():  # the call was running when it was taken out
                 continue
             self.bounds[index] = told.entropy_bound
             text = choice.take(told)
-            if choice.is_finished and not told.is_done:
+            if choice.is_finished() and not told.is_done:
                 self._engine.withdraw([told.key])
             tokens = [choice.token_text(token) for token in told.tokens]
             event = {"choice": index, "call": told.call, "positions": list(told.positions), "tokens": tokens}
