@@ -25,6 +25,8 @@ from diffpo.training.speeds import draw_bounds, speed_metrics
 from diffpo.training.update_settings import PolicyUpdate
 from diffpo.training.watch import NOTHING_TO_TELL_APART, Watch, example
 
+SHOWN = ("accuracy", "nfe", "reward", "kl", "loss")
+"""The metrics of a step that its progress shows, the first four that it has."""
 GRADER_FAILED = "the grader failed on {grader_failed:g} completions of a step, which earned 0; of the first: {failure}"
 
 NOTHING_RIGHT = (
@@ -186,8 +188,8 @@ def summary(batch: Batch, speeds: SpeedsRecipe | None) -> dict[str, float]:
 def show_step(
     bar: ProgressBar, done: int, metrics: Mapping[str, float], batch: Batch, watch: Watch, policy: Policy
 ) -> None:
-    """Show the metrics, without those by quarters of a rollout, and warn of what goes wrong."""
-    bar.update(done, **{name: value for name, value in metrics.items() if not name[-1].isdigit()})
+    """Show the figures of a step that matter most, and warn of what goes wrong."""
+    bar.update(done, **{name: metrics[name] for name in SHOWN if name in metrics})
     if batch.grader_failed:
         bar.warn(
             GRADER_FAILED, grader_failed=batch.grader_failed, failure=printable(batch.first_failure) or "no reason"

@@ -50,6 +50,8 @@ from diffpo.training.optimizer_step import step_optimizer
 from diffpo.training.rounds import count_rounds, join_passes
 from diffpo.training.sft_data import Targets, draw_sequences, on_canvas
 
+SHOWN = ("loss", "accuracy", "rows_too_long", "rows_cut")
+"""The metrics of a step that its progress shows."""
 OnStep = Callable[[Policy, int], None]
 """Called after a step with the policy and the steps done."""
 
@@ -107,6 +109,7 @@ def _train(recipe: SftRecipe, run: Run, lock: RunLock, on_step: OnStep | None) -
         restore(run.checkpoint, optimizers, denoiser.model)
 
     step, is_finished = run.progress.step, False
+    shown: dict[str, float] = {}
     with ProgressBar(f"sft {out.name}", recipe.steps, done=step) as bar, interruptible() as interrupt:
         while not is_finished:
             targets, counts = targets_of(recipe, task, policy.tokenizer, step)
@@ -123,7 +126,8 @@ def _train(recipe: SftRecipe, run: Run, lock: RunLock, on_step: OnStep | None) -
                 is_good_enough = metrics.get("accuracy", 0.0) >= recipe.early_stopping.accuracy
             is_finished = step == recipe.steps or bool(is_good_enough)
             on_rank_zero(run.log, step, metrics)
-            bar.update(step, **metrics)
+            shown |= {name: metrics[name] for name in SHOWN if name in metrics}  # accuracy: that of the last check
+            bar.update(step, **shown)
             if "rows_too_long" in metrics:
                 bar.warn(ROWS_TOO_LONG, **metrics)
             if on_step is not None:
