@@ -10,44 +10,57 @@ from diffpo.core.errors import UserError
 from diffpo.core.output import show
 from diffpo.distributed.process import current_process, require_single_process
 
+OF_FILE = "Options of --file"
+OF_CHAT = "Options of --chat"
+
 
 def sample(
     model: Model,
-    prompt: Annotated[str | None, typer.Option(help="What to complete.")] = None,
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="What to complete.")] = None,
     file: Annotated[
         Path | None,
         typer.Option(
-            exists=True,
-            dir_okay=False,
-            help="Prompts to complete: a .jsonl file with a field prompt in each line, a text or a list of messages.",
+            exists=True, dir_okay=False, metavar="JSONL", help="Prompts: a field prompt in each line, text or messages."
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", dir_okay=False, help="With --file: where its lines go, with completion, nfe and seed."),
-    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Talk with it; /exit ends.")] = False,
     length: Annotated[
         int | None,
-        typer.Option(min=1, max=2**20, help="Tokens of the completion. [default: its training's]"),
+        typer.Option(min=1, max=2**20, metavar="N", help="Tokens of a completion. [default: its training's]"),
     ] = None,
     entropy_bound: Annotated[
         float | None,
-        typer.Option(min=0, max=1e12, help="0: one token per denoiser call. [default: the controller's choice, or 0]"),
+        typer.Option(min=0, max=1e12, metavar="NATS", help="0: a token a call. [default: its controller's, or 0]"),
     ] = None,
     price: Annotated[
-        float | None,
-        typer.Option(help="What one call per token costs in accuracy: the model's sampler decodes for it."),
+        float | None, typer.Option(metavar="X", help="Of one call per token, in accuracy: its sampler decodes.")
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0, max=1e12, help="0 takes the likeliest token.")] = 0.0,
+    temperature: Annotated[float, typer.Option(min=0, max=1e12, metavar="X", help="0: the likeliest tokens.")] = 0.0,
     seed: Annotated[
-        int, typer.Option(min=0, max=2**63 - 1, help="With --file: of its first line; the next has one more.")
+        int, typer.Option(min=0, max=2**63 - 1, metavar="N", help="The next line's or turn's is one more.")
     ] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="With --file: completions that a process decodes at a time.")] = 64,
-    quiet: Annotated[bool, typer.Option("--quiet", help="With --file: print the path of OUT alone.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the text alone; with --file the path of OUT.")] = False,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a CUDA device if there is one.")
     ] = "auto",
     dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the weights.")] = "float32",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            dir_okay=False,
+            metavar="JSONL",
+            help="Its lines, with completion, nfe and seed.",
+            rich_help_panel=OF_FILE,
+        ),
+    ] = None,
+    batch: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="Completions at a time, in a process.", rich_help_panel=OF_FILE),
+    ] = 64,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The conversation's first message.", rich_help_panel=OF_CHAT)
+    ] = None,
 ) -> None:
     """Complete a prompt, token by token, or all prompts of a file.
 
@@ -55,6 +68,7 @@ def sample(
     Examples:
       diffpo sample runs/rl --prompt '4.2..1...3..2..4'
       diffpo sample runs/rl --file prompts.jsonl --out completions.jsonl
+      diffpo sample GSAI-ML/LLaDA-8B-Instruct --chat --length 128
     """
     from diffpo.core.price import check_price
     from diffpo.recipes.stored import sampled_length
@@ -65,23 +79,31 @@ def sample(
             raise UserError(
                 "--price lets the model's sampler choose how to decode, and --entropy-bound says how; give one"
             )
+    given = [
+        name for name, is_given in (("--prompt", prompt is not None), ("--file", file), ("--chat", chat)) if is_given
+    ]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} both say what to complete; give one")
+    if not given:
+        raise UserError("what to complete? Give --prompt, or --file and --out, or --chat")
+    if out is not None and file is None:
+        raise UserError("--out goes with --file, and there is none; leave it out")
+    if system is not None and not chat:
+        raise UserError("--system goes with --chat, and there is none; leave it out")
+    if file is not None and out is None:
+        raise UserError("where to? Give --out, the file for the completions")
     if file is None:
-        if prompt is None:
-            raise UserError("what to complete? Give --prompt, or --file and --out")
-        if out is not None or quiet:
-            raise UserError("--out and --quiet go with --file, and there is none; leave them out")
-        require_single_process("completing one prompt")
-    else:
-        if prompt is not None:
-            raise UserError("--prompt and --file both say what to complete; give one")
-        if out is None:
-            raise UserError("where to? Give --out, the file for the completions")
+        require_single_process("a conversation" if chat else "completing one prompt")
 
     length = sampled_length(model, length)  # a folder without a model is refused before torch is imported
     if file is None or out is None:
-        from diffpo.cli.show_completion import run_sample
+        from diffpo.cli.show_completion import run_chat, run_sample
 
-        run_sample(model, prompt or "", length, entropy_bound, price, temperature, seed, device, dtype)
+        how = (length, entropy_bound, price, temperature, seed, device, dtype)
+        if chat:
+            run_chat(model, system, *how, is_quiet=quiet)
+        else:
+            run_sample(model, prompt or "", *how, is_quiet=quiet)
         return
     from diffpo.evaluation.sample_file import FileSettings, run_sample_file
     from diffpo.recipes.tables import DeviceSettings

@@ -14,7 +14,7 @@ RESUME_AUTO = "--resume-auto"
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1)]
 
 
-MAY_BE_EMPTY = "--prompt"
+MAY_BE_EMPTY = ("--prompt", "--system")
 
 
 def refuse_empty(arguments: Sequence[str]) -> None:
@@ -22,7 +22,7 @@ def refuse_empty(arguments: Sequence[str]) -> None:
     for before, word in zip(["", *arguments], arguments, strict=False):
         option, has_value, value = word.partition("=")
         is_path = not word or (word.startswith("--") and has_value and not value)
-        if is_path and MAY_BE_EMPTY not in (before, option):
+        if is_path and before not in MAY_BE_EMPTY and option not in MAY_BE_EMPTY:
             what = f"{option or before} is" if (option or before).startswith("--") else "an argument is"
             raise UserError(f"{what} empty, as an unset variable of the shell is; give it a value, or leave it out")
 

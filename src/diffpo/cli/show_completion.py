@@ -1,18 +1,75 @@
-"""Print one completion as it is drawn, call by call."""
+"""Complete one prompt, or talk with a model, and show each completion as it is drawn."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from diffpo.cli.live_canvas import ENDED, LINE_BREAK, LiveCanvas, canvas_texts
 from diffpo.core.canvas import canvas_at
+from diffpo.core.conversation import Prompt, Turn
+from diffpo.core.errors import UserError
 from diffpo.core.output import show
+from diffpo.core.rollout import Rollout
 from diffpo.evaluation.completing import chosen_decoding, draw_completions
+from diffpo.models.tokenizer import decode_text
 from diffpo.recipes.stored import sampled_length
 from diffpo.recipes.tables import DeviceSettings
 from diffpo.runs.device import configure_torch_, resolve_device
+from diffpo.runs.progress import is_live_terminal
 from diffpo.sampling.commit_policy import CommitPolicy
-from diffpo.sampling.policy import load
+from diffpo.sampling.decoding import Decoding
+from diffpo.sampling.policy import Policy, load
+from diffpo.sampling.prices import Candidate
 
-MASKED, ENDED = "_", "·"
+EXIT, ANEW = "/exit", "/new"
+
+
+@dataclass(frozen=True)
+class _Sampler:
+    """A loaded model with how it decodes."""
+
+    policy: Policy
+    decoding: Decoding
+    chosen: Candidate | None
+    """What the model's sampler chose for a price."""
+    price: float | None
+    is_quiet: bool
+    """Whether nothing is shown but the text."""
+
+    def draw(self, prompt: Prompt, seed: int) -> str:
+        """Draw a completion and show how; return its text, up to where it ends."""
+        names = dict.fromkeys(self.policy.denoiser.stop_ids, ENDED)
+        if is_live_terminal() and not self.is_quiet:
+            with LiveCanvas(self.policy.tokenizer, self.decoding.length, names) as view:
+                rollout = draw_completions(self.policy, [prompt], self.decoding, seed, view.observe)
+                view.finish(rollout)
+        else:
+            rollout = draw_completions(self.policy, [prompt], self.decoding, seed)
+            if not self.is_quiet:
+                for line in self._canvas_lines(rollout, names):
+                    show(line)
+        text = decode_text(self.policy.tokenizer, rollout.completion_ids[0].tolist(), self.policy.denoiser.stop_ids)
+        if self.is_quiet:
+            show(text)
+        else:
+            show(f"{int(rollout.nfe)} denoiser calls, {self._how(rollout)}")
+        return text
+
+    def _canvas_lines(self, rollout: Rollout, names: dict[int, str]) -> Iterator[str]:
+        """Yield the canvas after each call, on one line."""
+        mask_id = self.policy.denoiser.mask_id
+        for call in range(1, int(rollout.nfe) + 1):
+            ids = canvas_at(rollout, call, mask_id)[0, -self.decoding.length :].tolist()
+            texts = canvas_texts(self.policy.tokenizer, [None if i == mask_id else i for i in ids], names)
+            yield f"{call:4d}  {''.join(texts).replace(chr(10), LINE_BREAK)}"
+
+    def _how(self, rollout: Rollout) -> str:
+        if self.chosen is not None:
+            return f"{self.chosen.name}, chosen for price {self.price:g}"
+        if isinstance(self.decoding.controller, CommitPolicy):
+            return self.decoding.controller.kind
+        return f"entropy bound {float(rollout.entropy_bound):.3g}"
 
 
 def run_sample(
@@ -25,27 +82,80 @@ def run_sample(
     seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     dtype: Literal["float32", "bfloat16"] = "float32",
+    is_quiet: bool = False,
 ) -> None:
-    """Print the canvas after every denoiser call. `model` is a folder, a run or a hub name.
+    """Show a completion as it is drawn. `model` is a folder, a run or a hub name.
 
-    Without a `length` the completion is as long as those of the task that the model was trained on. Without a bound the
-    controller chooses it, or the commit policy the tokens of each call, if there is one; with a price the model's
-    sampler decodes. Raises UserError for a price where it has none, and for a prompt that is too long for the model.
+    On a terminal each token appears at its place; elsewhere there is a line for the canvas after every call. With
+    `is_quiet` the text alone is printed. Without a `length` the completion is as long as those of the task that the
+    model was trained on. Without a bound the controller chooses it, or the commit policy the tokens of each call, if
+    there is one; with a price the model's sampler decodes. Raises UserError for a price where it has none, and for a
+    prompt that is too long for the model.
     """
+    sampler = _load(model, length, entropy_bound, price, temperature, DeviceSettings(device=device, dtype=dtype))
+    replace(sampler, is_quiet=is_quiet).draw(prompt, seed)
+
+
+def run_chat(
+    model: str | Path,
+    system: str | None,
+    length: int | None = None,
+    entropy_bound: float | None = None,
+    price: float | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    is_quiet: bool = False,
+) -> None:
+    """Answer the lines of stdin as a conversation, up to its end or EXIT; ANEW forgets what was said.
+
+    `system` is the conversation's first message; the n-th answer has the seed `seed` + n. Raises UserError for a model
+    without a chat template. A turn for which the model has no room is told, and forgotten.
+    """
+    sampler = _load(model, length, entropy_bound, price, temperature, DeviceSettings(device=device, dtype=dtype))
+    sampler = replace(sampler, is_quiet=is_quiet)
+    if not sampler.policy.tokenizer.chat_template:
+        raise UserError(f"{model} has no chat template, so there is no conversation with it; give --prompt")
+    beginning = (Turn("system", system),) if system else ()
+    turns, number = beginning, 0
+    if is_live_terminal():
+        show(f"{EXIT} ends, {ANEW} forgets what was said")
+    for line in _lines_of_user():
+        if line == EXIT:
+            return
+        if line == ANEW:
+            turns = beginning
+            continue
+        asked = (*turns, Turn("user", line))
+        try:
+            turns = (*asked, Turn("assistant", sampler.draw(asked, seed + number)))
+        except UserError as error:
+            show(f"({error}; {ANEW} forgets what was said)")
+        number += 1
+
+
+def _lines_of_user() -> Iterator[str]:
+    """Yield what the user types, without blank lines, until there is no more."""
+    while True:
+        try:
+            line = input("> " if is_live_terminal() else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if line:
+            yield line
+
+
+def _load(
+    model: str | Path,
+    length: int | None,
+    entropy_bound: float | None,
+    price: float | None,
+    temperature: float,
+    settings: DeviceSettings,
+) -> _Sampler:
     length = sampled_length(model, length)
-    settings = DeviceSettings(device=device, dtype=dtype)
     configure_torch_(settings)
     policy = load(model, *resolve_device(settings))
     decoding, chosen = chosen_decoding(policy, str(model), length, entropy_bound, price, temperature)
-    rollout = draw_completions(policy, [prompt], decoding, seed)
-    mask_id = policy.denoiser.mask_id
-    signs = {mask_id: MASKED} | dict.fromkeys(policy.denoiser.stop_ids, ENDED)
-    for call in range(1, int(rollout.nfe) + 1):
-        ids = canvas_at(rollout, call, mask_id)[0, -length:].tolist()
-        show(f"{call:4d}  {''.join(signs.get(i) or policy.tokenizer.decode([i]) for i in ids)}")
-    how = f"entropy bound {float(rollout.entropy_bound):.3g}"
-    if chosen is not None:
-        how = f"{chosen.name}, chosen for price {price:g}"
-    elif isinstance(decoding.controller, CommitPolicy):
-        how = decoding.controller.kind
-    show(f"{int(rollout.nfe)} denoiser calls, {how}")
+    return _Sampler(policy, decoding, chosen, price, is_quiet=False)

@@ -1,11 +1,12 @@
 """Plain prompts become completions, with the denoiser calls that they took."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from diffpo.core.conversation import Prompt
 from diffpo.core.errors import UserError
 from diffpo.core.rollout import Rollout
 from diffpo.models.encoding import encode_prompts
@@ -13,7 +14,7 @@ from diffpo.models.tokenizer import decode_text
 from diffpo.recipes.stored import sampled_length
 from diffpo.runs.prompt_filter import prompt_capacity
 from diffpo.sampling.decoding import Decoding
-from diffpo.sampling.loop import sample
+from diffpo.sampling.loop import SampledCall, sample
 from diffpo.sampling.policy import Policy, load
 from diffpo.sampling.prices import Candidate, require_sampler
 from diffpo.sampling.rules import EntropyBound, HiddenRule, Rule
@@ -95,8 +96,16 @@ def chosen_decoding(
     return Decoding(EntropyBound(entropy_bound or 0.0), length, length, temperature, learned), None
 
 
-def draw_completions(policy: Policy, prompts: Sequence[str], decoding: Decoding, seed: int) -> Rollout:
+def draw_completions(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    decoding: Decoding,
+    seed: int,
+    observe: Callable[[SampledCall], None] | None = None,
+) -> Rollout:
     """Draw one completion for each prompt; the seeds of the rows are `seed`, `seed` + 1, ...
+
+    `observe` is called at each denoiser call, before its tokens are committed.
 
     Raises UserError for a prompt that is empty, or that the model has no positions for.
     """
@@ -111,4 +120,5 @@ def draw_completions(policy: Policy, prompts: Sequence[str], decoding: Decoding,
             f"for {max(0, capacity)}; shorten it, or lower --length"
         )
     seeds = seed + torch.arange(len(prompts))
-    return sample(policy.denoiser, prompt_ids.to(policy.device), prompt_mask.to(policy.device), decoding, seeds)
+    canvases = prompt_ids.to(policy.device), prompt_mask.to(policy.device)
+    return sample(policy.denoiser, *canvases, decoding, seeds, observe=observe)

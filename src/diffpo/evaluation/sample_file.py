@@ -133,6 +133,9 @@ def _write(
     texts = []
     for number, (line, row, calls) in enumerate(zip(lines, ids.tolist(), nfe.tolist(), strict=True)):
         text = decode_text(policy.tokenizer, row, policy.denoiser.stop_ids)
-        texts.append(json.dumps({**line.columns, "completion": text, "nfe": calls, "seed": seed + number}) + "\n")
+        texts.append(
+            json.dumps({**line.columns, "completion": text, "nfe": calls, "seed": seed + number}, allow_nan=False)
+            + "\n"
+        )
     with explain_write_errors(out):
         write_whole(out, "".join(texts))

@@ -180,9 +180,13 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            columns = json.loads(line)
+            columns = json.loads(line, parse_constant=_no_number)
         except json.JSONDecodeError as error:
             raise UserError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from error
+        except _NoNumberError as error:
+            raise UserError(
+                f"{path}:{number}: not JSON: {error} is no number of JSON's; write null, or a text"
+            ) from error
         except (ValueError, RecursionError) as error:  # too many digits, too many nested brackets
             raise UserError(f"{path}:{number}: not JSON that can be read: {str(error).partition(';')[0]}") from error
         if isinstance(columns, list):
@@ -193,6 +197,14 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
         if "\\u" in line:  # the only way in which text that is no Unicode comes into JSON
             _check_unicode(row)
         yield row
+
+
+class _NoNumberError(Exception):
+    """A word that Python's json reads and writes as a number, and JSON does not know."""
+
+
+def _no_number(word: str) -> float:
+    raise _NoNumberError(word)
 
 
 def _check_unicode(row: Row) -> None:

@@ -211,7 +211,8 @@ def _memory(parts: tuple[memory.Parts, memory.Parts, memory.Parts]) -> Iterator[
     """Yield the parts that stay, then those of updates and of rollouts, which are not there at the same time."""
     resident, update, rollout = parts
     for name, amount in {**resident, **update, **rollout}.items():
-        yield name, f"{amount / GIB:9.2f}"
+        if amount > 0:
+            yield name, f"{amount / GIB:9.2f}" if amount >= 0.005 * GIB else "below 0.01"
     yield "at most at a time", f"{_peak(resident, update, rollout) / GIB:9.2f}"
 
 
