@@ -1,6 +1,7 @@
 """The shell: what it prints, how it exits, and that asking for help costs no torch."""
 
 import importlib
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,10 @@ from diffpo.recipes import Strict
 class TinyRecipe(Strict):
     num_steps: int = 1
 
+    @property
+    def task(self) -> None:
+        """No option, as it is of the real ones."""
+
 
 class TinyEvalRecipe(TinyRecipe):
     model: str
@@ -35,6 +40,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     made: list[tuple[Any, ...]] = []
     schema = ModuleType("diffpo.recipes.tables")
     vars(schema).update(SftRecipe=TinyRecipe, RlRecipe=TinyRecipe, EvalRecipe=TinyEvalRecipe, SamplerRecipe=TinySampler)
+    vars(schema).update(is_graded=lambda task: True)
     monkeypatch.setitem(sys.modules, schema.__name__, schema)
     tasks, stored = ModuleType("diffpo.recipes.tasks"), ModuleType("diffpo.recipes.stored")
     vars(tasks).update(check_inputs=lambda recipe: None)
@@ -114,9 +120,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("verb", ["sft", "rl"])
 def test_a_loop_gets_its_recipe_with_the_overrides(
-    verb: str, calls: list[tuple[Any, ...]], recipe_file: str, tmp_path: Path
+    verb: str, calls: list[tuple[Any, ...]], recipe_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_code(verb, recipe_file, "num_steps=3", "--out", str(tmp_path / "run"), "--resume") == 0
+    assert capsys.readouterr() == ("", f"next: diffpo eval {tmp_path / 'run'}\n")
     assert exit_code(verb, recipe_file, "--out", str(tmp_path / "run")) == 0
     assert calls == [
         (f"run_{verb}", TinyRecipe(num_steps=3), tmp_path / "run", True),
@@ -135,6 +142,25 @@ def test_resume_auto_and_extend_stand_anywhere(
     assert exit_code(verb, recipe_file, "--extend", "num_steps=3", *given, "--resume") == 0
     called = (f"run_{verb}", TinyRecipe(num_steps=3), tmp_path / "run")
     assert calls == [(*called, "auto"), (*called, "auto", "extend"), (*called, True, "extend")]
+
+
+def test_the_next_command_works_as_it_is_printed(
+    calls: list[tuple[Any, ...]], recipe_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "it's my run"
+    run.mkdir()
+    assert exit_code("sampler", str(run), "--out", str(run)) == 0
+    told = capsys.readouterr().err
+    assert told.startswith("next: diffpo eval ")
+    (run / "metrics.jsonl").touch()
+    assert exit_code(*shlex.split(told)[2:]) == 0
+    assert shlex.split(capsys.readouterr().err) == ["next:", "diffpo", "report", str(run)]
+    assert [call[0] for call in calls] == ["run_fit_sampler", "run_eval"]
+    (run / "recipe.toml").touch()
+    assert exit_code("sample", str(run), "--prompt", "1") == 0
+    assert shlex.split(capsys.readouterr().err) == ["next:", "diffpo", "eval", str(run)]
+    assert exit_code("sample", str(run), "--prompt", "1", "--quiet") == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_the_other_verbs(

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from diffpo.cli.next_step import say_next_run
 from diffpo.cli.options import Overrides
 from diffpo.core.output import show
 
@@ -26,7 +27,7 @@ def check(recipe: RecipeName, overrides: Overrides = None, verb: Verb = None) ->
     Example:
       diffpo check d1 'task={kind="text", source="rows.jsonl"}'
     """
-    from diffpo.recipes.training_recipe import load_training_recipe
+    from diffpo.recipes.training_recipe import load_training_recipe, verb_of
 
     loaded = load_training_recipe(recipe, overrides or (), verb)
     from diffpo.rehearsal.row_check import check_recipe
@@ -35,3 +36,4 @@ def check(recipe: RecipeName, overrides: Overrides = None, verb: Verb = None) ->
     show(text)
     if findings.faults:
         raise typer.Exit(2)
+    say_next_run(verb_of(loaded), recipe, overrides)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from diffpo.cli.next_step import say_next
 from diffpo.cli.options import Model, Overrides
 from diffpo.core.output import show
 from diffpo.distributed.process import current_process
@@ -55,6 +56,8 @@ def evaluate(
     told = run_eval(loaded, out or default)
     if current_process().is_main:
         show(told)
+    if Path(model, "metrics.jsonl").is_file():
+        say_next("report", model)
 
 
 def score(
@@ -74,6 +77,8 @@ def score(
     show(summary(scored))
     if rows:
         show(differences(scored))
+    else:
+        say_next("score", str(file), "--task", task, "--rows")
 
 
 def report(

@@ -1,11 +1,15 @@
 """How a verb's `--help` is set out, and what its usage errors suggest. Imports nothing heavy."""
 
+import re
 from typing import Any
 
 import typer
 from typer.core import TyperCommand
 
 from diffpo.core.suggestion import suggested_choice
+
+RANGE = re.compile(r"(; )?([\d.]+<=)?x[<>]=?[\d.]+(?=\]$)")
+"""Limits of a number, which are told where they are passed."""
 
 
 class Verb(TyperCommand):
@@ -18,7 +22,7 @@ class Verb(TyperCommand):
             if (record := parameter.get_help_record(ctx)) is not None:
                 is_option = parameter.param_type_name == "option"
                 group = (getattr(parameter, "rich_help_panel", None) or "Options") if is_option else "Arguments"
-                sections.setdefault(group, []).append(record)
+                sections.setdefault(group, []).append((record[0], RANGE.sub("", record[1]).removesuffix("  []")))
         for title, records in sections.items():
             if records:
                 with formatter.section(title):

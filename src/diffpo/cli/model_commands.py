@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from diffpo.cli.next_step import say_next
 from diffpo.cli.options import Model
 from diffpo.core.errors import UserError
 from diffpo.core.output import show
@@ -66,7 +67,7 @@ def sample(
 
     \b
     Examples:
-      diffpo sample runs/rl --prompt '4.2..1...3..2..4'
+      diffpo sample runs/rl --prompt '4b2dfe1ghi3jk2mno'
       diffpo sample runs/rl --file prompts.jsonl --out completions.jsonl
       diffpo sample GSAI-ML/LLaDA-8B-Instruct --chat --length 128
     """
@@ -79,9 +80,8 @@ def sample(
             raise UserError(
                 "--price lets the model's sampler choose how to decode, and --entropy-bound says how; give one"
             )
-    given = [
-        name for name, is_given in (("--prompt", prompt is not None), ("--file", file), ("--chat", chat)) if is_given
-    ]
+    ways = {"--prompt": prompt is not None, "--file": file is not None, "--chat": chat}
+    given = [name for name, is_given in ways.items() if is_given]
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} both say what to complete; give one")
     if not given:
@@ -97,13 +97,17 @@ def sample(
 
     length = sampled_length(model, length)  # a folder without a model is refused before torch is imported
     if file is None or out is None:
-        from diffpo.cli.show_completion import run_chat, run_sample
-
         how = (length, entropy_bound, price, temperature, seed, device, dtype)
         if chat:
+            from diffpo.cli.show_completion import run_chat
+
             run_chat(model, system, *how, is_quiet=quiet)
         else:
+            from diffpo.cli.show_completion import run_sample
+
             run_sample(model, prompt or "", *how, is_quiet=quiet)
+            if not quiet and Path(model, "recipe.toml").is_file():
+                say_next("eval", model)
         return
     from diffpo.evaluation.sample_file import FileSettings, run_sample_file
     from diffpo.recipes.tables import DeviceSettings
@@ -140,3 +144,4 @@ def merge(
 
     run_merge(model_dir, out, None if dtype is None else getattr(torch, dtype), base)
     show(f"wrote {out}")
+    say_next("sample", str(out), "--prompt", "1 + 2", "--length", "32")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from diffpo.cli.next_step import say_next, say_next_run
 from diffpo.cli.options import RESUME_AUTO, Model, Overrides
 from diffpo.cli.together import joined, refused_together
 from diffpo.core.errors import UserError
@@ -111,15 +112,18 @@ def sft(
         if dry_run:
             rates = (tflops, memory_bandwidth, link_bandwidth)
             _print_dry_run(loaded, prompt_tokens, (nodes, devices), device, device_memory, pilot, rates)
+            say_next_run("sft", recipe, overrides)
             return
         if rehearse:
             _rehearse(loaded, out, resume, devices, device_memory)
+            say_next_run("sft", recipe, overrides)
             return
         with refused_together():
             run_dir = _checked_run_dir(out, loaded, is_there=resume)
         from diffpo.training.sft import run_sft
 
         run_sft(loaded, run_dir, "auto" if resume_auto else resume, extend=extend)
+    _say_next_of(loaded, run_dir)
 
 
 def rl(
@@ -158,15 +162,18 @@ def rl(
         if dry_run:
             rates = (tflops, memory_bandwidth, link_bandwidth)
             _print_dry_run(loaded, prompt_tokens, (nodes, devices), device, device_memory, pilot, rates)
+            say_next_run("rl", recipe, overrides)
             return
         if rehearse:
             _rehearse(loaded, out, resume, devices, device_memory)
+            say_next_run("rl", recipe, overrides)
             return
         with refused_together():
             run_dir = _checked_run_dir(out, loaded, is_there=resume)
         from diffpo.training.rl import run_rl
 
         run_rl(loaded, run_dir, "auto" if resume_auto else resume, extend=extend)
+    _say_next_of(loaded, run_dir)
 
 
 def sampler(
@@ -198,6 +205,17 @@ def sampler(
     from diffpo.evaluation.fit_sampler import run_fit_sampler
 
     show(run_fit_sampler(loaded, out))
+    say_next("eval", str(out))
+
+
+def _say_next_of(recipe: RlRecipe | SftRecipe, run_dir: Path) -> None:
+    """Say how what was trained is measured or, where its task tells nothing of answers, tried."""
+    from diffpo.recipes.tables import is_graded
+
+    if is_graded(recipe.task):
+        say_next("eval", str(run_dir))
+    else:
+        say_next("sample", str(run_dir), "--prompt", "What is 2 + 3?")
 
 
 def _require_single(dry_run: bool, rehearse: bool) -> None:

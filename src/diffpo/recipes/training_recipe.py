@@ -24,3 +24,8 @@ def load_training_recipe(name: str, overrides: Sequence[str], verb: str | None =
     if verb not in RECIPES:
         raise UserError(f"no recipe is for {verb!r}{suggestion(verb, RECIPES)}; give {' or '.join(RECIPES)}")
     return load_recipe(RECIPES[verb], name, overrides)
+
+
+def verb_of(recipe: RlRecipe | SftRecipe) -> str:
+    """Return the verb that trains by a recipe."""
+    return next(verb for verb, kind in RECIPES.items() if isinstance(recipe, kind))

@@ -180,7 +180,7 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            columns = json.loads(line, parse_constant=_no_number)
+            columns = json.loads(line, parse_constant=_no_number, parse_float=_finite)
         except json.JSONDecodeError as error:
             raise UserError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from error
         except _NoNumberError as error:
@@ -205,6 +205,11 @@ class _NoNumberError(Exception):
 
 def _no_number(word: str) -> float:
     raise _NoNumberError(word)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if abs(value) < float("inf") else _no_number(f"{text:.20}")
 
 
 def _check_unicode(row: Row) -> None:
