@@ -68,7 +68,7 @@ def test_three_rows_are_shown_with_what_each_reward_gives(capsys: pytest.Capture
     assert text.count("\n  its answer      yes     3       1\n") == 3
     assert text.count("\n  an empty text   no      0       0\n") == 3
     assert text.count("\n  another answer  no      0       0\n") == 3
-    assert "train, " in text and text.endswith("nothing is wrong that a look at 3 rows can see\n")
+    assert "train, " in text and "\nnothing is wrong that a look at 3 rows can see\nnext: diffpo sft my.toml " in text
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def sample(
 
     \b
     Examples:
-      diffpo sample runs/rl --prompt '4b2dfe1ghi3jk2mno'
+      diffpo sample runs/rl --prompt '312de4g34jkl1nop'
       diffpo sample runs/rl --file prompts.jsonl --out completions.jsonl
       diffpo sample GSAI-ML/LLaDA-8B-Instruct --chat --length 128
     """
