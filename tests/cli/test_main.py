@@ -182,7 +182,7 @@ def test_the_other_verbs(
         ("run_sample", here, "1 2", None, None, None, 0.0, 4, "auto", "float32"),
         ("run_sample", here, "1 2", None, None, 0.0, 0.0, 0, "auto", "float32"),
         ("run_fit_sampler", TinySampler(num_steps=5, base=here), Path("x")),
-        ("write_reports", [tmp_path], None),
+        ("write_reports", [tmp_path], None, None),
         ("run_demo", Path("runs/demo"), 7),
     ]
 

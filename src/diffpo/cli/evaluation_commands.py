@@ -9,7 +9,7 @@ import typer
 
 from diffpo.cli.next_step import say_next
 from diffpo.cli.options import Model, Overrides
-from diffpo.core.output import show
+from diffpo.core.output import show, warn
 from diffpo.distributed.process import current_process
 
 
@@ -89,6 +89,9 @@ def report(
     out: Annotated[
         Path | None, typer.Option(dir_okay=False, help="[default: report.html in the first PATH, NAME.html of a file]")
     ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(file_okay=False, help="A folder for all figures (SVG, PDF) and tables (CSV).")
+    ] = None,
 ) -> None:
     """Write one HTML file about runs, evaluations and studies.
 
@@ -96,7 +99,16 @@ def report(
     Examples:
       diffpo report runs/rl
       diffpo report runs/base runs/rl eval-LLaDA-8B.json --out both.html
+      diffpo report runs/rl --figures figures
     """
     from diffpo.report.write import write_reports
 
-    show("\n".join(f"wrote {path}" for path in write_reports(paths, out)))
+    written = write_reports(paths, out, figures)
+    of_figures = [path for path in written if figures and path.parent == figures and path.suffix != ".html"]
+    show("\n".join(f"wrote {path}" for path in written if path not in of_figures))
+    if figures is not None:
+        from diffpo.report.export import NO_PDF, can_write_pdf
+
+        show(f"wrote {len(of_figures)} files of figures and tables to {figures}")
+        if not can_write_pdf():
+            warn(f"diffpo: {NO_PDF}")

@@ -150,9 +150,11 @@ def _notes(found: Results) -> list[str]:
     every = set().union(*seeds.values())
     tasks, arms = ({key[i] for key in found} for i in (0, 1))
     missing = sum(len(every - seeds.get((task, arm), set())) for task in tasks for arm in arms)
+    notes = ["Training curves are of the first seed of each arm."] if len(every) > 1 else []
     if not missing:
-        return []
+        return notes
     return [
+        *notes,
         f"This study is not finished, or some of its runs failed: {missing} of {len(tasks) * len(arms) * len(every)} "
-        "runs are not here, so that arms may stand on different seeds (the tables say how many)."
+        "runs are not here, so that arms may stand on different seeds (the tables say how many).",
     ]

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from diffpo.core.files import check_writable
 from diffpo.report.data import ReportedRun
+from diffpo.report.export import OPTION, write_figures
+from diffpo.report.file_names import file_name
 from diffpo.report.page import write_page
 from diffpo.report.sources import read_sources
 
@@ -19,8 +21,10 @@ def write_report(path: Path, out_file: Path | None = None) -> Path:
     return write_reports([path], out_file)[0]
 
 
-def write_reports(paths: Sequence[Path], out_file: Path | None = None) -> list[Path]:
+def write_reports(paths: Sequence[Path], out_file: Path | None = None, figures: Path | None = None) -> list[Path]:
     """Write a page for each task that is found in `paths`, and return where they are.
+
+    Into the folder `figures`, if one is given, go all figures and tables, whose files follow (`export`).
 
     Without `out_file` it is `report.html` in the first path or, where that is a file, `NAME.html` beside it. With
     several tasks each has its name in that of its page. Raises UserError as `read_sources` does, and where a page
@@ -28,8 +32,11 @@ def write_reports(paths: Sequence[Path], out_file: Path | None = None) -> list[P
     """
     out_file = out_file or default_page(paths)
     check_writable(out_file, begins=b"<!doctype html")
+    if figures:
+        check_writable(figures, OPTION, is_folder=True)
     runs = read_sources(paths)
-    return [write_page(run, page_of(run, out_file, is_alone=len(runs) == 1)) for run in runs]
+    pages = [write_page(run, page_of(run, out_file, is_alone=len(runs) == 1)) for run in runs]
+    return [*pages, *(write_figures(runs, figures) if figures else [])]
 
 
 def default_page(paths: Sequence[Path]) -> Path:
@@ -41,8 +48,3 @@ def default_page(paths: Sequence[Path]) -> Path:
 def page_of(run: ReportedRun, out_file: Path, is_alone: bool) -> Path:
     """Return the file of one of several reports."""
     return out_file if is_alone else out_file.with_stem(f"{out_file.stem}-{file_name(str(run.task))}")
-
-
-def file_name(text: str) -> str:
-    """Return a text as a part of a file's name: signs that some system minds become dashes."""
-    return "".join(sign if sign.isalnum() or sign in "._+" else "-" for sign in text).strip("-.") or "unnamed"
