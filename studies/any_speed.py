@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from diffpo.core.options import DENSE_BOUNDS
-from diffpo.evaluation.loop import evaluate
+from diffpo.evaluation.loop import evaluate_decodings
 from diffpo.models.model_paths import METRICS
 from diffpo.recipes import load_recipe
 from diffpo.recipes.parts import build_task
@@ -117,7 +117,7 @@ def points_of(folder: Path, shallow: SftRecipe) -> list[dict[str, float]]:
     length = task.completion_length
     problems = task.problems("validation", PROBLEMS, seed=0)
     decodings = {str(bound): Decoding(EntropyBound(bound), length, length) for bound in DENSE_BOUNDS}
-    outcomes = evaluate(load(folder), task, problems, decodings, batch_size=100 * len(decodings))
+    outcomes = evaluate_decodings(load(folder), task, problems, decodings, batch_size=100 * len(decodings))
     return [
         {"bound": float(one.name), "accuracy": float(one.is_solved.mean()), "nfe": float(one.nfe.mean())}
         for one in outcomes

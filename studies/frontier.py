@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from diffpo.evaluation.fit_sampler import run_fit_sampler
-from diffpo.evaluation.loop import Outcome, evaluate, evaluation_problems
+from diffpo.evaluation.loop import Outcome, evaluate_decodings, evaluation_problems
 from diffpo.evaluation.run import decodings_of, rule_name, rules_of
 from diffpo.models.model_paths import METRICS, checkpoints
 from diffpo.recipes import load_recipe
@@ -167,7 +167,7 @@ def outcomes_of(model: Path, seed: int) -> tuple[list[Outcome], list[str]]:
     policy = load(model)
     rules = {rule_name(rule): rule for rule in rules_of(recipe)}
     decodings = decodings_of(recipe, rules, policy, task.completion_length, task.completion_length)
-    outcomes = evaluate(policy, task, problems, decodings, batch_size=4096)
+    outcomes = evaluate_decodings(policy, task, problems, decodings, batch_size=4096)
     return outcomes, [candidate.name for candidate in policy.sampler.front()] if policy.sampler else []
 
 

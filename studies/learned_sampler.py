@@ -21,7 +21,7 @@ import torch
 
 from diffpo.core.errors import UserError
 from diffpo.core.options import DENSE_BOUNDS
-from diffpo.evaluation.loop import evaluate
+from diffpo.evaluation.loop import evaluate_decodings
 from diffpo.recipes import load_recipe
 from diffpo.recipes.parts import build_task
 from diffpo.recipes.tables import RlRecipe, SftRecipe
@@ -148,7 +148,7 @@ def decode(
 def decode_all_bounds(policy: Policy, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
     """Return solved and denoiser calls of shape [problems, bounds], under every fixed bound."""
     decodings = {str(bound): Decoding(EntropyBound(bound), LENGTH, LENGTH) for bound in BOUNDS}
-    outcomes = evaluate(policy, TASK, problems, decodings, batch_size=2000)
+    outcomes = evaluate_decodings(policy, TASK, problems, decodings, batch_size=2000)
     return np.stack([o.is_solved for o in outcomes], axis=1), np.stack([o.nfe for o in outcomes], axis=1)
 
 

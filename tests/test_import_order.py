@@ -11,7 +11,7 @@ import diffpo
 
 SOURCE = Path(diffpo.__file__).parent
 PACKAGES = (
-    *("cli", "study", "bench", "rehearsal", "report", "serve", "evaluation", "training", "runs", "recipes"),
+    *("cli", "api", "study", "bench", "rehearsal", "report", "serve", "evaluation", "training", "runs", "recipes"),
     *("likelihood", "sampling", "models", "tasks", "grading", "objective", "distributed", "statistics", "core"),
 )
 """From top to bottom. A package imports only from packages that stand behind it."""

@@ -5,6 +5,9 @@ __all__: list[str]
 
 # recipes and the loops that take them
 # errors
+from .api.evaluated import evaluate as evaluate
+from .api.trained_run import TrainedRun as TrainedRun
+from .api.trained_run import train as train
 from .core.errors import NonFiniteLossError as NonFiniteLossError
 from .core.errors import UserError as UserError
 from .core.rollout import Rollout as Rollout
@@ -12,7 +15,8 @@ from .evaluation.completing import Completion as Completion
 from .evaluation.completing import complete as complete
 from .evaluation.fit_sampler import run_fit_sampler as run_fit_sampler
 from .evaluation.loop import Outcome as Outcome
-from .evaluation.loop import evaluate as evaluate
+from .evaluation.loop import evaluate_decodings as evaluate_decodings
+from .evaluation.measurement import Measurement as Measurement
 from .evaluation.run import run_eval as run_eval
 
 # estimators: on which canvases is each token scored?

@@ -14,7 +14,7 @@ from diffpo.core.errors import UserError
 from diffpo.distributed.collectives import process_group
 from diffpo.distributed.process import current_process
 from diffpo.evaluation import sample_file as completing
-from diffpo.evaluation.loop import Outcome, evaluate
+from diffpo.evaluation.loop import Outcome, evaluate_decodings
 from diffpo.evaluation.run import run_eval
 from diffpo.evaluation.sample_file import FileSettings, run_sample_file
 from diffpo.recipes import load_recipe
@@ -97,7 +97,7 @@ def draw(model: Path, out: Path) -> None:
     """Answer each problem three times, at temperatures 0 and 1, and keep all that came of it, in every process."""
     problems = [problem for problem in PROBLEMS for _ in range(3)]
     seeds = torch.arange(len(problems)) + 100
-    outcomes = evaluate(load(model), Sudoku(min_clues=13, max_clues=15), problems, DECODINGS, 4, seeds)
+    outcomes = evaluate_decodings(load(model), Sudoku(min_clues=13, max_clues=15), problems, DECODINGS, 4, seeds)
     (out / f"drawn-{current_process().rank}.json").write_text(json.dumps([plain(outcome) for outcome in outcomes]))
 
 

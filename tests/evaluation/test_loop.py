@@ -17,7 +17,7 @@ from diffpo.core.errors import UserError
 from diffpo.core.randomness import derive_seed
 from diffpo.core.rollout import Rollout
 from diffpo.evaluation import loop
-from diffpo.evaluation.loop import Outcome, drawn_together, evaluate
+from diffpo.evaluation.loop import Outcome, drawn_together, evaluate_decodings
 from diffpo.evaluation.run import run_eval
 from diffpo.models.manifest import write_manifest
 from diffpo.models.model_paths import model_folder
@@ -219,7 +219,7 @@ def test_results_are_those_of_each_decoding_alone(trained: Path, batch_size: int
     seeds = torch.arange(len(problems))
     shown: list[Outcome] = []
     progress: list[int] = []
-    found = evaluate(policy, task, problems, TOGETHER, batch_size, seeds, shown.append, progress.append)
+    found = evaluate_decodings(policy, task, problems, TOGETHER, batch_size, seeds, shown.append, progress.append)
     assert [outcome.name for outcome in found] == list(TOGETHER) and sorted(map(id, shown)) == sorted(map(id, found))
     assert progress == sorted(progress) and progress[-1] == len(TOGETHER) * len(problems)
     for outcome, decoding in zip(found, TOGETHER.values(), strict=True):
@@ -239,7 +239,7 @@ def test_equal_answers_to_a_problem_are_graded_once(trained: Path) -> None:
 
     problems = Sudoku().problems("test", 7, seed=3)
     decodings = dict(list(TOGETHER.items())[:5])
-    evaluate(load(trained), Counting(), problems, decodings)
+    evaluate_decodings(load(trained), Counting(), problems, decodings)
     assert len(graded) == len(set(graded)) < len(problems) * len(decodings)
 
 

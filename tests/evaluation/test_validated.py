@@ -13,7 +13,7 @@ from tests.helpers.sudoku import split_of
 from diffpo.core.errors import UserError
 from diffpo.core.options import DENSE_BOUNDS
 from diffpo.evaluation import run
-from diffpo.evaluation.loop import Outcome, evaluate, validation_problems
+from diffpo.evaluation.loop import Outcome, evaluate_decodings, validation_problems
 from diffpo.evaluation.record import table
 from diffpo.evaluation.run import run_eval
 from diffpo.evaluation.validated import PRICES, Outcomes, validated_gain, validation_record
@@ -131,9 +131,9 @@ def test_a_whole_evaluation_with_validation(tmp_path: Path, monkeypatch: pytest.
 
     def spy(*arguments: Any, **options: Any) -> list[Outcome]:
         splits.extend(split_of(problem.answer) for problem in arguments[2])
-        return evaluate(*arguments, **options)
+        return evaluate_decodings(*arguments, **options)
 
-    monkeypatch.setattr(run, "evaluate", spy)
+    monkeypatch.setattr(run, "evaluate_decodings", spy)
     record, told = record_of("validation_count=5")
     assert splits == ["test"] * 6 + ["validation"] * 5
     assert record["validation"]["n"] == 5 and record["points"][0]["n"] == len(record["clusters"]) == 6

@@ -1,6 +1,8 @@
 """`diffpo sft`, `diffpo rl` and `diffpo sampler`: train by a recipe, or only show what that would take."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,23 +10,25 @@ import typer
 
 from diffpo.cli.next_step import say_next, say_next_run
 from diffpo.cli.options import RESUME_AUTO, Model, Overrides
-from diffpo.cli.together import joined, refused_together
 from diffpo.core.errors import UserError
-from diffpo.core.files import check_writable
 from diffpo.core.output import show
 from diffpo.distributed.process import require_single_process
+from diffpo.distributed.together import joined, refused_together
 
 if TYPE_CHECKING:
     from diffpo.recipes.tables import RlRecipe, SftRecipe
+    from diffpo.runs.run_dir import Resume
 else:
-    RlRecipe = SftRecipe = Any  # importing them costs too much for `--help`
+    RlRecipe = SftRecipe = Resume = Any  # importing them costs too much for `--help`
+
+Instead = Callable[["RlRecipe | SftRecipe"], None]
 
 
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A TOML file, or names of `diffpo recipes` joined with +.")
 ]
 RunDir = Annotated[Path | None, typer.Option("--out", help="The run's folder.", file_okay=False, metavar="DIR")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint; --resume auto: if any.")]
+ResumeFlag = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint; --resume auto: if any.")]
 ResumeAuto = Annotated[bool, typer.Option(RESUME_AUTO, hidden=True)]
 Extend = Annotated[bool, typer.Option("--extend", help="With --resume: the budget may have been raised.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print all keys and what the run would take.")]
@@ -80,7 +84,7 @@ def sft(
     recipe: RecipeName,
     out: RunDir = None,
     overrides: Overrides = None,
-    resume: Resume = False,
+    resume: ResumeFlag = False,
     resume_auto: ResumeAuto = False,
     extend: Extend = False,
     dry_run: DryRun = False,
@@ -102,35 +106,21 @@ def sft(
       diffpo sft sudoku4-base --out runs/base
       diffpo sft d1-sft task.source=rows.jsonl --dry-run --device h100
     """
-    from diffpo.recipes import load_recipe
-    from diffpo.recipes.tables import SftRecipe
-
+    rates = (tflops, memory_bandwidth, link_bandwidth)
+    instead: Instead | None = None
+    if dry_run:
+        instead = partial(_print_dry_run, prompt_tokens, (nodes, devices), device, device_memory, pilot, rates)
+    elif rehearse:
+        instead = partial(_rehearse, out, resume, devices, device_memory)
     _require_single(dry_run, rehearse)
-    with joined():
-        with refused_together():
-            loaded = load_recipe(SftRecipe, recipe, overrides or ())
-        if dry_run:
-            rates = (tflops, memory_bandwidth, link_bandwidth)
-            _print_dry_run(loaded, prompt_tokens, (nodes, devices), device, device_memory, pilot, rates)
-            say_next_run("sft", recipe, overrides)
-            return
-        if rehearse:
-            _rehearse(loaded, out, resume, devices, device_memory)
-            say_next_run("sft", recipe, overrides)
-            return
-        with refused_together():
-            run_dir = _checked_run_dir(out, loaded, is_there=resume)
-        from diffpo.training.sft import run_sft
-
-        run_sft(loaded, run_dir, "auto" if resume_auto else resume, extend=extend)
-    _say_next_of(loaded, run_dir)
+    _train("sft", recipe, overrides, out, "auto" if resume_auto else resume, extend, instead)
 
 
 def rl(
     recipe: RecipeName,
     out: RunDir = None,
     overrides: Overrides = None,
-    resume: Resume = False,
+    resume: ResumeFlag = False,
     resume_auto: ResumeAuto = False,
     extend: Extend = False,
     dry_run: DryRun = False,
@@ -152,28 +142,14 @@ def rl(
       diffpo rl tiny-diffpo base=runs/base --out runs/rl
       diffpo rl d1+llada-8b+gsm8k+1gpu task.source=train.jsonl --rehearse
     """
-    from diffpo.recipes import load_recipe
-    from diffpo.recipes.tables import RlRecipe
-
+    rates = (tflops, memory_bandwidth, link_bandwidth)
+    instead: Instead | None = None
+    if dry_run:
+        instead = partial(_print_dry_run, prompt_tokens, (nodes, devices), device, device_memory, pilot, rates)
+    elif rehearse:
+        instead = partial(_rehearse, out, resume, devices, device_memory)
     _require_single(dry_run, rehearse)
-    with joined():
-        with refused_together():
-            loaded = load_recipe(RlRecipe, recipe, overrides or ())
-        if dry_run:
-            rates = (tflops, memory_bandwidth, link_bandwidth)
-            _print_dry_run(loaded, prompt_tokens, (nodes, devices), device, device_memory, pilot, rates)
-            say_next_run("rl", recipe, overrides)
-            return
-        if rehearse:
-            _rehearse(loaded, out, resume, devices, device_memory)
-            say_next_run("rl", recipe, overrides)
-            return
-        with refused_together():
-            run_dir = _checked_run_dir(out, loaded, is_there=resume)
-        from diffpo.training.rl import run_rl
-
-        run_rl(loaded, run_dir, "auto" if resume_auto else resume, extend=extend)
-    _say_next_of(loaded, run_dir)
+    _train("rl", recipe, overrides, out, "auto" if resume_auto else resume, extend, instead)
 
 
 def sampler(
@@ -218,6 +194,35 @@ def _say_next_of(recipe: RlRecipe | SftRecipe, run_dir: Path) -> None:
         say_next("sample", str(run_dir), "--prompt", "What is 2 + 3?")
 
 
+def _train(
+    verb: str,
+    recipe: str,
+    overrides: list[str] | None,
+    out: Path | None,
+    resume: Resume,
+    extend: bool,
+    instead: Instead | None,
+) -> None:
+    """Train by a recipe of the verb or, where there is something to do `instead` with it, do that."""
+    from diffpo.recipes.training_recipe import load_training_recipe
+
+    with joined():
+        with refused_together():
+            loaded = load_training_recipe(recipe, overrides or (), verb)
+        if instead is not None:
+            instead(loaded)
+            say_next_run(verb, recipe, overrides)
+            return
+        if out is None:
+            raise UserError(
+                "where to? Give --out, or --dry-run to see what the run would take, or --rehearse to run it in small"
+            )
+        from diffpo.api.start import start_training
+
+        start_training(loaded, out, resume, extend)
+    _say_next_of(loaded, out)
+
+
 def _require_single(dry_run: bool, rehearse: bool) -> None:
     """Raise UserError where several processes were started for what one does."""
     if dry_run or rehearse:
@@ -225,13 +230,13 @@ def _require_single(dry_run: bool, rehearse: bool) -> None:
 
 
 def _print_dry_run(
-    recipe: RlRecipe | SftRecipe,
     prompt_tokens: int | None,
     layout: tuple[int, int],
     device: str,
     device_memory: float | None,
     pilot: Path | None,
     rates: tuple[float | None, float | None, float | None],
+    recipe: RlRecipe | SftRecipe,
 ) -> None:
     """Print the dry run; `layout` is nodes and devices of each, `rates` those of `with_rates`."""
     from diffpo.runs.dry_run.machine import machine_for
@@ -242,7 +247,7 @@ def _print_dry_run(
 
 
 def _rehearse(
-    recipe: RlRecipe | SftRecipe, out: Path | None, resume: bool, devices: int, device_memory: float | None
+    out: Path | None, resume: bool, devices: int, device_memory: float | None, recipe: RlRecipe | SftRecipe
 ) -> None:
     """Rehearse, print what was found, and exit with 2 where anything is wrong."""
     if resume:
@@ -253,17 +258,3 @@ def _rehearse(
     show(rehearsal.report())
     if rehearsal.findings.faults:
         raise typer.Exit(2)
-
-
-def _checked_run_dir(out: Path | None, recipe: RlRecipe | SftRecipe, is_there: bool) -> Path:
-    """Return `out`. Raises UserError where it is not given or cannot be written, and for inputs that cannot be used."""
-    if out is None:
-        raise UserError(
-            "where to? Give --out, or --dry-run to see what the run would take, or --rehearse to run it in small"
-        )
-    from diffpo.recipes.tasks import check_inputs
-
-    check_inputs(recipe)
-    if not is_there:
-        check_writable(out, is_folder=True)
-    return out

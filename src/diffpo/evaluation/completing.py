@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from os import PathLike, fspath
 
 import torch
 
@@ -35,7 +35,7 @@ class Completion:
 
 
 def complete(
-    model: Policy | str | Path,
+    model: Policy | str | PathLike[str],
     prompts: Sequence[str],
     length: int | None = None,
     rule: Rule | HiddenRule | None = None,
@@ -46,12 +46,12 @@ def complete(
 ) -> list[Completion]:
     """Complete plain strings, as the one message of a user where the model has a chat template.
 
-    `model` is a policy, a model's folder, a run's, or a hub name. Without a `length` completions have as many tokens as
-    those of the task that the model was trained on; without a `rule` the model's controller decides, the prompt's
-    entropy bound or which positions a call commits, and where the model has none one token is committed per call. With
-    a `price`, what one call per token costs in accuracy, the model's sampler decodes by the rule that is best at it.
-    `temperature` 0 takes the likeliest tokens. `block_length`: the semi-autoregressive window; None: the sampler's with
-    a price, else the whole completion.
+    `model` is a policy, a model's folder, a run or its folder, or a hub name. Without a `length` completions have as
+    many tokens as those of the task that the model was trained on; without a `rule` the model's controller decides, the
+    prompt's entropy bound or which positions a call commits, and where the model has none one token is committed per
+    call. With a `price`, what one call per token costs in accuracy, the model's sampler decodes by the rule that is
+    best at it. `temperature` 0 takes the likeliest tokens. `block_length`: the semi-autoregressive window; None: the
+    sampler's with a price, else the whole completion.
 
     Raises UserError where there is no such model, no length is known, or a prompt is empty or too long for the model,
     and for a price that is no price, comes beside a rule, or finds no sampler.
@@ -63,9 +63,9 @@ def complete(
     for name, value in (("length", length), ("block_length", block_length)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; give at least 1")
-    source = model.denoiser.model.name_or_path if isinstance(model, Policy) else model
+    source = model.denoiser.model.name_or_path if isinstance(model, Policy) else fspath(model)
     length = length or sampled_length(source, None)
-    policy = model if isinstance(model, Policy) else load(model)
+    policy = model if isinstance(model, Policy) else load(source)
     controller = policy.controller if rule is None and price is None else None
     chosen: Rule | HiddenRule = rule or EntropyBound(0.0)
     if price is not None:

@@ -10,7 +10,7 @@ from diffpo.core.errors import NonFiniteLossError, UserError
 from diffpo.core.files import check_writable
 from diffpo.core.randomness import derive_seed, generator_for
 from diffpo.distributed.process import require_single_process
-from diffpo.evaluation.loop import evaluate
+from diffpo.evaluation.loop import evaluate_decodings
 from diffpo.evaluation.validated import PRICES
 from diffpo.models.chat import encode_prompt
 from diffpo.models.model_paths import checkpoints
@@ -174,7 +174,9 @@ def measure(
         for candidate in unmeasured
     }
     with ProgressBar(f"sampler {name}: prices", len(problems) * len(unmeasured), unit="completion") as bar:
-        outcomes = evaluate(policy, task, problems, decodings, recipe.validation_batch, on_progress=bar.update)
+        outcomes = evaluate_decodings(
+            policy, task, problems, decodings, recipe.validation_batch, on_progress=bar.update
+        )
     return tuple(
         replace(candidate, accuracy=float(outcome.is_solved.mean()), nfe=float(outcome.nfe.mean()))
         for candidate, outcome in zip(unmeasured, outcomes, strict=True)

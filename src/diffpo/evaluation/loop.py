@@ -54,7 +54,7 @@ class Outcome:
         return Counter(grade.status for grade in self.grades)[status]
 
 
-def evaluate(
+def evaluate_decodings(
     policy: Policy,
     task: Task,
     problems: Sequence[Problem],

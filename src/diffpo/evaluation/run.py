@@ -8,8 +8,9 @@ from diffpo.core.printable import printable
 from diffpo.distributed.collectives import on_rank_zero, process_group, raise_on_all_ranks
 from diffpo.distributed.process import rank_slice
 from diffpo.evaluation.exchange import share_label
-from diffpo.evaluation.loop import Outcome, drawn_together, evaluate, evaluation_problems, validation_problems
-from diffpo.evaluation.record import Evaluation, as_record, table
+from diffpo.evaluation.loop import Outcome, drawn_together, evaluate_decodings, evaluation_problems, validation_problems
+from diffpo.evaluation.measurement import Measurement, measurement_of
+from diffpo.evaluation.record import Evaluation
 from diffpo.evaluation.validated import Outcomes
 from diffpo.models.chat import encode_prompt
 from diffpo.models.hub import short_name
@@ -39,27 +40,44 @@ def run_eval(recipe: EvalRecipe, out: Path) -> str:
     Several processes share the problems, and the first one writes the record, which is that of a single process.
     Raises UserError for what is wrong with the recipe, the model or its task, and where the record cannot be written.
     """
+    return f"{measure(recipe, out)}\nwrote {out}"
+
+
+@process_group()
+def measure(
+    recipe: EvalRecipe, out: Path | None = None, policy: Policy | None = None, task: Task | None = None
+) -> Measurement:
+    """Evaluate a model by the recipe, and write the record to `out` if it is given; as `run_eval`.
+
+    `policy` and `task` stand for the recipe's model and task where they are in memory.
+    """
     require_same_start(recipe)
     with raise_on_all_ranks():
-        task_recipe = evaluated_task(recipe)
-        check_writable(out, begins=b"{")
+        task_recipe = evaluated_task(recipe) if task is None else None
+        if out is not None:
+            check_writable(out, begins=b"{")
         configure_torch_(recipe)
-        policy = load(recipe.model, *resolve_device(recipe))
-        configure_model_(policy.denoiser, recipe)
-        task = filter_long_prompts(build_task(task_recipe), task_recipe, policy.denoiser.model.config, policy.tokenizer)
+        if policy is None:
+            policy = load(recipe.model, *resolve_device(recipe))
+            configure_model_(policy.denoiser, recipe)
+        if task_recipe is not None:
+            task = build_task(task_recipe)
+            task = filter_long_prompts(task, task_recipe, policy.denoiser.model.config, policy.tokenizer)
+        assert task is not None, "it is given or built"
     label = f"eval {short_name(recipe.model)}"
-    evaluation = evaluate_recipe(recipe, policy, task, recipe.num_validation(task_recipe), label)
-    return on_rank_zero(_write_record, recipe, policy, task, evaluation, out)
+    num_validation = recipe.num_validation(task_recipe)
+    evaluation = evaluate_recipe(recipe, policy, task, num_validation, label)
+    about = {"arm": short_name(recipe.model), "task": task.name, "split": recipe.split, "seed": recipe.seed}
+    about |= {"block_length": window(recipe, policy, task.completion_length), "cache": recipe.cache}
+    measurement = measurement_of(evaluation, policy, about)
+    on_rank_zero(_write_record, measurement, out)
+    return measurement
 
 
-def _write_record(recipe: EvalRecipe, policy: Policy, task: Task, evaluation: Evaluation, out: Path) -> str:
-    """Write the record of an evaluation, and return it as a table."""
-    record = {"arm": short_name(recipe.model), "task": task.name, "split": recipe.split, "seed": recipe.seed}
-    record |= {"block_length": window(recipe, policy, task.completion_length), "cache": recipe.cache}
-    record |= as_record(evaluation, policy)
-    with explain_write_errors(out):
-        write_json(out, record)
-    return f"{table(record)}\nwrote {out}"
+def _write_record(measurement: Measurement, out: Path | None) -> None:
+    if out is not None:
+        with explain_write_errors(out):
+            write_json(out, measurement.record)
 
 
 def evaluate_recipe(recipe: EvalRecipe, policy: Policy, task: Task, num_validation: int, label: str) -> Evaluation:
@@ -90,7 +108,7 @@ def evaluate_recipe(recipe: EvalRecipe, policy: Policy, task: Task, num_validati
                 first = next((grade.failure for grade in outcome.grades if grade.failure), "no reason given")
                 bar.warn(GRADER_FAILED, failed=failed, num_answers=len(outcome.grades), failure=printable(first))
 
-        outcomes = evaluate(
+        outcomes = evaluate_decodings(
             policy, task, problems, decodings, recipe.batch, on_outcome=warn, on_progress=lambda done: bar.update(done)
         )
     front = [candidate.name for candidate in policy.sampler.front()] if policy.sampler else []

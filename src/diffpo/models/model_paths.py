@@ -24,7 +24,9 @@ CHECKPOINT = "checkpoint-"
 LONGEST_LINE = 300  # of a library's words in a sentence of ours: it may repeat a whole file
 RECIPE = "recipe.toml"
 METRICS = "metrics.jsonl"
-"""In a run's folder: the recipe that it was started with, and a line of metrics for each step."""
+REWARD_SOURCE = "reward-source.py"
+"""In a run's folder: the recipe that it was started with, a line of metrics for each step, and, for reading, the source
+of rewards that were handed over in Python."""
 
 
 def model_folder(path: Path) -> Path:

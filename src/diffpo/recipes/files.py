@@ -7,6 +7,7 @@ joined, too.
 
 import tomllib
 from collections.abc import Mapping
+from copy import deepcopy
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -36,11 +37,13 @@ def built_in_names(folder: str) -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
 
 
-def read_table(names: str) -> dict[str, Any]:
-    """The table of one recipe, or of several joined with +, the later ones over the earlier.
+def read_table(names: str | Mapping[str, Any]) -> dict[str, Any]:
+    """The table of one recipe, or of several joined with +, the later ones over the earlier; a table is its own copy.
 
     Each is the path of a TOML file or a built-in name. Raises UserError for one that is not there or is no TOML.
     """
+    if isinstance(names, Mapping):
+        return deepcopy(dict(names))
     table: dict[str, Any] = {}
     joined: list[str] = []
     conditions: list[Mapping[str, Any]] = []

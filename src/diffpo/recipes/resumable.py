@@ -1,8 +1,10 @@
 """What of a recipe may differ when a run goes on: what its result does not depend on, and how long it is."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from diffpo.core.python_function import PYTHON, short_name
 from diffpo.recipes.dump import Changes, stored_changes
 from diffpo.recipes.strict import Strict
 
@@ -26,6 +28,13 @@ class ResumeChanges:
     """Limits that are higher, or gone."""
     others: Changes = field(default_factory=dict)
     """What would make another run of it."""
+
+
+def handed_over(changes: Changes) -> list[str]:
+    """Return what the rewards are called that were handed over in Python and are not in the new recipe."""
+    found = [key for key in changes if key.startswith("task.reward")]
+    texts = [text for key in found for text in (key, changes[key][0] or "") if changes[key][0] is not None]
+    return [short_name(name) for text in texts for name in re.findall(rf"{PYTHON}\w+#[0-9a-f]+", text)]
 
 
 def changes_on_resume(stored: Path, recipe: Strict) -> ResumeChanges:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffpo.core.errors import UserError
+from diffpo.core.python_function import is_python_name
 from diffpo.core.user_code import is_user_code
 from diffpo.models.hub import check_model_path
 from diffpo.models.model_paths import RECIPE, model_folder
@@ -106,7 +107,8 @@ def stored_task(path: Path, hint: str | None = None) -> TaskRecipe:
             if is_user_code(kind):
                 own = hint or f"task.kind={kind} with the task's options"
                 raise UserError(f"{file} names a task of your own, {kind}, whose code only you can start; give {own}")
-            if isinstance(task, dict) and (isinstance(task.get("reward"), dict) or is_user_code(task.get("reward"))):
+            reward = task.get("reward") if isinstance(task, dict) else None
+            if isinstance(reward, dict) or is_user_code(reward) or is_python_name(reward):
                 del task["reward"]
             try:
                 return recipe_of(_Stored, {"task": task}, str(file)).task

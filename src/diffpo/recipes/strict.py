@@ -6,7 +6,7 @@ the checks which join several fields still run on those that are right.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import reduce
 from operator import or_
@@ -61,15 +61,17 @@ class Strict(BaseModel):
 M = TypeVar("M", bound=Strict)
 
 
-def load_recipe(kind: type[M], path_or_name: str | None, overrides: Sequence[str] = ()) -> M:
-    """Read a TOML file, or a built-in recipe by its name, or several joined with +, or nothing; then apply overrides.
+def load_recipe(kind: type[M], path_or_name: str | Mapping[str, Any] | None, overrides: Sequence[str] = ()) -> M:
+    """Read a TOML file, a built-in recipe by its name, several joined with +, a table, or nothing; apply overrides.
 
     A table that is given in part takes the rest from the default of its field. One without a `kind` is of the one class
     that has a default for it, if there is one.
     Raises UserError naming every mistake, one line each.
     """
     mistakes: list[str] = []
-    source = "the overrides" if path_or_name is None else f"recipe {path_or_name}"
+    source = f"recipe {path_or_name}" if isinstance(path_or_name, str) else "the recipe"
+    if path_or_name is None:
+        source = "the overrides"
     try:
         table = {} if path_or_name is None else read_table(path_or_name)
         for override in overrides:

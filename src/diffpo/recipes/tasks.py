@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from diffpo.core.errors import UserError
-from diffpo.core.user_code import is_user_code
 from diffpo.models.model_paths import base_folder
 from diffpo.recipes.build import build_part
 from diffpo.recipes.tables import (
@@ -18,6 +17,7 @@ from diffpo.recipes.tables import (
     TextSettings,
     TextTaskRecipe,
 )
+from diffpo.recipes.tables.tasks import is_own_reward
 from diffpo.tasks.answer_grader import AnswerGrader
 from diffpo.tasks.base import Split, Task
 from diffpo.tasks.countdown import Countdown
@@ -53,11 +53,11 @@ def build_task(recipe: TaskRecipe) -> Task:
         return CheckedTask(task, recipe.kind)
     if isinstance(recipe, GameSettings | TextSettings):
         weights = _weights(recipe.reward)
-        own = {name: weight for name, weight in weights.items() if is_user_code(name)}
+        own = {name: weight for name, weight in weights.items() if is_own_reward(name)}
         if own or set(weights.values()) - {1.0}:
             of_task = sum((weight for name, weight in weights.items() if name not in own), 0.0)
             solved_at = recipe.solved_at if isinstance(recipe, TextTaskRecipe) and recipe.grader == "none" else None
-            return WithReward(task, weighted_rewards(own), recipe.reward_seconds, of_task, solved_at)
+            return WithReward(task, weighted_rewards(own, recipe.functions), recipe.reward_seconds, of_task, solved_at)
     return task
 
 

@@ -1,6 +1,7 @@
 """Tell whether a recipe is one of `diffpo sft` or of `diffpo rl`, where no verb says it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from diffpo.core.errors import UserError
 from diffpo.core.suggestion import suggestion
@@ -11,7 +12,9 @@ from diffpo.recipes.tables import RlRecipe, SftRecipe
 RECIPES: dict[str, type[RlRecipe] | type[SftRecipe]] = {"sft": SftRecipe, "rl": RlRecipe}
 
 
-def load_training_recipe(name: str, overrides: Sequence[str], verb: str | None = None) -> RlRecipe | SftRecipe:
+def load_training_recipe(
+    name: str | Mapping[str, Any], overrides: Sequence[str], verb: str | None = None
+) -> RlRecipe | SftRecipe:
     """Return the recipe of `diffpo sft` or `diffpo rl`: the verb's or, without one, the one that has more of its keys.
 
     A recipe of none but shared keys, a task alone for instance, is one of `diffpo sft`. Raises UserError as

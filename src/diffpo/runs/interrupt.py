@@ -1,6 +1,7 @@
 """Ask a loop to stop between two steps: by Ctrl-C, by SIGTERM, or by the end of its terminal."""
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,8 +41,14 @@ class Interrupt:
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """Handle the signals by an `Interrupt` inside the block. A SIGHUP that is ignored (`nohup`) stays so."""
+    """Handle the signals by an `Interrupt` inside the block. A SIGHUP that is ignored (`nohup`) stays so.
+
+    Signals reach the main thread alone: in another one nothing is handled, and no stop is asked for.
+    """
     interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
     taken = [number for number in STOPPING if not _is_ignored_hangup(number)]
     before = {number: signal.signal(number, interrupt) for number in taken}
     try:

@@ -12,9 +12,9 @@ from diffpo.core.output import say, warn
 from diffpo.distributed.process import current_process
 from diffpo.models.fingerprint import fingerprint
 from diffpo.models.manifest import newest_whole, passed_over, warn_unchecked
-from diffpo.models.model_paths import METRICS, RECIPE, checkpoints, model_folder
+from diffpo.models.model_paths import METRICS, RECIPE, REWARD_SOURCE, checkpoints, model_folder
 from diffpo.recipes.dump import dump_recipe, show_changes
-from diffpo.recipes.resumable import changes_on_resume
+from diffpo.recipes.resumable import changes_on_resume, handed_over
 from diffpo.recipes.strict import Strict
 from diffpo.runs.checkpoint import RunProgress, explain_failed_save, problems_on_resume, read_progress, tidy
 from diffpo.runs.metrics_log import cut_metrics
@@ -97,6 +97,11 @@ def find_run(out: Path, recipe: Strict, resume: Resume, extend: bool, lock: RunL
     changes = changes_on_resume(stored, recipe)
     if changes.others:
         told = "; ".join(show_changes(changes.raised | changes.others))
+        if gone := handed_over(changes.others):
+            raise UserError(
+                f"{out} was trained from Python with the reward {gone[0]}, whose source is in {out / REWARD_SOURCE}, "
+                f"and this is another; go on from Python with it: diffpo.train(..., reward={gone[0]}, resume=True)"
+            )
         raise UserError(
             f"{out} was started with another recipe ({told}); resume with the old one, or start a new run in another "
             "folder"

@@ -10,7 +10,7 @@ import torch
 from diffpo.core.errors import UserError
 from diffpo.core.files import write_json
 from diffpo.core.randomness import generator_for
-from diffpo.evaluation.loop import Outcome, evaluate, evaluation_problems, validation_problems
+from diffpo.evaluation.loop import Outcome, evaluate_decodings, evaluation_problems, validation_problems
 from diffpo.models.model_paths import METRICS
 from diffpo.recipes.parts import build_task
 from diffpo.recipes.tables import StudyEvaluation, StudyRecipe, TaskRecipe
@@ -129,12 +129,12 @@ def measure_policy(policy: Policy, task: Task, evaluation: StudyEvaluation, is_e
             "solved": outcome.is_solved.astype(int).tolist(),
             "nfe_rows": outcome.nfe.tolist(),
         }
-        for outcome in evaluate(policy, task, problems, greedy | sampled, evaluation.batch, seeds)
+        for outcome in evaluate_decodings(policy, task, problems, greedy | sampled, evaluation.batch, seeds)
     ]
     validation = validation_problems(task, evaluation, evaluation.num_validation) if is_end else []
     if not validation:
         return {"rules": rules}
-    found = [_means(outcome) for outcome in evaluate(policy, task, validation, greedy, evaluation.batch)]
+    found = [_means(outcome) for outcome in evaluate_decodings(policy, task, validation, greedy, evaluation.batch)]
     return {"rules": rules, "validation": {"n": len(validation), "rules": found}}
 
 

@@ -3,12 +3,15 @@
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import islice
+from threading import Thread
+from types import MappingProxyType
 from typing import Any
 
 from diffpo.core.errors import UserError
+from diffpo.core.python_function import is_python_name, short_name
 from diffpo.core.time_limit import OutOfTimeError
 from diffpo.core.user_code import contained, describe, load_user_code
 from diffpo.tasks.base import Drawn, Grade, Problem, Split, TaskWrapper, failure_on, grade_all, place_of
@@ -33,7 +36,11 @@ def load_reward(name: str) -> TrlReward:
     Raises UserError where there is no such file, module or function, where its code raises, and for a function whose
     parameters cannot be told.
     """
-    function: TrlReward = load_user_code(name, "reward", "function")
+    return _with_signature(load_user_code(name, "reward", "function"), name)
+
+
+def _with_signature(function: TrlReward, name: str) -> TrlReward:
+    """Return the function. Raises UserError where its parameters cannot be told."""
     try:
         inspect.signature(function)
     except (TypeError, ValueError) as error:
@@ -52,16 +59,31 @@ class WeightedReward:
     weight: float = 1.0
 
 
-def weighted_rewards(weights: Mapping[str, float]) -> tuple[WeightedReward, ...]:
+def weighted_rewards(
+    weights: Mapping[str, float], given: Mapping[str, TrlReward] = MappingProxyType({})
+) -> tuple[WeightedReward, ...]:
     """Return the functions of these names, each called by its own name or, where two share it, by the whole.
 
-    Raises UserError as `load_reward` does.
+    Those that are `given` are taken, others loaded. Raises UserError as `load_reward` does, and for one that was handed
+    over in Python and is not given here.
     """
-    short = [name.rpartition(":")[2] for name in weights]
+    short = [short_name(name) for name in weights]
     return tuple(
-        WeightedReward(load_reward(name), own if short.count(own) == 1 else name, weight)
+        WeightedReward(_given_or_loaded(name, given), own if short.count(own) == 1 else name, weight)
         for own, (name, weight) in zip(short, weights.items(), strict=True)
     )
+
+
+def _given_or_loaded(name: str, given: Mapping[str, TrlReward]) -> TrlReward:
+    if name in given:
+        return _with_signature(given[name], name)
+    if is_python_name(name):
+        own = short_name(name)
+        raise UserError(
+            f"the reward {own} was handed over in Python, and no file holds it ({name}); go on from Python: "
+            f"diffpo.train(..., reward={own}, resume=True), or diffpo.evaluate(..., reward={own})"
+        )
+    return load_reward(name)
 
 
 _Answer = tuple[Problem, str, Drawn]
@@ -196,8 +218,32 @@ def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(coroutine)
-    with ThreadPoolExecutor(1) as thread:  # this thread has an event loop already, as in a notebook
-        return thread.submit(asyncio.run, coroutine).result()
+    return _awaited_elsewhere(coroutine)  # this thread has a running loop already, as in a notebook
+
+
+def _awaited_elsewhere(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Await a coroutine in a thread of its own, and cancel it there where the waiting is interrupted."""
+    result: Future[Any] = Future()
+    running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = []
+
+    async def awaited() -> Any:
+        running.append((asyncio.get_running_loop(), asyncio.current_task()))
+        return await coroutine
+
+    def work() -> None:
+        try:
+            result.set_result(asyncio.run(awaited()))
+        except BaseException as error:  # noqa: BLE001  it is raised where the result is waited for
+            result.set_exception(error)
+
+    Thread(target=work, name="an async reward", daemon=True).start()
+    try:
+        return result.result()
+    except BaseException:
+        for loop, task in running:
+            if task is not None and not result.done():
+                loop.call_soon_threadsafe(task.cancel)
+        raise
 
 
 def _number(reward: WeightedReward, value: Any) -> float | str:

@@ -281,7 +281,8 @@ def _characters(
 ) -> frozenset[str]:
     """Return the characters of all splits that have rows."""
     found = set[str]()
-    for split in get_args(Split):
+    splits: tuple[Split, ...] = get_args(Split) if source is not None else ("test",)
+    for split in splits:
         try:
             questions = _questions(family, source, test_source, split, stamps)
         except NoRowsError:

@@ -45,8 +45,11 @@ class EvalRecipe(DeviceSettings):
     """Validation problems, answered under the same rules, that choose the constant which a learned sampler has to beat.
     Not set: 400 for the made-up tasks, which cost little, and none for others."""
 
-    def num_validation(self, task: TaskRecipe) -> int:
-        """Return how many validation problems choose a constant: none where figures are of that split themselves."""
+    def num_validation(self, task: TaskRecipe | None) -> int:
+        """Return how many validation problems choose a constant: none where figures are of that split themselves.
+
+        None: a task in memory.
+        """
         if self.split == "validation":
             return 0
         if self.validation_count is not None:

@@ -1,11 +1,12 @@
 """The `task` table: where problems come from, and what an answer earns."""
 
 import re
-from collections.abc import Iterable
-from typing import Annotated, Literal, get_args
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field, SerializeAsAny
+from pydantic import AfterValidator, Field, PrivateAttr, SerializeAsAny
 
+from diffpo.core.python_function import is_python_name
 from diffpo.core.suggestion import suggestion
 from diffpo.core.user_code import is_user_code
 from diffpo.recipes.custom import Contract, CustomPart, attribute_or_none
@@ -23,7 +24,7 @@ def _check(rewards: Rewards, known: tuple[str, ...]) -> Rewards:
     """Raise ValueError for names that are neither known nor of user code, and for weights that are no weights."""
     names = rewards if isinstance(rewards, dict) else {rewards: 1.0}
     for name, weight in names.items():
-        if name not in known and not is_user_code(name):
+        if name not in known and not is_own_reward(name):
             own = "a function of your own, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION"
             told = f"{' or '.join(map(repr, known))}, or {own}" if known else own
             raise ValueError(f"should be {told}, got {name!r}{suggestion(name, known)}")
@@ -53,7 +54,29 @@ REWARD_SECONDS = 300.0
 RewardSeconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
-class GameSettings(Strict):
+def is_own_reward(name: str) -> bool:
+    """Return whether a reward's name is that of a function of the user's own, in a file or handed over in Python."""
+    return is_user_code(name) or is_python_name(name)
+
+
+class RewardSettings(Strict):
+    """What tables share whose reward may be functions of the user's own."""
+
+    _functions: Mapping[str, Callable[..., Any]] = PrivateAttr(default_factory=dict)
+    """Functions that were handed over in Python, by the names that `reward` gives them. No file holds them."""
+
+    def with_functions(self, functions: Mapping[str, Callable[..., Any]]) -> "RewardSettings":
+        """Return the same table, in which the names of its reward stand for these functions."""
+        table = self.model_copy()
+        table._functions = dict(functions)
+        return table
+
+    @property
+    def functions(self) -> Mapping[str, Callable[..., Any]]:
+        return self._functions
+
+
+class GameSettings(RewardSettings):
     """Options that the tasks in characters share."""
 
     reward: Annotated[Rewards, AfterValidator(_own_rewards)] | None = None
@@ -136,7 +159,7 @@ class SourceSettings(Strict):
     """The text before each question; not set: the task's own."""
 
 
-class TextSettings(SourceSettings):
+class TextSettings(SourceSettings, RewardSettings):
     """Options of the tasks put in words whose answers can be graded."""
 
     test_source: str | None = None
