@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import diffpo
+from diffpo.api import start
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
 from diffpo.recipes import Strict
@@ -20,9 +21,13 @@ from diffpo.recipes import Strict
 class TinyRecipe(Strict):
     num_steps: int = 1
 
-    @property
-    def task(self) -> None:
-        """No option, as it is of the real ones."""
+
+class TinySftRecipe(TinyRecipe):
+    pass
+
+
+class TinyRlRecipe(TinyRecipe):
+    pass
 
 
 class TinyEvalRecipe(TinyRecipe):
@@ -34,21 +39,24 @@ class TinySampler(TinyRecipe):
     base: str
 
 
+RECIPES: dict[str, type[TinyRecipe]] = {"sft": TinySftRecipe, "rl": TinyRlRecipe}
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Stands in for the loops and their schema; what they are called with."""
     made: list[tuple[Any, ...]] = []
     schema = ModuleType("diffpo.recipes.tables")
-    vars(schema).update(SftRecipe=TinyRecipe, RlRecipe=TinyRecipe, EvalRecipe=TinyEvalRecipe, SamplerRecipe=TinySampler)
-    vars(schema).update(is_graded=lambda task: True)
+    vars(schema).update(EvalRecipe=TinyEvalRecipe, SamplerRecipe=TinySampler, is_graded=lambda task: True)
     monkeypatch.setitem(sys.modules, schema.__name__, schema)
-    tasks, stored = ModuleType("diffpo.recipes.tasks"), ModuleType("diffpo.recipes.stored")
-    vars(tasks).update(check_inputs=lambda recipe: None)
+    monkeypatch.setattr(training_recipe, "RECIPES", RECIPES)
+    monkeypatch.setattr(start, "SftRecipe", TinySftRecipe)
+    monkeypatch.setattr(start, "check_inputs", lambda recipe: None)
+    stored = ModuleType("diffpo.recipes.stored")
     vars(stored).update(evaluated_task=lambda recipe: None, fitted_task=lambda recipe: None)
     vars(stored).update(sampled_length=lambda model, length: length)
     vars(stored).update(over_stored_task=lambda model, recipe, overrides: list(overrides))
-    for module in (tasks, stored):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(sys.modules, stored.__name__, stored)
     verbs = {"training.sft": "run_sft", "training.rl": "run_rl", "evaluation.run": "run_eval"}
     verbs |= {"evaluation.fit_sampler": "run_fit_sampler"}
     verbs |= {"cli.show_completion": "run_sample", "report.write": "write_reports", "cli.demo": "run_demo"}
@@ -126,8 +134,8 @@ def test_a_loop_gets_its_recipe_with_the_overrides(
     assert capsys.readouterr() == ("", f"next: diffpo eval {tmp_path / 'run'}\n")
     assert exit_code(verb, recipe_file, "--out", str(tmp_path / "run")) == 0
     assert calls == [
-        (f"run_{verb}", TinyRecipe(num_steps=3), tmp_path / "run", True),
-        (f"run_{verb}", TinyRecipe(num_steps=2), tmp_path / "run", False),
+        (f"run_{verb}", RECIPES[verb](num_steps=3), tmp_path / "run", True),
+        (f"run_{verb}", RECIPES[verb](num_steps=2), tmp_path / "run", False),
     ]
 
 
@@ -140,7 +148,7 @@ def test_resume_auto_and_extend_stand_anywhere(
     assert exit_code(verb, *auto, recipe_file, "num_steps=3", *given) == 0
     assert exit_code(verb, recipe_file, *auto, "num_steps=3", "--extend", *given) == 0
     assert exit_code(verb, recipe_file, "--extend", "num_steps=3", *given, "--resume") == 0
-    called = (f"run_{verb}", TinyRecipe(num_steps=3), tmp_path / "run")
+    called = (f"run_{verb}", RECIPES[verb](num_steps=3), tmp_path / "run")
     assert calls == [(*called, "auto"), (*called, "auto", "extend"), (*called, True, "extend")]
 
 

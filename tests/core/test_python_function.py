@@ -87,4 +87,5 @@ def test_a_fingerprint_tells_caught_values_and_not_what_fills_up() -> None:
     before = fingerprint(scaled)
     scaled(["a"])
     assert fingerprint(scaled) == before == fingerprint(Scaled(2.0)) != fingerprint(Scaled(3.0))
-    assert fingerprint(partial(of_module, 1)) != fingerprint(partial(of_module, 2)) != fingerprint(of_module)
+    halves = [partial(of_module, completions=text) for text in (["a"], ["b"])]
+    assert fingerprint(halves[0]) == fingerprint(halves[1]) != fingerprint(of_module)

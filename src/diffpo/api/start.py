@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from diffpo.core.files import check_writable
+from diffpo.core.options import Resume
 from diffpo.distributed.together import refused_together
 from diffpo.recipes.tables import RlRecipe, SftRecipe
 from diffpo.recipes.tasks import check_inputs
-from diffpo.runs.run_dir import Resume
 
 
 def start_training(recipe: RlRecipe | SftRecipe, out: Path, resume: Resume = False, extend: bool = False) -> None:
@@ -21,7 +21,7 @@ def start_training(recipe: RlRecipe | SftRecipe, out: Path, resume: Resume = Fal
     if isinstance(recipe, SftRecipe):
         from diffpo.training.sft import run_sft
 
-        run_sft(recipe, out, resume, extend)
+        run_sft(recipe, out, resume, extend=extend)
     else:
         from diffpo.training.rl import run_rl
 

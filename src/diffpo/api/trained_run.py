@@ -14,12 +14,13 @@ from diffpo.api.rewards import Functions, Reward, named_rewards, sources_of, wit
 from diffpo.api.settings import overrides_of, plain, plain_settings
 from diffpo.api.start import start_training
 from diffpo.core.errors import UserError
+from diffpo.core.options import Resume
 from diffpo.distributed.together import joined, refused_together
 from diffpo.models.model_paths import METRICS
 from diffpo.recipes.files import read_table
 from diffpo.recipes.tables import RlRecipe, SftRecipe, base_bits
 from diffpo.recipes.training_recipe import load_training_recipe
-from diffpo.runs.run_dir import Resume, require_no_run
+from diffpo.runs.run_dir import require_no_run
 
 if TYPE_CHECKING:
     from diffpo.sampling.policy import Policy

@@ -11,15 +11,15 @@ import typer
 from diffpo.cli.next_step import say_next, say_next_run
 from diffpo.cli.options import RESUME_AUTO, Model, Overrides
 from diffpo.core.errors import UserError
+from diffpo.core.options import Resume
 from diffpo.core.output import show
 from diffpo.distributed.process import require_single_process
 from diffpo.distributed.together import joined, refused_together
 
 if TYPE_CHECKING:
     from diffpo.recipes.tables import RlRecipe, SftRecipe
-    from diffpo.runs.run_dir import Resume
 else:
-    RlRecipe = SftRecipe = Resume = Any  # importing them costs too much for `--help`
+    RlRecipe = SftRecipe = Any  # importing them costs too much for `--help`
 
 Instead = Callable[["RlRecipe | SftRecipe"], None]
 

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+Resume = bool | Literal["auto"]
+"""Whether to go on with the run in a folder; auto: if it holds one."""
 SampledKl = Literal["k1", "k2", "k3"]
 KlEstimator = Literal["full", "k1", "k2", "k3"]
 CacheKind = Literal["none", "prefix", "dual"]

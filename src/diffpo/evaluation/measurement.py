@@ -6,6 +6,8 @@ from functools import cached_property
 from typing import Any
 
 from diffpo.evaluation.loop import Outcome
+from diffpo.evaluation.playback import standing_outcome
+from diffpo.evaluation.points import point_with_rows
 from diffpo.evaluation.record import Evaluation, as_record, table
 from diffpo.models.tokenizer import decode_text
 from diffpo.sampling.policy import Policy
@@ -55,14 +57,15 @@ class Answered:
 
 @dataclass(frozen=True, repr=False)
 class Measurement:
-    """A model on a task. Its own figures are those of `main`: how `complete` decodes if it is told nothing else.
+    """A model on a task. Its own figures are those of `main`, the rule that stands for the model.
 
-    That is the learned sampler where the model has one, at the price where one is given; otherwise one token a call
-    (entropy bound 0), or the first rule where that was not measured. `str()` is the table that `diffpo eval` prints.
+    `str()` is the table that `diffpo eval` prints.
     """
 
     record: Mapping[str, Any]
     """What `diffpo eval` writes, which `diffpo report` reads."""
+    main: Point
+    """The rule whose figures a report prints first (`standing_outcome`): the learned sampler where there is one."""
     rows: tuple[Answered, ...]
     """Each problem under `main`."""
 
@@ -75,10 +78,6 @@ class Measurement:
     def learned(self) -> Point | None:
         """The learned sampler, where the model has one."""
         return _point(self.record["learned"]) if self.record["learned"] else None
-
-    @property
-    def main(self) -> Point:
-        return self.learned or next((point for point in self.points if point.bound == 0), self.points[0])
 
     @property
     def accuracy(self) -> float:
@@ -117,10 +116,10 @@ class Measurement:
 def measurement_of(evaluation: Evaluation, policy: Policy, about: Mapping[str, Any]) -> Measurement:
     """Return the record of an evaluation, with what it is `about` before it, and the rows of its main decoding."""
     record = {**about, **as_record(evaluation, policy)}
-    name = Measurement(record, ()).main.rule
-    outcomes = [outcome for outcome in (evaluation.test.learned, *evaluation.test.fixed) if outcome is not None]
-    outcome = next(outcome for outcome in outcomes if outcome.name == name)
-    return Measurement(record, tuple(_answered(evaluation, outcome, policy)))
+    test = evaluation.test
+    outcome = standing_outcome(test, record["validation"], record["price_curve"])
+    main = _point(point_with_rows(outcome, evaluation.rules.get(outcome.name), test.clusters))
+    return Measurement(record, main, tuple(_answered(evaluation, outcome, policy)))
 
 
 def _answered(evaluation: Evaluation, outcome: Outcome, policy: Policy) -> list[Answered]:

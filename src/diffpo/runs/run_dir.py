@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from diffpo.core.errors import UserError
 from diffpo.core.files import explain_write_errors, write_whole
+from diffpo.core.options import Resume
 from diffpo.core.output import say, warn
 from diffpo.distributed.process import current_process
 from diffpo.models.fingerprint import fingerprint
@@ -20,8 +20,6 @@ from diffpo.runs.checkpoint import RunProgress, explain_failed_save, problems_on
 from diffpo.runs.metrics_log import cut_metrics
 from diffpo.runs.run_lock import RunLock
 
-Resume = bool | Literal["auto"]
-"""Whether to go on with the run in a folder; auto: if it holds one."""
 DAMAGED = "damaged-"
 """What the name of a checkpoint begins with that was passed over."""
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diffpo.core.errors import Stopped, UserError
+from diffpo.core.options import Resume
 from diffpo.distributed.collectives import all_gather_json, object_of_rank_zero, on_rank_zero, process_group
 from diffpo.distributed.process import current_process
 from diffpo.recipes.tables import RlRecipe
@@ -12,7 +13,7 @@ from diffpo.runs.agreement import require_same_start
 from diffpo.runs.checkpoint import RunProgress, save_checkpoint
 from diffpo.runs.interrupt import interruptible
 from diffpo.runs.progress import ProgressBar
-from diffpo.runs.run_dir import Resume, Run, find_run, say_finished
+from diffpo.runs.run_dir import Run, find_run, say_finished
 from diffpo.runs.run_lock import RunLock
 from diffpo.training.rl_setup import AdaptTask, RlState, open_rl_run
 from diffpo.training.rl_step import collect_rollouts, show_step, spent, stage_at, summary, train_step

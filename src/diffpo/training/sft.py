@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from diffpo.core.errors import Stopped, UserError
+from diffpo.core.options import Resume
 from diffpo.core.randomness import derive_seed, generator_for, stratified_uniform, uniform_to_index
 from diffpo.distributed.collectives import (
     all_gather_json,
@@ -39,7 +40,7 @@ from diffpo.runs.optimizer import Optimizer, policy_optimizer, set_learning_rate
 from diffpo.runs.parallel import mesh_of, shard_model_
 from diffpo.runs.progress import ProgressBar
 from diffpo.runs.prompt_filter import LOOKED_AT, ROWS_TOO_LONG, draw_problems, filter_long_rows, prompt_capacity
-from diffpo.runs.run_dir import Resume, Run, check_base, find_run, open_run, say_finished
+from diffpo.runs.run_dir import Run, check_base, find_run, open_run, say_finished
 from diffpo.runs.run_lock import RunLock
 from diffpo.sampling.answering import answer_problems
 from diffpo.sampling.decoding import Decoding
