@@ -15,19 +15,22 @@ import diffpo
 from diffpo.api import start
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
-from diffpo.recipes import Strict
+from diffpo.recipes import Strict, training_recipe
+from diffpo.recipes.tables import BudgetRecipe, RlRecipe, SftRecipe
 
 
 class TinyRecipe(Strict):
     num_steps: int = 1
 
 
-class TinySftRecipe(TinyRecipe):
-    pass
+class TinySftRecipe(SftRecipe):
+    num_steps: int = 1
 
 
-class TinyRlRecipe(TinyRecipe):
-    pass
+class TinyRlRecipe(RlRecipe):
+    num_steps: int = 1
+    base: str = "here"
+    budget: BudgetRecipe = BudgetRecipe(steps=1)
 
 
 class TinyEvalRecipe(TinyRecipe):
@@ -39,7 +42,7 @@ class TinySampler(TinyRecipe):
     base: str
 
 
-RECIPES: dict[str, type[TinyRecipe]] = {"sft": TinySftRecipe, "rl": TinyRlRecipe}
+RECIPES: dict[str, type[TinySftRecipe] | type[TinyRlRecipe]] = {"sft": TinySftRecipe, "rl": TinyRlRecipe}
 
 
 @pytest.fixture
