@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -16,8 +17,8 @@ from diffpo.recipes.tables import SudokuTask
 from diffpo.sampling.policy import Policy, save
 
 
-def _llada(width: int, hidden: int, layers: int, **ids: int) -> PreTrainedModel:
-    config = LLaDAConfig(d_model=width, mlp_hidden_size=hidden, n_layers=layers, n_heads=2, **ids)
+def _llada(width: int, hidden: int, layers: int, **others: Any) -> PreTrainedModel:
+    config = LLaDAConfig(d_model=width, mlp_hidden_size=hidden, n_layers=layers, n_heads=2, **others)
     return LLaDAModelLM(config)
 
 

@@ -12,6 +12,7 @@ from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.loop import sample
 from diffpo.sampling.rules import EntropyBound, LowConfidence, TopK
 from diffpo.sampling.running import Committed, Row, RunningBatch
+from diffpo.sampling.state import fully_masked
 
 VOCAB, MASK, STOP = 8, 5, 6
 CPU = torch.device("cpu")
@@ -111,3 +112,14 @@ def test_prompts_and_completions_of_other_lengths_share_a_call(family: str) -> N
     for row in rows:
         alone = drawn_alone(denoiser, row)
         assert (found[row.key].tokens, found[row.key].step) == (alone.tokens, alone.step)
+
+
+def test_joined_states_have_their_padding_on_the_left() -> None:
+    states = []
+    for prompt in ([[1, 2]], [[3, 4, 4]], [[2]]):
+        ids = torch.tensor(prompt)
+        states.append(fully_masked(ids, torch.ones_like(ids, dtype=torch.bool), MASK, (), DECODINGS[0]))
+    joined = states[0].joined(states[1]).joined(states[2])
+    assert joined.prompt_ids.tolist() == [[0, 1, 2], [3, 4, 4], [0, 0, 2]]
+    assert joined.prompt_mask.long().tolist() == [[0, 1, 1], [1, 1, 1], [0, 0, 1]]
+    assert joined.kept(torch.tensor([2])).prompt_ids.tolist() == [[0, 0, 2]]

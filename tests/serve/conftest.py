@@ -10,29 +10,31 @@ import pytest
 import torch
 from openai import OpenAI
 from tests.helpers.chat_templates import LLADA, tokenizer_with
-from tests.helpers.families import FAMILIES, tiny_policy
+from tests.helpers.families import FAMILIES
 from tests.helpers.risk import priced_sampler, risk_model
+from transformers import PreTrainedTokenizerFast
 
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.denoiser_output import DenoiserOutput
 from diffpo.models.loading import make_denoiser
+from diffpo.models.tokenizer import char_tokenizer
 from diffpo.sampling.controller import Controller
 from diffpo.sampling.policy import Policy
 from diffpo.serve.app import make_app
 from diffpo.serve.engine import Engine
 from diffpo.serve.run import ServeSettings, allowed_hosts, bound_socket, make_server, serve_model
 from diffpo.serve.served_model import ServedModel
+from diffpo.tasks.sudoku import Sudoku
 
 LENGTH = 12
 SETTINGS = ServeSettings(most_tokens=64)
 
 
-def chat_policy() -> Policy:
-    """A random model that writes any characters, with LLaDA's chat template."""
-    tokenizer = tokenizer_with(LLADA)
+def random_policy(tokenizer: PreTrainedTokenizerFast) -> Policy:
+    """A random model whose conditionals are far from flat and depend on the prompt."""
     ids = {"mask_token_id": tokenizer.mask_token_id, "eos_token_id": tokenizer.eos_token_id}
-    torch.manual_seed(1)
-    model = FAMILIES["llada"](32, 48, 2, vocab_size=len(tokenizer), **ids)
+    torch.manual_seed(0)
+    model = FAMILIES["llada"](32, 48, 2, vocab_size=len(tokenizer), initializer_range=0.3, **ids)
     return Policy(make_denoiser(model, tokenizer), tokenizer)
 
 
@@ -70,7 +72,8 @@ class Served:
 
 @contextmanager
 def serving() -> Iterator[Served]:
-    tiny, chat = tiny_policy("llada"), chat_policy()
+    tiny = random_policy(char_tokenizer(Sudoku().alphabet))
+    chat = random_policy(tokenizer_with(LLADA))
     learned = replace(tiny, controller=Controller(initial_bound=0.7, hidden=8), sampler=priced_sampler(risk_model(32)))
     gated = Gated(chat.denoiser)
     models = {

@@ -80,6 +80,8 @@ def test_several_prompts_have_their_choices_in_order(served: Served) -> None:
     alone = complete(served.models["tiny"].policy, ["1234", "1234", "4321", "4321"], LENGTH, temperature=1.0, seed=3)
     assert [choice.text for choice in both.choices] == [one.text for one in alone]
     assert [choice.index for choice in both.choices] == [0, 1, 2, 3] and both.usage.prompt_tokens == 8
+    likeliest = text_of(served, prompt=["1234", "4321"], n=2).choices
+    assert [choice.text == likeliest[0].text for choice in likeliest] == [True, True, False, False]
 
 
 def test_without_a_seed_answers_differ_and_tell_theirs(served: Served) -> None:
