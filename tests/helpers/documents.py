@@ -1,0 +1,49 @@
+"""The blocks of code in the documentation, and the commands in them."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FENCE = re.compile(r"^```(.*)$")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of a page: `line` is that of its first line of code, counted from 1."""
+
+    page: Path
+    line: int
+    language: str
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def pages() -> list[Path]:
+    """Return every page that a reader sees, in the order of their paths."""
+    return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def blocks_of(page: Path) -> Iterator[Block]:
+    language: str | None = None
+    start, lines = 0, list[str]()
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+        fence = FENCE.match(line.strip())
+        if fence is None:
+            lines.append(line)
+        elif language is None:
+            language, start, lines = fence[1], number + 1, []
+        else:
+            yield Block(page, start, language, "\n".join(lines) + "\n")
+            language = None
+    assert language is None, f"{page}: a block of code does not end"
+
+
+def commands_of(code: str) -> list[list[str]]:
+    """Return the commands of a shell block, split into words, without comments."""
+    lines = code.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]

@@ -1,0 +1,108 @@
+"""Is a command of the documentation one that would start? Its program is asked, and nothing is run."""
+
+import argparse
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from typer.main import get_command
+
+from diffpo.cli.app import app
+from diffpo.cli.options import join_resume_auto
+from diffpo.recipes import load_recipe
+from diffpo.recipes.tables import RlRecipe, SftRecipe
+
+ROOT = Path(__file__).parents[2]
+ASSIGNMENT = re.compile(r"^[A-Z_]+=")
+RECIPES: Mapping[str, type[RlRecipe] | type[SftRecipe]] = {"rl": RlRecipe, "sft": SftRecipe}
+
+
+def check_diffpo(words: list[str]) -> None:
+    """Raise where the verb, an option or a key of the recipe does not exist, or a value is none that it takes."""
+    program = get_command(app)
+    assert isinstance(program, click.Group)
+    context = program.make_context("diffpo", [], resilient_parsing=True)
+    verb, *arguments = join_resume_auto(words)
+    if verb.startswith("-"):
+        program.make_context("diffpo", [verb], resilient_parsing=True)
+        return
+    command = program.get_command(context, verb)
+    assert command is not None, f"diffpo has no verb {verb!r}"
+    params = command.make_context(verb, arguments, parent=context).params
+    if verb in RECIPES:
+        name = params["recipe"]
+        is_built_in = not any((Path(part).suffix == ".toml") for part in name.split("+"))
+        if is_built_in:  # a file of the reader's is not here
+            load_recipe(RECIPES[verb], name, params["overrides"] or [])
+
+
+def _check_torchrun(words: list[str]) -> None:
+    from torch.distributed.run import get_args_parser
+
+    parser: argparse.ArgumentParser = get_args_parser()
+    parser.exit_on_error = False
+    options = parser.parse_args(words)
+    assert options.module and options.training_script == "diffpo", f"torchrun starts {options.training_script}"
+    check_diffpo(options.training_script_args)
+
+
+def _check_make(words: list[str]) -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    unknown = [word for word in words if word not in targets and not ASSIGNMENT.match(word)]
+    assert not unknown, f"make has no target {unknown}"
+
+
+def _check_pip(words: list[str]) -> None:
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {extra for word in words for found in re.findall(r"\[([a-z0-9,-]+)\]", word) for extra in found.split(",")}
+    unknown = extras - set(project["optional-dependencies"])
+    assert words[0] == "install" and not unknown, f"pip install: no extra {sorted(unknown)}"
+
+
+def _check_script(words: list[str]) -> None:
+    if words[0] == "-m":
+        return _check_module(words[1:])
+    assert words[0] == "-c" or (ROOT / words[0]).exists(), f"python: there is no {words[0]}"
+    return None
+
+
+def _check_module(words: list[str]) -> None:
+    if words[0] == "diffpo":
+        return check_diffpo(words[1:])
+    known = words[0] in ("venv", "pip", "http.server") or (ROOT / words[0].replace(".", "/")).exists()
+    assert known, f"python -m: there is no {words[0]}"
+    return None
+
+
+def _check_tests(words: list[str]) -> None:
+    paths = [word.partition("::")[0] for word in words if word.startswith("tests/")]
+    missing = [path for path in paths if not (ROOT / path).exists()]
+    assert not missing, f"pytest: there is no {missing}"
+
+
+def _nothing_to_check(words: list[str]) -> None:
+    pass
+
+
+PROGRAMS: Mapping[str, Callable[[list[str]], None]] = {
+    "diffpo": check_diffpo,
+    "torchrun": _check_torchrun,
+    "make": _check_make,
+    "pip": _check_pip,
+    "python": _check_script,
+    "python3": _check_script,
+    "pytest": _check_tests,
+    **dict.fromkeys([".", "cd", "curl", "export", "sbatch", "git"], _nothing_to_check),
+}
+
+
+def check_program(words: list[str]) -> None:
+    """Raise AssertionError, or what the program's own reader raises, for a command that would not start."""
+    while ASSIGNMENT.match(words[0]):
+        words = words[1:]
+    program = Path(words[0]).name or words[0]
+    assert program in PROGRAMS, f"nothing is known here of the program {words[0]!r}"
+    PROGRAMS[program](words[1:])
