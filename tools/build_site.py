@@ -1,9 +1,10 @@
 """Build the documentation site: `python tools/build_site.py [--out build/site]`.
 
-The pages are those of `docs/`, which read as well on a code host. There, a link may lead to any file of the repository; a
-site has its pages alone. So the pages are copied to `build/docs` first, with the files at the root that are pages, too
-(CONTRIBUTING.md and so on), pictures from elsewhere are brought along, and a link to any other file leads to the code
-host. The commands' help becomes a page. zensical then builds `build/docs` as `mkdocs.yml` says; a warning is an error.
+The pages are those of `docs/`, which read as well on a code host. There, a link may lead to any file of the
+repository; a site has its pages alone. So the pages are copied to `build/docs` first, with the files at the root that
+are pages, too (CONTRIBUTING.md and so on), pictures from elsewhere are brought along, and a link to any other file leads
+to the code host. The commands' help becomes a page. zensical then builds `build/docs` as `mkdocs.yml` says; a warning is
+an error.
 """
 
 import argparse
@@ -95,15 +96,18 @@ def stage_page(page: PurePosixPath, staged: Path) -> None:
 
 def commands_page() -> str:
     """Return the help of every verb as a page."""
+    from typer.core import TyperGroup
     from typer.main import get_command
 
-    from diffpo.cli.main import app
+    from diffpo.cli.app import app
 
     program = get_command(app)
+    assert isinstance(program, TyperGroup)
     context = program.make_context("diffpo", [], resilient_parsing=True)
     sections = ["# Commands\n\nThe help of each, as `diffpo VERB --help` prints it.\n"]
-    for verb in program.list_commands(context):  # type: ignore[attr-defined]
-        command = program.get_command(context, verb)  # type: ignore[attr-defined]
+    for verb in program.list_commands(context):
+        command = program.get_command(context, verb)
+        assert command is not None
         of_verb = command.make_context(f"diffpo {verb}", [], parent=context, resilient_parsing=True)
         sections.append(f"## diffpo {verb}\n\n```text\n{command.get_help(of_verb).strip()}\n```\n")
     return "\n".join(sections)

@@ -47,3 +47,12 @@ def commands_of(code: str) -> list[list[str]]:
     """Return the commands of a shell block, split into words, without comments."""
     lines = code.replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+FILE_NAME = re.compile(r"^# ([\w/.-]+\.(?:py|toml|jsonl|sh))$")
+
+
+def file_of(block: Block) -> str | None:
+    """Return the name of the file whose content a block is: it begins with a comment that is nothing but the name."""
+    found = FILE_NAME.match(block.code.split("\n", 1)[0])
+    return found[1] if found else None

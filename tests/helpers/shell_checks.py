@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import click
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from diffpo.cli.app import app
@@ -17,13 +17,14 @@ from diffpo.recipes.tables import RlRecipe, SftRecipe
 
 ROOT = Path(__file__).parents[2]
 ASSIGNMENT = re.compile(r"^[A-Z_]+=")
+MISSING = re.compile(r"(file|dir) '(.+)' does not exist")
 RECIPES: Mapping[str, type[RlRecipe] | type[SftRecipe]] = {"rl": RlRecipe, "sft": SftRecipe}
 
 
 def check_diffpo(words: list[str]) -> None:
     """Raise where the verb, an option or a key of the recipe does not exist, or a value is none that it takes."""
     program = get_command(app)
-    assert isinstance(program, click.Group)
+    assert isinstance(program, TyperGroup)
     context = program.make_context("diffpo", [], resilient_parsing=True)
     verb, *arguments = join_resume_auto(words)
     if verb.startswith("-"):
@@ -31,12 +32,29 @@ def check_diffpo(words: list[str]) -> None:
         return
     command = program.get_command(context, verb)
     assert command is not None, f"diffpo has no verb {verb!r}"
-    params = command.make_context(verb, arguments, parent=context).params
+    params = _read(lambda: command.make_context(verb, list(arguments), parent=context).params)
     if verb in RECIPES:
         name = params["recipe"]
-        is_built_in = not any((Path(part).suffix == ".toml") for part in name.split("+"))
-        if is_built_in:  # a file of the reader's is not here
+        if all(Path(part).exists() for part in name.split("+") if part.endswith(".toml")):  # not a file of the reader's
             load_recipe(RECIPES[verb], name, params["overrides"] or [])
+
+
+def _read(parse: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what a verb reads of its arguments, and make the files and folders that must be there for it."""
+    for _ in range(5):
+        try:
+            return parse()
+        except Exception as error:
+            missing = MISSING.search(str(error))
+            if missing is None:
+                raise
+            kind, name = missing.groups()
+            assert not Path(name).is_absolute()
+            path = Path(name) if kind == "dir" else Path(name).parent
+            path.mkdir(parents=True, exist_ok=True)
+            if kind == "file":
+                Path(name).touch()
+    raise AssertionError("too many files are missing")
 
 
 def _check_torchrun(words: list[str]) -> None:
@@ -62,19 +80,19 @@ def _check_pip(words: list[str]) -> None:
     assert words[0] == "install" and not unknown, f"pip install: no extra {sorted(unknown)}"
 
 
-def _check_script(words: list[str]) -> None:
+def _check_python(words: list[str]) -> None:
     if words[0] == "-m":
-        return _check_module(words[1:])
-    assert words[0] == "-c" or (ROOT / words[0]).exists(), f"python: there is no {words[0]}"
-    return None
+        _check_module(words[1:])
+    else:  # a file of the project, or one that a page has the reader write
+        assert (ROOT / words[0]).exists() or "/" not in words[0], f"python: there is no {words[0]}"
 
 
 def _check_module(words: list[str]) -> None:
     if words[0] == "diffpo":
-        return check_diffpo(words[1:])
-    known = words[0] in ("venv", "pip", "http.server") or (ROOT / words[0].replace(".", "/")).exists()
-    assert known, f"python -m: there is no {words[0]}"
-    return None
+        check_diffpo(words[1:])
+    else:
+        known = words[0] in ("venv", "http.server") or (ROOT / words[0].replace(".", "/")).exists()
+        assert known, f"python -m: there is no {words[0]}"
 
 
 def _check_tests(words: list[str]) -> None:
@@ -92,8 +110,8 @@ PROGRAMS: Mapping[str, Callable[[list[str]], None]] = {
     "torchrun": _check_torchrun,
     "make": _check_make,
     "pip": _check_pip,
-    "python": _check_script,
-    "python3": _check_script,
+    "python": _check_python,
+    "python3": _check_python,
     "pytest": _check_tests,
     **dict.fromkeys([".", "cd", "curl", "export", "sbatch", "git"], _nothing_to_check),
 }
