@@ -9,7 +9,7 @@ IS_NEW_ENOUGH := 'import sys; sys.exit(sys.version_info < (3, 11))'
 BIN := .venv/bin
 BEAT := sh tools/heartbeat.sh
 
-.PHONY: help demo test coverage lint mutants torture study-sampler study-arms study-full study-likelihood study-coverage study-frontier bill clean
+.PHONY: help demo test coverage lint mutants torture study-sampler study-arms study-full study-likelihood study-coverage study-frontier bill site wheel acceptance clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -57,6 +57,15 @@ study-coverage: .venv/.ready ## Slow: how often intervals hold the truth, by sim
 
 bill: .venv/.ready ## Compute the table of docs/bill.md
 	@$(BIN)/python studies/bill.py
+
+site: .venv/.ready ## Build the documentation site into build/site
+	@$(BEAT) 'building the site' $(BIN)/python tools/build_site.py
+
+wheel: .venv/.ready ## Build the wheel into dist
+	@$(BEAT) 'building the wheel' $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+acceptance: .venv/.ready ## Slow: what a reader does, from a wheel in an empty environment
+	@$(BIN)/pytest -m slow -s tests/docs
 
 clean: ## Remove the environment and every cache; runs/ stays
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

@@ -2,9 +2,9 @@
 
 The pages are those of `docs/`, which read as well on a code host. There, a link may lead to any file of the
 repository; a site has its pages alone. So the pages are copied to `build/docs` first, with the files at the root that
-are pages, too (CONTRIBUTING.md and so on), pictures from elsewhere are brought along, and a link to any other file leads
-to the code host. The commands' help becomes a page. zensical then builds `build/docs` as `mkdocs.yml` says; a warning is
-an error.
+are pages, too (CONTRIBUTING.md and so on), pictures from elsewhere are brought along, and a link to any other file
+leads to the code host. The commands' help becomes a page. zensical then builds `build/docs` as `mkdocs.yml` says; a
+warning is an error.
 """
 
 import argparse
