@@ -80,7 +80,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
 
 def extras_of(page: Path) -> list[str]:
     """Return the extras that the page's `pip install 'diffpo[...]'` names."""
-    installs = [words[-1] for block in blocks_of(page) for words in commands_of(block.code) if words[0] == "pip"]
+    shell = [block for block in blocks_of(page) if block.language == "sh"]
+    installs = [words[-1] for block in shell for words in commands_of(block.code) if words[0] == "pip"]
     return [word.removeprefix("diffpo[").removesuffix("]") for word in installs]
 
 
