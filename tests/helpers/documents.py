@@ -44,9 +44,10 @@ def blocks_of(page: Path) -> Iterator[Block]:
 
 
 def commands_of(code: str) -> list[list[str]]:
-    """Return the commands of a shell block, split into words, without comments."""
+    """Return the commands of a shell block, split into words, without comments and redirections."""
     lines = code.replace("\\\n", " ").splitlines()
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+    commands = [shlex.split(line, comments=True) for line in lines]
+    return [words[: words.index(">")] if ">" in words else words for words in commands if words]
 
 
 FILE_NAME = re.compile(r"^# ([\w/.-]+\.(?:py|toml|jsonl|sh))$")

@@ -58,12 +58,18 @@ def _keys(table: type[Strict], title: str, sections: dict[Classes, str]) -> Iter
         if classes:
             inner = sections.setdefault(classes, f"{title}.{name}".strip("."))
             told = re.sub(r"\btables?$", rf"[\g<0>](#{_anchor(inner)})", told)
-        cells = (f"`{name}`", told, _code(default_of(field)), meaning(table, name))
+        cells = (f"`{name}`", told, _code(default_of(field)), _escaped(meaning(table, name)))
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _code(default: str) -> str:
     return {"{}": "its own"}.get(default, default if default in ("required", NOT_SET) else f"`{default}`")
+
+
+def _escaped(prose: str) -> str:
+    """Return prose whose brackets Markdown does not take for links; code between backticks is left as it is."""
+    parts = prose.split("`")
+    return "`".join(part.replace("[", r"\[") if index % 2 == 0 else part for index, part in enumerate(parts))
 
 
 def _anchor(title: str) -> str:
