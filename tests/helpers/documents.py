@@ -45,9 +45,18 @@ def blocks_of(page: Path) -> Iterator[Block]:
 
 def commands_of(code: str) -> list[list[str]]:
     """Return the commands of a shell block, split into words, without comments and redirections."""
-    lines = code.replace("\\\n", " ").splitlines()
-    commands = [shlex.split(line, comments=True) for line in lines]
-    return [words[: words.index(">")] if ">" in words else words for words in commands if words]
+    commands, begun = list[list[str]](), ""
+    for line in code.replace("\\\n", " ").splitlines():
+        begun += line
+        try:
+            words = shlex.split(begun, comments=True)
+        except ValueError:  # a quotation goes on in the next line
+            begun += "\n"
+            continue
+        commands.append(words[: words.index(">")] if ">" in words else words)
+        begun = ""
+    assert not begun, f"a quotation does not end: {begun}"
+    return [words for words in commands if words]
 
 
 FILE_NAME = re.compile(r"^# ([\w/.-]+\.(?:py|toml|jsonl|sh))$")
