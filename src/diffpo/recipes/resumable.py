@@ -12,9 +12,10 @@ FREE = (
     *("threads", "device", "attention", "compile", "gradient_checkpointing"),
     *("micro_batch_size", "objective.micro_batch_size", "rollout.max_in_flight"),
     *("checkpoint.every", "checkpoint.keep", "base", "task.reward_seconds", "parallel.shard", "parallel.replicate"),
+    "track",
 )
-"""Options that change memory, time or the last bits of a sum, and no result. Of `base` it is the path: that the model
-is the same is checked by its weights."""
+"""Options that change memory, time, the last bits of a sum or where metrics are shown, and no result. Of `base` it is
+the path: that the model is the same is checked by its weights."""
 BUDGET = ("steps", "budget.steps", "budget.denoiser_calls")
 """Options that say how long a run is."""
 

@@ -92,6 +92,7 @@ def _shrunk(recipe: RlRecipe | SftRecipe, base: Path | None, has_cuda: bool, has
             table["lora"].pop("base_bits", None)
     _limit(table["optimizer"], warmup=2)
     table["checkpoint"]["every"] = 1
+    table["track"] = []
     return table
 
 

@@ -159,8 +159,8 @@ def _spread_state(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) 
     }
 
 
-def set_learning_rate(optimizer: Optimizer, recipe: AdamRecipe, update: int, spent: float) -> None:
-    """Set the learning rate of optimiser step number `update` (0-based).
+def set_learning_rate(optimizer: Optimizer, recipe: AdamRecipe, update: int, spent: float) -> float:
+    """Set the learning rate of optimiser step number `update` (0-based), and return it.
 
     `spent` is the share of the run's budget that is used up, from 0 to 1, by which a linear decay goes.
     """
@@ -169,3 +169,4 @@ def set_learning_rate(optimizer: Optimizer, recipe: AdamRecipe, update: int, spe
         rate *= 1 - spent
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("scale", 1.0)
+    return rate

@@ -34,14 +34,15 @@ def imitate(
     metrics = {"right_answers": float(len(answers))}
     if not len(answers):
         return metrics
-    losses, norms = [], []
+    losses, norms, rates = [], [], []
     for targets in answers.draw(settings.num_iterations, settings.batch, generator):
         noise = draw_noise(targets, settings.weighting, generator, settings.empty_share)
-        set_learning_rate(optimizer, schedule, answers.updates, spent)
+        rates.append(set_learning_rate(optimizer, schedule, answers.updates, spent))
         optimizer.zero_grad()
         loss = backward(denoiser, targets, noise, settings.micro_batch_size or settings.batch)
         norm, total = step_optimizer([*denoiser.model.parameters()], optimizer, schedule.grad_clip, loss)
         answers.updates += 1
         losses.append(total)
         norms.append(norm)
-    return metrics | {"loss": sum(losses) / len(losses), "grad_norm": sum(norms) / len(norms)}
+    found = {"loss": losses, "grad_norm": norms, "learning_rate": rates}
+    return metrics | {name: sum(values) / len(values) for name, values in found.items()}

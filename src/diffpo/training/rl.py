@@ -6,8 +6,15 @@ from pathlib import Path
 
 from diffpo.core.errors import Stopped, UserError
 from diffpo.core.options import Resume
-from diffpo.distributed.collectives import all_gather_json, object_of_rank_zero, on_rank_zero, process_group
+from diffpo.distributed.collectives import (
+    all_gather_json,
+    object_of_rank_zero,
+    on_rank_zero,
+    process_group,
+    raise_on_all_ranks,
+)
 from diffpo.distributed.process import current_process
+from diffpo.recipes.dump import plain_table
 from diffpo.recipes.tables import RlRecipe
 from diffpo.runs.agreement import require_same_start
 from diffpo.runs.checkpoint import RunProgress, save_checkpoint
@@ -15,6 +22,7 @@ from diffpo.runs.interrupt import interruptible
 from diffpo.runs.progress import ProgressBar
 from diffpo.runs.run_dir import Run, find_run, say_finished
 from diffpo.runs.run_lock import RunLock
+from diffpo.runs.trackers import Trackers
 from diffpo.training.rl_setup import AdaptTask, RlState, open_rl_run
 from diffpo.training.rl_step import collect_rollouts, show_step, spent, stage_at, summary, train_step
 from diffpo.training.watch import Watch, check_grader
@@ -54,6 +62,7 @@ def run_rl(
 
 def _train(recipe: RlRecipe, run: Run, lock: RunLock, on_step: OnStep | None, adapt_task: AdaptTask | None) -> None:
     """Take the steps that are left."""
+    trackers = Trackers(recipe.track, run.path, run.progress.step, plain_table(recipe))
     out, state = run.path, open_rl_run(recipe, run, lock, adapt_task)
     calls_before = run.progress.denoiser_calls
     watch = Watch()
@@ -66,7 +75,10 @@ def _train(recipe: RlRecipe, run: Run, lock: RunLock, on_step: OnStep | None, ad
         )
     unit = "step" if recipe.budget.steps else "denoiser call"
 
+    with raise_on_all_ranks():
+        trackers.start()
     with (
+        trackers,
         ProgressBar(
             f"rl {out.name}",
             recipe.budget.steps or recipe.budget.denoiser_calls or 0,
@@ -95,6 +107,7 @@ def _train(recipe: RlRecipe, run: Run, lock: RunLock, on_step: OnStep | None, ad
             metrics |= {"denoiser_calls": calls, "cpu_seconds": time.process_time() - cpu_started}
             metrics |= {"seconds": time.perf_counter() - started}
             on_rank_zero(run.log, step, metrics)
+            trackers.log(step, metrics)
             show_step(bar, step if recipe.budget.steps else calls, metrics, batch, watch, state.policy)
             if on_step is not None:
                 on_step(state, step, calls, share)

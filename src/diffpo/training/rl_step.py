@@ -154,9 +154,10 @@ def train_policy(
         right_nll_coef=settings.right_nll_coef,
         grad_clip=recipe.optimizer.grad_clip,
     )
-    set_learning_rate(optimizer, recipe.optimizer, step * settings.num_iterations, stage.spent)
+    rate = set_learning_rate(optimizer, recipe.optimizer, step * settings.num_iterations, stage.spent)
     generator = generator_for(recipe.seed, "estimator", step)
-    return update_policy(denoiser, state.reference, batch, update, optimizer, generator, controller)
+    metrics = update_policy(denoiser, state.reference, batch, update, optimizer, generator, controller)
+    return metrics | {"learning_rate": rate}
 
 
 def summary(batch: Batch, speeds: SpeedsRecipe | None) -> dict[str, float]:
@@ -176,6 +177,8 @@ def summary(batch: Batch, speeds: SpeedsRecipe | None) -> dict[str, float]:
         "frac_reward_zero_std": float((spread == 0).float().mean()),
         "accuracy": float(batch.is_solved.float().mean()),
         "nfe": float(batch.rollout.nfe.float().mean()),
+        "entropy": float(-batch.rollout.behaviour_logp[batch.is_scored].mean()),
+        "completions/mean_length": float(batch.rollout.is_answer.sum(dim=1).float().mean()),
     }
     parts: dict[str, float] = {}
     for name, values in batch.reward_parts.items():

@@ -30,6 +30,7 @@ from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.models.loading import make_denoiser
 from diffpo.models.model_paths import model_folder
 from diffpo.models.tokenizer import char_tokenizer
+from diffpo.recipes.dump import plain_table
 from diffpo.recipes.tables import EarlyStopping, SftRecipe, TinyModel, base_bits
 from diffpo.recipes.tasks import checked_task
 from diffpo.runs.agreement import require_same_inputs, require_same_start, require_shared_folder
@@ -42,6 +43,7 @@ from diffpo.runs.progress import ProgressBar
 from diffpo.runs.prompt_filter import LOOKED_AT, ROWS_TOO_LONG, draw_problems, filter_long_rows, prompt_capacity
 from diffpo.runs.run_dir import Run, check_base, find_run, open_run, say_finished
 from diffpo.runs.run_lock import RunLock
+from diffpo.runs.trackers import Trackers
 from diffpo.sampling.answering import answer_problems
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy, load_base, load_folder
@@ -90,6 +92,7 @@ def has_ended(recipe: SftRecipe, progress: RunProgress) -> bool:
 def _train(recipe: SftRecipe, run: Run, lock: RunLock, on_step: OnStep | None) -> None:
     """Take the steps that are left."""
     out = run.path
+    trackers = Trackers(recipe.track, out, run.progress.step, plain_table(recipe))
     with raise_on_all_ranks():
         task = checked_task(recipe.task, "train")
         configure_torch_(recipe)
@@ -111,14 +114,16 @@ def _train(recipe: SftRecipe, run: Run, lock: RunLock, on_step: OnStep | None) -
 
     step, is_finished = run.progress.step, False
     shown: dict[str, float] = {}
-    with ProgressBar(f"sft {out.name}", recipe.steps, done=step) as bar, interruptible() as interrupt:
+    with raise_on_all_ranks():
+        trackers.start()
+    with trackers, ProgressBar(f"sft {out.name}", recipe.steps, done=step) as bar, interruptible() as interrupt:
         while not is_finished:
             targets, counts = targets_of(recipe, task, policy.tokenizer, step)
             noise = draw_noise(targets, recipe.weighting, generator_for(recipe.seed, "mask", step))
-            set_learning_rate(optimizers["policy"], recipe.optimizer, step, step / recipe.steps)
-            loss = train_step(denoiser, targets, noise, recipe, optimizers["policy"])
+            rate = set_learning_rate(optimizers["policy"], recipe.optimizer, step, step / recipe.steps)
+            norm, loss = train_step(denoiser, targets, noise, recipe, optimizers["policy"])
             step += 1
-            metrics: dict[str, float] = {"loss": loss, **counts}
+            metrics: dict[str, float] = {"loss": loss, "grad_norm": norm, "learning_rate": rate, **counts}
             if recipe.early_stopping and is_due(recipe.early_stopping, step):
                 with gathered(denoiser.model):
                     metrics["accuracy"] = on_rank_zero(validate, policy, task, recipe.early_stopping)
@@ -127,6 +132,7 @@ def _train(recipe: SftRecipe, run: Run, lock: RunLock, on_step: OnStep | None) -
                 is_good_enough = metrics.get("accuracy", 0.0) >= recipe.early_stopping.accuracy
             is_finished = step == recipe.steps or bool(is_good_enough)
             on_rank_zero(run.log, step, metrics)
+            trackers.log(step, metrics)
             shown |= {name: metrics[name] for name in SHOWN if name in metrics}  # accuracy: that of the last check
             bar.update(step, **shown)
             if "rows_too_long" in metrics:
@@ -258,14 +264,14 @@ def denoising_loss(denoiser: ModelDenoiser, targets: Targets, noise: Noise) -> F
 
 def train_step(
     denoiser: ModelDenoiser, targets: Targets, noise: Noise, recipe: SftRecipe, optimizer: Optimizer
-) -> float:
-    """Take one optimiser step; return the loss of all processes.
+) -> tuple[float, float]:
+    """Take one optimiser step; return the norm of its gradient before clipping, and the loss of all processes.
 
     Raises NonFiniteLossError before the optimiser is touched.
     """
     optimizer.zero_grad()
     loss = backward(denoiser, targets, noise, recipe.micro_batch_size or recipe.batch)
-    return step_optimizer([*denoiser.model.parameters()], optimizer, recipe.optimizer.grad_clip, loss)[1]
+    return step_optimizer([*denoiser.model.parameters()], optimizer, recipe.optimizer.grad_clip, loss)
 
 
 def backward(denoiser: ModelDenoiser, targets: Targets, noise: Noise, micro_batch_size: int) -> float:

@@ -19,6 +19,7 @@ from diffpo.recipes.tables.parallel import ParallelRecipe
 from diffpo.recipes.tables.rollout import RolloutRecipe, block_problems, cache_problems, kernel_problems
 from diffpo.recipes.tables.rules import EntropyBoundRule
 from diffpo.recipes.tables.tasks import SudokuTask, TaskRecipe, grading_problems
+from diffpo.recipes.tables.tracking import Track, tracking_problems
 
 DEFAULT_BOUND = EntropyBoundRule().bound
 
@@ -48,8 +49,11 @@ class RlRecipe(DeviceSettings):
     budget: BudgetRecipe
     checkpoint: CheckpointRecipe = CheckpointRecipe()
     parallel: ParallelRecipe = ParallelRecipe()
+    track: Track = ()
+    """Where metrics go besides `metrics.jsonl`, under TRL's names: some of `tensorboard`, `wandb`, `trackio`."""
 
     def problems(self) -> Iterable[str]:
+        yield from tracking_problems(self.track)
         yield from grading_problems("RL", self.task)
         yield from block_problems("rollout.block_length", self.rollout.block_length, self.task)
         yield from cache_problems("rollout.", self.rollout.cache, self.rollout.block_length, self.task)

@@ -12,6 +12,7 @@ from diffpo.recipes.tables.fields import Count, Duration, NonNegative, Positive,
 from diffpo.recipes.tables.optimizer import LoraRecipe, PolicyOptimizerRecipe
 from diffpo.recipes.tables.parallel import ParallelRecipe
 from diffpo.recipes.tables.tasks import SudokuTask, TaskRecipe, grading_problems
+from diffpo.recipes.tables.tracking import Track, tracking_problems
 
 MOST_WEIGHTS = 10**9
 """Of a model made here: 16 GB with its gradients and moments."""
@@ -87,8 +88,11 @@ class SftRecipe(DeviceSettings):
     """How the model's weights are changed."""
     checkpoint: CheckpointRecipe = CheckpointRecipe()
     parallel: ParallelRecipe = ParallelRecipe()
+    track: Track = ()
+    """As in RL."""
 
     def problems(self) -> Iterable[str]:
+        yield from tracking_problems(self.track)
         if self.lora is not None and self.base is None:
             yield "lora adapts a model that is there, and without base there is none; set base, or leave lora out"
         if self.early_stopping is not None:
