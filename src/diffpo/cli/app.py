@@ -10,7 +10,7 @@ from diffpo.cli.check_command import check
 from diffpo.cli.demo_command import demo
 from diffpo.cli.evaluation_commands import evaluate, report, score
 from diffpo.cli.help import Verb
-from diffpo.cli.model_commands import merge, sample
+from diffpo.cli.model_commands import merge, push, sample
 from diffpo.cli.recipes_command import recipes
 from diffpo.cli.serve_command import serve
 from diffpo.cli.study_commands import bench, study
@@ -60,6 +60,7 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "sample": sample,
     "serve": serve,
     "merge": merge,
+    "push": push,
     "report": report,
     "study": study,
     "bench": bench,

@@ -1,4 +1,5 @@
-"""`diffpo sample` and `diffpo merge`: complete a prompt, and make one model of an adapter and its base."""
+"""`diffpo sample`, `diffpo merge` and `diffpo push`: complete prompts, make one model of an adapter and its base, and
+bring a model to the hub."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -145,3 +146,24 @@ def merge(
     run_merge(model_dir, out, None if dtype is None else getattr(torch, dtype), base)
     show(f"wrote {out}")
     say_next("sample", str(out), "--prompt", "1 + 2", "--length", "32")
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A model's folder, or a run's.", file_okay=False)],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="Where to on the Hugging Face hub: ORG/NAME.")],
+    private: Annotated[bool, typer.Option("--private", help="Only you, or your organisation, can see it.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be sent; asks no hub.")] = False,
+) -> None:
+    """Bring a model to the Hugging Face hub: weights, tokenizer, samplers and card, and no training state.
+
+    \b
+    Examples:
+      diffpo push runs/mine me/sudoku --dry-run
+      diffpo push runs/mine me/sudoku --private
+    """
+    from diffpo.runs.push import published_files, run_push, show_files
+
+    files = published_files(folder, repo)
+    show(show_files(files, repo))
+    if not dry_run:
+        show(f"it is at {run_push(files, repo, private)}")

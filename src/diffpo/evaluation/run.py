@@ -14,17 +14,19 @@ from diffpo.evaluation.record import Evaluation
 from diffpo.evaluation.validated import Outcomes
 from diffpo.models.chat import encode_prompt
 from diffpo.models.hub import short_name
+from diffpo.models.manifest import whole_folder
 from diffpo.recipes.parts import build_rule, build_task
 from diffpo.recipes.stored import evaluated_task
 from diffpo.recipes.tables import EntropyBoundRule, EvalRecipe, RuleRecipe
 from diffpo.runs.agreement import require_same_questions, require_same_start
+from diffpo.runs.card_results import add_results
 from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
 from diffpo.runs.memory_check import check_memory
 from diffpo.runs.progress import ProgressBar
 from diffpo.runs.prompt_filter import filter_long_prompts
 from diffpo.sampling.controller_files import LearnedController
 from diffpo.sampling.decoding import Decoding
-from diffpo.sampling.policy import Policy, load
+from diffpo.sampling.policy import Policy, load_folder
 from diffpo.sampling.prices import require_sampler
 from diffpo.sampling.rules import EntropyBound, HiddenRule, Rule
 from diffpo.tasks.base import Problem, Task
@@ -57,8 +59,10 @@ def measure(
         if out is not None:
             check_writable(out, begins=b"{")
         configure_torch_(recipe)
+        folder = None
         if policy is None:
-            policy = load(recipe.model, *resolve_device(recipe))
+            folder = whole_folder(Path(recipe.model))
+            policy = load_folder(folder, *resolve_device(recipe))
             configure_model_(policy.denoiser, recipe)
         if task_recipe is not None:
             task = build_task(task_recipe)
@@ -70,14 +74,17 @@ def measure(
     about = {"arm": short_name(recipe.model), "task": task.name, "split": recipe.split, "seed": recipe.seed}
     about |= {"block_length": window(recipe, policy, task.completion_length), "cache": recipe.cache}
     measurement = measurement_of(evaluation, policy, about)
-    on_rank_zero(_write_record, measurement, out)
+    on_rank_zero(_write_record, measurement, out, folder if Path(recipe.model).is_dir() else None)
     return measurement
 
 
-def _write_record(measurement: Measurement, out: Path | None) -> None:
+def _write_record(measurement: Measurement, out: Path | None, folder: Path | None) -> None:
+    """Write the record, and add its figures to the card of a model in a folder that is here, which the hub's is not."""
     if out is not None:
         with explain_write_errors(out):
             write_json(out, measurement.record)
+        if folder is not None:
+            add_results(folder, measurement.record)
 
 
 def evaluate_recipe(recipe: EvalRecipe, policy: Policy, task: Task, num_validation: int, label: str) -> Evaluation:

@@ -21,6 +21,8 @@ HAS_MANIFEST = "has_manifest"
 """In `progress.json`: the checkpoint was written with a manifest, and one that is lacking was lost."""
 READ_BY_LOADERS = (".safetensors", ".pt", ".bin", ".json", ".jinja", ".model")
 """Endings of files that a loader might take for a part of the model, if they lay beside it."""
+CARD = "README.md"
+"""The model card, which people edit and `diffpo eval` adds to: it has no part in whether a checkpoint is whole."""
 EVALUATIONS = "eval*.json"
 """Records that `diffpo eval` leaves in the folder of what it measures."""
 
@@ -33,7 +35,7 @@ class FileRecord(TypedDict):
 
 
 def write_manifest(folder: Path) -> None:
-    """Record the size and the SHA-256 of every file under a folder in a file beside them."""
+    """Record the size and the SHA-256 of every file under a folder, its card apart, in a file beside them."""
     names = sorted(_names(folder))
     files = {name: FileRecord(bytes=(folder / name).stat().st_size, sha256=_hash(folder / name)) for name in names}
     (folder / MANIFEST).write_text(_text(files), encoding="utf-8")
@@ -121,7 +123,7 @@ def _problem(folder: Path, name: str, record: FileRecord, may_lack: Collection[s
 
 
 def _names(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST, CARD}
 
 
 def _hash(file: Path) -> str:

@@ -21,6 +21,7 @@ from diffpo.models.manifest import HAS_MANIFEST, MANIFEST, OPTIMIZER, PROGRESS, 
 from diffpo.models.model_paths import CHECKPOINT, METRICS, RECIPE, SHARDS, checkpoints, first_line
 from diffpo.models.shards import dtype_of, export_weights, read_shards, shapes_of, write_shards
 from diffpo.runs.divided_state import gather_state, put_together, take_apart
+from diffpo.runs.model_card import write_card
 from diffpo.sampling.policy import Policy, save
 
 WRITING, REPLACED = ".tmp", ".replaced"
@@ -112,6 +113,7 @@ def _finish(temporary: Path, progress: RunProgress, is_exported: bool) -> None:
         if is_exported:
             export_weights(temporary, temporary, dtype_of(temporary))
         (temporary / PROGRESS).write_text(json.dumps(vars(progress) | {HAS_MANIFEST: True}) + "\n")
+        write_card(temporary, temporary.parent)
         write_manifest(temporary)
         flush_tree(temporary)
         if metrics.exists():

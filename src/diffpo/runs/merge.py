@@ -13,6 +13,7 @@ from diffpo.models.adapters import merge_adapter
 from diffpo.models.manifest import EVALUATIONS, MANIFEST, OPTIMIZER, PROGRESS, whole_folder
 from diffpo.models.model_paths import CONFIG, SHARDS, WEIGHTS, WEIGHTS_INDEX, is_adapter, read_json
 from diffpo.models.shards import dtype_of, export_weights
+from diffpo.runs.model_card import commands_of, write_card
 from diffpo.sampling.policy import load_folder, save
 
 
@@ -33,11 +34,13 @@ def run_merge(path: Path, out: Path, dtype: torch.dtype | None = None, base: str
     if not is_adapter(folder):
         with explain_write_errors(out, is_folder=True), whole_new_folder(out) as written:
             _export(folder, written, dtype or dtype_of(folder))
+            write_card(written, folder, out.absolute().name, commands_of(folder))
         return
     policy = load_folder(folder, dtype, "cpu", base=base)
     merged = replace(policy.denoiser, model=merge_adapter(policy.denoiser.model))
     with explain_write_errors(out, is_folder=True), whole_new_folder(out) as written:
         save(replace(policy, denoiser=merged), written)
+        write_card(written, folder, out.absolute().name, commands_of(folder))
 
 
 def _export(folder: Path, out: Path, dtype: torch.dtype) -> None:
