@@ -17,8 +17,9 @@ from diffpo.core.errors import UserError
 from diffpo.distributed.process import Process
 from diffpo.recipes import dump_recipe, load_recipe
 from diffpo.recipes.tables import RlRecipe
+from diffpo.recipes.tables import tracking
 from diffpo.runs import trackers
-from diffpo.runs.trackers import STATE, TRL_NAMES, TrackedRun, Trackers, require_trackers
+from diffpo.runs.trackers import STATE, TRL_NAMES, TrackedRun, Trackers
 from diffpo.training.rl import run_rl
 from diffpo.training.sft import run_sft
 
@@ -59,7 +60,7 @@ def spies(monkeypatch: pytest.MonkeyPatch) -> dict[str, Spy]:
     """Spies in place of trackers, of which two are installed."""
     found = {"wandb": Spy(), "trackio": Spy()}
     monkeypatch.setattr(trackers, "TRACKERS", {name: lambda name=name: found[name] for name in found})
-    monkeypatch.setattr(trackers, "find_spec", lambda name: name in found or None)
+    monkeypatch.setattr(tracking, "find_spec", lambda name: name in found or None)
     return found
 
 
@@ -141,7 +142,7 @@ def test_one_that_does_not_start_ends_the_run_before_its_first_step(spies: dict[
 
 def test_one_that_is_not_installed_is_named_with_what_installs_it(spies: dict[str, Spy], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tensorboard, which is not installed: pip install 'diffpo\[tensorboard\]'"):
-        require_trackers(["wandb", "tensorboard"])
+        tracking.require_trackers(["wandb", "tensorboard"])
     with pytest.raises(UserError, match="tensorboard"):
         run_sft(sft_recipe(*SHORT, 'track=["tensorboard"]'), tmp_path / "run")
     assert not (tmp_path / "run").exists()

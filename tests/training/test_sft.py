@@ -368,7 +368,7 @@ def test_a_run_on_s1k_counts_what_it_cuts_and_is_not_evaluated_on_it(
     assert [line["skipped"] for line in lines] == [0, 0, 0]
     assert 0 < sum(line["cut"] for line in lines) < 12, "rows have 72 to 77 tokens"
 
-    monkeypatch.setattr("diffpo.evaluation.run.load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("diffpo.evaluation.run.load_folder", lambda *_: pytest.fail("a model was loaded"))
     capsys.readouterr()
     with pytest.raises(SystemExit, check=lambda error: error.code == 2):
         main(["eval", str(tmp_path / "run")])

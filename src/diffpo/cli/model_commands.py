@@ -154,7 +154,7 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Only you, or your organisation, can see it.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be sent; asks no hub.")] = False,
 ) -> None:
-    """Bring a model to the Hugging Face hub: weights, tokenizer, samplers and card, and no training state.
+    """Bring a saved model and its card to the Hugging Face hub.
 
     \b
     Examples:

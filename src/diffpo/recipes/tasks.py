@@ -18,6 +18,7 @@ from diffpo.recipes.tables import (
     TextTaskRecipe,
 )
 from diffpo.recipes.tables.tasks import is_own_reward
+from diffpo.recipes.tables.tracking import require_trackers
 from diffpo.tasks.answer_grader import AnswerGrader
 from diffpo.tasks.base import Split, Task
 from diffpo.tasks.countdown import Countdown
@@ -89,10 +90,11 @@ def downloads(recipe: TaskRecipe) -> list[str]:
 
 
 def check_inputs(recipe: SftRecipe | RlRecipe) -> None:
-    """Read the data and look for the model, without torch, so that a mistake is told at once. Fetches what is away.
+    """Read the data and look for trackers and the model, without torch, so that a mistake is told at once.
 
-    Raises UserError for what is wrong with either.
+    What is away is fetched. Raises UserError for what is wrong with any of them.
     """
+    require_trackers(recipe.track)
     task = checked_task(recipe.task, "train")
     if isinstance(recipe, SftRecipe) and isinstance(recipe.task, TextTaskRecipe):
         require_answers(task)

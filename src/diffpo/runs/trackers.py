@@ -10,7 +10,6 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +20,7 @@ from diffpo.core.errors import UserError
 from diffpo.core.output import say, warn
 from diffpo.distributed.process import current_process
 from diffpo.models.model_paths import first_line
-from diffpo.recipes.tables.tracking import TrackerName
+from diffpo.recipes.tables.tracking import TrackerName, require_trackers
 
 TRL_NAMES: Mapping[str, str] = {
     "reward": "reward",
@@ -160,14 +159,6 @@ INSTEAD = {
     "wandb": "log in by `wandb login`, or run with WANDB_MODE=offline and send it later by `wandb sync`, or leave it "
     "out of track",
 }
-
-
-def require_trackers(names: Sequence[TrackerName]) -> None:
-    """Raise UserError where a tracker is not installed."""
-    if lacking := [name for name in names if find_spec(name) is None]:
-        named, are = " and ".join(lacking), "are" if len(lacking) > 1 else "is"
-        command = f"pip install 'diffpo[{','.join(lacking)}]'"
-        raise UserError(f"track names {named}, which {are} not installed: {command}, or leave it out")
 
 
 class Trackers:
