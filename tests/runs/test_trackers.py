@@ -16,8 +16,7 @@ from tests.helpers.tiny_runs import lines_of, rl_recipe, sft_recipe
 from diffpo.core.errors import UserError
 from diffpo.distributed.process import Process
 from diffpo.recipes import dump_recipe, load_recipe
-from diffpo.recipes.tables import RlRecipe
-from diffpo.recipes.tables import tracking
+from diffpo.recipes.tables import RlRecipe, tracking
 from diffpo.runs import trackers
 from diffpo.runs.trackers import STATE, TRL_NAMES, TrackedRun, Trackers
 from diffpo.training.rl import run_rl

@@ -53,9 +53,10 @@ from diffpo.training.sft import run_sft
 
 KILLED_STEPS = 8
 
-ROLLOUT_KEYS = {"step", "reward", "reward_std", "frac_reward_zero_std", "accuracy", "nfe"}
+ROLLOUT_KEYS = {"step", "reward", "reward_std", "frac_reward_zero_std", "accuracy", "nfe", "entropy"}
+ROLLOUT_KEYS |= {"completions/mean_length"}
 COST_KEYS = {"rollout_tokens", "update_tokens", "denoiser_calls", "cpu_seconds", "seconds"}
-POLICY_KEYS = {"loss", "clip_fraction", "policy_ratio", "importance_weight_mean", "grad_norm"}
+POLICY_KEYS = {"loss", "clip_fraction", "policy_ratio", "importance_weight_mean", "grad_norm", "learning_rate"}
 WEIGHT_KEYS = {"importance_weight_capped", "importance_weight_ess", "importance_weight_floored"}
 SIDE_KEYS = {"importance_weight_right", "importance_weight_wrong"}
 QUARTER_KEYS = {f"importance_weight_{name}_{quarter}" for name in ("ess", "capped") for quarter in (1, 2, 3, 4)}
