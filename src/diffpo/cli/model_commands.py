@@ -165,5 +165,7 @@ def push(
 
     files = published_files(folder, repo)
     show(show_files(files, repo))
-    if not dry_run:
+    if dry_run:
+        say_next("push", str(folder), repo, *(["--private"] if private else []))
+    else:
         show(f"it is at {run_push(files, repo, private)}")
