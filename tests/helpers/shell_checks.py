@@ -113,7 +113,7 @@ PROGRAMS: Mapping[str, Callable[[list[str]], None]] = {
     "python": _check_python,
     "python3": _check_python,
     "pytest": _check_tests,
-    **dict.fromkeys([".", "cd", "curl", "export", "sbatch", "git"], _nothing_to_check),
+    **dict.fromkeys([".", "cat", "cd", "curl", "export", "sbatch", "git", "tensorboard"], _nothing_to_check),
 }
 
 

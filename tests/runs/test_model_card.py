@@ -19,8 +19,10 @@ from diffpo.runs.model_card import base_model, command_line, commands_of, datase
 
 @pytest.fixture
 def run(base: Path, tmp_path: Path) -> Path:
-    """A copy of a run that a test may write into."""
-    return shutil.copytree(base, tmp_path / "runs" / "mine")
+    """A copy of a run that a test may write into, its model not yet measured."""
+    copy = shutil.copytree(base, tmp_path / "runs" / "mine")
+    write_card(checkpoints(copy)[-1], copy)
+    return copy
 
 
 def card_of(run: Path) -> tuple[dict[str, Any], str]:
