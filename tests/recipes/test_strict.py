@@ -110,7 +110,7 @@ def test_every_mistake_is_listed_at_once(tmp_path: Path) -> None:
         "sampler: length 16 cannot be divided by block_length 5",
         "optimizer.lr: should be a finite number, got nan",
         "optimizer.betas[1]: should be a valid number, got 'x'",
-        "optimizer.schedule: should be 'constant' or 'cosine', got 'cosin'",
+        "optimizer.schedule: should be 'constant' or 'cosine', got 'cosin'; did you mean 'cosine'?",
         "rules[0].k: should be greater than or equal to 1, got 0",
         "rules[1].kind: should be 'top_k' or 'entropy_bound', but missing",
     ]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diffpo.core.errors import UserError
-from diffpo.models.manifest import whole_folder
+from diffpo.models.manifest import CARD, whole_folder
 from diffpo.models.model_paths import checkpoints
 from diffpo.runs.checkpoint import problems_on_resume
 from diffpo.runs.progress import ProgressBar
@@ -36,7 +36,8 @@ def torture_by_flips(run: Path, count: int, seed: int) -> int:
     """Spoil so many bytes, one at a time and of each file in turn; return how many were detected."""
     draw, detected = random.Random(seed), 0
     newest = checkpoints(run)[-1]
-    files = sorted(path for path in newest.rglob("*") if path.is_file() and path.stat().st_size)
+    # The card is text that people may change, and that no loading reads.
+    files = sorted(path for path in newest.rglob("*") if path.is_file() and path.stat().st_size and path.name != CARD)
     with ProgressBar("flips", count, unit="byte") as bar:
         for number in range(count):
             put_back = flip(files[number % len(files)], draw)
