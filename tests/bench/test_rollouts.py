@@ -246,7 +246,9 @@ def test_the_records_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_benches_are_chosen_by_what_their_names_begin_with() -> None:
     assert {bench.name for bench in chosen(["rollout-v512"])} == {"rollout-v512-t0", "rollout-v512-t1"}
     assert chosen([]) == list(BENCHES)
-    with pytest.raises(UserError, match=r"no benchmark is called rolout; did you mean 'rollout'\?; diffpo bench --list"):
+    with pytest.raises(
+        UserError, match=r"no benchmark is called rolout; did you mean 'rollout'\?; diffpo bench --list"
+    ):
         chosen(["rollout", "rolout"])
     assert len({bench.name for bench in BENCHES}) == len(BENCHES)
 

@@ -289,8 +289,8 @@ def test_evaluations_take_rules_of_your_own_exact_or_not(own: Path) -> None:
         (
             "rollout.rule={{kind='{own}.py:Absent'}}",
             [
-                "rollout.rule.kind: the rule's file {own}.py is not there; did you mean '{own}'?; give FILE.py:CLASS or "
-                "PACKAGE.MODULE:CLASS"
+                "rollout.rule.kind: the rule's file {own}.py is not there; did you mean '{own}'?; give FILE.py:CLASS "
+                "or PACKAGE.MODULE:CLASS"
             ],
         ),
         (
