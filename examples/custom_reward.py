@@ -15,7 +15,7 @@ def lines_without_repeats(prompts: list[str], completions: list[str], clues: lis
     """Return for each grid the share of its rows and columns that hold no digit twice.
 
     `clues` is a column of the data, the number of given cells; the function gets the columns that it names, or all
-    through `**columns`. A number for each completion comes back, or None for "not mine to score", which pays 0.
+    through `**columns`. A number for each completion comes back, or None for "not mine to score", which adds nothing.
     """
     return [share_of_lines(grid) for grid in completions]
 

@@ -1,5 +1,6 @@
 """`diffpo check`: the first rows of a task through template, tokenizer, grader and rewards, in seconds."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -125,7 +126,7 @@ def _row(problem: Problem, lengths: Lengths | None, row: int, grades: Mapping[st
         own = sorted({name for grade in grades.values() for name in grade.parts if name.startswith(PART.format(""))})
         header = ["", "solved", "reward", *(name.removeprefix(PART.format("")) for name in own)]
         rows = [
-            [SHOWN[kind], "yes" if grade.is_solved else "no", _number(grade), *(f"{grade.parts[n]:g}" for n in own)]
+            [SHOWN[kind], "yes" if grade.is_solved else "no", _number(grade), *(_given(grade.parts[n]) for n in own)]
             for kind, grade in grades.items()
         ]
         lines += _table([header, *rows])
@@ -134,6 +135,11 @@ def _row(problem: Problem, lengths: Lengths | None, row: int, grades: Mapping[st
 
 def _number(grade: Grade) -> str:
     return "fails" if grade.status == "grader_failed" else f"{grade.reward:g}"
+
+
+def _given(number: float) -> str:
+    """Return what a reward gave, which is NaN where it is not for this answer."""
+    return "none" if math.isnan(number) else f"{number:g}"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any
 
 from diffpo.core.errors import UserError
 from diffpo.core.python_function import is_python_name, short_name
+from diffpo.core.suggestion import suggestion
 from diffpo.core.time_limit import OutOfTimeError
 from diffpo.core.user_code import contained, describe, load_user_code
 from diffpo.tasks.base import Drawn, Grade, Problem, Split, TaskWrapper, failure_on, grade_all, place_of
@@ -99,8 +101,10 @@ class WithReward(TaskWrapper):
 
     The functions get lists, one entry for each completion of a batch: `prompts`, `completions`, the fields of `Drawn`,
     and the problems' `facts` (the columns of their rows): those that they name, or all where they take `**kwargs`. A
-    column of a name that is given anyway is left out. None, which in TRL
-    means "not for me", pays 0. They may be coroutines.
+    column of a name that is given anyway is left out. They may be coroutines.
+
+    None means "not for me", as in TRL: it adds nothing, and is left out of the mean that is logged; the part is then
+    NaN. A completion for which all of them give None has failed, unless the task's own reward counts, too.
 
     A completion on which one of them fails earns 0, with status `grader_failed` and the cause as the grade's `failure`.
     Where a function raises on a batch it is called again for each completion alone, so that one does not cost the
@@ -126,7 +130,7 @@ class WithReward(TaskWrapper):
                         there = ", ".join(problem.facts) or "none"
                         raise UserError(
                             f"{self.name}: the reward {reward.name} needs column {column!r}, which the data lack; "
-                            f"there are {there}"
+                            f"there are {there}{suggestion(column, problem.facts)}"
                         )
         return problems
 
@@ -142,17 +146,27 @@ class WithReward(TaskWrapper):
         drawn = drawn or [Drawn.of_text(text) for text in completions]
         batch = list(zip(problems, completions, drawn, strict=True))
         columns = [_values(reward, batch, self.seconds) for reward in self.rewards]
-        return [self._combined(grade, [column[row] for column in columns]) for row, grade in enumerate(grades)]
+        return [
+            self._combined(grade, [column[row] for column in columns], place_of(*batch[row][:2]).removeprefix("on "))
+            for row, grade in enumerate(grades)
+        ]
 
-    def _combined(self, grade: Grade, values: Sequence[float | str]) -> Grade:
-        """Return the task's grade of a completion with the functions' values for it, of which texts are failures."""
+    def _combined(self, grade: Grade, values: Sequence[float | str], place: str) -> Grade:
+        """Return the task's grade of a completion with the functions' values for it, of which texts are failures.
+
+        `place` names problem and completion for a message.
+        """
         failures = [value for value in values if isinstance(value, str)]
         numbers = [0.0 if isinstance(value, str) else value for value in values]
         named = list(zip(self.rewards, numbers, strict=True))
         parts = dict(grade.parts) | {PART.format(reward.name): number for reward, number in named}
+        if not failures and self.task_weight == 0 and all(map(math.isnan, numbers)):
+            names = ", ".join(reward.name for reward in self.rewards)
+            failures = [f"no reward scores {place}: {names} gave None; let one of them give a number"]
         if failures:
             return Grade(0.0, parts, "grader_failed", grade.failure or failures[0])
-        total = sum((reward.weight * number for reward, number in named), self.task_weight * grade.reward)
+        given = [(reward, number) for reward, number in named if not math.isnan(number)]
+        total = sum((reward.weight * number for reward, number in given), self.task_weight * grade.reward)
         if self.solved_at is not None:
             parts["solved"] = float(total >= self.solved_at)
         return replace(grade, reward=total, parts=parts)
@@ -205,7 +219,7 @@ def _called(reward: WeightedReward, batch: Sequence[_Answer]) -> list[float | st
         raise _FailedError(
             f"returns {count} values for {len(completions)} completions; return a number for each of them"
         )
-    return [_number(reward, value) for value in values]
+    return [_number(reward, value, *answer[:2]) for value, answer in zip(values, batch, strict=True)]
 
 
 def _as_list(value: Any) -> Any:
@@ -246,17 +260,20 @@ def _awaited_elsewhere(coroutine: Coroutine[Any, Any, Any]) -> Any:
         raise
 
 
-def _number(reward: WeightedReward, value: Any) -> float | str:
+def _number(reward: WeightedReward, value: Any, problem: Problem, completion: str) -> float | str:
+    """Return a value as a number, None as NaN, or why it is none."""
     if value is None:
-        return 0.0
+        return math.nan
     try:
-        number = float("nan") if isinstance(value, str | bytes) else float(value)
+        is_none = isinstance(value, str | bytes) or getattr(value, "ndim", 0) > 0  # of an array with a second axis
+        number = math.nan if is_none else float(value)
     except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if abs(number) <= MAX_REWARD:
         return number
     return (
-        f"the reward {reward.name} gives {value!r:.60}; give a number from {-MAX_REWARD:g} to {MAX_REWARD:g}, or None"
+        f"the reward {reward.name} gives {value!r:.60} {place_of(problem, completion)}; give a number from "
+        f"{-MAX_REWARD:g} to {MAX_REWARD:g}, or None"
     )
 
 

@@ -182,7 +182,9 @@ def summary(batch: Batch, speeds: SpeedsRecipe | None) -> dict[str, float]:
     }
     parts: dict[str, float] = {}
     for name, values in batch.reward_parts.items():
-        parts |= {f"{name}/mean": float(values.mean()), f"{name}/std": float(values.std(correction=0))}
+        given = values[~values.isnan()]  # of the others the reward has said that they are not for it
+        if len(given):
+            parts |= {f"{name}/mean": float(given.mean()), f"{name}/std": float(given.std(correction=0))}
     if current_process().world_size > 1:
         rollouts["idle_share"] = batch.idle_share
     return rollouts | parts | by_speed | {name: count for name, count in counts.items() if count}
