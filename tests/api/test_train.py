@@ -64,6 +64,7 @@ def test_the_stored_recipe_says_what_the_run_was(short: dict[str, Any], tmp_path
         parts = step["rewards/right/mean"] + 0.25 * step["rewards/brief/mean"]
         assert step["reward"] == pytest.approx(parts) and step["rewards/brief/mean"] > 0
     assert [step["step"] for step in run.metrics] == [1, 2]
+    assert torch.get_num_threads() == 2, "the recipe asked for one, in the call alone"
     assert repr(run).startswith(f"<rl run {tmp_path}/run, step 2, loss ") and len(repr(run)) < 250
 
 
@@ -116,11 +117,23 @@ def test_a_local_function_is_recorded_and_only_python_goes_on_with_it(
         diffpo.train(**{**short, "data": ROWS[:40]}, reward=local, out=out, resume=True)
 
 
+def test_what_a_reward_leaves_out_is_left_out_of_its_mean(short: dict[str, Any], tmp_path: Path) -> None:
+    def of_some(completions: list[str], **_: Any) -> list[float | None]:
+        return [None, *(2.0 for _ in completions[1:])]
+
+    run = diffpo.train(**short, reward=[of_some, brief], out=tmp_path / "run")
+    for step in run.metrics:
+        assert (step["rewards/of_some/mean"], step["rewards/of_some/std"]) == (2.0, 0.0)
+        assert step["reward"] == pytest.approx(2 * 5 / 6 + step["rewards/brief/mean"])
+    assert "grader_failed" not in run.metrics[0]
+
+
 def test_rows_by_split_and_a_recipe_as_a_table(tmp_path: Path) -> None:
     data = {"train": ROWS[:30], "test": ROWS[30:40]}
     run = diffpo.train({"task": {"kind": "text"}, "steps": 9}, data=data, out=tmp_path / "run", **TINY | {"steps": 1})
     assert run.kind == "sft" and len(run.metrics) == 1
-    measured = diffpo.evaluate(run, bounds=[0.0])
+    moved = run.folder.rename(tmp_path / "moved")
+    measured = diffpo.evaluate(moved, bounds=[0.0])
     assert measured.n == 10 and {row.prompt for row in measured.rows} == {row["prompt"] for row in ROWS[30:40]}
 
 

@@ -75,8 +75,8 @@ def test_three_rows_are_shown_with_what_each_reward_gives(capsys: pytest.Capture
     ("reward", "told"),
     [
         ("short_list", "the reward short_list returns 1 values for 3 completions; return a number for each of them"),
-        ("text", "the reward text gives 'high'; give a number from"),
-        ("nan", "the reward nan gives nan; give a number from"),
+        ("text", "the reward text gives 'high' on problem 'text-train-47'"),
+        ("nan", "the reward nan gives nan on problem 'text-train-47'"),
         ("raises", "the reward raises raises KeyError: 'x' on problem 'text-train-"),
         ("half", "the reward is the same, 0.5 (half), for gold answers, for empty texts and for the prompts"),
         ("lacks", "the reward lacks needs column 'rubric', which the data lack; there are q, answer"),

@@ -89,3 +89,14 @@ def test_a_fingerprint_tells_caught_values_and_not_what_fills_up() -> None:
     assert fingerprint(scaled) == before == fingerprint(Scaled(2.0)) != fingerprint(Scaled(3.0))
     halves = [partial(of_module, completions=text) for text in (["a"], ["b"])]
     assert fingerprint(halves[0]) == fingerprint(halves[1]) != fingerprint(of_module)
+
+
+def test_a_comment_makes_no_other_function(tmp_path: Path) -> None:
+    """Of functions whose source is known it is the source that counts, as its meaning is the same in every Python."""
+    sources = {"bare": "    return [1.0]\n", "told": "    # one\n    return [ 1.0 ]\n", "other": "    return [2.0]\n"}
+    found = {}
+    for name, body in sources.items():
+        file = tmp_path / f"{name}.py"
+        file.write_text(f"def f(completions):\n{body}")
+        found[name] = fingerprint(load_user_code(f"{file}:f", "reward", "function"))
+    assert found["bare"] == found["told"] != found["other"]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.helpers.forked import Forked
@@ -33,11 +34,13 @@ TEXTS = ["aa", "b", "cccc", ""]
 SMALL = ["threads=1", "model.d_model=16", "model.n_layers=1", "model.n_heads=2", "model.mlp_hidden_size=16"]
 
 
-def grades(*functions: Callable[..., Any], weights: tuple[float, ...] = (), seconds: float = 60.0) -> list[Grade]:
+def grades(
+    *functions: Callable[..., Any], weights: tuple[float, ...] = (), seconds: float = 60.0, task_weight: float = 0.0
+) -> list[Grade]:
     """The grades of four completions by these functions."""
     given = weights or (1.0,) * len(functions)
     rewards = tuple(WeightedReward(f, f"f{i}", w) for i, (f, w) in enumerate(zip(functions, given, strict=True)))
-    return WithReward(Sudoku(), rewards, seconds).grade_all(PROBLEMS, TEXTS)
+    return WithReward(Sudoku(), rewards, seconds, task_weight).grade_all(PROBLEMS, TEXTS)
 
 
 def length(completions: list[str], **columns: Any) -> list[float]:
@@ -68,7 +71,18 @@ def test_several_are_weighed_and_each_is_kept_by_its_name() -> None:
     found = grades(length, clues, weights=(0.5, -2.0))
     assert [grade.reward for grade in found] == [1.0, 0.5 - 2, 2.0, -6.0]
     assert [grade.parts["rewards/f0"] for grade in found] == [2, 1, 4, 0]
-    assert [grade.parts["rewards/f1"] for grade in found] == [0, 1, 0, 3], "None pays 0"
+    assert repr([grade.parts["rewards/f1"] for grade in found]) == "[0.0, 1.0, nan, 3.0]", "None pays nothing"
+
+
+def test_a_completion_that_no_reward_scores_has_failed() -> None:
+    found = grades(lambda completions: [None, 1.0, None, 0.0])
+    assert [grade.reward for grade in found] == [0, 1, 0, 0]
+    assert [grade.status == "grader_failed" for grade in found] == [True, False, True, False]
+    assert found[0].failure == (
+        "no reward scores problem 'p0', completion 'aa': f0 gave None; let one of them give a number"
+    )
+    with_own = grades(lambda completions: [None] * 4, task_weight=1.0)
+    assert not any(grade.status == "grader_failed" for grade in with_own), "the task's own reward scores it"
 
 
 def test_coroutines_are_awaited_also_beside_a_running_loop() -> None:
@@ -107,17 +121,27 @@ def test_one_that_raises_costs_only_its_own_row() -> None:
         (lambda completions: None, "the reward f0 returns None; return a list"),
         (lambda completions: [1.0], "the reward f0 returns 1 values for 4 completions; return a number for each"),
         (lambda completions: "1111", "the reward f0 returns a str; return a list of a number for each completion"),
-        (lambda completions: ["1"] * 4, "the reward f0 gives '1'; give a number from -1e+15 to 1e+15, or None"),
-        (lambda completions: [math.nan] * 4, "the reward f0 gives nan; give a number"),
-        (lambda completions: [1e300] * 4, "the reward f0 gives 1e+300; give a number"),
+        (
+            lambda completions: ["1"] * 4,
+            "the reward f0 gives '1' on problem 'p0', completion 'aa'; give a number from -1e+15 to 1e+15, or None",
+        ),
+        (lambda completions: [math.nan] * 4, "the reward f0 gives nan on problem 'p0', completion 'aa'; give a number"),
+        (lambda completions: [1e300] * 4, "the reward f0 gives 1e+300 on problem 'p0'"),
+        (lambda completions: torch.ones(4, 1), "the reward f0 gives tensor([1.]) on problem 'p0'"),
+        (lambda completions: np.ones((4, 1)), "the reward f0 gives array([1.]) on problem 'p0'"),
         (lambda completions: [10**400] * 4, "the reward f0 gives 1000"),
-        (lambda completions: [[1.0]] * 4, "the reward f0 gives [1.0]; give a number"),
+        (lambda completions: [[1.0]] * 4, "the reward f0 gives [1.0] on problem 'p0'"),
     ],
 )
 def test_what_is_no_reward_is_told(function: Callable[..., Any], told: str) -> None:
     for grade in grades(function):
         assert (grade.reward, grade.status, grade.parts["rewards/f0"]) == (0.0, "grader_failed", 0.0)
     assert grades(function)[0].failure.startswith(told)
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, tuple, iter])
+def test_numbers_of_every_library_are_taken(kind: Callable[..., Any]) -> None:
+    assert [grade.reward for grade in grades(lambda completions: kind([2.0, 1.0, 4.0, 0.0]))] == [2, 1, 4, 0]
 
 
 def waits_on_b(completions: list[str]) -> list[float]:

@@ -434,7 +434,7 @@ def with_reward(task: Task, function: Callable[..., Any]) -> WithReward:
     [
         (shortness, 1.0, "unparseable"),
         (all_columns, 6.0, "unparseable"),  # three of the row, three of how the completion was drawn
-        (declines, 0.0, "unparseable"),
+        (declines, 0.0, "grader_failed"),
         (raises, 0.0, "grader_failed"),
         (no_number, 0.0, "grader_failed"),
     ],

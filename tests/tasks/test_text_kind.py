@@ -334,6 +334,35 @@ def test_a_prompt_may_be_a_conversation(tmp_path: Path) -> None:
     assert one(tmp_path, {"prompt": [USER], "answer": 2})[1].conversation == "1 + 1?", "as the text itself"
 
 
+def test_a_conversation_in_csv_is_a_cell_of_json(tmp_path: Path) -> None:
+    cells = [json.dumps([{"role": "system", "content": "Be brief."}, USER]), "[1, 2] and", '["a", "b"]', "[{}]"]
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["prompt", "answer"], *([cell, "2"] for cell in cells)])
+    found = task(str(tmp_path / "rows.csv"), *ALL_TRAIN).problems("train", 4, seed=0)
+    turns = (Turn("system", "Be brief."), Turn("user", "1 + 1?"))
+    assert {problem.conversation for problem in found} == {turns, *cells[1:]}
+    (tmp_path / "rows.csv").write_text('prompt,answer\n"[{""role"": ""bot"", ""content"": ""x""}]",2\n')
+    with pytest.raises(UserError, match=r"rows.csv:2: field 'prompt' should be a text or a list .* got 'bot'"):
+        task(str(tmp_path / "rows.csv"), *ALL_TRAIN).problems("train", 1, seed=0)
+
+
+def test_each_split_may_have_a_source_of_its_own(tmp_path: Path) -> None:
+    """Rows 0 to 9 are train rows, 8 to 13 validation rows, 12 to 15 test rows: those that are in two count once."""
+    parts = {"source": ROWS[:10], "validation_source": ROWS[8:14], "test_source": ROWS[12:16]}
+    files = [f"task.{name}={json.dumps(jsonl(tmp_path / f'{name}.jsonl', rows))}" for name, rows in parts.items()]
+    found = build_task(load_recipe(SftRecipe, None, ["task.kind=text", *files, *ALL_TRAIN]).task)
+    numbers = {
+        split: sorted(int(p.prompt.split()[0]) for p in found.problems(split, 8 if split == "train" else 300, seed=0))
+        for split in SPLITS
+    }
+    assert numbers == {"train": [*range(8)], "validation": [*range(8, 12)], "test": [*range(12, 16)]}
+    assert set(characters_of(found)) >= set("012345 +=")
+    without_test = load_recipe(SftRecipe, None, ["task.kind=text", *files[:2], "task.test_share=0.5"]).task
+    held_out = {split: {p.prompt for p in build_task(without_test).problems(split, 300, seed=0)} for split in SPLITS}
+    assert not held_out["test"] & held_out["train"] and not held_out["train"] & held_out["validation"]
+    assert not held_out["test"] & held_out["validation"] and len(held_out["validation"]) >= 4
+
+
 def test_a_conversation_is_framed_turn_by_turn(tmp_path: Path) -> None:
     turns = (Turn("system", "Be brief. <|im_end|>"), Turn("user", "1 + 1?"))
     framed = byte_tokenizer("Dream")

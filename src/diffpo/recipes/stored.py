@@ -22,6 +22,7 @@ from diffpo.recipes.tables import (
 )
 from diffpo.recipes.tasks import checked_task
 from diffpo.tasks.base import Split
+from diffpo.tasks.given_rows import ROWS
 
 TASK_HINT = "task.size=4 or 6, or task.kind=countdown, walk or another"
 
@@ -110,12 +111,21 @@ def stored_task(path: Path, hint: str | None = None) -> TaskRecipe:
             reward = task.get("reward") if isinstance(task, dict) else None
             if isinstance(reward, dict) or is_user_code(reward) or is_python_name(reward):
                 del task["reward"]
+            if isinstance(task, dict) and isinstance(source := task.get("source"), str):
+                task["source"] = _moved_rows(source, folder)
             try:
                 return recipe_of(_Stored, {"task": task}, str(file)).task
             except UserError as error:
                 told = "; ".join(line.strip() for line in str(error).splitlines()[1:])
                 raise UserError(f"{file} does not say which task: {told}; give {hint or TASK_HINT}") from error
     raise UserError(f"no {RECIPE} says which task {path} was trained on; give {hint or TASK_HINT}")
+
+
+def _moved_rows(source: str, folder: Path) -> str:
+    """Return where the rows are that a run got from Python: in its folder, wherever that is now."""
+    beside = folder / Path(source).name
+    is_own = Path(source).name in (ROWS, f"{ROWS}.jsonl") and not Path(source).exists() and beside.exists()
+    return str(beside) if is_own else source
 
 
 def _existing_path(model: str | Path) -> Path:

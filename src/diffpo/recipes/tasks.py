@@ -69,7 +69,7 @@ def _weights(reward: str | Mapping[str, float] | None) -> Mapping[str, float]:
 def _build_without_reward(recipe: TaskRecipe) -> Task:
     given: dict[str, Any] = {}
     if isinstance(recipe, S1kTask):  # it has no test rows, and nothing of it is graded
-        given = {"family": S1K, "test_source": None, "few_shot": 0, "reward": "correct"}
+        given = {"family": S1K, "validation_source": None, "test_source": None, "few_shot": 0, "reward": "correct"}
     elif isinstance(recipe, TextTaskRecipe):
         grader = AnswerGrader(recipe.grader, recipe.pattern)
         parser = RowParser(recipe.prompt, recipe.answer, recipe.template, recipe.answer_template, grader)

@@ -65,7 +65,7 @@ class Row:
     def first_text(self, name: str) -> str:
         """Return the first of a list of texts. CSV has no lists, so there the field holds a list in JSON."""
         value = self.value(name)
-        texts = _parse_json(value) if isinstance(value, str) else value
+        texts = parse_json(value) if isinstance(value, str) else value
         first = texts[0] if isinstance(texts, list) and texts else None
         if not isinstance(first, str) or not first.strip():
             raise UserError(
@@ -353,7 +353,7 @@ def _request(address: str) -> urllib.request.Request:
     return request
 
 
-def _parse_json(text: str) -> Any:
+def parse_json(text: str) -> Any:
     """Return the value of a text in JSON; None if the text is not JSON."""
     try:
         return json.loads(text)

@@ -8,7 +8,7 @@ from diffpo.core.conversation import ROLES, Prompt, Turn, conversation_text
 from diffpo.core.errors import UserError
 from diffpo.tasks.answer_grader import AnswerGrader
 from diffpo.tasks.base import Grade, Problem, Split
-from diffpo.tasks.datasets import Row, shortened, there_are
+from diffpo.tasks.datasets import Row, parse_json, shortened, there_are
 from diffpo.tasks.row_template import RowTemplate
 from diffpo.tasks.splits import split_by_hash
 from diffpo.tasks.text import Question, TaskFamily, scalar_columns
@@ -47,6 +47,9 @@ class RowParser:
                 f"{there_are(row, self.prompt)}; name one of them, or write a task.template of several"
             )
         value = row.columns[self.prompt]
+        if isinstance(value, str) and value.lstrip().startswith("["):  # CSV has no lists, so there they are in JSON
+            parsed = parse_json(value)
+            value = parsed if _are_messages(parsed) else value
         return _turns(row, self.prompt, value) if isinstance(value, list) else row.written(self.prompt)
 
     def _answer(self, row: Row) -> str:
@@ -64,6 +67,10 @@ class RowParser:
             f"{row.location}: task.answer names column {self.answer!r}, {problem}; name another, or set "
             "task.grader = 'none' and a task.reward of your own"
         )
+
+
+def _are_messages(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, Mapping) and "role" in one for one in value)
 
 
 def _turns(row: Row, column: str, messages: list[Any]) -> Prompt:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from diffpo.core.conversation import Turn
 from diffpo.core.errors import UserError
@@ -32,6 +32,19 @@ _OTHER_SIGNS = (
 Grader = Callable[[Problem, str], Grade]
 Division = Callable[[Sequence[str]], Mapping[str, Split]]
 """From the keys of all rows, in their order and with repeats, to the split of each key."""
+
+
+class Sources(NamedTuple):
+    """The data of train rows, and of those splits that have their own."""
+
+    train: str | None
+    validation: str | None
+    test: str | None
+
+    @property
+    def stamps(self) -> tuple[str, ...]:
+        """Texts that change when the files do."""
+        return tuple(version_stamp(source) for source in self)
 
 
 class NoRowsError(UserError):
@@ -88,10 +101,11 @@ class TaskFamily:
 class TextTask:
     """A family of tasks with its data, its prompt and its reward.
 
-    `source` and `test_source` name the data of train and test rows, as `read_rows` takes them; without either, they are
-    the family's. A split that a source lacks is made of its train rows, by the family's division. Train and validation
-    rows that share their key with a test row are left out. `few_shot` train rows with their answers go before each
-    question, the same for all. `instructions` replace the family's.
+    `source`, `validation_source` and `test_source` name the data of train, validation and test rows, as `read_rows`
+    takes them; without any, they are the family's. A split that has no source of its own, and that `source` lacks, is
+    made of its train rows, by the family's division. Train and validation rows that share their key with a test row are
+    left out, and train rows that do so with a row of a validation source. `few_shot` train rows with their answers go
+    before each question, the same for all. `instructions` replace the family's.
     """
 
     family: TaskFamily
@@ -101,6 +115,7 @@ class TextTask:
     reward: Reward = "correct"
     completion_length: int = 256
     instructions: str | None = None
+    validation_source: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.few_shot <= MAX_FEW_SHOT:
@@ -139,16 +154,15 @@ class TextTask:
         return [self._problem(questions[index], split, index, examples) for index in drawn]
 
     @property
-    def sources(self) -> tuple[str | None, str | None]:
-        """The data of train rows, and of test rows if they have their own."""
+    def sources(self) -> Sources:
+        """The data of the splits."""
         if self.source is None:
-            return self.family.source, self.test_source or self.family.test_source
-        return self.source, self.test_source
+            return Sources(self.family.source, self.validation_source, self.test_source or self.family.test_source)
+        return Sources(self.source, self.validation_source, self.test_source)
 
     def questions(self, split: Split) -> tuple[Question, ...]:
         """Return all questions of a split, in the order of the data."""
-        source, test_source = self.sources
-        return _questions(self.family, source, test_source, split, (version_stamp(source), version_stamp(test_source)))
+        return _questions(self.family, self.sources, split, self.sources.stamps)
 
     def grade(self, problem: Problem, completion: str) -> Grade:
         """Grade by the chosen reward; never raises. `grader_failed`: the problem is not one of this task."""
@@ -166,11 +180,9 @@ class TextTask:
         """
         if not self.family.has_own_characters:
             return self.alphabet
-        source, test_source = self.sources
-        stamps = (version_stamp(source), version_stamp(test_source))
         around = "Question: \nAnswer:" if self.few_shot else ""
         around += f"{self._instructions}\n" if self._instructions else ""
-        found = sorted(_characters(self.family, source, test_source, stamps).union(around))
+        found = sorted(_characters(self.family, self.sources, self.sources.stamps).union(around))
         if len(found) > MAX_CHARACTERS:
             raise UserError(
                 f"{self.name}: the data have {len(found)} kinds of characters, and a tiny model's tokenizer at most "
@@ -245,12 +257,14 @@ def is_well_formed(completion: str) -> bool:
 
 
 @lru_cache(maxsize=16)
-def _questions(
-    family: TaskFamily, source: str | None, test_source: str | None, split: Split, stamps: tuple[str, str]
-) -> tuple[Question, ...]:
+def _questions(family: TaskFamily, sources: Sources, split: Split, stamps: tuple[str, ...]) -> tuple[Question, ...]:
     """Return all questions of a split. `stamps` change when the files do, so that the cache does not serve old rows."""
-    if split == "test" and test_source is not None:
-        found = _read_questions(family, test_source, "test")
+    source = sources.train
+    if split == "validation" and sources.validation is not None:
+        held_out = _keys(family, sources, "test", stamps)
+        return tuple(q for q in _read_questions(family, sources.validation, split) if q.key not in held_out)
+    if split == "test" and sources.test is not None:
+        found = _read_questions(family, sources.test, "test")
         if family.test_sample is not None and len(found) > family.test_sample:
             found = [found[index] for index in d1_sample(len(found), family.test_sample)]
         return tuple(found)
@@ -262,12 +276,16 @@ def _questions(
         return tuple(_read_questions(family, source, split))
     found = _read_questions(family, source, "train")
     division = family.divide([question.key for question in found])
-    made = {"validation", "test"} - own - ({"test"} if test_source is not None else set())
+    given = {"validation": sources.validation, "test": sources.test}
+    made = {name for name, own_source in given.items() if own_source is None and name not in own}
     splits = {key: own_split if own_split in made else "train" for key, own_split in division.items()}
     found = [question for question in found if splits[question.key] == split]
     if "test" not in made:
-        test_keys = {question.key for question in _questions(family, source, test_source, "test", stamps)}
+        test_keys = _keys(family, sources, "test", stamps)
         found = [question for question in found if question.key not in test_keys]
+    if sources.validation is not None and split == "train":
+        held_out = frozenset(question.key for question in _read_questions(family, sources.validation, "validation"))
+        found = [question for question in found if question.key not in held_out]
     if not found:
         raise NoRowsError(
             f"{family.name}: {source} has no rows for the {split} split; give more, or a folder with {split}.jsonl"
@@ -275,16 +293,27 @@ def _questions(
     return tuple(found)
 
 
+def _keys(family: TaskFamily, sources: Sources, split: Split, stamps: tuple[str, ...]) -> frozenset[str]:
+    """Return the keys of a split; none where it has no rows."""
+    if sources.train is None and getattr(sources, split) is None:
+        return frozenset()
+    try:
+        return frozenset(question.key for question in _questions(family, sources, split, stamps))
+    except NoRowsError:
+        return frozenset()
+
+
 @lru_cache(maxsize=4)
-def _characters(
-    family: TaskFamily, source: str | None, test_source: str | None, stamps: tuple[str, str]
-) -> frozenset[str]:
+def _characters(family: TaskFamily, sources: Sources, stamps: tuple[str, ...]) -> frozenset[str]:
     """Return the characters of all splits that have rows."""
     found = set[str]()
-    splits: tuple[Split, ...] = get_args(Split) if source is not None else ("test",)
+    has_own = {"validation": sources.validation is not None, "test": sources.test is not None}
+    splits: tuple[Split, ...] = get_args(Split)
     for split in splits:
+        if sources.train is None and not has_own.get(split):
+            continue
         try:
-            questions = _questions(family, source, test_source, split, stamps)
+            questions = _questions(family, sources, split, stamps)
         except NoRowsError:
             continue
         found.update(*(question.text + question.answer for question in questions))

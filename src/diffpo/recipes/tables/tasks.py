@@ -162,6 +162,8 @@ class SourceSettings(Strict):
 class TextSettings(SourceSettings, RewardSettings):
     """Options of the tasks put in words whose answers can be graded."""
 
+    validation_source: str | None = None
+    """The same for validation rows; not set: those of `source`, or a share of its train rows."""
     test_source: str | None = None
     """As `source`, for test rows; not set: those of `source`, or the published ones where that is not set either."""
     few_shot: Annotated[int, Field(ge=0, le=text.MAX_FEW_SHOT)] = 0
