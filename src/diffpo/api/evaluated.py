@@ -14,6 +14,7 @@ from diffpo.api.rewards import Functions, Reward, named_rewards, with_functions
 from diffpo.api.settings import overrides_of, plain_settings
 from diffpo.core.errors import UserError
 from diffpo.core.files import write_whole
+from diffpo.distributed.process import require_single_process
 from diffpo.recipes import load_recipe
 from diffpo.recipes.stored import over_stored_task, stored_task
 from diffpo.recipes.strict import Strict
@@ -102,6 +103,8 @@ def _with_inputs(
     files: Mapping[Path, str] = {}
     if data is not None:
         sources, files = sources_and_files(data, folder)
+        if files:  # each process would write them elsewhere, and have another recipe
+            require_single_process("measuring rows in memory")
         for path, content in files.items():
             write_whole(path, content)
         if "source" in sources and len(sources) == 1 and not Path(sources["source"]).is_dir():
