@@ -64,7 +64,7 @@ def defaults_of(part: Any, given: set[str]) -> Iterator[tuple[str, Any]]:
 @pytest.mark.parametrize(("table", "part", "build"), list(cases()))
 def test_a_part_has_the_defaults_of_its_table(table: Strict, part: Any, build: Callable[[Any], Any]) -> None:
     given = {"family"} if isinstance(table, SourceSettings) else set()
-    given |= {"test_source", "few_shot", "reward"} if isinstance(table, S1kTask) else set()
+    given |= {"validation_source", "test_source", "few_shot", "reward"} if isinstance(table, S1kTask) else set()
     defaults = dict(defaults_of(part, given))
     assert defaults == {name: getattr(table, name) for name in defaults}
     built = build(table)
