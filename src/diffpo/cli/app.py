@@ -10,6 +10,7 @@ from diffpo.cli.check_command import check
 from diffpo.cli.demo_command import demo
 from diffpo.cli.evaluation_commands import evaluate, report, score
 from diffpo.cli.help import Verb
+from diffpo.cli.lm_eval_command import PASSES_ON, lm_eval
 from diffpo.cli.model_commands import merge, push, sample
 from diffpo.cli.recipes_command import recipes
 from diffpo.cli.serve_command import serve
@@ -57,6 +58,7 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "check": check,
     "eval": evaluate,
     "score": score,
+    "lm-eval": lm_eval,
     "sample": sample,
     "serve": serve,
     "merge": merge,
@@ -68,4 +70,4 @@ VERBS: Mapping[str, Callable[..., None]] = {
 }
 """In the order in which `--help` lists them."""
 for name, command in VERBS.items():
-    app.command(name, cls=Verb)(command)
+    app.command(name, cls=Verb, context_settings=PASSES_ON if command is lm_eval else None)(command)
