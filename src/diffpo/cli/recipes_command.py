@@ -19,7 +19,7 @@ def recipes(
         bool, typer.Option("--reference", help="Print the reference page of all tables and keys, as Markdown.")
     ] = False,
 ) -> None:
-    """List the built-in recipes, or print one with all its keys mean.
+    """List the built-in recipes, or print one with what its keys mean.
 
     A recipe is printed with every key, its default and its meaning, as TOML that can be saved, changed and used.
 

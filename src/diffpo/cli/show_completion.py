@@ -1,7 +1,7 @@
 """Complete one prompt, or talk with a model, and show each completion as it is drawn."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -92,8 +92,8 @@ def run_sample(
     there is one; with a price the model's sampler decodes. Raises UserError for a price where it has none, and for a
     prompt that is too long for the model.
     """
-    sampler = _load(model, length, entropy_bound, price, temperature, DeviceSettings(device=device, dtype=dtype))
-    replace(sampler, is_quiet=is_quiet).draw(prompt, seed)
+    settings = DeviceSettings(device=device, dtype=dtype)
+    _load(model, length, entropy_bound, price, temperature, settings, is_quiet).draw(prompt, seed)
 
 
 def run_chat(
@@ -113,8 +113,8 @@ def run_chat(
     `system` is the conversation's first message; the n-th answer has the seed `seed` + n. Raises UserError for a model
     without a chat template. A turn for which the model has no room is told, and forgotten.
     """
-    sampler = _load(model, length, entropy_bound, price, temperature, DeviceSettings(device=device, dtype=dtype))
-    sampler = replace(sampler, is_quiet=is_quiet)
+    settings = DeviceSettings(device=device, dtype=dtype)
+    sampler = _load(model, length, entropy_bound, price, temperature, settings, is_quiet)
     if not sampler.policy.tokenizer.chat_template:
         raise UserError(f"{model} has no chat template, so there is no conversation with it; give --prompt")
     beginning = (Turn("system", system),) if system else ()
@@ -153,9 +153,10 @@ def _load(
     price: float | None,
     temperature: float,
     settings: DeviceSettings,
+    is_quiet: bool,
 ) -> _Sampler:
     length = sampled_length(model, length)
     configure_torch_(settings)
     policy = load(model, *resolve_device(settings))
     decoding, chosen = chosen_decoding(policy, str(model), length, entropy_bound, price, temperature)
-    return _Sampler(policy, decoding, chosen, price, is_quiet=False)
+    return _Sampler(policy, decoding, chosen, price, is_quiet)

@@ -66,14 +66,11 @@ def complete(
     source = model.denoiser.model.name_or_path if isinstance(model, Policy) else fspath(model)
     length = length or sampled_length(source, None)
     policy = model if isinstance(model, Policy) else load(source)
-    controller = policy.controller if rule is None and price is None else None
-    chosen: Rule | HiddenRule = rule or EntropyBound(0.0)
-    if price is not None:
-        if rule is not None:
-            raise UserError("a price lets the model's sampler choose a rule, and a rule is given; give one of them")
-        sampler = require_sampler(policy.sampler, policy.controller is not None, str(source))
-        chosen, block_length = sampler.rule_at(price), block_length or sampler.block_length_of(length)
-    decoding = Decoding(chosen, length, block_length or length, temperature, controller)
+    if price is not None and rule is not None:
+        raise UserError("a price lets the model's sampler choose a rule, and a rule is given; give one of them")
+    decoding, _ = chosen_decoding(
+        policy, str(source), length, price=price, temperature=temperature, rule=rule, block_length=block_length
+    )
     rollout = draw_completions(policy, prompts, decoding, seed)
     texts = [decode_text(policy.tokenizer, row, policy.denoiser.stop_ids) for row in rollout.completion_ids.tolist()]
     rows = zip(texts, rollout.nfe.tolist(), rollout.unmask_step.tolist(), rollout.entropy_bound.tolist(), strict=True)
@@ -81,19 +78,30 @@ def complete(
 
 
 def chosen_decoding(
-    policy: Policy, model: str, length: int, entropy_bound: float | None, price: float | None, temperature: float
+    policy: Policy,
+    model: str,
+    length: int,
+    entropy_bound: float | None = None,
+    price: float | None = None,
+    temperature: float = 0.0,
+    *,
+    rule: Rule | HiddenRule | None = None,
+    block_length: int | None = None,
 ) -> tuple[Decoding, Candidate | None]:
-    """Return how `diffpo sample` decodes, and what the model's sampler chose if there is a price.
+    """Return how completions are decoded, and what the model's sampler chose if there is a price.
 
-    Without a bound the policy's controller decides, or the bound is 0; with a price its sampler does. Raises UserError
-    for a price where it has none; `model` is its name in the message.
+    With a price the policy's sampler decides; without one the `rule`, else the bound, else the policy's controller,
+    else the bound 0. `block_length` None: the sampler's with a price, else all of the completion. Raises UserError for
+    a price where there is no sampler; `model` is its name in the message.
     """
     if price is not None:
         sampler = require_sampler(policy.sampler, policy.controller is not None, model)
         chosen = sampler.best(price)
-        return Decoding(sampler.rule(chosen), length, sampler.block_length_of(length), temperature), chosen
-    learned = policy.controller if entropy_bound is None else None
-    return Decoding(EntropyBound(entropy_bound or 0.0), length, length, temperature, learned), None
+        block_length = block_length or sampler.block_length_of(length)
+        return Decoding(sampler.rule(chosen), length, block_length, temperature), chosen
+    learned = policy.controller if rule is None and entropy_bound is None else None
+    decided = rule or EntropyBound(entropy_bound or 0.0)
+    return Decoding(decided, length, block_length or length, temperature, learned), None
 
 
 def draw_completions(

@@ -8,7 +8,6 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from lm_eval.__main__ import cli_evaluate
@@ -23,7 +22,7 @@ from diffpo.core.suggestion import suggestion
 from diffpo.evaluation.completing import chosen_decoding
 from diffpo.evaluation.sample_file import complete_rows
 from diffpo.models.chat import encode_turns
-from diffpo.models.tokenizer import decode_text, encode_text
+from diffpo.models.tokenizer import decode_text, encode_text, first_stop
 from diffpo.recipes.stored import sampled_length
 from diffpo.recipes.strict import recipe_of
 from diffpo.recipes.tables import DeviceSettings
@@ -113,7 +112,7 @@ class DiffpoLM(LM):
             completions, nfe = self._complete([asked[row][0] for row in rows], length, temperature)
             calls += nfe
             for row, text in zip(rows, completions, strict=True):
-                texts[row] = before_stop(text, asked[row][1].get("until") or [])
+                texts[row] = text[: first_stop(text, asked[row][1].get("until") or [])]
                 self.cache_hook.add_partial("generate_until", requests[row].args, texts[row])
         if texts:
             warn(f"diffpo: {len(texts)} completions, {calls / len(texts):.2f} denoiser calls each on average")
@@ -145,9 +144,9 @@ class DiffpoLM(LM):
     def _complete(self, prompts: Sequence[str], length: int, temperature: float) -> tuple[list[str], int]:
         """Return the completions of prompts, and the denoiser calls of all together."""
         policy = self._policy
-        decoding = chosen_decoding(policy, self._name, length, self._bound, self._price, temperature)[0]
-        if self._block_length is not None:
-            decoding = replace(decoding, block_length=self._block_length)
+        decoding, _ = chosen_decoding(
+            policy, self._name, length, self._bound, self._price, temperature, block_length=self._block_length
+        )
         rows = [self._encode(prompt) for prompt in prompts]
         longest, capacity = max(map(len, rows)), prompt_capacity(policy.denoiser.model.config, policy.tokenizer, length)
         if capacity is not None and longest > capacity:
@@ -186,11 +185,6 @@ def device_of(device: str | None) -> str:
     if index not in ("", "0"):
         raise UserError(f"--device {device}: give --device cuda, and choose it by CUDA_VISIBLE_DEVICES={index}")
     return "auto" if name == "cuda" else name
-
-
-def before_stop(text: str, stops: Sequence[str]) -> str:
-    """Return what stands before the first of the stop strings."""
-    return text[: min((at for stop in stops if stop and (at := text.find(stop)) >= 0), default=len(text))]
 
 
 def run_harness(arguments: Sequence[str]) -> None:

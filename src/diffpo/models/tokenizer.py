@@ -80,3 +80,8 @@ def token_texts(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> list[
         found.append(text[len(before) :] if text.startswith(before) else str(tokenizer.decode(ids[count - 1])))
         before = text
     return found
+
+
+def first_stop(text: str, stops: Sequence[str]) -> int | None:
+    """Return where the first of the texts to stop at begins; None where there is none. Empty ones stop nothing."""
+    return min((at for stop in stops if stop and (at := text.find(stop)) >= 0), default=None)

@@ -73,6 +73,12 @@ def read_conditions(names: str) -> dict[str, Any]:
     return {piece: table for piece, table in found.items() if piece not in parts_of(names)}
 
 
+def verb_of_stored(table: Mapping[str, Any]) -> str:
+    """Return the verb whose runs store such a recipe, all keys of it: sft, rl or sampler; empty for none of them."""
+    own = {"sft": "weighting", "rl": "budget", "sampler": "states"}
+    return next((verb for verb, key in own.items() if key in table), "")
+
+
 def _conditions(part: dict[str, Any], name: str) -> dict[str, Any]:
     """Take the `with` table out of a recipe's: for each piece what the recipe says where it is joined with it.
 

@@ -11,7 +11,7 @@ from diffpo.report.charts import by_clues, clue_charts, curve, frontier_svg, tra
 from diffpo.report.data import Arm, FrontierPoint, ReportedRun
 from diffpo.report.figure_file import standalone
 from diffpo.report.file_names import file_name
-from diffpo.report.metrics import RL_CURVES, SFT_CURVES
+from diffpo.report.training_logs import RL, SFT, with_log
 
 NO_PDF = (
     "no PDF was written, for CairoSVG is not here (pip install 'diffpo[figures]', and the system's cairo library); the "
@@ -99,10 +99,11 @@ def figures_of(run: ReportedRun) -> Iterator[tuple[str, str]]:
     for arm in evaluated:
         for name, svg in clue_charts(arm, has_legend=True).items():
             yield f"clues-{file_name(arm.name)}-{file_name(name)}", svg
-    for kind, x, x_label, curves in _training():
-        for y, label in curves.items():
-            if drawn := training_svg(_with_curve(run.arms, kind), x, x_label, y, label, has_legend=True):
-                yield f"{kind}-{file_name(y)}", drawn
+    for kind in (RL, SFT):
+        arms = with_log(run.arms, kind)
+        for y, label in kind.curves.items():
+            if drawn := training_svg(arms, kind.x, kind.x_label, y, label, has_legend=True):
+                yield f"{kind.name}-{file_name(y)}", drawn
 
 
 def tables_of(run: ReportedRun) -> dict[str, Table]:
@@ -179,25 +180,8 @@ def _clue_rows(arm: Arm) -> Iterator[Row]:
 
 
 def _training_rows(arms: Sequence[Arm]) -> Iterator[Row]:
-    for kind, x, x_label, curves in _training():
-        for arm in _with_curve(arms, kind):
-            for y in curves:
-                for at, mean, low, high in curve(arm.metrics, x, y):
-                    yield [arm.name, arm.seeds[0] if arm.seeds else None, y, at, x_label, mean, low, high]
-
-
-def _training() -> tuple[tuple[str, str, str, Mapping[str, str]], ...]:
-    return (
-        ("training", "denoiser_calls", "denoiser calls spent in training", RL_CURVES),
-        ("sft", "step", "optimiser step", SFT_CURVES),
-    )
-
-
-def _with_curve(arms: Sequence[Arm], kind: str) -> list[Arm]:
-    """Return the arms whose log is of reinforcement learning, which counts calls, or of SFT; one line is no curve."""
-    counts_calls = kind == "training"
-    return [
-        arm
-        for arm in arms
-        if len(arm.metrics) > 1 and any("denoiser_calls" in row for row in arm.metrics) == counts_calls
-    ]
+    for kind in (RL, SFT):
+        for arm in with_log(arms, kind):
+            for y in kind.curves:
+                for at, mean, low, high in curve(arm.metrics, kind.x, y):
+                    yield [arm.name, arm.seeds[0] if arm.seeds else None, y, at, kind.x_label, mean, low, high]

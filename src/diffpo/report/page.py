@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,9 +19,8 @@ from diffpo.report.compared import frontier_sentences
 from diffpo.report.data import Arm, ReportedRun
 from diffpo.report.headline import comparison, headline
 from diffpo.report.learned import clue_sentence, gain_sentences, price_sentences
-from diffpo.report.meanings import RL_MEANINGS, SFT_MEANINGS
-from diffpo.report.metrics import RL_CURVES, SFT_CURVES
 from diffpo.report.palette import style_sheet
+from diffpo.report.training_logs import RL, SFT, TrainingLog, with_log
 
 HERE = Path(__file__).parent
 NARROW, WIDE = (380, 400), (760, 440)
@@ -51,7 +50,6 @@ class ArmTable:
     """The rows of one arm in the table of all figures, and the figures of its whole frontier."""
 
     arm: str
-    name: str
     frontier: tuple[tuple[str, str], ...]
     header: tuple[str, ...]
     rows: tuple[table.Row, ...]
@@ -75,7 +73,7 @@ def render(run: ReportedRun) -> str:
     evaluated = [arm for arm in run.arms if arm.is_evaluated]
     learned = next((arm for arm in evaluated if arm.learned), None)
     fixed = charts.nearest_fixed(learned) if learned else None
-    rl, sft = _by_training(run.arms)
+    rl, sft = (with_log(run.arms, kind) for kind in (RL, SFT))
     found = comparison(run.arms, run.compared, run.main)
     script = _text("playback.js")
     return _template().render(
@@ -107,9 +105,9 @@ def render(run: ReportedRun) -> str:
         learned_style=charts.style_of(learned) if learned else None,
         learned_name=learned.name if learned else None,
         fixed_rule=fixed.rule if fixed else None,
-        curves=_curves(rl, "denoiser_calls", "denoiser calls spent in training", RL_CURVES, RL_MEANINGS),
+        curves=_curves(rl, RL),
         rl_arms=rl,
-        sft_curves=_curves(sft, "step", "optimiser step", SFT_CURVES, SFT_MEANINGS),
+        sft_curves=_curves(sft, SFT),
         sft_arms=sft,
         player=playback.player(run.arms, sentences.rules(run.arms)),
         style_of=charts.styles_of(run.arms),
@@ -161,7 +159,7 @@ def _tables(arms: Sequence[Arm]) -> list[ArmTable]:
         if row.is_first:
             frontier = tuple((table.HEADER[i], row.cells[i]) for i in of_frontier if row.cells[i] != table.ABSENT)
             header = tuple(table.HEADER[i] for i in of_rule)
-            found.append(ArmTable(row.arm, row.arm, frontier, header, (kept,)))
+            found.append(ArmTable(row.arm, frontier, header, (kept,)))
         else:
             found[-1] = replace(found[-1], rows=(*found[-1].rows, kept))
     return found
@@ -185,21 +183,9 @@ def _clue_rows(arm: Arm) -> list[ClueRow]:
     ]
 
 
-def _curves(
-    arms: Sequence[Arm], x: str, x_label: str, fields: Mapping[str, str], meanings: Mapping[str, str]
-) -> list[Curve]:
-    found = ((y, charts.training_svg(arms, x, x_label, y, y_label)) for y, y_label in fields.items())
-    return [Curve(Markup(svg), meanings[y]) for y, svg in found if svg]
-
-
-def _by_training(arms: Sequence[Arm]) -> tuple[list[Arm], list[Arm]]:
-    """Return the arms with the log lines of RL, and with those of SFT; only those of RL count denoiser calls.
-
-    A single line, as a sampler's fit writes it, is no curve.
-    """
-    rl = [replace(arm, metrics=tuple(row for row in arm.metrics if "denoiser_calls" in row)) for arm in arms]
-    sft = [replace(arm, metrics=tuple(row for row in arm.metrics if "denoiser_calls" not in row)) for arm in arms]
-    return [arm for arm in rl if len(arm.metrics) > 1], [arm for arm in sft if len(arm.metrics) > 1]
+def _curves(arms: Sequence[Arm], kind: TrainingLog) -> list[Curve]:
+    found = ((y, charts.training_svg(arms, kind.x, kind.x_label, y, y_label)) for y, y_label in kind.curves.items())
+    return [Curve(Markup(svg), kind.meanings[y]) for y, svg in found if svg]
 
 
 def _text(name: str) -> Markup:

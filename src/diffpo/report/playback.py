@@ -35,7 +35,6 @@ class Board:
     """One completion: cells in `columns`, or without columns running text."""
 
     arm: str
-    name: str
     columns: int | None
     cells: tuple[Cell, ...]
     nfe: int
@@ -187,7 +186,6 @@ def _board(arm: Arm, found: PlaybackCompletion, is_grid: bool) -> Board:
     calls = f"{found.nfe} {'call' if found.nfe == 1 else 'calls'}"
     lines = ["".join(tokens[i : i + size]) for i in range(0, len(tokens), size)] if is_grid else []
     return Board(
-        arm.name,
         arm.name,
         size if is_grid else None,
         tuple(cells),

@@ -19,7 +19,6 @@ class Figure:
     """What one arm achieves, as one accuracy and one NFE."""
 
     arm: str
-    name: str
     accuracy: str
     interval: str
     nfe: str
@@ -52,7 +51,7 @@ def figures(arms: Sequence[Arm]) -> list[Figure]:
         if point := representative(arm):
             rule = "learned sampler" if arm.learned else point.rule
             interval = interval_percent(point.ci95, 0)
-            found.append(Figure(arm.name, arm.name, percent(point.accuracy, 0), interval, f"{point.nfe:.1f}", rule))
+            found.append(Figure(arm.name, percent(point.accuracy, 0), interval, f"{point.nfe:.1f}", rule))
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.core.errors import UserError
+from diffpo.recipes.files import verb_of_stored
 from diffpo.report.comparing import compared
 from diffpo.report.data import Arm, ReportedRun, placed
 from diffpo.report.differences import differences_of
@@ -127,12 +128,7 @@ def _joined(first: Arm, second: Arm) -> Arm:
 
 def _by_training(found: Sequence[FoundArm]) -> list[FoundArm]:
     """Return supervised runs, then those of reinforcement learning, then fitted samplers, otherwise as they came."""
-
-    def rank(arm: FoundArm) -> int:
-        recipe = _recipe(arm)
-        return 0 if "weighting" in recipe else 2 if "states" in recipe else 1
-
-    return sorted(found, key=rank)
+    return sorted(found, key=lambda arm: {"sft": 0, "sampler": 2}.get(verb_of_stored(_recipe(arm)), 1))
 
 
 def _recipe(found: FoundArm) -> Mapping[str, Any]:

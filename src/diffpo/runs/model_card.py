@@ -24,6 +24,7 @@ from diffpo.core.hub_name import parse_hub_name
 from diffpo.core.printable import printable, without_secrets
 from diffpo.models.manifest import CARD, PROGRESS
 from diffpo.models.model_paths import ADAPTER_CONFIG, CONFIG, RECIPE, is_adapter, read_json
+from diffpo.recipes.files import verb_of_stored
 from diffpo.recipes.stored import stored_task
 from diffpo.runs.card_results import no_results
 from diffpo.tasks.families import TASK_FAMILIES
@@ -48,9 +49,7 @@ class Origin:
     @property
     def verb(self) -> str:
         """The verb of the command that trains by such a recipe; empty without one."""
-        if not self.table:
-            return ""
-        return "rl" if "budget" in self.table else "sampler" if "fit" in self.table else "sft"
+        return verb_of_stored(self.table)
 
     @property
     def task(self) -> Mapping[str, Any]:

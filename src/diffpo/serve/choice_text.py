@@ -5,7 +5,7 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerFast
 
-from diffpo.models.tokenizer import decode_text
+from diffpo.models.tokenizer import decode_text, first_stop
 from diffpo.sampling.running import Committed
 
 UNFINISHED = "\ufffd"
@@ -50,10 +50,10 @@ class ChoiceText:
         ids = self._prefix(self._settled)
         text = self._decoded(self._settled)
         self.num_tokens = len(ids)
-        cut = _first(text, self._stops)
+        cut = first_stop(text, self._stops)
         if cut is not None:
             self.num_tokens = next(
-                n for n in range(1, len(ids) + 1) if _first(self._decoded(n), self._stops) is not None
+                n for n in range(1, len(ids) + 1) if first_stop(self._decoded(n), self._stops) is not None
             )
             self.finish_reason = "stop"
             return self._grow(text[:cut])
@@ -86,12 +86,6 @@ class ChoiceText:
         new = text[len(self.text) :]
         self.text += new
         return new
-
-
-def _first(text: str, stops: Sequence[str]) -> int | None:
-    """Return where the first of the texts to stop at begins."""
-    found = [at for stop in stops if (at := text.find(stop)) >= 0]
-    return min(found, default=None)
 
 
 def _held_back(text: str, stops: Sequence[str]) -> int:

@@ -7,13 +7,14 @@ from typing import Any
 
 from diffpo.core.conversation import Turn
 from diffpo.core.errors import UserError
+from diffpo.evaluation.completing import chosen_decoding
 from diffpo.models.chat import encode_prompt
 from diffpo.models.tokenizer import encode_text
 from diffpo.recipes.parts import build_rule
 from diffpo.sampling.commit_policy import CommitPolicy
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy
-from diffpo.sampling.rules import EntropyBound
+from diffpo.sampling.prices import Candidate
 from diffpo.serve.engine import Engine
 from diffpo.serve.errors import ApiError
 from diffpo.serve.tables import ChatRequest, CompletionRequest, Request
@@ -118,32 +119,40 @@ class ServedModel:
 
     def _decoding(self, asked: Request, length: int) -> tuple[Decoding, str]:
         """Return how a request is decoded, and that in words."""
-        block_length, controller = asked.block_length or length, None
-        if length % block_length:
+        if length % (asked.block_length or length):
             raise ApiError(
                 400,
-                f"block_length: {block_length} does not divide the {length} tokens of the completion; give a divisor",
+                f"block_length: {asked.block_length} does not divide the {length} tokens of the completion; give a "
+                "divisor",
                 "block_length",
                 "invalid_value",
             )
-        if asked.price is not None:
-            if (sampler := self.policy.sampler) is None:
-                raise ApiError(
-                    400,
-                    f"price: {self.name} has no learned sampler that takes one; leave it out, or give entropy_bound",
-                    "price",
-                    "unsupported_parameter",
-                )
-            chosen = sampler.best(asked.price)
-            rule, how = sampler.rule(chosen), f"{chosen.name}, chosen for price {asked.price:g}"
-            block_length = asked.block_length or sampler.block_length_of(length)
-        elif asked.rule is not None:
-            rule = build_rule(asked.rule)
-            how = ", ".join(f"{key} {value}" for key, value in asked.rule.model_dump().items()).removeprefix("kind ")
-        else:
-            rule = EntropyBound(asked.entropy_bound or 0.0)
-            how = f"entropy bound {rule.bound:g}"
-            if asked.entropy_bound is None and self.policy.controller is not None:
-                controller = self.policy.controller
-                how = controller.kind if isinstance(controller, CommitPolicy) else "entropy bound"
-        return Decoding(rule, length, block_length, asked.temperature, controller), how
+        if asked.price is not None and self.policy.sampler is None:
+            raise ApiError(
+                400,
+                f"price: {self.name} has no learned sampler that takes one; leave it out, or give entropy_bound",
+                "price",
+                "unsupported_parameter",
+            )
+        decoding, chosen = chosen_decoding(
+            self.policy,
+            self.name,
+            length,
+            asked.entropy_bound,
+            asked.price,
+            asked.temperature,
+            rule=build_rule(asked.rule) if asked.rule is not None else None,
+            block_length=asked.block_length,
+        )
+        return decoding, _how(asked, decoding, chosen)
+
+
+def _how(asked: Request, decoding: Decoding, chosen: Candidate | None) -> str:
+    """Return how a request is decoded; of a controller that chooses bounds, without the bounds."""
+    if chosen is not None:
+        return f"{chosen.name}, chosen for price {asked.price:g}"
+    if asked.rule is not None:
+        return ", ".join(f"{key} {value}" for key, value in asked.rule.model_dump().items()).removeprefix("kind ")
+    if decoding.controller is not None:
+        return decoding.controller.kind if isinstance(decoding.controller, CommitPolicy) else "entropy bound"
+    return f"entropy bound {asked.entropy_bound or 0.0:g}"
