@@ -48,8 +48,8 @@ from diffpo.training.sft import run_sft
 LAYOUTS = {"1x1": (1, 1), "4x1": (4, 1), "1x2": (2, 2), "1x3": (3, 3), "1x4": (4, 4), "2x2": (4, 2)}
 """Replicas times shards: the number of processes, and over how many of them a copy of the model is divided."""
 
-LAYOUTS_OWN = ("seconds", "cpu_seconds", "update_tokens", "denoiser_calls", "idle_share")
-"""What a log says of the layout: canvases that two micro-batches share are shown to both."""
+LAYOUTS_OWN = ("seconds", "cpu_seconds", "rollout_tokens", "update_tokens", "denoiser_calls", "idle_share")
+"""What a log says of the layout: canvases that two micro-batches, or rows of two processes, share are shown to both."""
 
 SMALL = [*TASK, "task.cell_credit=0.5", "rollout.prompts_per_step=4", "rollout.group_size=4", "optimizer.lr=0.001"]
 JOINT = [

@@ -6,9 +6,11 @@ from tests.helpers.oracle import keys_of, tiny_llada
 from torch import Tensor
 
 from diffpo.core.canvas import canvas_at, open_block
+from diffpo.sampling.controller import Controller
 from diffpo.sampling.decoding import Decoding
-from diffpo.sampling.loop import SampledCall, sample
+from diffpo.sampling.loop import SampledCall, decode_, sample
 from diffpo.sampling.rules import EntropyBound, Rule, TopK
+from diffpo.sampling.state import fully_masked
 
 VOCAB, MASK, STOP, LENGTH = 8, 5, 6, 8
 PROMPTS = torch.tensor([[0, 3], [2, 3], [1, 0], [4, 4], [7, 1]])
@@ -47,6 +49,30 @@ def test_a_start_without_a_mask_before_its_stop_is_refused() -> None:
     start[2] = torch.tensor([MASK] + [0] * 6 + [STOP])
     done = sample(denoiser, PROMPTS, SEEN, Decoding(EntropyBound(), LENGTH, LENGTH), start=start)
     assert int(done.nfe[2]) == 1 and done.completion_ids[2, 1:].tolist() == [0] * 6 + [STOP]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("has_controller", [False, True])
+def test_rows_that_change_places_between_calls_end_as_they_do_alone(temperature: float, has_controller: bool) -> None:
+    """After each of the calls 1, 2, 4 the rows go to two other states, one of which may have none that is open."""
+    denoiser = tiny_llada(VOCAB, MASK, (STOP,))
+    controller = Controller(initial_bound=0.5) if has_controller else None
+    decoding = Decoding(EntropyBound(0.5), LENGTH, LENGTH, temperature, controller=controller, explore=has_controller)
+    seeds = torch.arange(len(PROMPTS))
+    expected = sample(denoiser, PROMPTS, SEEN, decoding, seeds)
+    assert int(expected.nfe.max()) > 2 and int(expected.nfe.min()) < int(expected.nfe.max())
+    state, every = fully_masked(PROMPTS, SEEN, MASK, (STOP,), decoding, seeds), torch.arange(len(PROMPTS))
+    for until in (1, 2, 4, None):
+        is_first = every % 2 == 0 if until != 2 else state.is_open(every)
+        halves = [state.kept(every[is_first]), state.kept(every[~is_first])]
+        for half in halves:
+            decode_(denoiser, half, decoding, until=until)
+            assert until is None or not len(half.step) or int(half.step.max()) <= until
+        place = torch.cat([every[is_first], every[~is_first]]).argsort()
+        state = halves[0].joined(halves[1]).kept(place)
+    assert keys_of(state.rollout()) == keys_of(expected)
+    torch.testing.assert_close(state.rollout().behaviour_logp, expected.behaviour_logp)
+    torch.testing.assert_close(state.rollout().entropy_bound, expected.entropy_bound, equal_nan=True)
 
 
 @pytest.mark.parametrize("max_in_flight", [None, 2])

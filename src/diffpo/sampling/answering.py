@@ -42,9 +42,14 @@ def answer_problems(
         None if seeds is None else seeds[rows],
         None if row_bound is None else row_bound[rows],
     )
+    return rollout, grade_rollout(policy, task, problems[rows], rollout)
+
+
+def grade_rollout(policy: Policy, task: Task, problems: Sequence[Problem], rollout: Rollout) -> list[Grade]:
+    """Grade the completion of each problem."""
     completions = [tuple(row) for row in rollout.completion_ids.tolist()]
     text_of = {row: decode_text(policy.tokenizer, row, policy.denoiser.stop_ids) for row in set(completions)}
-    return rollout, grade_all(task, problems[rows], [text_of[row] for row in completions], drawings(rollout))
+    return grade_all(task, problems, [text_of[row] for row in completions], drawings(rollout))
 
 
 def answer_bounds(

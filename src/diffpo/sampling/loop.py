@@ -81,20 +81,38 @@ def sample(
         state.row_bound = row_bound.to(state.row_bound)
     if start is not None:
         state.start_from_(start)
-    batch, length = len(prompt_ids), decoding.length
+    decode_(denoiser, state, decoding, has_bounds=row_bound is not None, observe=observe)
+    return state.rollout()
 
+
+@torch.no_grad()
+def decode_(
+    denoiser: Denoiser,
+    state: SamplerState,
+    decoding: Decoding,
+    *,
+    until: int | None = None,
+    has_bounds: bool = False,
+    observe: Callable[[SampledCall], None] | None = None,
+) -> None:
+    """Do the denoiser calls of `sample` on a state, from where it is, until no row is open.
+
+    `until`: only up to this call, where all rows are in flight. `has_bounds`: whether rows have bounds of their own.
+    """
+    batch = len(state.step)
     capacity = decoding.max_in_flight or batch
-    attention_mask = full_attention_mask(prompt_mask, length)
+    attention_mask = full_attention_mask(state.prompt_mask, decoding.length)
     canvases = (
         SharedCanvases(denoiser, attention_mask)
         if decoding.cache == "none"
         else BlockCache.allocate(denoiser, attention_mask, decoding.cache, decoding.block_length, capacity)
     )
     # Equal canvases have as many committed tokens. Rows that wait for those with fewer come to each at the same call.
-    is_level = row_bound is not None and decoding.cache == "none" and capacity >= batch
-    waiting = arrival_order(prompt_mask, capacity)
+    is_level = has_bounds and decoding.cache == "none" and capacity >= batch
+    waiting = arrival_order(state.prompt_mask, capacity)
+    waiting = waiting[state.is_open(waiting)]
     rows = waiting[:0]
-    while len(rows) + len(waiting) > 0:
+    while len(rows) + len(waiting) > 0 and (until is None or int(state.step.max()) < until):
         new_rows, waiting = waiting.tensor_split([capacity - len(rows)])
         rows = torch.cat([rows, new_rows])
         rows, ahead = state.split_by_progress(rows) if is_level else (rows, rows[:0])
@@ -103,7 +121,6 @@ def sample(
         output, index = canvases.predict(rows, state.canvas(rows), needs_logits, is_candidate)
         call = CallOutput(output, index, is_candidate, needs_logits)
         rows = torch.cat([ahead, take_call_(state, rows, decoding, call, observe)])
-    return state.rollout()
 
 
 def open_positions(

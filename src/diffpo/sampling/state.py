@@ -57,10 +57,7 @@ class SamplerState:
 
     def kept(self, rows: Int[Tensor, " k"]) -> "SamplerState":
         """Return the state of some of the rows."""
-        columns = {name: column[rows] for name, column in self._columns().items()}
-        return SamplerState(
-            mask_id=self.mask_id, stop_ids=self.stop_ids, is_entropy_bound=self.is_entropy_bound, **columns
-        )
+        return self.with_columns({name: column[rows] for name, column in self.columns().items()})
 
     def joined(self, other: "SamplerState") -> "SamplerState":
         """Return the state of these rows and then of those of `other`, which are decoded alike.
@@ -68,25 +65,34 @@ class SamplerState:
         Prompts are padded on the left, to one width.
         """
         columns = {}
-        for name, column in other._columns().items():
-            pair = [self._columns()[name], column]
+        for name, column in other.columns().items():
+            pair = [self.columns()[name], column]
             if column.dim() > 1:  # prompts of other widths; features, of which rows before their first call have none
                 width = max(part.shape[1] for part in pair)
                 pair = [_widened(part, width, is_left=name.startswith("prompt_")) for part in pair]
             columns[name] = torch.cat(pair)
+        return self.with_columns(columns)
+
+    def with_columns(self, columns: dict[str, Tensor]) -> "SamplerState":
+        """Return the state of other rows, which are decoded alike."""
         return SamplerState(
             mask_id=self.mask_id, stop_ids=self.stop_ids, is_entropy_bound=self.is_entropy_bound, **columns
         )
 
-    def _columns(self) -> dict[str, Tensor]:
+    def columns(self) -> dict[str, Tensor]:
+        """Return what there is of each row, by name."""
         return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+
+    def is_open(self, rows: Int[Tensor, " b"]) -> Bool[Tensor, " b"]:
+        """Return whether a row has a mask before its first stop token."""
+        completion_ids = self.completion_ids[rows]
+        return ((completion_ids == self.mask_id) & completion_mask(completion_ids, self.stop_ids)).any(dim=1)
 
     def start_from_(self, completion_ids: Int[Tensor, "B L"]) -> None:
         """Take these completions for those of all rows. Raises ValueError for one that is done already."""
-        is_open = (completion_ids == self.mask_id) & completion_mask(completion_ids, self.stop_ids)
-        if not bool(is_open.any(dim=1).all()):
-            raise ValueError("a completion to start from has no mask before its first stop token")
         self.completion_ids = completion_ids.to(self.completion_ids, copy=True)
+        if not bool(self.is_open(torch.arange(len(completion_ids), device=self.step.device)).all()):
+            raise ValueError("a completion to start from has no mask before its first stop token")
 
     def split_by_progress(self, rows: Int[Tensor, " b"]) -> tuple[Int[Tensor, " behind"], Int[Tensor, " ahead"]]:
         """Return the rows with the fewest committed tokens, and the others."""
@@ -146,9 +152,7 @@ class SamplerState:
 
         A row is done when no mask is left before its first stop token.
         """
-        completion_ids = self.completion_ids[rows]
-        is_open = (completion_ids == self.mask_id) & completion_mask(completion_ids, self.stop_ids)
-        is_done = ~is_open.any(dim=1)
+        is_done = ~self.is_open(rows)
         self._fill_tail_(rows[is_done])
         self.step[rows] += 1
         return rows[~is_done]

@@ -15,12 +15,12 @@ from diffpo.distributed.process import current_process, rank_slice
 from diffpo.distributed.sharding import gathered
 from diffpo.objective.advantages import Advantage
 from diffpo.objective.rewards import standardized_apart
-from diffpo.sampling.answering import answer_problems
+from diffpo.sampling.answering import answer_problems, grade_rollout
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy
 from diffpo.tasks.base import Grade, Problem, Task
 from diffpo.tasks.custom_reward import PART
-from diffpo.training.dealing import dealt_evenly
+from diffpo.training.dealing import can_deal_anew, dealt_evenly, draw_dealt_anew, idle_share
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,8 @@ def collect_batch(
     each completion, in place of the rule's.
 
     Of several processes each draws and grades the completions of its share of the problems; then all have all of them.
-    Where bounds are given, which say who takes many calls, each gets as many slow ones as the others.
+    Where bounds are given, which say who takes many calls, each gets as many slow ones as the others; else rows are
+    dealt anew when that shows (`draw_dealt_anew`).
     """
     repeated = [problem for problem in problems for _ in range(group_size)]
     seeds = torch.randint(2**62, (len(repeated),), generator=generator)
@@ -155,11 +156,17 @@ def collect_batch(
         order = dealt_evenly(-entropy_bound.view(-1, group_size).mean(dim=1), size)
         rows = rows.view(-1, group_size)[order].flatten()
         entropy_bound = entropy_bound[rows]
-    tokens_before = policy.denoiser.usage.tokens
-    with gathered(policy.denoiser.model), raise_on_all_ranks():
-        own = rank_slice(len(repeated), group_size)
-        dealt = [repeated[row] for row in rows.tolist()]
-        rollout, grades = answer_problems(policy, task, dealt, decoding, seeds[rows], own, entropy_bound)
+    own, tokens_before = rank_slice(len(repeated), group_size), policy.denoiser.usage.tokens
+    with gathered(policy.denoiser.model):
+        if entropy_bound is None and can_deal_anew(decoding, own.stop - own.start):
+            rollout, spent = draw_dealt_anew(policy, repeated, decoding, seeds, group_size)
+            with raise_on_all_ranks():
+                grades = grade_rollout(policy, task, repeated[own], rollout)
+        else:
+            with raise_on_all_ranks():
+                dealt = [repeated[row] for row in rows.tolist()]
+                rollout, grades = answer_problems(policy, task, dealt, decoding, seeds[rows], own, entropy_bound)
+            spent = [policy.denoiser.usage.tokens - tokens_before]
     found = all_gather_columns(
         {field.name: getattr(rollout, field.name) for field in fields(rollout)}
         | {name: torch.tensor(column, device=rollout.nfe.device) for name, column in _columns(grades).items()}
@@ -170,7 +177,7 @@ def collect_batch(
     parts = {name: column.view(-1, group_size) for name, column in found.items()}
     grade, is_solved, has_failed = (parts.pop(name) for name in ("grade", "is_solved", "has_failed"))
     failure = next((grade.failure for grade in grades if grade.status == "grader_failed"), "")
-    failures, tokens = zip(*all_gather_json((failure, policy.denoiser.usage.tokens - tokens_before)), strict=True)
+    failures, tokens = zip(*all_gather_json((failure, spent)), strict=True)
     nfe_share = (rollout.nfe / decoding.length).view(-1, group_size)
     speed = answer_tokens_per_call(rollout, group_size)
     reward = token_incentive.reward(grade, is_solved, nfe_share, speed)
@@ -186,7 +193,7 @@ def collect_batch(
         grader_failed=int(has_failed.sum()),
         first_failure=next(filter(None, failures), ""),
         reward_parts=parts,
-        idle_share=1 - sum(tokens) / len(tokens) / max(1, *tokens),
+        idle_share=idle_share(tokens),
     )
 
 
