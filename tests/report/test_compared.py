@@ -31,15 +31,27 @@ def test_the_areas_and_where_another_is_ahead_are_told() -> None:
     assert area_sentence("any-speed", {"base": difference(0.3, 0.1), "d1": D1, "DiFFPO": DIFFPO}) == (
         "Over all numbers of calls, the area under the frontier of any-speed is larger than that of d1 "
         "(+0.050 [+0.030, +0.070]) and not told apart from that of DiFFPO (+0.010 [-0.010, +0.030]); "
-        "d1 solves more within 1 to 2 calls."
+        "any-speed solves more than d1 within 4 to 5 and 7 calls, by most within 5: +20.0 points [+18.0, +22.0]; "
+        "d1 solves more within 1 to 2 calls, by most within 1: -12.0 points [-14.0, -10.0]; "
+        "any-speed solves more than DiFFPO within 1 call, by +3.0 points [+1.0, +5.0]."
     )
-    assert area_sentence("any-speed", {"DiFFPO": DIFFPO}).endswith(
+    assert area_sentence("any-speed", {"DiFFPO": difference(0.05, 0.03)}).endswith(
         "; at no number of calls is another ahead, as far as intervals tell."
     )
+    assert "the base (-0.050" in area_sentence("any-speed", {"base": difference(-0.05, 0.0), "d1": D1})
+
+
+def test_of_many_arms_those_that_are_not_simply_beaten_are_told_of() -> None:
+    many = {f"a{i}": difference(0.3, 0.1) for i in range(4)} | {"d1": D1}
+    found = area_sentence("mine", many, 2)
+    assert "d1 solves more within 1 to 2 calls" in found and "that of a0" in found and "a1" not in found
+    assert found.endswith(" 3 more are under the differences, with intervals.")
+    assert area_sentence("mine", many, 4).endswith(" 1 more is under the differences, with intervals.")
+    assert "more is" not in area_sentence("mine", many, 5)
 
 
 def test_a_smaller_area_is_called_so() -> None:
-    assert "smaller than that of d1 (-0.050 [-0.070, -0.030]); d1 solves more within 1 call." in area_sentence(
+    assert "smaller than that of d1 (-0.050 [-0.070, -0.030]); d1 solves more within 1 call, by -10.0 points [-12.0, -8.0]." in area_sentence(
         "mine", {"d1": difference(-0.05, -0.1, 0.0)}
     )
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from diffpo.report.agreement import agreement
 from diffpo.report.data import Arm, FrontierPoint, LearnedSampler
-from diffpo.report.headline import VERDICTS, Verdict, comparison, frontier_verdict, headline, point_verdict
+from diffpo.report.headline import comparison, headline
+from diffpo.report.verdicts import PARTLY, VERDICTS, Verdict, frontier_verdict, point_verdict
 from diffpo.statistics.comparison import FrontierDifference
 from diffpo.statistics.intervals import Estimate, Interval
 
@@ -32,11 +33,20 @@ def difference(area: Interval, *accuracy: Interval) -> FrontierDifference:
 
 
 MORE, LEVEL, LESS = (0.01, 0.05), (-0.02, 0.02), (-0.05, -0.01)
+FROM_0, TO_0 = (0.0, 0.05), (-0.05, 0.0)
 BY_AREA: Sequence[tuple[FrontierDifference, Verdict]] = [
     (difference(MORE, LEVEL, MORE), "ahead of"),
     (difference(MORE, LESS, MORE), "mixed against"),
     (difference(MORE, LESS, LEVEL), "mixed against"),
-    (difference(LEVEL, LEVEL, MORE), "level with"),
+    (difference(LEVEL, LEVEL, LEVEL), "level with"),
+    (difference(FROM_0, FROM_0, TO_0), "level with"),
+    (difference(TO_0, FROM_0, TO_0), "level with"),
+    (difference(LEVEL, LEVEL, MORE), "partly ahead of"),
+    (difference(FROM_0, MORE, TO_0), "partly ahead of"),
+    (difference(LEVEL, LESS, LEVEL), "partly behind"),
+    (difference(TO_0, LESS, FROM_0), "partly behind"),
+    (difference(MORE, FROM_0, TO_0), "ahead of"),
+    (difference(LESS, FROM_0, TO_0), "behind"),
     (difference(LEVEL, LESS, MORE), "mixed against"),
     (difference(LESS, LEVEL, LESS), "behind"),
     (difference(LESS, MORE, LESS), "mixed against"),
@@ -53,6 +63,14 @@ BY_POINTS: Sequence[tuple[float, float, Verdict]] = [
     (0.9, 8.0, "mixed against"),
     (0.9, 4.0, "behind"),
     (0.9, 2.0, "behind"),
+    (0.641, 4.0, "level with"),
+    (0.639, 4.0, "ahead of"),
+    (0.759, 4.0, "level with"),
+    (0.761, 4.0, "behind"),
+    (0.7, 4.19, "level with"),
+    (0.7, 4.21, "faster than"),
+    (0.7, 3.82, "level with"),
+    (0.7, 3.8, "slower than"),
 ]
 
 
@@ -60,8 +78,12 @@ BY_POINTS: Sequence[tuple[float, float, Verdict]] = [
 def test_frontiers_are_told_apart_by_the_interval_of_the_area(found: FrontierDifference, verdict: Verdict) -> None:
     assert frontier_verdict(found) == verdict
     main = Arm("any-speed", (point(0.97, 4.4),))
-    assert headline([main], {"d1": found}, "any-speed") == f"any-speed solves 97 % in 4.4 calls: {verdict} d1."
-    assert headline([], {"d1": found}, "any-speed") == f"any-speed is {verdict} d1."
+    words = f"{verdict} d1"
+    if verdict in PARTLY:
+        at = 1 + [ends.ci95 in (MORE, LESS) for ends in found.accuracy].index(True)
+        words = f"{PARTLY[verdict][0]} d1 within {at} call{'s' if at > 1 else ''}"
+    assert headline([main], {"d1": found}, "any-speed") == f"any-speed solves 97 % in 4.4 calls: {words}."
+    assert headline([], {"d1": found}, "any-speed") == f"any-speed is {words}."
 
 
 @pytest.mark.parametrize(("accuracy", "nfe", "verdict"), BY_POINTS)
@@ -72,7 +94,7 @@ def test_points_are_told_apart_by_their_intervals_and_calls(accuracy: float, nfe
 
 
 def test_every_verdict_can_come_out_and_the_opposite_of_one_is_its_mirror() -> None:
-    assert {verdict for *_, verdict in BY_POINTS} == set(VERDICTS)
+    assert {verdict for *_, verdict in (*BY_POINTS, *BY_AREA)} == set(VERDICTS)
     mirrored = {"ahead of": "behind", "faster than": "slower than", "behind": "ahead of", "slower than": "faster than"}
     for accuracy, nfe, verdict in BY_POINTS:
         assert point_verdict(point(accuracy, nfe), point(0.7, 4.0)) == mirrored.get(verdict, verdict)
@@ -87,12 +109,15 @@ def test_without_a_comparison_it_is_what_was_measured() -> None:
 def test_the_base_is_a_rival_only_where_there_is_no_other() -> None:
     base, d1, ours = arm("base", 0.9, 1.0), arm("d1", 0.4, 4.0), arm("DiFFPO", 0.7, 4.0)
     assert headline([base, ours]) == "DiFFPO solves 70 % in 4.0 calls: behind the base."
+    assert headline([base, d1, ours]) == "DiFFPO solves 70 % in 4.0 calls: ahead of d1, behind the base.", "a loss is told"
+    base = arm("base", 0.2, 4.0)
     assert headline([base, d1, ours]) == "DiFFPO solves 70 % in 4.0 calls: ahead of d1."
+    assert headline([base, ours]) == "DiFFPO solves 70 % in 4.0 calls: ahead of the base."
 
 
 def test_of_unknown_arms_the_most_accurate_is_told_of() -> None:
     found = headline([arm("a", 0.4, 2.0), arm("b", 0.7, 4.0), arm("base", 0.8, 2.0), arm("c", 0.7, 6.0)])
-    assert found == "b solves 70 % in 4.0 calls: faster than c, mixed against a."
+    assert found == "b solves 70 % in 4.0 calls: faster than c, mixed against a, behind the base."
 
 
 NAMES = st.text(st.sampled_from("ab -\t"), min_size=1, max_size=30)
@@ -119,7 +144,17 @@ def test_of_many_arms_it_counts() -> None:
     assert told(a=MORE, b=MORE, c=LEVEL, d=LESS) == "any-speed is ahead of 2, level with 1, behind 1 of 4 others."
     main = [Arm("any-speed", (point(0.97, 4.4),))]
     many = {f"arm {i}": difference(ends, ends) for i, ends in enumerate((MORE, MORE, LEVEL, LESS))}
-    assert headline(main, many, "any-speed") == "any-speed solves 97 % in 4.4 calls: ahead of 2 of 4 others."
+    assert headline(main, many, "any-speed") == "any-speed solves 97 % in 4.4 calls: ahead of 2, behind 1 of 4 others."
+    assert told(a=MORE, b=LEVEL) == "any-speed is ahead of arm a, level with arm b."
+
+
+def test_where_an_arm_is_partly_ahead_is_told_as_far_as_there_is_room() -> None:
+    part = difference(LEVEL, MORE, LEVEL)
+    assert headline([], {"d1": difference(MORE, MORE), "x": part}, "mine") == "mine is ahead of d1, ahead of x within 1 call."
+    main = [Arm("mine", (point(0.7, 4.0),))]
+    assert headline(main, {"base": part}, "mine") == "mine solves 70 % in 4.0 calls: ahead of the base within 1 call."
+    found = headline(main, {"d1": part, "x": part, "y": difference(LESS, LESS)}, "mine")
+    assert found == "mine solves 70 % in 4.0 calls: partly ahead of d1 and x, behind y."
 
 
 def agreed(*arms: Arm, compared: Mapping[str, FrontierDifference] | None = None) -> str | None:
@@ -144,6 +179,13 @@ def test_aup_is_against_each_verdict_that_it_does_not_share(accuracy: float, oth
     direction = {0.4: 1, 0.7: 0, 0.9: -1}[accuracy]
     sign = {100: 1, 200: 0, 300: -1}[int(other)]
     assert (found == "AUP agrees with the headline.") == (sign in (0, direction))
+
+
+def test_a_lead_at_some_numbers_of_calls_is_contradicted_by_a_loss_alone() -> None:
+    ours = arm("mine", 0.7, 4.0, aup=200.0)
+    for other, is_against in ((100.0, False), (200.0, False), (300.0, True)):
+        found = str(agreed(arm("d1", 0.7, 4.0, aup=other), ours, compared={"d1": difference(LEVEL, MORE)}))
+        assert found.startswith("AUP compares") == is_against, found
 
 
 def test_a_mixed_verdict_is_contradicted_by_nothing() -> None:

@@ -3,10 +3,15 @@
 from collections.abc import Mapping, Sequence
 
 from diffpo.report.data import Arm
-from diffpo.report.headline import Comparison, Verdict
+from diffpo.report.headline import Comparison
+from diffpo.report.verdicts import Verdict
 from diffpo.statistics.intervals import Estimate
 
-DIRECTION: Mapping[Verdict, int] = {"ahead of": 1, "faster than": 1, "behind": -1, "slower than": -1, "level with": 0}
+DIRECTION: Mapping[Verdict, int] = {
+    **dict.fromkeys(("ahead of", "partly ahead of", "faster than"), 1),
+    **dict.fromkeys(("behind", "partly behind", "slower than"), -1),
+    "level with": 0,
+}
 """Which of two arms should have more of a figure, 1 for the main one; a mixed verdict is contradicted by nothing."""
 WHY = {
     "Area": "it is a mean over all numbers of calls, from one to one per token, each doubling counting alike",

@@ -2,21 +2,43 @@
 
 from collections.abc import Mapping, Sequence
 
+from diffpo.report.verdicts import Verdict, calls_told_apart, frontier_verdict, without_beaten_base
 from diffpo.statistics.comparison import FrontierDifference
 from diffpo.statistics.intervals import Estimate
 
 
-def area_sentence(main: str, differences: Mapping[str, FrontierDifference]) -> str:
-    """Return how the areas compare, which the headline tells in a word, and who is ahead at which numbers of calls."""
-    rivals = {arm: found for arm, found in differences.items() if arm != "base"} or differences
-    areas = [f"{_area_words(found.area)} {_name(arm)} ({_area(found.area)})" for arm, found in rivals.items()]
-    behind = [
-        f"{_name(arm)} solves more within {_ranges(calls)}"
-        for arm, found in rivals.items()
-        if (calls := calls_told_apart(found, -1))
-    ]
-    start = f"Over all numbers of calls, the area under the frontier of {main} is {' and '.join(areas)}"
-    return "; ".join([start, *(behind or ["at no number of calls is another ahead, as far as intervals tell"])]) + "."
+def area_sentence(main: str, differences: Mapping[str, FrontierDifference], most: int | None = None) -> str:
+    """Return how the areas compare, and who is ahead at which numbers of calls where the areas do not tell it.
+
+    Of more than `most` other arms, the first `most` are told of, those first whose areas do not tell all.
+    """
+    verdicts = without_beaten_base({arm: frontier_verdict(found) for arm, found in differences.items()})
+    told = shortlist(verdicts, most)
+    areas = [f"{_area_words(differences[arm].area)} {_name(arm)} ({_area(differences[arm].area)})" for arm in told]
+    parts = [f"Over all numbers of calls, the area under the frontier of {main} is {' and '.join(areas)}"]
+    for arm in told:
+        found = differences[arm]
+        if verdicts[arm] in ("partly ahead of", "mixed against") and (calls := calls_told_apart(found, 1)):
+            parts.append(f"{main} solves more than {_name(arm)} within {_where(found, calls, 1)}")
+        if calls := calls_told_apart(found, -1):
+            parts.append(f"{_name(arm)} solves more within {_where(found, calls, -1)}")
+    if len(told) == len(verdicts) and not any(calls_told_apart(differences[arm], -1) for arm in verdicts):
+        parts.append("at no number of calls is another ahead, as far as intervals tell")
+    return f"{'; '.join(parts)}.{and_more(verdicts, told)}"
+
+
+def shortlist(verdicts: Mapping[str, Verdict], most: int | None) -> list[str]:
+    """Return the arms, of more than `most` the first of them: those first that are not simply beaten."""
+    if most is None or len(verdicts) <= most:
+        return list(verdicts)
+    first = sorted(verdicts, key=lambda arm: verdicts[arm] in ("ahead of", "faster than", "level with"))
+    return first[:most]
+
+
+def and_more(verdicts: Mapping[str, Verdict], told: Sequence[str]) -> str:
+    """Return a sentence on the arms that a shortlist leaves out, "" where it has all."""
+    left = len(verdicts) - len(told)
+    return f" {left} more {'is' if left == 1 else 'are'} under the differences, with intervals." if left else ""
 
 
 def frontier_sentences(main: str, differences: Mapping[str, FrontierDifference]) -> list[str]:
@@ -24,21 +46,22 @@ def frontier_sentences(main: str, differences: Mapping[str, FrontierDifference])
     return [_sentence(main, arm, found) for arm, found in differences.items()]
 
 
-def calls_told_apart(found: FrontierDifference, sign: int) -> list[float]:
-    """Return the numbers of calls at which the whole interval is above (1) or below (-1) zero."""
-    return [at for at, e in zip(found.at, found.accuracy, strict=True) if min(sign * end for end in e.ci95) > 0]
-
-
 def _sentence(main: str, arm: str, found: FrontierDifference) -> str:
     parts = [f"{_area_words(found.area)} {_name(arm)} ({_area(found.area)})"]
     for sign, word in ((1, "ahead"), (-1, "behind")):
         if calls := calls_told_apart(found, sign):
-            at, most = max(
-                ((x, e) for x, e in zip(found.at, found.accuracy, strict=True) if x in calls),
-                key=lambda pair: sign * pair[1].value,
-            )
-            parts.append(f"it is {word} within {_ranges(calls)}, by most within {at:g}: {_points(most)}")
+            parts.append(f"it is {word} within {_where(found, calls, sign)}")
     return f"The frontier of {main} has an area {'; '.join(parts)}. Intervals are over problems and training seeds."
+
+
+def _where(found: FrontierDifference, calls: Sequence[float], sign: int) -> str:
+    """Return numbers of calls, and the largest difference of this sign there."""
+    at, most = max(
+        ((x, e) for x, e in zip(found.at, found.accuracy, strict=True) if x in calls),
+        key=lambda pair: sign * pair[1].value,
+    )
+    by_most = f", by most within {at:g}: " if len(calls) > 1 else ", by "
+    return f"{call_ranges(calls)}{by_most}{_points(most)}"
 
 
 def _area_words(area: Estimate) -> str:
@@ -56,7 +79,7 @@ def _points(found: Estimate) -> str:
     return f"{100 * found.value:+.1f} points [{low:+.1f}, {high:+.1f}]"
 
 
-def _ranges(calls: Sequence[float]) -> str:
+def call_ranges(calls: Sequence[float]) -> str:
     """Return whole numbers in words: `1 to 3 and 5 calls`."""
     runs: list[list[float]] = []
     for at in calls:

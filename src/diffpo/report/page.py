@@ -17,13 +17,15 @@ from diffpo.report import charts, playback, sentences, table
 from diffpo.report.agreement import agreement
 from diffpo.report.compared import frontier_sentences
 from diffpo.report.data import Arm, ReportedRun
-from diffpo.report.headline import comparison, headline
+from diffpo.report.headline import Comparison, comparison, headline
 from diffpo.report.learned import clue_sentence, gain_sentences, price_sentences
 from diffpo.report.palette import style_sheet
 from diffpo.report.training_logs import RL, SFT, TrainingLog, with_log
 
 HERE = Path(__file__).parent
 NARROW, WIDE = (380, 400), (760, 440)
+MOST_RIVALS = 4
+"""Of the arms that the main one is compared with, the paragraph beside the frontier tells of so many."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def render(run: ReportedRun) -> str:
         facts=_facts(run),
         headline=_unbroken(headline(run.arms, run.compared, run.main)),
         main=found.main if found else None,
-        basis=sentences.basis(run.arms, run.compared, found.main) if found else None,
+        basis=sentences.basis(run.arms, run.compared, found.main, MOST_RIVALS) if found else None,
         agreement=agreement(run.arms, found),
         figures=sentences.figures(run.arms),
         frontiers=[
@@ -93,6 +95,7 @@ def render(run: ReportedRun) -> str:
         if evaluated
         else [],
         gains=[
+            *(_whole_basis(run, found) if found else []),
             *(gain_sentences(learned) if learned else []),
             *(sentence for arm in evaluated for sentence in price_sentences(arm)),
             *(frontier_sentences(run.main, run.compared) if run.main else []),
@@ -112,6 +115,13 @@ def render(run: ReportedRun) -> str:
         player=playback.player(run.arms, sentences.rules(run.arms)),
         style_of=charts.styles_of(run.arms),
     )
+
+
+def _whole_basis(run: ReportedRun, found: Comparison) -> list[str]:
+    """Return what the headline rests on for all arms, where the paragraph beside the frontier leaves some out."""
+    whole = sentences.basis(run.arms, run.compared, found.main)
+    is_whole = whole == sentences.basis(run.arms, run.compared, found.main, MOST_RIVALS)
+    return [] if is_whole or whole is None or run.compared else [whole]
 
 
 @lru_cache

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffpo.report.compared import area_sentence
+from diffpo.report.compared import and_more, area_sentence, shortlist
 from diffpo.report.data import Arm, FrontierPoint
 from diffpo.report.learned import verdict_words
 from diffpo.report.table import interval_percent, percent
+from diffpo.report.verdicts import point_verdict
 from diffpo.statistics.comparison import FrontierDifference
 from diffpo.statistics.constant import NEAR_BEST, STANDING_PRICE, cheapest_near_best
 from diffpo.statistics.frontier import upper_hull_nfe
@@ -60,24 +61,29 @@ def rules(arms: Sequence[Arm]) -> dict[str, str]:
     return {arm.name: point.rule for arm in arms if (point := representative(arm))}
 
 
-def basis(arms: Sequence[Arm], compared: Mapping[str, FrontierDifference], main: str) -> str | None:
+def basis(
+    arms: Sequence[Arm], compared: Mapping[str, FrontierDifference], main: str, most: int | None = None
+) -> str | None:
     """Return what the headline's words rest on: differences with their intervals, losses too.
 
     Where whole frontiers were `compared` it is how they do, otherwise what the points of the other arms are to that of
-    the `main` arm, and whether its learned sampler is better than fixed bounds. None where there is nothing to say.
+    the `main` arm, and whether its learned sampler is better than fixed bounds. Of more than `most` other arms, some are
+    told of, those first that are not simply beaten. None where there is nothing to say.
     """
     if compared:
-        return area_sentence(main, compared)
+        return area_sentence(main, compared, most)
     points = [(arm, point) for arm in arms if (point := representative(arm))]
     ours = next(((arm, point) for arm, point in points if arm.name == main), None)
     if ours is None:
         return None
     arm, point = ours
-    others = [_comparison(other, theirs, point) for other, theirs in points if other is not arm]
+    verdicts = {other.name: point_verdict(point, theirs) for other, theirs in points if other is not arm}
+    told = shortlist(verdicts, most)
+    others = [_comparison(other, theirs, point) for other, theirs in points if other.name in told]
     found = []
     if others:
         sampler = "its learned sampler" if arm.learned else point.rule
-        found = [f"{main} with {sampler} solves {'; '.join(others)}."]
+        found = [f"{main} with {sampler} solves {'; '.join(others)}.{and_more(verdicts, told)}"]
     if arm.learned and arm.gain:
         found.append(f"Its learned sampler is {verdict_words(arm)}.")
     return " ".join(found) or None
