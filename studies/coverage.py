@@ -22,7 +22,7 @@ from diffpo.core.files import write_json
 from diffpo.statistics.comparison import Frontiers, compare_frontiers, compare_mixtures
 from diffpo.statistics.frontier import aup, aup_estimate, frontier_area_estimate, staircase_accuracy, staircase_area
 from diffpo.statistics.gain import accuracy_of_mixture, crossing, gain_at, gain_over_fixed
-from diffpo.statistics.intervals import difference_interval, mean_interval, ratio_interval, share_interval
+from diffpo.statistics.intervals import calls_interval, difference_interval, ratio_interval, share_interval
 
 RESULT = Path("results/coverage.json")
 LOG = np.log(CALLS) / math.log(LENGTH)
@@ -71,7 +71,7 @@ def shares() -> Iterator[Scenario]:
             def trial(rng: np.random.Generator, population: Population = population) -> Found:
                 sample = population.sample(rng)
                 interval = share_interval(sample.solved[:, 0, 0], sample.clusters)
-                calls = mean_interval(sample.nfe[:, 0, 0], sample.clusters)
+                calls = calls_interval(sample.nfe[:, 0, 0], sample.clusters)
                 return [(interval, population.accuracy[0]), (calls, population.calls[0])]
 
             yield Scenario("one run", sizes_text(population, 1) + f", {accuracy:.0%}", trial, ("accuracy", "NFE"), 2000)
@@ -88,7 +88,7 @@ def shares_over_runs() -> Iterator[Scenario]:
                           truths: Sequence[float] = truths) -> Found:  # fmt: skip
                     sample = population.sample(rng, runs)
                     interval = share_interval(sample.solved[..., 0], sample.clusters)
-                    calls = mean_interval(sample.nfe[..., 0], sample.clusters)
+                    calls = calls_interval(sample.nfe[..., 0], sample.clusters)
                     return [(interval, truths[0]), (calls, truths[1])]
 
                 about = f"{sizes_text(population, runs)}, {accuracy:.0%}"

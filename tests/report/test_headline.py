@@ -116,8 +116,8 @@ def test_the_base_is_a_rival_only_where_there_is_no_other() -> None:
 
 
 def test_of_unknown_arms_the_most_accurate_is_told_of() -> None:
-    found = headline([arm("a", 0.4, 2.0), arm("b", 0.7, 4.0), arm("base", 0.8, 2.0), arm("c", 0.7, 6.0)])
-    assert found == "b solves 70 % in 4.0 calls: faster than c, mixed against a, behind the base."
+    found = headline([arm("a", 0.4, 2.0), arm("b", 0.7, 4.0), arm("base", 0.2, 4.0), arm("c", 0.7, 6.0)])
+    assert found == "b solves 70 % in 4.0 calls: faster than c, mixed against a."
 
 
 NAMES = st.text(st.sampled_from("ab -\t"), min_size=1, max_size=30)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.helpers.report_runs import fake_run
 
-from diffpo.report.data import Arm, PlaybackCompletion
+from diffpo.report.data import Arm, PlaybackCompletion, ReportedRun
 from diffpo.report.page import render
 from diffpo.report.playback import MOST_TOKENS, Board, player
 from diffpo.report.sentences import rules
@@ -40,7 +40,9 @@ def test_a_box_of_six_by_six_is_two_rows_high() -> None:
 def test_of_a_solved_grid_nothing_is_wrong_and_text_has_no_wrong_tokens() -> None:
     assert not any("wrong" in cell.classes for cell in board(replace(GRID, is_solved=True)).cells)
     found = board(TEXT)
-    assert found.columns is None and found.verdict == "not solved"
+    assert found.columns is None and found.verdict == "wrong"
+    assert board(replace(TEXT, is_solved=True)).verdict == "right"
+    assert board(replace(TEXT, answer="")).verdict == "not solved", "without an answer nothing is right or wrong"
     assert not any("wrong" in cell.classes for cell in found.cells)
 
 
@@ -128,8 +130,25 @@ def test_which_prompts_are_shown_is_said_as_far_as_the_record_says_it() -> None:
         return found.choice
 
     easy, hard = (replace(GRID, difficulty=f"{clues} clues") for clues in (9, 4))
-    assert choice(easy, hard) == "The first puzzle of each of 2 difficulties"
-    assert choice(easy, hard, hard) == choice(easy) == choice(GRID, GRID) == "The first puzzles"
+    assert choice(easy, hard) == "The first puzzle of each of 2 difficulties of the evaluation"
+    assert choice(easy, hard, hard) == choice(easy) == choice(GRID, GRID) == "The first puzzles of the evaluation"
     text = replace(TEXT, difficulty="level 1")
-    assert choice(text, replace(text, difficulty="level 2")) == "The first prompt of each of 2 difficulties"
-    assert choice(TEXT, TEXT) == "The first prompts"
+    assert choice(text, replace(text, difficulty="level 2")) == (
+        "The first prompt of each of 2 difficulties of the evaluation (as the column level of the data names them)"
+    )
+    assert choice(TEXT, TEXT) == "The first prompts of the evaluation"
+
+
+def test_the_right_answer_of_a_text_is_shown_and_that_of_a_grid_is_in_its_cells() -> None:
+    def answers(*completions: PlaybackCompletion) -> list[str]:
+        arms = [Arm(f"a{i}", playback=(completion,)) for i, completion in enumerate(completions)]
+        found = player(arms, {})
+        assert found is not None
+        (play,) = (*found.grids, *found.texts)
+        return list(map(str, play.answers))
+
+    assert answers(TEXT, TEXT) == ["b"]
+    assert answers(TEXT, replace(TEXT, answer="<c>")) == ["b", "&lt;c&gt;"]
+    assert answers(replace(TEXT, answer="")) == answers(GRID) == []
+    html = render(ReportedRun("r", (Arm("d1", playback=(TEXT,)),)))
+    assert 'Right answer: <bdi class="text">b</bdi>' in html and '<span class="bad">wrong</span>' in html

@@ -69,6 +69,14 @@ def test_one_cluster_tells_nothing() -> None:
 # ----------------------------------------------------------------------------------------------- several training runs
 
 
+def test_an_interval_of_calls_begins_at_one_call_and_is_else_that_of_the_mean() -> None:
+    nfe = np.array([1.0] * 11 + [16.0])
+    (low, high), (plain, above) = (of(nfe, np.arange(12)) for of in (intervals.calls_interval, intervals.mean_interval))
+    assert plain < 1 and (low, high) == (1.0, above)
+    assert intervals.calls_interval(nfe + 7, np.arange(12)) == pytest.approx((plain + 7, above + 7), rel=1e-12)
+    assert intervals.calls_interval(nfe, ["a"] * 12) == (1.0, math.inf)
+
+
 def test_what_moves_all_runs_alike_and_what_tells_runs_apart_are_added() -> None:
     """Twelve rows in three runs, each value the sum of a row's and a run's: nothing is of a row in one run alone."""
     values = CLUSTERED[:, None] + np.array([0.0, 1, 5])  # the runs' 0, 1, 5 have a mean of 2 and a variance of 7

@@ -28,6 +28,7 @@ from diffpo.models.model_paths import METRICS
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import SftRecipe
 from diffpo.report import frontier_svg, read_run, standalone, table_text, write_report
+from diffpo.report.agreement import aup_sentence
 from diffpo.report.headline import comparison, headline
 from diffpo.report.sentences import basis
 from diffpo.runs.interrupt import interruptible
@@ -55,7 +56,11 @@ def run_demo(out: Path, seed: int) -> None:
         evaluated = [arm for arm in run.arms if arm.is_evaluated]
         write_whole(out / "frontier.svg", standalone(frontier_svg(evaluated)))
     found = comparison(run.arms, run.compared, run.main)
-    said = [headline(run.arms, run.compared, run.main), basis(run.arms, run.compared, found.main) if found else None]
+    said = [
+        headline(run.arms, run.compared, run.main),
+        basis(run.arms, run.compared, found.main) if found else None,
+        aup_sentence(evaluated),
+    ]
     show("\n\n".join(["", table_text(evaluated).rstrip(), *filter(None, said), f"open {out / 'report.html'}"]))
 
 

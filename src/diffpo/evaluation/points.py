@@ -4,7 +4,7 @@ from typing import Any
 
 from diffpo.evaluation.loop import Outcome
 from diffpo.recipes.tables import EntropyBoundRule, RuleRecipe
-from diffpo.statistics.intervals import mean_interval, share_interval
+from diffpo.statistics.intervals import calls_interval, share_interval
 
 
 def point_of(outcome: Outcome, rule: RuleRecipe | None, clusters: list[str]) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def point_of(outcome: Outcome, rule: RuleRecipe | None, clusters: list[str]) -> 
         "accuracy": float(outcome.is_solved.mean()),
         "ci95": share_interval(outcome.is_solved, clusters),
         "nfe": float(outcome.nfe.mean()),
-        "nfe_ci95": mean_interval(outcome.nfe, clusters),
+        "nfe_ci95": calls_interval(outcome.nfe, clusters),
         "n": len(outcome.is_solved),
         "unparseable": outcome.count("unparseable"),
         "grader_failed": outcome.count("grader_failed"),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from diffpo.report.data import Arm
 from diffpo.report.headline import Comparison
+from diffpo.report.table import percent
 from diffpo.report.verdicts import Verdict
 from diffpo.statistics.intervals import Estimate
 
@@ -53,6 +54,23 @@ def agreement(arms: Sequence[Arm], found: Comparison | None) -> str | None:
     agree = "Area and AUP" if len(agreeing) == 2 else "".join(agreeing)
     verb = "agree" if len(agreeing) == 2 else "agrees"
     return " ".join([f"{agree} {verb} with the headline."] * bool(agreeing) + contradictions) or None
+
+
+def aup_sentence(arms: Sequence[Arm]) -> str | None:
+    """Return what the arms' AUP are relative to, for the same record has another AUP beside other arms."""
+    known = [arm for arm in arms if arm.aup]
+    scaled = [arm for arm in known if arm.aup_best is not None]
+    if not known:
+        return None
+    best = max((arm.aup_best for arm in scaled if arm.aup_best is not None), default=0.0)
+    told = (
+        "AUP is relative: its weights fall with the distance from the best accuracy of fixed rules among the arms on "
+        f"this page, {percent(best)} %, so that the same record has another AUP beside other arms"
+    )
+    as_recorded = [arm.name for arm in known if arm not in scaled]
+    if not scaled:
+        return "AUP is as the records have it, relative to the best accuracy among the arms that each was written with."
+    return f"{told}; that of {', '.join(as_recorded)} is as recorded, on a scale of its own." if as_recorded else f"{told}."
 
 
 def _area(arm: Arm) -> Estimate | None:

@@ -20,6 +20,9 @@ LONGEST_NAME = 220
 """Of an arm in a picture, in user units."""
 CURVE_POINTS = 40
 """A training curve has at most this many points; each is a mean of consecutive log lines."""
+CALLS = ("mean denoiser calls per problem (NFE)", "mean denoiser calls (NFE)", "denoiser calls", "NFE")
+ACCURACY = ("accuracy on unseen problems", "accuracy")
+"""Names of the axes of a frontier, for wide pictures and for narrow ones."""
 
 SHARES = {
     "accuracy",
@@ -72,7 +75,7 @@ def frontier_svg(arms: Sequence[Arm], width: int = 760, height: int = 440) -> st
         y=_from_zero(shares, ceiling=100.0, ticks=5, unit=" %"),
         top=LEGEND_TOP + rows_height + 16,
     )
-    body = panel.frame("mean denoiser calls per problem (NFE)", "accuracy on unseen problems", counts(arms))
+    body = panel.frame(CALLS, ACCURACY, counts(arms))
     stars = ""
     for arm in arms:
         style = style_of(arm)

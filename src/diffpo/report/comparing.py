@@ -86,7 +86,8 @@ def _rescaled(arm: Arm, together: Sequence[Arm]) -> Arm:
     solved, nfe = (np.array([getattr(p, name) for p in arm.points]).T for name in ("solved", "nfe_rows"))
     rivals = [p.solved for other in together if other is not arm for p in other.points if len(p.solved) == count]
     found = aup_estimate(solved, nfe, arm.rows.clusters, arm.completion_length, np.array(rivals).T if rivals else None)
-    return replace(arm, aup=found)
+    best = max(float(np.mean(column)) for column in [*solved.T, *rivals])
+    return replace(arm, aup=found, aup_best=best)
 
 
 def _notes(arms: Sequence[Arm], main: Arm | None, unpaired: Sequence[Arm]) -> list[str]:

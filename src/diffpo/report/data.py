@@ -105,6 +105,8 @@ class Arm:
     learned: LearnedSampler | None = None
     area: Estimate | None = None
     aup: Estimate | None = None
+    aup_best: float | None = None
+    """The best accuracy of all arms that AUP is relative to; None where it is as the record has it."""
     gain: Gain | None = None
     validated_gain: ValidatedGain | None = None
     price_curve: PriceCurve | None = None

@@ -43,6 +43,7 @@ POINTS = (
 )
 ARMS = (
     *("arm", "task", "split", *_interval("area"), *_interval("area of its sampler"), *_interval("AUP")),
+    "best accuracy that AUP is relative to %",
     *("denoiser calls of training", *SIZE),
 )
 COMPARED = (
@@ -156,7 +157,8 @@ def _point_row(arm: Arm, point: FrontierPoint, prices: str) -> Row:
 def _arm_row(arm: Arm) -> Row:
     areas = [arm.area, arm.price_curve.area if arm.price_curve else None, arm.aup]
     ends = [value for found in areas for value in ((found.value, *found.ci95) if found else (None,) * 3)]
-    return [arm.name, arm.task, arm.split, *ends, arm.train_denoiser_calls, arm.num_problems, len(arm.seeds) or 1]
+    best = None if arm.aup_best is None else 100 * arm.aup_best
+    return [arm.name, arm.task, arm.split, *ends, best, arm.train_denoiser_calls, arm.num_problems, len(arm.seeds) or 1]
 
 
 def _compared_rows(run: ReportedRun) -> Iterator[Row]:

@@ -1,5 +1,7 @@
 """Is the learned sampler of a run ahead of fixed rules on the same model? The sentences of a report that say so."""
 
+import numpy as np
+
 from diffpo.report.charts import by_clues
 from diffpo.report.data import Arm
 from diffpo.statistics.constant import Verdict, verdict
@@ -28,7 +30,7 @@ def gain_sentences(arm: Arm) -> list[str]:
     gain = arm.gain
     found = [
         f"Against the best mixture of the {len(arm.points)} fixed rules on the same model, fitted to these problems, "
-        f"the learned sampler is worth {_points(gain.accuracy, gain.accuracy_ci95)} of accuracy at equal NFE, "
+        f"the learned sampler of {arm.name} is worth {_points(gain.accuracy, gain.accuracy_ci95)} of accuracy at equal NFE, "
         f"and saves {_calls(gain.nfe, gain.nfe_ci95)} calls per problem at equal accuracy."
     ]
     if arm.validated_gain is not None:
@@ -41,16 +43,27 @@ def gain_sentences(arm: Arm) -> list[str]:
     return [*found, f"So it is {verdict_words(arm)}."]
 
 
-def clue_sentence(arm: Arm) -> str | None:
-    """Return how the learned sampler's bound goes with the clues of a puzzle; None where that was not recorded."""
-    bounds = by_clues(arm.clues, arm.learned.bounds) if arm.learned else {}
-    if len(bounds) < 2:
+def prompt_sentence(arm: Arm) -> str | None:
+    """Return how the learned sampler's bound goes with the prompt: with the clues of a puzzle, or how far it spreads.
+
+    None where its bounds were not recorded.
+    """
+    if arm.learned is None or len(arm.learned.bounds) < 2:
         return None
+    bounds = by_clues(arm.clues, arm.learned.bounds)
+    if len(bounds) < 2:
+        low, lower, upper, high = np.quantile(arm.learned.bounds, (0, 0.25, 0.75, 1)).tolist()
+        return (
+            f"Over {len(arm.learned.bounds)} prompts the bound of {arm.name} goes from {low:.2g} to {high:.2g}, for the "
+            f"middle half of them from {lower:.2g} to {upper:.2g}: a larger one commits more tokens per call, and a "
+            "single bound would treat all prompts alike."
+        )
     fewest, most = min(bounds), max(bounds)
-    return (
-        f"Puzzles with more clues are easier. The bound of {arm.name} is {bounds[fewest]:.2g} on average at "
-        f"{fewest} clues and {bounds[most]:.2g} at {most}: a larger one commits more tokens per call, and a flat curve "
-        "would treat all prompts alike."
+    solved = by_clues(arm.clues, arm.learned.point.solved)
+    is_easier = bool(solved) and solved[fewest] < solved[most]
+    return ("Puzzles with more clues are easier. " if is_easier else "") + (
+        f"The bound of {arm.name} is {bounds[fewest]:.2g} on average at {fewest} clues and {bounds[most]:.2g} at {most}: "
+        "a larger one commits more tokens per call, and a flat curve would treat all prompts alike."
     )
 
 

@@ -14,29 +14,19 @@ from markupsafe import Markup
 from diffpo.core.files import check_writable, explain_write_errors, write_whole
 from diffpo.core.printable import printable
 from diffpo.report import charts, playback, sentences, table
-from diffpo.report.agreement import agreement
+from diffpo.report.agreement import agreement, aup_sentence
 from diffpo.report.compared import frontier_sentences
 from diffpo.report.data import Arm, ReportedRun
 from diffpo.report.headline import Comparison, comparison, headline
-from diffpo.report.learned import clue_sentence, gain_sentences, price_sentences
+from diffpo.report.learned import gain_sentences, price_sentences
 from diffpo.report.palette import style_sheet
+from diffpo.report.prompt_view import prompt_view
 from diffpo.report.training_logs import RL, SFT, TrainingLog, with_log
 
 HERE = Path(__file__).parent
 NARROW, WIDE = (380, 400), (760, 440)
 MOST_RIVALS = 4
 """Of the arms that the main one is compared with, the paragraph beside the frontier tells of so many."""
-
-
-@dataclass(frozen=True)
-class ClueRow:
-    """Figures of the learned sampler on the problems with this many clues."""
-
-    clues: int
-    n: int
-    bound: str
-    accuracy: str
-    nfe: str
 
 
 @dataclass(frozen=True)
@@ -73,8 +63,6 @@ def write_page(run: ReportedRun, out_file: Path) -> Path:
 def render(run: ReportedRun) -> str:
     """Return the page as HTML."""
     evaluated = [arm for arm in run.arms if arm.is_evaluated]
-    learned = next((arm for arm in evaluated if arm.learned), None)
-    fixed = charts.nearest_fixed(learned) if learned else None
     rl, sft = (with_log(run.arms, kind) for kind in (RL, SFT))
     found = comparison(run.arms, run.compared, run.main)
     script = _text("playback.js")
@@ -88,7 +76,10 @@ def render(run: ReportedRun) -> str:
         main=found.main if found else None,
         basis=sentences.basis(run.arms, run.compared, found.main, MOST_RIVALS) if found else None,
         agreement=agreement(run.arms, found),
+        aup_sentence=aup_sentence([arm for arm in run.arms if arm.is_evaluated]),
         figures=sentences.figures(run.arms),
+        has_learned=any(arm.learned for arm in evaluated),
+        has_prices=any(arm.price_curve for arm in evaluated),
         frontiers=[
             (name, Markup(charts.frontier_svg(evaluated, *size))) for name, size in (("wide", WIDE), ("narrow", NARROW))
         ]
@@ -96,18 +87,13 @@ def render(run: ReportedRun) -> str:
         else [],
         gains=[
             *(_whole_basis(run, found) if found else []),
-            *(gain_sentences(learned) if learned else []),
+            *(sentence for arm in evaluated for sentence in gain_sentences(arm)),
             *(sentence for arm in evaluated for sentence in price_sentences(arm)),
             *(frontier_sentences(run.main, run.compared) if run.main else []),
             *filter(None, [sentences.frontier_sentence(run.arms)]),
         ],
         tables=_tables(run.arms),
-        clue_charts=[Markup(svg) for svg in charts.clue_charts(learned).values()] if learned else [],
-        clue_rows=_clue_rows(learned) if learned else [],
-        clue_sentence=clue_sentence(learned) if learned else None,
-        learned_style=charts.style_of(learned) if learned else None,
-        learned_name=learned.name if learned else None,
-        fixed_rule=fixed.rule if fixed else None,
+        prompt_views=[view for arm in evaluated if (view := prompt_view(arm))],
         curves=_curves(rl, RL),
         rl_arms=rl,
         sft_curves=_curves(sft, SFT),
@@ -161,36 +147,24 @@ def _duration(seconds: float) -> str:
 def _tables(arms: Sequence[Arm]) -> list[ArmTable]:
     """Return the table of all figures, by arm: those of a whole frontier stand once beside the arm's name."""
     found: list[ArmTable] = []
+    best = {arm.name: arm.aup_best for arm in arms}
     of_rule = [i for i, name in enumerate(table.HEADER) if name not in ("arm", "area", "AUP")]
     of_frontier = [i for i, name in enumerate(table.HEADER) if name in ("area", "AUP")]
     for row in table.table_rows([arm for arm in arms if arm.is_evaluated]):
         cells = tuple(row.cells[i] for i in of_rule)
         kept = replace(row, cells=cells)
         if row.is_first:
-            frontier = tuple((table.HEADER[i], row.cells[i]) for i in of_frontier if row.cells[i] != table.ABSENT)
+            named = {name: name for name in table.HEADER}
+            if (scale := best[row.arm]) is not None:
+                named["AUP"] = f"AUP, relative to {table.percent(scale)} %,"
+            frontier = tuple(
+                (named[table.HEADER[i]], row.cells[i]) for i in of_frontier if row.cells[i] != table.ABSENT
+            )
             header = tuple(table.HEADER[i] for i in of_rule)
             found.append(ArmTable(row.arm, frontier, header, (kept,)))
         else:
             found[-1] = replace(found[-1], rows=(*found[-1].rows, kept))
     return found
-
-
-def _clue_rows(arm: Arm) -> list[ClueRow]:
-    if not arm.learned:
-        return []
-    bounds = charts.by_clues(arm.clues, arm.learned.bounds)
-    solved = charts.by_clues(arm.clues, arm.learned.point.solved)
-    calls = charts.by_clues(arm.clues, arm.learned.point.nfe_rows)
-    return [
-        ClueRow(
-            clues,
-            arm.clues.count(clues),
-            f"{bounds[clues]:.3g}" if clues in bounds else table.ABSENT,
-            table.percent(solved[clues]),
-            f"{calls[clues]:.2f}" if clues in calls else table.ABSENT,
-        )
-        for clues in solved
-    ]
 
 
 def _curves(arms: Sequence[Arm], kind: TrainingLog) -> list[Curve]:

@@ -58,6 +58,8 @@ class Play:
     is_grid: bool
     has_difficulty: bool
     """Whether the record says how difficult the prompt is."""
+    answers: tuple[Markup, ...] = ()
+    """The right answer, of a text; several where records differ, and none where they have none."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,15 @@ class Player:
         what = "puzzle" if self.grids else "prompt"
         difficulties = {play.title for play in plays if play.has_difficulty}
         if len(difficulties) < max(len(plays), 2):
-            return f"The first {what}s"
-        return f"The first {what} of each of {len(plays)} difficulties"
+            return f"The first {what}s of the evaluation"
+        told = f"The first {what} of each of {len(plays)} difficulties of the evaluation"
+        return told if self.grids else f"{told} (as the column {self.column} of the data names them)"
+
+    @property
+    def column(self) -> str:
+        """The column of the data that says how difficult a prompt is, by the first word of what it says."""
+        words = {play.title.partition(" ")[0] for play in self.texts if play.has_difficulty}
+        return words.pop() if len(words) == 1 and words <= {"level", "difficulty"} else "level or difficulty"
 
     def solved(self, lane: int, plays: Sequence[Play]) -> str:
         """Return how many of an arm's completions of some prompts are solved at the end."""
@@ -153,7 +162,8 @@ def _play(number: int, prompt: str, found: Mapping[str, PlaybackCompletion], arm
     clues = f"{first.clues} clues" if first.clues is not None else None
     boards = tuple(_board(arm, found[arm.name], is_grid) if arm.name in found else None for arm in arms)
     title = first.difficulty or clues or f"prompt {number}"
-    return Play(title, visible(prompt), boards, is_grid, first.difficulty is not None)
+    answers = () if is_grid else dict.fromkeys(completion.answer for completion in found.values() if completion.answer)
+    return Play(title, visible(prompt), boards, is_grid, first.difficulty is not None, tuple(map(visible, answers)))
 
 
 def is_sudoku(found: PlaybackCompletion) -> bool:
@@ -182,7 +192,7 @@ def _board(arm: Arm, found: PlaybackCompletion, is_grid: bool) -> Board:
     size = math.isqrt(len(tokens))
     cells = [_cell(found, tokens, i, size) for i in range(len(tokens))] if is_grid else _text(found, tokens)
     wrong = sum("wrong" in cell.classes for cell in cells)
-    verdict = "solved" if found.is_solved else f"{wrong} wrong" if is_grid else "not solved"
+    verdict = _verdict(found, wrong if is_grid else None)
     calls = f"{found.nfe} {'call' if found.nfe == 1 else 'calls'}"
     lines = ["".join(tokens[i : i + size]) for i in range(0, len(tokens), size)] if is_grid else []
     return Board(
@@ -196,6 +206,16 @@ def _board(arm: Arm, found: PlaybackCompletion, is_grid: bool) -> Board:
         "" if found.entropy_bound is None else f"bound {found.entropy_bound:.3g}",
         max(len(tokens) - MOST_TOKENS, 0) if not is_grid else 0,
     )
+
+
+def _verdict(found: PlaybackCompletion, wrong: int | None) -> str:
+    """Return how a completion came out; of a grid with the number of cells that are wrong.
+
+    Without a right answer it is what the reward called solved.
+    """
+    if wrong is not None or not found.answer:
+        return "solved" if found.is_solved else "not solved" if wrong is None else f"{wrong} wrong"
+    return "right" if found.is_solved else "wrong"
 
 
 def _cell(found: PlaybackCompletion, tokens: Sequence[str], i: int, size: int) -> Cell:

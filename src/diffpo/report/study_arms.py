@@ -13,7 +13,7 @@ from diffpo.report.metrics import parse_object
 from diffpo.report.reading import FEWEST_CALLS, build
 from diffpo.statistics.frontier import frontier_area_estimate
 from diffpo.statistics.gain import gain_over_fixed
-from diffpo.statistics.intervals import Estimate, mean_interval, share_interval
+from diffpo.statistics.intervals import Estimate, calls_interval, share_interval
 
 LEARNED, BOUND = "learned", "entropy bound "
 BASE = "base"
@@ -105,7 +105,7 @@ def _point(rule: str, rows: Sequence[Mapping[str, Any]], clusters: tuple[str, ..
         bound=float(bound) if bound != rule else None,
         solved=tuple(solved.mean(axis=1).tolist()),
         nfe_rows=tuple(nfe.mean(axis=1).tolist()),
-        nfe_ci95=mean_interval(nfe, clusters),
+        nfe_ci95=calls_interval(nfe, clusters),
     )
 
 

@@ -9,6 +9,8 @@ from html import escape
 
 Number = int | float
 XY = tuple[Number, Number]
+Label = str | Sequence[str]
+"""What an axis is called; of several names the longest comes first."""
 FONT_SIZE = 12
 KEY_WIDTH, ROW_HEIGHT = 34, 20
 """Of a legend: the room for a line and a mark before its name, and between its rows."""
@@ -95,12 +97,12 @@ class Panel:
             self.height - self.bottom - self.y.at(point[1]) * (self.height - self.top - self.bottom),
         )
 
-    def frame(self, x_label: str, y_label: str, note: str = "") -> str:
+    def frame(self, x_label: Label, y_label: Label, note: str = "") -> str:
         """Draw grid lines, tick labels and axis names; the name of the y axis is above it, where it can be read.
 
-        A logarithmic x axis, and a y axis that does not begin at 0, say so. `note` stands at the right above all.
+        A logarithmic x axis, and a y axis that does not begin at 0, say so. `note` stands at the right above all. Of
+        several names of an axis, the longest first, the first one that fits is written.
         """
-        x_label += ", log scale" if self.x.is_log else ""
         right, bottom = self.width - self.right, self.height - self.bottom
         parts = []
         for tick in self.y.ticks:
@@ -114,10 +116,14 @@ class Panel:
         parts.append(f'<line class="axis" x1="{self.left}" y1="{bottom}" x2="{right}" y2="{bottom}"/>')
         begins = f"from {self.y.label(self.y.lo)} up" if self.is_cut else ""
         parts += [text((0, bottom + 36), begins, "name")] if begins else []
-        parts.append(text((right, bottom + 36), x_label, "name", "end", room=right - GAP - text_width(begins)))
+        room = right - GAP - text_width(begins)
+        log = ", log scale" if self.x.is_log else ""
+        name = _first_that_fits([f"{name}{log}" for name in _names(x_label)], room)
+        parts.append(text((right, bottom + 36), name, "name", "end", room=room))
         if y_label:
-            kept = text_width(note) + GAP if note else 0
-            parts.append(text((0, 14), y_label, "name", "start", room=self.width - kept - GAP))
+            room = self.width - (text_width(note) + GAP if note else 0) - GAP
+            name = _first_that_fits(_names(y_label), room)
+            parts.append(text((0, 14), name, "name", "start", room=room))
         if note:
             parts.append(text((self.width, 14), note, "name", "end"))
         return "".join(parts)
@@ -142,6 +148,14 @@ class Panel:
 
     def marker(self, point: XY, shape: str, style: str, tooltip: str = "") -> str:
         return marker(self.at(point), shape, style, tooltip)
+
+
+def _names(label: Label) -> Sequence[str]:
+    return [label] if isinstance(label, str) else label
+
+
+def _first_that_fits(names: Sequence[str], room: Number) -> str:
+    return next((name for name in names if text_width(name) <= room), names[-1])
 
 
 def marker(at: XY, shape: str, style: str, tooltip: str = "") -> str:

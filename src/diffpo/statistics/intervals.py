@@ -17,6 +17,8 @@ from diffpo.statistics.student import student_quantile
 
 Interval = tuple[float, float]
 Clusters = np.ndarray | Sequence[str] | Sequence[int]
+FEWEST_CALLS = 1.0
+"""Denoiser calls for a problem."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,15 @@ def mean_interval(values: Shaped[np.ndarray, " n *s"], clusters: Clusters) -> In
     """
     center, half = center_and_half_width(values, clusters)
     return center - half, center + half
+
+
+def calls_interval(nfe: Shaped[np.ndarray, " n *s"], clusters: Clusters) -> Interval:
+    """Return the interval of mean denoiser calls: `mean_interval` without what lies below one call.
+
+    No problem takes less than one, so what is cut off never holds the truth, and coverage stays what it is.
+    """
+    low, high = mean_interval(nfe, clusters)
+    return max(FEWEST_CALLS, low), high
 
 
 def share_interval(solved: Shaped[np.ndarray, " n *s"], clusters: Clusters) -> Interval:

@@ -14,7 +14,7 @@ from diffpo.statistics.constant import (
 )
 from diffpo.statistics.frontier import frontier_area_estimate
 from diffpo.statistics.gain import Gain, gain_over_fixed
-from diffpo.statistics.intervals import Estimate, mean_interval, share_interval
+from diffpo.statistics.intervals import Estimate, calls_interval, share_interval
 from diffpo.study.results import Result
 from diffpo.study.summary import groups
 
@@ -73,7 +73,7 @@ def _frontier(members: Sequence[Result]) -> Frontier:
         frontier_area_estimate(solved, nfe, clusters, length),
         tuple(names[index] for index in chosen),
         Estimate(float(constant_solved.mean()), share_interval(constant_solved, clusters)),
-        Estimate(float(constant_nfe.mean()), mean_interval(constant_nfe, clusters)),
+        Estimate(float(constant_nfe.mean()), calls_interval(constant_nfe, clusters)),
         gain,
         validated_gain,
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffpo.core.errors import UserError
-from diffpo.statistics.intervals import Estimate, difference_interval, mean_interval, ratio_interval, share_interval
+from diffpo.statistics.intervals import Estimate, calls_interval, difference_interval, ratio_interval, share_interval
 from diffpo.study.results import BOUNDARIES, Result
 
 BOUND = "entropy bound "
@@ -109,7 +109,7 @@ def _point(members: Sequence[Result], index: int, rule: str) -> TrajectoryPoint:
     return TrajectoryPoint(
         float(np.mean([result["points"][index]["calls"] for result in members])),
         Estimate(float(solved.mean()), share_interval(solved, clusters)),
-        Estimate(float(nfe.mean()), mean_interval(nfe, clusters)),
+        Estimate(float(nfe.mean()), calls_interval(nfe, clusters)),
         tuple(float(value) for value in solved.mean(axis=0)),
     )
 
