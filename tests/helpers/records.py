@@ -40,7 +40,7 @@ def record(skill: float, **changes: Any) -> dict[str, Any]:
         "clusters": [f"p{i}" for i in range(PROBLEMS)],
         "clues": [],
         "points": points,
-        "area": {"value": skill, "ci95": [skill - 0.1, skill + 0.1]},
+        "area": {"value": skill, "ci95": [max(0.0, skill - 0.1), min(1.0, skill + 0.1)]},
         "aup": {"value": 100 * skill, "ci95": [90 * skill, 110 * skill]},
         "playback": [],
     }

@@ -76,5 +76,5 @@ def test_a_summary_is_read(tmp_path: Path) -> None:
     assert differences_of(summary) == {"d1": expected}
     assert differences_of({}) == {}
     (tmp_path / "summary.json").write_text(json.dumps({"arms": {"d1": {}}, "compared": {"d1": {"area": 3}}}))
-    with pytest.raises(UserError, match=r"summary\.json: the field 'accuracy' is missing"):
+    with pytest.raises(UserError, match=r"summary\.json: the field 'compared\.d1\.accuracy' is missing"):
         read_run(tmp_path)

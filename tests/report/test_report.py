@@ -84,7 +84,7 @@ def test_text_of_a_model_cannot_become_markup(run_dir: Path) -> None:
     found = json.loads((run_dir / "eval" / "diffpo.json").read_text())
     play = found["playback"][0]
     play.update(prompt=hostile, completion="<b>&\"'" + "1" * 11, solved=False, answer="<i>" + ANSWER[3:])
-    found["points"][0].update(rule=hostile, accuracy=0.99)
+    found["points"][0].update(rule=hostile, accuracy=0.99, ci95=[0.98, 1.0])
     found["learned"] = None
     edit(run_dir / "eval" / "diffpo.json", learned=None, playback=[play], points=found["points"])
     for arm in ("base", "d1", "diffpo"):
@@ -187,8 +187,8 @@ def test_nothing_to_report(tmp_path: Path, exists: bool) -> None:
             r"jsonl:1: the metric 'weight_ess' is called 'importance_weight_ess' now",
         ),
         ("summary.json", '{"seed": 0,\n"arms": {,}}', r"summary.json:2: not JSON"),
-        ("summary.json", '{"wall_s": Infinity}', r"summary.json: a field has the wrong shape \('wall_s' .* is inf"),
-        ("summary.json", '{"wall_s": "long"}', r"summary.json: a field has the wrong shape"),
+        ("summary.json", '{"wall_s": Infinity}', r"summary.json: the field 'wall_s' .* is inf"),
+        ("summary.json", '{"wall_s": "long"}', r"summary.json: the field 'wall_s' should be a number of at least 0"),
         (
             "summary.json",
             '{"seed": ' + "9" * 5000 + "}",
@@ -200,11 +200,11 @@ def test_nothing_to_report(tmp_path: Path, exists: bool) -> None:
         (
             "eval/d1.json",
             '{"points": [{"accuracy": 1, "ci95": [0, 1], "nfe": 1, "n": Infinity}]}',
-            r"eval/d1.json: a field has the wrong shape",
+            r"eval/d1.json: the field 'points\[0\].n' should be a whole number of at least 1, and is inf",
         ),
-        ("summary.json", '{"arms": {"d1": 3}}', r"summary.json: a field has the wrong shape"),
-        ("eval/d1.json", '{"points": [{"rule": "top-2"}]}', r"eval/d1.json: the field 'accuracy' is missing"),
-        ("eval/d1.json", '{"area": {"value": 1, "ci95": [0]}}', r"eval/d1.json: a field has the wrong shape"),
+        ("summary.json", '{"arms": {"d1": 3}}', r"summary.json: the field 'arms.d1' should be an object, and is 3;"),
+        ("eval/d1.json", '{"points": [{"rule": "top-2"}]}', r"eval/d1.json: the field 'points\[0\].accuracy' is missing"),
+        ("eval/d1.json", '{"area": {"value": 1, "ci95": [0]}}', r"the field 'area.ci95' should be a list of two numbers from 0 to 1"),
     ],
 )
 def test_a_broken_file_is_named_with_its_line(run_dir: Path, name: str, content: str, message: str) -> None:

@@ -123,10 +123,11 @@ def test_a_study_is_read_with_its_seeds(tmp_path: Path) -> None:
         ("none", None, "none: no such run or record; give a run's folder"),
         ("empty/", None, "empty: nothing to report (no metrics.jsonl"),
         ("a.json", '{"accuracy": 1}', "a.json: no record of an evaluation"),
-        ("a.json", '{"points": [{"rule": "x"}]}', "a.json: the field 'accuracy' is missing"),
+        ("a.json", '{"points": [{"rule": "x"}]}', "a.json: the field 'points[0].accuracy' is missing"),
         ("a.txt", "", "a.txt: neither an evaluation's record nor a run's file"),
-        ("runs.jsonl", '{"kind": "arms", "task": "walk"}\n', "runs.jsonl: the field 'arm' is missing"),
-        ("runs.jsonl", '{"kind": "arms", "task": "walk", "arm": "a"}\n{"kind"', "runs.jsonl:2: not JSON"),
+        ("runs.jsonl", '{"kind": "arms", "task": "walk"}\n', "runs.jsonl:1: the field 'arm' is missing"),
+        ("runs.jsonl", '{"kind": "arms", "task": "walk", "arm": "a"}\n', "runs.jsonl:1: the field 'seed' is missing"),
+        ("runs.jsonl", '{"kind": "likelihood"}\n{"kind"', "runs.jsonl:2: not JSON"),
         ("runs.jsonl", '{"kind": "other"}\n', "runs.jsonl:1: no result of a study"),
         ("runs.jsonl", '{"kind": "likelihood"}\n', "runs.jsonl: no arms to report; a study of likelihoods"),
         ("recipe.toml", "= 3", "recipe.toml: no TOML that can be read"),
@@ -147,5 +148,5 @@ def test_rows_that_do_not_fit_their_problems_are_refused(tmp_path: Path) -> None
     found = record(0.5)
     found["points"][1]["solved"].pop()
     (tmp_path / "a.json").write_text(json.dumps(found))
-    with pytest.raises(UserError, match=r"a\.json: a field has the wrong shape .*for each of 40 problems"):
+    with pytest.raises(UserError, match=r"a\.json: the field 'points\[1\]\.solved' .*for each of 40 problems"):
         read_sources([tmp_path / "a.json"])

@@ -144,8 +144,10 @@ def aup_of(
 
 
 def clues_of(problems: Sequence[Problem]) -> list[int]:
-    """Return the number of clues of each problem, by which tables group; empty for a task without clues."""
-    return [int(problem.facts["clues"]) for problem in problems if "clues" in problem.facts]
+    """Return the number of clues of each problem, by which tables group; empty unless all problems have it."""
+    if not all("clues" in problem.facts for problem in problems):
+        return []
+    return [int(problem.facts["clues"]) for problem in problems]
 
 
 def _learned(outcome: Outcome, problems: Sequence[Problem], clusters: list[str]) -> dict[str, Any]:

@@ -86,6 +86,11 @@ def _arm_of(found: FoundArm) -> Arm:
         if not {"points", "learned", "price_curve", "area", "playback"} & record.keys():
             raise UserError(f"{found.record}: no record of an evaluation, which has points; write one by diffpo eval")
         arm = build(found.record, with_evaluation, arm, record)
+        if not arm.is_evaluated:
+            raise UserError(
+                f"{found.record}: the field 'points' should have the figures of at least one rule, and has none; write the "
+                "record again by diffpo eval"
+            )
     if found.log:
         metrics = read_metrics(found.log)
         calls = [row["denoiser_calls"] for row in metrics[-1:] if "denoiser_calls" in row]
@@ -103,7 +108,7 @@ def _read_demo(path: Path, read: _Read) -> None:
         arms[name] = _joined(arms[name], arm) if name in arms else replace(arm, name=name)
     order = list(dict.fromkeys([*DEMO_ARMS.values(), *arms]))
     read.arms += [(path / name, arms[name]) for name in order if name in arms]
-    read.facts |= {"seed": _shown(summary.get("seed")), "wall_s": build(file, optional_number, summary, "wall_s")}
+    read.facts |= {"seed": _shown(summary.get("seed")), "wall_s": build(file, optional_number, summary, "wall_s", 0)}
     differences = build(file, differences_of, summary)
     read.facts["main"] = DEMO_MAIN
     read.facts["compared"] = {DEMO_ARMS.get(name, name): found for name, found in differences.items()}

@@ -1,6 +1,7 @@
 """Arms from the results of a study: what each had learned at the end of its budget, over its seeds."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,26 @@ import numpy as np
 
 from diffpo.core.errors import UserError
 from diffpo.report.data import Arm, FrontierPoint, LearnedSampler, Rows
-from diffpo.report.fields import MOST_CALLS, items, member, numbers, objects, whole, words
+from diffpo.report.fields import (
+    MOST_CALLS,
+    FieldError,
+    check_length,
+    each,
+    inside,
+    items,
+    member,
+    numbers,
+    objects,
+    optional_number,
+    whole,
+    words,
+    wrong,
+)
 from diffpo.report.metrics import parse_object
-from diffpo.report.reading import FEWEST_CALLS, build
+from diffpo.report.reading import build
 from diffpo.statistics.frontier import frontier_area_estimate
 from diffpo.statistics.gain import gain_over_fixed
-from diffpo.statistics.intervals import Estimate, calls_interval, share_interval
+from diffpo.statistics.intervals import FEWEST_CALLS, Estimate, calls_interval, share_interval
 
 LEARNED, BOUND = "learned", "entropy bound "
 BASE = "base"
@@ -32,7 +47,9 @@ def read_study(path: Path) -> tuple[list[Arm], list[str]]:
         if line.strip():
             result = parse_object(line, path, number)
             if result.get("kind") == "arms":
-                found.setdefault(build(path, _key, result), []).append(result)
+                where = f"{path}:{number}"
+                build(where, _check, result)
+                found.setdefault(build(where, _key, result), []).append(result)
             elif result.get("kind") != "likelihood":
                 raise UserError(f"{path}:{number}: no result of a study; give a file that diffpo study has written")
     if not found:
@@ -40,6 +57,36 @@ def read_study(path: Path) -> tuple[list[Arm], list[str]]:
             f"{path}: no arms to report; a study of likelihoods has figures of its own: diffpo study --report-only"
         )
     return build(path, _arms, found), _notes(found)
+
+
+def _check(result: Mapping[str, Any]) -> None:
+    """Raise FieldError unless a line has what is read of it: the rules of its first point and of its last."""
+    for name in ("task", "arm"):
+        words(result, name)
+    whole(result, "seed")
+    whole(result, "completion_length", 2)
+    clusters = items(result, "clusters")
+    points = objects(result, "points")
+    for name, values in (("clusters", clusters), ("points", points)):
+        if not values:
+            raise wrong(name, "a list with something in it", result.get(name))
+    for i in {0, len(points) - 1}:
+        inside(f"points[{i}]", partial(_check_point, num_problems=len(clusters)), points[i])
+    member(member(result, "settings"), "measured")
+    objects(result, "training")
+
+
+def _check_point(point: Mapping[str, Any], num_problems: int) -> None:
+    optional_number(point, "share", 0, 1)
+    optional_number(point, "calls", 0, MOST_CALLS)
+    if not each(point, "rules", partial(_check_rule, num_problems=num_problems)):
+        raise wrong("rules", "a list of at least one rule", point.get("rules"))
+
+
+def _check_rule(rule: Mapping[str, Any], num_problems: int) -> None:
+    words(rule, "rule")
+    for name, low, high in (("solved", 0, 1), ("nfe_rows", FEWEST_CALLS, MOST_CALLS)):
+        check_length(numbers(rule, name, low, high), name, num_problems, "problems", may_be_empty=False)
 
 
 def _key(result: Mapping[str, Any]) -> tuple[str, str]:
@@ -64,9 +111,13 @@ def _arm(task: str, name: str, members: Sequence[Mapping[str, Any]], index: int)
     clusters = tuple(map(str, items(members[0], "clusters")))
     length = whole(members[0], "completion_length", 2)
     if any(tuple(map(str, items(member, "clusters"))) != clusters for member in members):
-        raise ValueError(f"the seeds of {name} were not measured on the same problems")
+        raise FieldError("clusters", f"should be the same for all seeds of {name}, and is not: they met other problems")
+    if any(whole(member, "completion_length", 2) != length for member in members):
+        raise FieldError("completion_length", f"should be the same for all seeds of {name}, and is not")
     ends = [{words(rule, "rule"): rule for rule in objects(objects(m, "points")[index], "rules")} for m in members]
     shared = [rule for rule in ends[0] if all(rule in end for end in ends)]
+    if not shared:
+        raise FieldError("rules", f"should have a rule that all seeds of {name} were measured by, and have none")
     points = {rule: _point(rule, [end[rule] for end in ends], clusters) for rule in shared}
     fixed = [point for rule, point in points.items() if rule != LEARNED]
     solved, nfe = (_table(ends, shared, key) for key in ("solved", "nfe_rows"))
@@ -94,27 +145,34 @@ def _arm(task: str, name: str, members: Sequence[Mapping[str, Any]], index: int)
 def _point(rule: str, rows: Sequence[Mapping[str, Any]], clusters: tuple[str, ...]) -> FrontierPoint:
     solved, nfe = (_rows(rows, key, len(clusters)) for key in ("solved", "nfe_rows"))
     accuracy = Estimate(float(solved.mean()), share_interval(solved, clusters))
-    bound = rule.removeprefix(BOUND)
+    is_bound = rule.startswith(BOUND)
     return FrontierPoint(
         rule=rule,
-        kind="learned" if rule == LEARNED else "entropy-bound" if bound != rule else rule.rpartition(" ")[0] or rule,
+        kind="learned" if rule == LEARNED else "entropy-bound" if is_bound else rule.rpartition(" ")[0] or rule,
         accuracy=accuracy.value,
         ci95=accuracy.ci95,
         nfe=float(nfe.mean()),
         n=len(clusters),
-        bound=float(bound) if bound != rule else None,
+        bound=_number_in(rule.removeprefix(BOUND)) if is_bound else None,
         solved=tuple(solved.mean(axis=1).tolist()),
         nfe_rows=tuple(nfe.mean(axis=1).tolist()),
         nfe_ci95=calls_interval(nfe, clusters),
     )
 
 
+def _number_in(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:  # a rule of another making may be called anything
+        return None
+
+
 def _rows(rows: Sequence[Mapping[str, Any]], key: str, count: int) -> np.ndarray:
     """Return the values of every problem and seed, of shape [n, s]."""
     low, high = (0, 1) if key == "solved" else (FEWEST_CALLS, MOST_CALLS)
     columns = [numbers(row, key, low, high) for row in rows]
-    if {len(column) for column in columns} != {count}:
-        raise ValueError(f"{key!r} should have a value for each of {count} problems")
+    for column in columns:
+        check_length(column, key, count, "problems", may_be_empty=False)
     return np.array(columns).T
 
 
