@@ -109,7 +109,9 @@ def test_without_a_comparison_it_is_what_was_measured() -> None:
 def test_the_base_is_a_rival_only_where_there_is_no_other() -> None:
     base, d1, ours = arm("base", 0.9, 1.0), arm("d1", 0.4, 4.0), arm("DiFFPO", 0.7, 4.0)
     assert headline([base, ours]) == "DiFFPO solves 70 % in 4.0 calls: behind the base."
-    assert headline([base, d1, ours]) == "DiFFPO solves 70 % in 4.0 calls: ahead of d1, behind the base.", "a loss is told"
+    assert headline([base, d1, ours]) == "DiFFPO solves 70 % in 4.0 calls: ahead of d1, behind the base.", (
+        "a loss is told"
+    )
     base = arm("base", 0.2, 4.0)
     assert headline([base, d1, ours]) == "DiFFPO solves 70 % in 4.0 calls: ahead of d1."
     assert headline([base, ours]) == "DiFFPO solves 70 % in 4.0 calls: ahead of the base."
@@ -150,7 +152,10 @@ def test_of_many_arms_it_counts() -> None:
 
 def test_where_an_arm_is_partly_ahead_is_told_as_far_as_there_is_room() -> None:
     part = difference(LEVEL, MORE, LEVEL)
-    assert headline([], {"d1": difference(MORE, MORE), "x": part}, "mine") == "mine is ahead of d1, ahead of x within 1 call."
+    assert (
+        headline([], {"d1": difference(MORE, MORE), "x": part}, "mine")
+        == "mine is ahead of d1, ahead of x within 1 call."
+    )
     main = [Arm("mine", (point(0.7, 4.0),))]
     assert headline(main, {"base": part}, "mine") == "mine solves 70 % in 4.0 calls: ahead of the base within 1 call."
     found = headline(main, {"d1": part, "x": part, "y": difference(LESS, LESS)}, "mine")

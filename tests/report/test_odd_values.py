@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +48,7 @@ EVALUATION: dict[str, Any] = {
     },
     "playback": [
         {"prompt": "1" * 16, "clues": 5, "completion": "1" * 16, "answer": "2" * 16, "unmask_step": list(range(16))}
-        | {"logp": [-0.1], "nfe": 16, "solved": False, "entropy_bound": 0.2}
+        | {"logp": [-0.1] * 16, "nfe": 16, "solved": False, "entropy_bound": 0.2}
         | {"tokens": [*"1" * 15, "<e>"], "special": [15], "rule": "x", "difficulty": "5 clues"}
     ],
 }
@@ -89,6 +90,76 @@ def test_a_record_with_an_odd_value_is_shown_or_named(
         message = told(tmp_path)
         assert message is None or message.startswith(f"{tmp_path}"), message
         assert message is None or "\n" not in message
+
+
+PLAYED = "playback[0]"
+IMPOSSIBLE: list[tuple[str, Any, str]] = [
+    ("points[0].accuracy", 2.0, "should be a number from 0 to 1, and is 2.0"),
+    ("points[0].accuracy", True, "should be a number from 0 to 1"),
+    ("points[0].accuracy", "0.5", "should be a number from 0 to 1, and is '0.5'"),
+    ("points[0].ci95", [0.6, 0.4], "should be a list of two numbers from 0 to 1 around 0.5"),
+    ("points[0].ci95", [0.51, 0.6], "should be a list of two numbers from 0 to 1 around 0.5"),
+    ("points[0].ci95", [0.4, 1.1], "should be a list of two numbers from 0 to 1 around 0.5"),
+    ("points[0].ci95", [0.4, float("nan")], "should be a list of two numbers from 0 to 1 around 0.5"),
+    ("points[0].n", 0, "should be a whole number of at least 1, and is 0"),
+    ("points[0].n", 2.5, "should be a whole number of at least 1"),
+    ("points[0].n", 3, "should have a value for each of 3 problems, and has 2"),
+    ("points[0].nfe", 0.5, "should be a number of at least 1, and is 0.5"),
+    ("points[0].nfe_ci95", [3.1, 4.0], "should be a list of two numbers around 3"),
+    ("points[0].solved", [1], "should have a value for each of 2 problems, and has 1"),
+    ("points[0].solved", [1, 2], "should be a number from 0 to 1, and is 2"),
+    ("points[0].nfe_rows", [1, -4], "should be a number of at least 1, and is -4"),
+    ("points[0].bound", -0.1, "should be a number of at least 0"),
+    ("clues", [4], "should have a value for each of 2 problems, and has 1"),
+    ("clues", [4, 5.5], "should be a whole number of at least 0"),
+    ("clusters", ["a", "b", "c"], "should have a value for each of 2 problems, and has 3"),
+    ("learned.bounds", [0.1], "should have a value for each of 2 problems"),
+    ("area.value", 1.5, "should be a number from 0 to 1"),
+    ("aup.value", -1, "should be a number of at least 0"),
+    ("gain.accuracy_ci95", [-1.5, 0.2], "should be a list of two numbers from -1 to 1 around 0.1"),
+    ("completion_length", 0, "should be a whole number of at least 1"),
+    ("task", 3, "should be a text"),
+    ("seed", [1], "should be a whole number, and is [1]"),
+    (f"{PLAYED}.unmask_step", [*range(15), 10**9], "should be a whole number from 0 to 15, and is 1000000000"),
+    (f"{PLAYED}.nfe", 10**6, "should be a whole number from 1 to 100000"),
+    (f"{PLAYED}.tokens", ["a"], "should have a value for each of 16 tokens, and has 1"),
+    (f"{PLAYED}.logp", [-0.1], "should have a value for each of 16 tokens, and has 1"),
+    (f"{PLAYED}.special", [16], "should be a whole number from 0 to 15"),
+    (f"{PLAYED}.solved", "no", "should be true or false, and is 'no'"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "expected"), IMPOSSIBLE)
+def test_what_cannot_be_is_named_by_its_field_and_what_is_expected(
+    field: str, value: object, expected: str, tmp_path: Path
+) -> None:
+    record = json.loads(json.dumps(EVALUATION))  # whose parts are each their own
+    part: Any = record
+    *way, last = [int(key) if key.isdigit() else key for key in field.replace("[", ".").replace("]", "").split(".")]
+    for key in way:
+        part = part[key]
+    part[last] = value
+    (tmp_path / "eval.json").write_text(json.dumps(record))
+    with pytest.raises(UserError) as error:
+        read_run(tmp_path)
+    message = str(error.value)
+    named = message.removeprefix(f"{tmp_path / 'eval.json'}: the field '")
+    assert named != message and named.startswith(field.removesuffix("n") if "each of 3" in expected else field)
+    assert expected in message and message.endswith("; mend the file, or write it again")
+
+
+def test_a_record_without_a_rule_is_no_evaluation(tmp_path: Path) -> None:
+    (tmp_path / "eval.json").write_text(json.dumps({"points": [], "task": "x"}))
+    assert "the field 'points' should have the figures of at least one rule" in str(told(tmp_path))
+
+
+def test_an_interval_of_calls_of_before_is_cut_at_one_call(tmp_path: Path) -> None:
+    point = POINT | {"nfe": 1.1, "nfe_rows": [1, 1], "nfe_ci95": [0.8, 1.4]}
+    (tmp_path / "eval.json").write_text(json.dumps(EVALUATION | {"points": [point]}))
+    assert read_run(tmp_path).arms[0].points[0].nfe_ci95 == (1.0, 1.4)
+    point["nfe_ci95"] = [-math.inf, math.inf]  # all problems are of one cluster
+    (tmp_path / "eval.json").write_text(json.dumps(EVALUATION | {"points": [point]}))
+    assert read_run(tmp_path).arms[0].points[0].nfe_ci95 == (1.0, math.inf)
 
 
 @pytest.mark.parametrize("value", [*ODD, -1e308])

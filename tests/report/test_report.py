@@ -203,8 +203,16 @@ def test_nothing_to_report(tmp_path: Path, exists: bool) -> None:
             r"eval/d1.json: the field 'points\[0\].n' should be a whole number of at least 1, and is inf",
         ),
         ("summary.json", '{"arms": {"d1": 3}}', r"summary.json: the field 'arms.d1' should be an object, and is 3;"),
-        ("eval/d1.json", '{"points": [{"rule": "top-2"}]}', r"eval/d1.json: the field 'points\[0\].accuracy' is missing"),
-        ("eval/d1.json", '{"area": {"value": 1, "ci95": [0]}}', r"the field 'area.ci95' should be a list of two numbers from 0 to 1"),
+        (
+            "eval/d1.json",
+            '{"points": [{"rule": "top-2"}]}',
+            r"eval/d1.json: the field 'points\[0\].accuracy' is missing",
+        ),
+        (
+            "eval/d1.json",
+            '{"area": {"value": 1, "ci95": [0]}}',
+            r"the field 'area.ci95' should be a list of two numbers from 0 to 1",
+        ),
     ],
 )
 def test_a_broken_file_is_named_with_its_line(run_dir: Path, name: str, content: str, message: str) -> None:

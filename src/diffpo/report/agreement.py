@@ -70,7 +70,11 @@ def aup_sentence(arms: Sequence[Arm]) -> str | None:
     as_recorded = [arm.name for arm in known if arm not in scaled]
     if not scaled:
         return "AUP is as the records have it, relative to the best accuracy among the arms that each was written with."
-    return f"{told}; that of {', '.join(as_recorded)} is as recorded, on a scale of its own." if as_recorded else f"{told}."
+    return (
+        f"{told}; that of {', '.join(as_recorded)} is as recorded, on a scale of its own."
+        if as_recorded
+        else f"{told}."
+    )
 
 
 def _area(arm: Arm) -> Estimate | None:

@@ -45,9 +45,7 @@ def number(found: Mapping[str, Any], name: str, low: Bound = -LARGEST, high: Bou
     return _number(value_of(found, name), name, low, high)
 
 
-def optional_number(
-    found: Mapping[str, Any], name: str, low: Bound = -LARGEST, high: Bound = LARGEST
-) -> float | None:
+def optional_number(found: Mapping[str, Any], name: str, low: Bound = -LARGEST, high: Bound = LARGEST) -> float | None:
     """Return a number; None where it is null or missing."""
     return None if found.get(name) is None else number(found, name, low, high)
 
@@ -78,9 +76,7 @@ def check_length(values: Sequence[Any], name: str, expected: int, of: str, may_b
         raise FieldError(name, f"should have a value for each of {expected} {of}, and has {len(values)}")
 
 
-def estimate(
-    found: Mapping[str, Any], name: str, ends: str, low: Bound = -LARGEST, high: Bound = LARGEST
-) -> Estimate:
+def estimate(found: Mapping[str, Any], name: str, ends: str, low: Bound = -LARGEST, high: Bound = LARGEST) -> Estimate:
     """Return a number and the interval around it, both within bounds. Without a bound an end may be infinite."""
     value = number(found, name, low, high)
     interval = interval_around(found, ends, value, low, high)

@@ -30,8 +30,8 @@ def gain_sentences(arm: Arm) -> list[str]:
     gain = arm.gain
     found = [
         f"Against the best mixture of the {len(arm.points)} fixed rules on the same model, fitted to these problems, "
-        f"the learned sampler of {arm.name} is worth {_points(gain.accuracy, gain.accuracy_ci95)} of accuracy at equal NFE, "
-        f"and saves {_calls(gain.nfe, gain.nfe_ci95)} calls per problem at equal accuracy."
+        f"the learned sampler of {arm.name} is worth {_points(gain.accuracy, gain.accuracy_ci95)} of accuracy at equal "
+        f"NFE, and saves {_calls(gain.nfe, gain.nfe_ci95)} calls per problem at equal accuracy."
     ]
     if arm.validated_gain is not None:
         validated = arm.validated_gain.gain
@@ -54,16 +54,16 @@ def prompt_sentence(arm: Arm) -> str | None:
     if len(bounds) < 2:
         low, lower, upper, high = np.quantile(arm.learned.bounds, (0, 0.25, 0.75, 1)).tolist()
         return (
-            f"Over {len(arm.learned.bounds)} prompts the bound of {arm.name} goes from {low:.2g} to {high:.2g}, for the "
-            f"middle half of them from {lower:.2g} to {upper:.2g}: a larger one commits more tokens per call, and a "
-            "single bound would treat all prompts alike."
+            f"Over {len(arm.learned.bounds)} prompts the bound of {arm.name} goes from {low:.2g} to {high:.2g}, for "
+            f"the middle half of them from {lower:.2g} to {upper:.2g}: a larger one commits more tokens per call, and "
+            "a single bound would treat all prompts alike."
         )
     fewest, most = min(bounds), max(bounds)
     solved = by_clues(arm.clues, arm.learned.point.solved)
     is_easier = bool(solved) and solved[fewest] < solved[most]
     return ("Puzzles with more clues are easier. " if is_easier else "") + (
-        f"The bound of {arm.name} is {bounds[fewest]:.2g} on average at {fewest} clues and {bounds[most]:.2g} at {most}: "
-        "a larger one commits more tokens per call, and a flat curve would treat all prompts alike."
+        f"The bound of {arm.name} is {bounds[fewest]:.2g} on average at {fewest} clues and {bounds[most]:.2g} at "
+        f"{most}: a larger one commits more tokens per call, and a flat curve would treat all prompts alike."
     )
 
 

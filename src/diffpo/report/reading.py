@@ -20,7 +20,6 @@ from diffpo.report.data import (
 )
 from diffpo.report.differences import difference_of_shares
 from diffpo.report.fields import (
-    LARGEST,
     MOST_CALLS,
     FieldError,
     calls_interval,
@@ -38,7 +37,6 @@ from diffpo.report.fields import (
     optional_whole,
     optional_words,
     required,
-    value_of,
     whole,
     wholes,
     words,
@@ -47,7 +45,7 @@ from diffpo.report.fields import (
 from diffpo.report.played import completion_of
 from diffpo.statistics.constant import ConstantGain
 from diffpo.statistics.gain import Gain
-from diffpo.statistics.intervals import FEWEST_CALLS, Estimate
+from diffpo.statistics.intervals import FEWEST_CALLS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -111,7 +109,7 @@ def with_evaluation(arm: Arm, found: Mapping[str, Any]) -> Arm:
     )
 
 
-def _rows(clusters: Sequence[str], points: Sequence[FrontierPoint]) -> Rows | None:
+def _rows(clusters: tuple[str, ...], points: Sequence[FrontierPoint]) -> Rows | None:
     """Return the values behind the points; None where one has none, or all problems are of one cluster."""
     if len(set(clusters)) < 2 or not points or not all(point.solved and point.nfe_rows for point in points):
         return None

@@ -67,8 +67,8 @@ def basis(
     """Return what the headline's words rest on: differences with their intervals, losses too.
 
     Where whole frontiers were `compared` it is how they do, otherwise what the points of the other arms are to that of
-    the `main` arm, and whether its learned sampler is better than fixed bounds. Of more than `most` other arms, some are
-    told of, those first that are not simply beaten. None where there is nothing to say.
+    the `main` arm, and whether its learned sampler is better than fixed bounds. Of more than `most` other arms, some
+    are told of, those first that are not simply beaten. None where there is nothing to say.
     """
     if compared:
         return area_sentence(main, compared, most)

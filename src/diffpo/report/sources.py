@@ -88,8 +88,8 @@ def _arm_of(found: FoundArm) -> Arm:
         arm = build(found.record, with_evaluation, arm, record)
         if not arm.is_evaluated:
             raise UserError(
-                f"{found.record}: the field 'points' should have the figures of at least one rule, and has none; write the "
-                "record again by diffpo eval"
+                f"{found.record}: the field 'points' should have the figures of at least one rule, and has none; "
+                "write the record again by diffpo eval"
             )
     if found.log:
         metrics = read_metrics(found.log)

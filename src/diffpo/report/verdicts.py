@@ -10,7 +10,14 @@ AS_MANY = 1.05
 """Numbers of calls whose ratio is below this are called equal."""
 
 Verdict = Literal[
-    "ahead of", "partly ahead of", "faster than", "level with", "mixed against", "slower than", "partly behind", "behind"
+    "ahead of",
+    "partly ahead of",
+    "faster than",
+    "level with",
+    "mixed against",
+    "slower than",
+    "partly behind",
+    "behind",
 ]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 PARTLY: Mapping[Verdict, tuple[str, int]] = {"partly ahead of": ("ahead of", 1), "partly behind": ("behind", -1)}
