@@ -72,7 +72,7 @@ def test_each_line_comes_back_with_its_completion(sample: Sample, base: Path) ->
             {"prompt": PROMPTS[0], "nfe": 3},
             "in.jsonl:2: field 'nfe' is there already, and would be replaced; rename it",
         ),
-        ({"prompt": "what?"}, "in.jsonl:2: tokenizer: the text has characters outside the alphabet"),
+        ({"prompt": "what?"}, "in.jsonl:2: the text has characters outside the alphabet"),
     ],
 )
 def test_a_line_that_cannot_be_completed_is_named(sample: Sample, line: object, told: str) -> None:

@@ -20,9 +20,8 @@ from diffpo.models.loading import make_denoiser
 from diffpo.models.tokenizer import char_tokenizer
 from diffpo.sampling.controller import Controller
 from diffpo.sampling.policy import Policy
-from diffpo.serve.app import make_app
 from diffpo.serve.engine import Engine
-from diffpo.serve.run import ServeSettings, allowed_hosts, bound_socket, make_server, serve_model
+from diffpo.serve.run import ServeSettings, bound_socket, make_server, serve_model
 from diffpo.serve.served_model import ServedModel
 from diffpo.tasks.sudoku import Sudoku
 
@@ -84,7 +83,7 @@ def serving() -> Iterator[Served]:
         "gated": ServedModel("gated", chat, Engine(gated, chat.device, 2, 1), 64, LENGTH),
     }
     listening = bound_socket("127.0.0.1", 0)
-    server = make_server(make_app(models, allowed_hosts("127.0.0.1")))
+    server, stopping = make_server(models, "127.0.0.1")
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     served = Served(models, gated, listening.getsockname()[1])
@@ -96,6 +95,7 @@ def serving() -> Iterator[Served]:
         for _ in range(1000):
             gated.permits.release()
         thread.join()
+        assert stopping.close(20.0)
         listening.close()
 
 

@@ -1,6 +1,5 @@
 """The endpoint as OpenAI's client sees it."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -238,7 +237,12 @@ def test_a_client_that_goes_away_frees_its_place(served: Served, is_streamed: bo
         pass
 
 
-# -------------------------------------------------------------------------------------------------------------- errors
+def test_many_requests_leave_nothing_behind(served: Served) -> None:
+    for seed in range(40):
+        text_of(served, seed=seed, max_tokens=2, extra_body={"entropy_bound": 10.0}, temperature=0.5 + seed)
+    engine = served.models["tiny"].engine
+    assert engine.load() == (0, 0)
+    assert not engine._listeners and not engine._leaving and not engine._batch._groups
 
 
 def test_models_are_listed_and_found(served: Served) -> None:
@@ -248,67 +252,6 @@ def test_models_are_listed_and_found(served: Served) -> None:
     assert found["has_controller"] and found["has_prices"] and not found["has_chat_template"]
     with pytest.raises(openai.NotFoundError, match="no model 'tinny'; did you mean 'tiny'"):
         served.client.models.retrieve("tinny")
-
-
-@pytest.mark.parametrize(
-    ("options", "param", "code", "told"),
-    [
-        (
-            {"prompt": "1" * 60},
-            "prompt",
-            "context_length_exceeded",
-            "60 tokens and the completion 12, and tiny takes 64",
-        ),
-        ({"max_tokens": 65}, "prompt", "context_length_exceeded", "lower max_tokens"),
-        ({"model": "lengthless"}, "max_tokens", None, "does not know how long its completions are"),
-        ({"prompt": "a b"}, "prompt", "invalid_value", "outside the alphabet"),
-        ({"prompt": ""}, "prompt[0]", "invalid_value", "at least 1 character"),
-        ({"prompt": [5, 6]}, "prompt[0]", "invalid_value", "valid string, got 5"),
-        ({"temperature": "hot"}, "temperature", "invalid_value", "valid number, got 'hot'"),
-        ({"temperature": -1}, "temperature", "invalid_value", "greater than or equal to 0"),
-        ({"temperature": 1e-30}, "temperature", "invalid_value", "give 0"),
-        ({"n": 0}, "n", "invalid_value", "greater than or equal to 1"),
-        ({"n": 100, "prompt": ["1"] * 10}, "n", None, "1000 completions are asked for"),
-        ({"seed": -1}, "seed", "invalid_value", "greater than or equal to 0"),
-        ({"seed": 2**63 - 1, "n": 2}, "seed", None, "no seeds for 2 completions"),
-        ({"extra_body": {"entropi_bound": 1}}, "entropi_bound", "unknown_parameter", "did you mean 'entropy_bound'?"),
-        ({"extra_body": {"rule": {"kind": "entropy"}}}, "rule.kind", "invalid_value", "did you mean 'entropy-bound'?"),
-        ({"extra_body": {"rule": {"kind": "top-k", "n": 1}}}, "rule.n", "unknown_parameter", "known: kind, k"),
-        ({"extra_body": {"rule": {"kind": "x.py:Rule"}}}, "rule.kind", "invalid_value", "should be 'entropy-bound'"),
-        ({"extra_body": {"price": 1, "entropy_bound": 1}}, "price", "invalid_value", "give one of them"),
-        ({"extra_body": {"price": 1}}, "price", "unsupported_parameter", "has no learned sampler"),
-        ({"extra_body": {"block_length": 5}}, "block_length", "invalid_value", "does not divide the 12 tokens"),
-        ({"top_p": 0.9}, "top_p", "unsupported_parameter", "leave it out, or give 1"),
-        ({"logprobs": 2}, "logprobs", "unsupported_parameter", "leave it out"),
-        ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value", "goes with stream = true"),
-    ],
-)
-def test_what_cannot_be_is_told_with_its_field(
-    served: Served, options: dict[str, Any], param: str, code: str | None, told: str
-) -> None:
-    with pytest.raises(openai.BadRequestError) as refused:
-        text_of(served, **options)
-    assert (refused.value.param, refused.value.code, refused.value.type) == (param, code, "invalid_request_error")
-    assert told in str(refused.value) and refused.value.status_code == 400
-
-
-@pytest.mark.parametrize(
-    ("options", "param", "told"),
-    [
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "does not support it"),
-        ({"response_format": {"type": "json_object"}}, "response_format", 'or give {"type": "text"}'),
-        ({"messages": []}, "messages", "give at least one"),
-        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role", "'system', 'user' or 'assistant'"),
-        ({"messages": [{"role": "user", "content": "x", "nam": "y"}]}, "messages[0].nam", "unknown option"),
-        ({"messages": [{"role": "user", "content": "a\0b"}]}, "messages[0].content", "NUL"),
-        ({"model": "tiny", "messages": [*USER, *USER]}, "messages", "has no chat template"),
-        ({"max_tokens": 3, "max_completion_tokens": 3}, "max_completion_tokens", "give one"),
-    ],
-)
-def test_what_a_chat_cannot_be_is_told(served: Served, options: dict[str, Any], param: str, told: str) -> None:
-    with pytest.raises(openai.BadRequestError) as refused:
-        chat_of(served, **options)
-    assert refused.value.param == param and told in str(refused.value)
 
 
 def test_what_changes_nothing_is_taken(served: Served) -> None:
@@ -326,91 +269,3 @@ def test_what_changes_nothing_is_taken(served: Served) -> None:
         stop=None,
     )
     assert found.choices == plain.choices
-
-
-def test_a_bad_model_name_is_not_found(served: Served) -> None:
-    with pytest.raises(openai.NotFoundError, match="there are: tiny, chat") as refused:
-        text_of(served, model="gpt-4")
-    assert refused.value.code == "model_not_found" and refused.value.param == "model"
-
-
-@pytest.mark.parametrize(
-    ("body", "headers", "status", "told"),
-    [
-        (b'{"model": ', {}, 400, "not JSON"),
-        (b"\xff\xfe", {}, 400, "not UTF-8"),
-        (b"[1]", {}, 400, "should be a JSON object, got [1]"),
-        (b'{"temperature": NaN}', {}, 400, "NaN is no number"),
-        (b"[" * 100_000, {}, 400, "nested too deep"),
-        (b'{"seed": ' + b"9" * 5000 + b"}", {}, 400, "not JSON"),
-        (b'{"model": "tiny", "prompt": "\\ud800"}', {}, 400, "prompt"),
-        (b'{"prompt": "' + b"1" * (4 * 2**20) + b'"}', {}, 413, "larger than 4 MiB"),
-        (b"{}", {}, 400, "model: required, but missing"),
-        (b"{}", {"Content-Type": "text/plain"}, 415, "Content-Type: application/json"),
-    ],
-)
-def test_a_broken_body_is_refused(served: Served, body: bytes, headers: dict[str, str], status: int, told: str) -> None:
-    answered, error = post(served, "/v1/completions", body, headers)
-    assert answered == status and told in error["message"]
-    assert error.keys() == {"message", "type", "param", "code"}
-
-
-def test_addresses_that_are_not_served_say_which_are(served: Served) -> None:
-    status, error = post(served, "/v1/embeddings", b"{}", {})
-    assert (
-        status == 404 and "POST /v1/embeddings is not served; there are POST /v1/chat/completions" in error["message"]
-    )
-    status, error = post(served, "/v1/models", b"{}", {})
-    assert status == 405 and error["code"] == "unknown_url"
-
-
-def test_another_sites_name_is_not_answered(served: Served) -> None:
-    for host, is_answered in (("evil.example", False), ("localhost:1", True), ("[::1]", True), ("127.0.0.1", True)):
-        status, body = get(served, "/v1/models", {"Host": host})
-        assert (status == 200) is is_answered, host
-        assert is_answered == (b"tiny" in body)
-
-
-def test_a_call_that_fails_ends_its_requests_and_no_others(served: Served) -> None:
-    model = served.models["chat"].policy.denoiser.model
-    weight = model.get_output_embeddings().weight
-    kept = weight.detach().clone()
-    try:
-        weight.data.fill_(float("nan"))
-        with pytest.raises(openai.InternalServerError, match="not finite") as failed:
-            chat_of(served)
-        assert failed.value.code == "non_finite_logits" and failed.value.type == "server_error"
-        with pytest.raises(openai.APIError, match="not finite"):
-            list(chat_of(served, stream=True))
-    finally:
-        weight.data.copy_(kept)
-    assert chat_of(served).usage.nfe > 0
-
-
-def test_many_requests_leave_nothing_behind(served: Served) -> None:
-    for seed in range(40):
-        text_of(served, seed=seed, max_tokens=2, extra_body={"entropy_bound": 10.0}, temperature=0.5 + seed)
-    engine = served.models["tiny"].engine
-    assert engine.load() == (0, 0)
-    assert not engine._listeners and not engine._leaving and not engine._batch._groups
-
-
-def post(served: Served, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, Any]:
-    status, answer = send(served, "POST", path, body, {"Content-Type": "application/json", **headers})
-    return status, json.loads(answer)["error"]
-
-
-def get(served: Served, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
-    return send(served, "GET", path, None, headers)
-
-
-def send(served: Served, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
-    from http.client import HTTPConnection
-
-    connection = HTTPConnection("127.0.0.1", served.port, timeout=20)
-    try:
-        connection.request(method, path, body, headers)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    finally:
-        connection.close()

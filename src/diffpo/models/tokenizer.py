@@ -47,7 +47,7 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     if is_char_tokenizer(tokenizer):
         unknown = sorted(set(text) - tokenizer.backend_tokenizer.get_vocab().keys())
         if unknown:
-            raise UserError(f"tokenizer: the text has characters outside the alphabet: {unknown[:10]!a}; remove them.")
+            raise UserError(f"the text has characters outside the alphabet: {unknown[:10]!a}; remove them")
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
     return ids
 

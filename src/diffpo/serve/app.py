@@ -1,15 +1,13 @@
 """The application: routes, errors in OpenAI's format, and what browsers are told."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
@@ -17,31 +15,29 @@ from diffpo.core.suggestion import suggestion
 from diffpo.serve import answers
 from diffpo.serve.answers import Kind
 from diffpo.serve.drawing import Drawing
-from diffpo.serve.errors import ApiError
+from diffpo.serve.errors import ApiError, server_failed
+from diffpo.serve.gate import Gate
+from diffpo.serve.json_body import LARGEST_BODY, parse
 from diffpo.serve.page import page
-from diffpo.serve.reading import LARGEST_BODY, parse, read
+from diffpo.serve.reading import Request as Asking
+from diffpo.serve.reading import read_chat, read_completion
 from diffpo.serve.served_model import ServedModel
-from diffpo.serve.tables import Asked, ChatRequest, CompletionRequest
+from diffpo.serve.stopping import Stopping
+from diffpo.serve.tables import Asked
 
 NOBODY_READS = 499
 """The status, which no client sees, of an answer whose client has gone."""
 
 
-def make_app(models: Mapping[str, ServedModel], allowed_hosts: Sequence[str]) -> FastAPI:
+def make_app(models: Mapping[str, ServedModel], allowed_hosts: Sequence[str], stopping: Stopping) -> FastAPI:
     """Return the application that serves these models, by name.
 
     `allowed_hosts`: names of this server that a request may have in its Host header; ["*"]: any. Others are refused: a
     page of another site whose name was made to point here (DNS rebinding) is not answered.
     """
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        for model in models.values():
-            await run_in_threadpool(model.engine.close)
-
-    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*allowed_hosts], www_redirect=False)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app.add_middleware(Gate, allowed_hosts=[*allowed_hosts])
     html, headers = page()
 
     @app.get("/")
@@ -65,11 +61,11 @@ def make_app(models: Mapping[str, ServedModel], allowed_hosts: Sequence[str]) ->
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        return await _answer("chat", ChatRequest, models, request)
+        return await _answer("chat", await stopping.unless_begun(_draw(read_chat, models, request)), request)
 
     @app.post("/v1/completions")
     async def complete(request: Request) -> Response:
-        return await _answer("text", CompletionRequest, models, request)
+        return await _answer("text", await stopping.unless_begun(_draw(read_completion, models, request)), request)
 
     @app.exception_handler(ApiError)
     async def refuse(_: Request, error: ApiError) -> Response:
@@ -83,27 +79,31 @@ def make_app(models: Mapping[str, ServedModel], allowed_hosts: Sequence[str]) ->
     async def refuse_address(request: Request, error: HTTPException) -> Response:
         told = ApiError(
             error.status_code,
-            f"{request.method} {request.url.path} is not served; there are POST /v1/chat/completions, POST "
+            f"{request.method} {request.scope['path']:.200} is not served; there are POST /v1/chat/completions, POST "
             "/v1/completions, GET /v1/models, GET /health, and the page at GET /",
-            code="unknown_url",
+            code="method_not_allowed" if error.status_code == 405 else "unknown_url",
         )
-        return JSONResponse(told.body, error.status_code)
+        return JSONResponse(told.body, error.status_code, error.headers)
 
     @app.exception_handler(Exception)
     async def fail(_: Request, error: Exception) -> Response:
-        return JSONResponse(ApiError(500, f"the server failed: {type(error).__name__}; its log says more").body, 500)
+        return JSONResponse(server_failed(error).body, 500)
 
     return app
 
 
-async def _answer(
-    kind: Kind, table: type[ChatRequest] | type[CompletionRequest], models: Mapping[str, ServedModel], request: Request
-) -> Response:
-    body = parse(await _body(request))
-    asked = read(table, body)
-    model = _model(models, asked.model)
-    drawing = Drawing(model, await run_in_threadpool(model.plan, asked), asked.stop)
-    head = answers.head(kind, model.name, drawing.plan.seed)
+async def _draw(
+    read: Callable[[Mapping[str, Any]], Asking], models: Mapping[str, ServedModel], request: Request
+) -> tuple[Asking, Drawing]:
+    """Read a request, and submit what it asks for."""
+    asking = read(parse(await _body(request)))
+    model = _model(models, asking.asked.model)
+    return asking, Drawing(model, await model.plan(asking), asking.asked.stop)
+
+
+async def _answer(kind: Kind, drawn: tuple[Asking, Drawing], request: Request) -> Response:
+    asked, drawing = drawn[0].asked, drawn[1]
+    head = answers.head(kind, asked.model, drawing.plan.seed)
     if asked.stream:
         return _Stream(_chunks(kind, head, asked, drawing), drawing)
     events: list[dict[str, Any]] = []
@@ -152,8 +152,10 @@ async def _chunks(kind: Kind, head: dict[str, Any], asked: Asked, drawing: Drawi
                 yield answers.event(answers.chunk(kind, head, step.choice, step.text) | extra)
             if finish_reason is not None:
                 yield answers.event(answers.chunk(kind, head, step.choice, "", finish_reason))
-    except ApiError as error:
-        yield answers.event(error.body)
+    except Exception as error:
+        yield answers.event((error if isinstance(error, ApiError) else server_failed(error)).body)
+        if not isinstance(error, ApiError):
+            raise  # a mistake of ours, whose traceback is wanted
         return
     if asked.stream_options is not None and asked.stream_options.include_usage:
         yield answers.event(answers.last_chunk(kind, head, usage=drawing.usage(), decoding=drawing.how()))

@@ -11,7 +11,7 @@ from diffpo.core.errors import NonFiniteLogitsError
 from diffpo.sampling.running import Committed, Row
 from diffpo.serve.choice_text import ChoiceText
 from diffpo.serve.engine import ClosedError, Listener, QueueFullError
-from diffpo.serve.errors import ApiError
+from diffpo.serve.errors import ApiError, server_failed, stopping
 from diffpo.serve.served_model import Plan, ServedModel
 
 
@@ -54,7 +54,7 @@ class Drawing:
                 code="queue_full",
             ) from None
         except ClosedError:
-            raise _explained(ClosedError()) from None
+            raise stopping() from None
 
     async def steps(self) -> AsyncIterator[Step]:
         """Yield what each call brings until all choices are finished. Raises ApiError where the server fails."""
@@ -108,7 +108,7 @@ class Drawing:
 
 def _explained(error: Exception) -> ApiError:
     if isinstance(error, ClosedError):
-        return ApiError(503, "the server is being stopped; try again when it is back", code="stopping")
+        return stopping()
     if isinstance(error, NonFiniteLogitsError):
         return ApiError(500, str(error), code="non_finite_logits")
     if "out of memory" in str(error):
@@ -117,4 +117,4 @@ def _explained(error: Exception) -> ApiError:
             "the server's device has no memory left for this; lower max_tokens, or start it with a smaller --batch",
             code="out_of_memory",
         )
-    return ApiError(500, f"the server failed: {type(error).__name__}; its log says more", code="server_failed")
+    return server_failed(error)

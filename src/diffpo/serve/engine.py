@@ -13,7 +13,7 @@ from diffpo.models.denoiser import Denoiser
 from diffpo.sampling.running import Committed, Row, RunningBatch
 
 Listener = Callable[[Committed | Exception], None]
-"""Is told, in the engine's thread, what each call has committed in a row, or why the row will get nothing more."""
+"""Is told, in any thread, what each call has committed in a row, or why the row will get nothing more."""
 
 
 class QueueFullError(Exception):
@@ -76,12 +76,18 @@ class Engine:
         with self._changed:
             return len(self._listeners) - len(self._waiting), len(self._waiting)
 
-    def close(self) -> None:
-        """End after the call that is running; rows that are not done are told ClosedError."""
+    def stop(self) -> None:
+        """Take no more rows, and tell those that are not done ClosedError at once, whatever call is running."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
-        self._thread.join()
+        self._fail(ClosedError(), is_waiting_spared=False)
+
+    def close(self, seconds: float | None = None) -> bool:
+        """Stop, and return whether the call that is running has ended, waiting for it that long. None: until it has."""
+        self.stop()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while (coming := self._wait()) is not None:
@@ -96,7 +102,6 @@ class Engine:
                 continue
             for one in found:
                 self._tell(one)
-        self._fail(ClosedError(), is_waiting_spared=False)
 
     def _wait(self) -> list[Row] | None:
         """Wait until there is something to draw, let rows go, and return those that come in; None once it is closed."""
@@ -121,6 +126,7 @@ class Engine:
         with self._changed:
             spared = {row.key for row in self._waiting} if is_waiting_spared else set()
             failed = [listener for key, listener in self._listeners.items() if key not in spared]
+            self._waiting = deque(row for row in self._waiting if row.key in spared)
             self._listeners = {key: listener for key, listener in self._listeners.items() if key in spared}
         for listener in failed:
             listener(error)

@@ -16,3 +16,13 @@ class ApiError(Exception):
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         kind = "rate_limit_error" if self.status == 429 else kind
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+
+def stopping() -> ApiError:
+    """Return what those are told who are not answered any more."""
+    return ApiError(503, "the server is being stopped; try again when it is back", code="stopping")
+
+
+def server_failed(error: Exception) -> ApiError:
+    """Return what clients are told of a mistake of ours."""
+    return ApiError(500, f"the server failed: {type(error).__name__}; its log says more", code="server_failed")

@@ -2,15 +2,11 @@
 
 import errno
 import ipaddress
-import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-
-import uvicorn
-from fastapi import FastAPI
 
 from diffpo.core.errors import UserError
 from diffpo.core.output import say, warn
@@ -22,12 +18,12 @@ from diffpo.runs.prompt_filter import prompt_capacity
 from diffpo.sampling.policy import Policy, load
 from diffpo.serve.app import make_app
 from diffpo.serve.engine import Engine
+from diffpo.serve.http_server import CLOSING_SECONDS, Server
 from diffpo.serve.served_model import ServedModel
+from diffpo.serve.stopping import Stopping
 
 TINY_MOST_TOKENS = 1024
 """Of prompt and completion, for the tiny models, whose configs say no length."""
-CLOSING_SECONDS = 5
-"""For answers that are being written when the server is stopped."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +42,12 @@ class ServeSettings:
 
 
 def run_serve(models: Sequence[str], settings: ServeSettings, device: DeviceSettings) -> None:
-    """Serve models until SIGINT or SIGTERM. Raises UserError for what is wrong with a model, the host or the port."""
+    """Serve models until SIGINT or SIGTERM, then return.
+
+    Raises UserError for what is wrong with a model, the host or the port.
+    """
     names = [name.rstrip("/") or name for name in models]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"{twice[0]} is named twice, and clients could not tell which; name each model once")
+    _check_names(names)
     lengths = [_length(name, settings.length) for name in names]
     with bound_socket(settings.host, settings.port) as listening:
         configure_torch_(device)
@@ -57,7 +55,7 @@ def run_serve(models: Sequence[str], settings: ServeSettings, device: DeviceSett
             name: serve_model(name, load(name, *resolve_device(device)), length, settings)
             for name, length in zip(names, lengths, strict=True)
         }
-        app = make_app(served, allowed_hosts(settings.host))
+        server, stopping = make_server(served, settings.host)
         port = listening.getsockname()[1]
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         if not is_loopback(settings.host):
@@ -67,20 +65,19 @@ def run_serve(models: Sequence[str], settings: ServeSettings, device: DeviceSett
             )
         say(f"serving {', '.join(names)}")
         say(f"page: http://{shown}:{port}/   OpenAI's API: http://{shown}:{port}/v1   (Ctrl-C ends it)")
-        server = make_server(app)
-        with suppress(KeyboardInterrupt):  # uvicorn raises it anew when all is closed
-            server.run(sockets=[listening])
+        server.run(sockets=[listening])
+        has_ended = False
+        with suppress(KeyboardInterrupt):  # asked again, it does not wait
+            has_ended = stopping.close(CLOSING_SECONDS)
         say("stopped")
+        if not has_ended:  # a denoiser call cannot be interrupted, and Python would crash on leaving it
+            os._exit(0)
 
 
-def make_server(app: FastAPI) -> uvicorn.Server:
-    """Return a server that logs nothing but what goes wrong."""
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    return uvicorn.Server(
-        uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=CLOSING_SECONDS
-        )
-    )
+def make_server(models: Mapping[str, ServedModel], host: str) -> tuple[Server, Stopping]:
+    """Return a server of these models, by name, that listens on `host`, and what ends it."""
+    stopping = Stopping(model.engine for model in models.values())
+    return Server(make_app(models, allowed_hosts(host), stopping), stopping), stopping
 
 
 def serve_model(name: str, policy: Policy, length: int | None, settings: ServeSettings) -> ServedModel:
@@ -137,6 +134,17 @@ def allowed_hosts(host: str) -> list[str]:
     if not is_loopback(host):
         return ["*"]
     return sorted({"localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host})
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Raise UserError where a model is named twice: clients could not tell which, and its weights were there twice."""
+    known: dict[str, str] = {}
+    for name in names:
+        place = os.path.realpath(name) if os.path.isdir(name) else name
+        if place in known:
+            both = f"{name} is named twice" if known[place] == name else f"{known[place]} and {name} are one folder"
+            raise UserError(f"{both}; name each model once")
+        known[place] = name
 
 
 def _length(model: str, length: int | None) -> int | None:

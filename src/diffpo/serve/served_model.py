@@ -1,14 +1,20 @@
 """A model that is served: how its requests become rows of its engine."""
 
+import asyncio
+import copy
 import secrets
-import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from diffpo.core.conversation import Turn
+from starlette.concurrency import run_in_threadpool
+from transformers import PreTrainedTokenizerFast
+
+from diffpo.core.conversation import Prompt
 from diffpo.core.errors import UserError
 from diffpo.evaluation.completing import chosen_decoding
 from diffpo.models.chat import encode_prompt
+from diffpo.models.longest_token import longest_token
 from diffpo.models.tokenizer import encode_text
 from diffpo.recipes.parts import build_rule
 from diffpo.sampling.commit_policy import CommitPolicy
@@ -17,7 +23,11 @@ from diffpo.sampling.policy import Policy
 from diffpo.sampling.prices import Candidate
 from diffpo.serve.engine import Engine
 from diffpo.serve.errors import ApiError
-from diffpo.serve.tables import ChatRequest, CompletionRequest, Request
+from diffpo.serve.reading import Request
+from diffpo.serve.tables import Asked
+
+LONG_TEXT = 2**16
+"""Bytes of a request's texts above which they are encoded beside those of others."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +62,6 @@ class ServedModel:
     """Of prompt and completion together."""
     length: int | None
     """Tokens of a completion that does not say how long; None: it must."""
-    _encoding: threading.Lock = field(default_factory=threading.Lock)
-    """A tokenizer sets options of its own while it encodes, so that two threads disturb each other."""
 
     def describe(self) -> dict[str, Any]:
         """What `/v1/models` says: OpenAI's fields, and what the page needs."""
@@ -69,60 +77,68 @@ class ServedModel:
             "has_chat_template": bool(self.policy.tokenizer.chat_template),
         }
 
-    def plan(self, asked: Request) -> Plan:
+    async def plan(self, request: Request) -> Plan:
         """Return what to draw for a request. Raises ApiError for what this model cannot do."""
+        asked, param = request.asked, request.param
         length = asked.length or self.length
         if length is None:
-            raise ApiError(
-                400, f"max_tokens: {self.name} does not know how long its completions are; give it", "max_tokens"
-            )
+            told = f"max_tokens is missing, and {self.name} does not know how long its completions are; give it"
+            raise ApiError(400, told, "max_tokens", "missing_required_parameter")
         decoding, how = self._decoding(asked, length)
-        param = "messages" if isinstance(asked, ChatRequest) else "prompt"
-        with self._encoding:
-            prompts = self._prompts(asked, param)
-        for ids in prompts:
-            self._check_length(ids, length, param)
-        num_rows = len(prompts) * asked.n
+        num_rows = len(request.prompts) * asked.n
         most = self.engine.most_running + self.engine.most_waiting
         if num_rows > most:
-            raise ApiError(400, f"n: {num_rows} completions are asked for, and this server takes {most} at most", "n")
+            told = f"n asks for {num_rows} completions, and this server takes {most} at most; give a smaller one"
+            raise ApiError(400, told, "n", "invalid_value")
         seed = asked.seed if asked.seed is not None else secrets.randbelow(2**53)
         if seed + num_rows > 2**63:
-            raise ApiError(400, f"seed: {seed} leaves no seeds for {num_rows} completions; give a smaller one", "seed")
+            told = f"seed {seed} leaves no seeds for {num_rows} completions; give a smaller one"
+            raise ApiError(400, told, "seed", "invalid_value")
+        if length >= self.most_tokens:
+            told = (
+                f"a completion of {length} tokens leaves none for the {param}: {self.name} takes {self.most_tokens} "
+                "together; lower max_tokens"
+            )
+            raise ApiError(400, told, "max_tokens", "context_length_exceeded")
+        sizes = [_size(prompt) for prompt in request.prompts]
+        if sum(sizes) <= LONG_TEXT:
+            prompts = await self._encoder.encode(request)
+        elif self._longest_token is None or max(sizes) <= (self.most_tokens - length) * self._longest_token:
+            prompts = await self._long_encoder.encode(request)
+        else:
+            raise self._too_long(f"{max(sizes)} bytes of text", length, param)
+        if not all(prompts):
+            raise ApiError(400, f"the {param} has no tokens; give a text", param, "invalid_value")
+        if (longest := max(map(len, prompts))) + length > self.most_tokens:
+            raise self._too_long(f"{longest} tokens", length, param)
         return Plan(prompts, decoding, seed, asked.n, how)
 
-    def _prompts(self, asked: Request, param: str) -> tuple[tuple[int, ...], ...]:
-        """Return the ids of each prompt, in the chat template for a chat."""
-        tokenizer = self.policy.tokenizer
-        try:
-            if isinstance(asked, CompletionRequest):
-                return tuple(tuple(encode_text(tokenizer, prompt)) for prompt in asked.prompt)
-            turns = tuple(Turn(message.role, message.content) for message in asked.messages)
-            if tokenizer.chat_template or [turn.role for turn in turns] == ["user"]:
-                return (tuple(encode_prompt(tokenizer, turns)),)
-        except UserError as error:
-            raise ApiError(400, f"{param}: {error}", param, "invalid_value") from error
-        told = f"{self.name} has no chat template for several messages or roles; give one message of the user's"
-        raise ApiError(400, f"{param}: {told}", param, "invalid_value")
+    @cached_property
+    def _longest_token(self) -> int | None:
+        return longest_token(self.policy.tokenizer)
 
-    def _check_length(self, ids: tuple[int, ...], length: int, param: str) -> None:
-        if not ids:
-            raise ApiError(400, f"{param}: the prompt is empty; give at least one character", param, "invalid_value")
-        if len(ids) + length > self.most_tokens:
-            raise ApiError(
-                400,
-                f"{param}: the prompt has {len(ids)} tokens and the completion {length}, and {self.name} takes "
-                f"{self.most_tokens} together; shorten the prompt, or lower max_tokens",
-                param,
-                "context_length_exceeded",
-            )
+    @cached_property
+    def _encoder(self) -> "_Encoder":
+        return _Encoder(self.name, self.policy.tokenizer)
 
-    def _decoding(self, asked: Request, length: int) -> tuple[Decoding, str]:
+    @cached_property
+    def _long_encoder(self) -> "_Encoder":
+        """With a tokenizer of its own, so that nobody waits for the seconds that a very long text takes."""
+        return _Encoder(self.name, copy.deepcopy(self.policy.tokenizer))
+
+    def _too_long(self, size: str, length: int, param: str) -> ApiError:
+        told = (
+            f"the {param} has {size}, more than the {self.most_tokens - length} tokens that {self.name} has beside a "
+            f"completion of {length} can hold; shorten it, or lower max_tokens"
+        )
+        return ApiError(400, told, param, "context_length_exceeded")
+
+    def _decoding(self, asked: Asked, length: int) -> tuple[Decoding, str]:
         """Return how a request is decoded, and that in words."""
         if length % (asked.block_length or length):
             raise ApiError(
                 400,
-                f"block_length: {asked.block_length} does not divide the {length} tokens of the completion; give a "
+                f"block_length {asked.block_length} does not divide the {length} tokens of the completion; give a "
                 "divisor",
                 "block_length",
                 "invalid_value",
@@ -130,7 +146,7 @@ class ServedModel:
         if asked.price is not None and self.policy.sampler is None:
             raise ApiError(
                 400,
-                f"price: {self.name} has no learned sampler that takes one; leave it out, or give entropy_bound",
+                f"price needs a learned sampler, and {self.name} has none; leave it out, or give entropy_bound",
                 "price",
                 "unsupported_parameter",
             )
@@ -147,7 +163,44 @@ class ServedModel:
         return decoding, _how(asked, decoding, chosen)
 
 
-def _how(asked: Request, decoding: Decoding, chosen: Candidate | None) -> str:
+class _Encoder:
+    """Encodes the texts of one request after the other, each in a thread beside the server's loop.
+
+    A tokenizer sets options of its own while it encodes, so that two threads would disturb each other.
+    """
+
+    def __init__(self, name: str, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._name, self._tokenizer = name, tokenizer
+        self._turn = asyncio.Lock()
+
+    async def encode(self, request: Request) -> tuple[tuple[int, ...], ...]:
+        """Return the ids of each prompt, in the chat template for a chat. Raises ApiError where there are none."""
+        async with self._turn:
+            return await run_in_threadpool(self._encode, request)
+
+    def _encode(self, request: Request) -> tuple[tuple[int, ...], ...]:
+        try:
+            return tuple(tuple(self._ids(prompt)) for prompt in request.prompts)
+        except UserError as error:
+            raise ApiError(400, str(error), request.param, "invalid_value") from error
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return encode_text(self._tokenizer, prompt)
+        if not self._tokenizer.chat_template and [turn.role for turn in prompt] != ["user"]:
+            raise UserError(
+                f"{self._name} has no chat template for several messages or roles; give one message of the user's"
+            )
+        return encode_prompt(self._tokenizer, prompt)
+
+
+def _size(prompt: Prompt) -> int:
+    """Return the bytes of a prompt's text; white space around a message is none of it, as in the chat template."""
+    texts = [prompt] if isinstance(prompt, str) else [turn.content.strip() for turn in prompt]
+    return sum(len(text.encode()) for text in texts)
+
+
+def _how(asked: Asked, decoding: Decoding, chosen: Candidate | None) -> str:
     """Return how a request is decoded; of a controller that chooses bounds, without the bounds."""
     if chosen is not None:
         return f"{chosen.name}, chosen for price {asked.price:g}"

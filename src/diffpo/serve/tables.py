@@ -1,7 +1,7 @@
 """What a request may say: OpenAI's fields that mean something here, and ours, read as strictly as a recipe."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -11,31 +11,25 @@ from diffpo.recipes.tables.fields import Count, NonNegative
 
 LOWEST_TEMPERATURE = 1e-3
 """Below it, and above 0, float32 has no room for the logits."""
-Text = Annotated[str, Field(min_length=1)]
 
 
 class StreamOptions(Strict):
     include_usage: bool = False
 
 
-class Message(Strict):
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
 class Asked(Strict):
-    """What both kinds of requests may say."""
+    """What requests may say, besides their texts."""
 
     model: str
     max_tokens: Count | None = None
     """L, the tokens of the completion; None: as many as in the model's training, or as `--length` says."""
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
     """0 takes the likeliest token."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
     """Of the first completion; each has one more than the one before. None: drawn, and told in the answer."""
     n: Annotated[int, Field(ge=1, le=128)] = 1
     """Completions of each prompt."""
-    stop: Annotated[tuple[Text, ...], Field(max_length=16)] = ()
+    stop: tuple[str, ...] = ()
     """Texts before which a completion ends."""
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -52,6 +46,10 @@ class Asked(Strict):
     unmask_events: bool = False
     """Whether the answer says which call committed each token."""
 
+    @property
+    def length(self) -> int | None:
+        return self.max_tokens
+
     def problems(self) -> Iterator[str]:
         if 0 < self.temperature < LOWEST_TEMPERATURE:
             yield f"temperature: is {self.temperature:g}; give 0, which takes the likeliest token, or at least 0.001"
@@ -62,17 +60,7 @@ class Asked(Strict):
             yield "stream_options: goes with stream = true alone; leave it out"
 
 
-class CompletionRequest(Asked):
-    prompt: Annotated[tuple[Text, ...], Field(min_length=1, max_length=1024)]
-    """Texts to go on from, as they are: without the model's chat template."""
-
-    @property
-    def length(self) -> int | None:
-        return self.max_tokens
-
-
-class ChatRequest(Asked):
-    messages: tuple[Message, ...]
+class ChatAsked(Asked):
     max_completion_tokens: Count | None = None
     """The newer name of max_tokens."""
 
@@ -84,8 +72,3 @@ class ChatRequest(Asked):
         yield from super().problems()
         if self.max_completion_tokens is not None and self.max_tokens is not None:
             yield "max_completion_tokens: is the newer name of max_tokens, and both are given; give one"
-        if not self.messages:
-            yield "messages: is empty; give at least one"
-
-
-Request = ChatRequest | CompletionRequest

@@ -1,0 +1,267 @@
+"""What the endpoint refuses, in the shape and the words that OpenAI's clients read."""
+
+import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from typing import Any
+
+import openai
+import pytest
+from tests.serve.conftest import Served
+from tests.serve.test_server import USER, chat_of, text_of
+
+DEEP = b'{"kind": "top-k", "k": ' + b"[" * 900 + b"]" * 900 + b"}"
+IMAGE = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
+
+
+@pytest.mark.parametrize(
+    ("options", "param", "code", "told"),
+    [
+        (
+            {"prompt": "1" * 53},
+            "prompt",
+            "context_length_exceeded",
+            "the prompt has 53 tokens, more than the 52 tokens that tiny has beside a completion of 12 can hold;",
+        ),
+        ({"max_tokens": 64}, "max_tokens", "context_length_exceeded", "a completion of 64 tokens leaves none for the"),
+        ({"model": "lengthless"}, "max_tokens", "missing_required_parameter", "does not know how long its completions"),
+        ({"prompt": "a b"}, "prompt", "invalid_value", "400 - the text has characters outside the alphabet"),
+        ({"prompt": ""}, "prompt", "invalid_value", "prompt is an empty text; give at least one character"),
+        (
+            {"prompt": ["1", ""]},
+            "prompt[1]",
+            "invalid_value",
+            "prompt[1] is an empty text; give at least one character",
+        ),
+        ({"prompt": []}, "prompt", "invalid_value", "prompt is an empty array; give at least one text"),
+        ({"prompt": [5, 6]}, "prompt", "invalid_value", "prompt is given as token ids; send the text itself"),
+        ({"prompt": [[5], [6]]}, "prompt", "invalid_value", "prompt is given as token ids; send the text itself"),
+        ({"prompt": ["1"] * 1025}, "prompt", "invalid_value", "prompt has 1025 texts, and at most 1024 are taken"),
+        ({"extra_body": {"prompt": 5}}, "prompt", "invalid_value", "should be a text or an array of texts, got 5"),
+        ({"extra_body": {"prompt": ["1", ["1"]]}}, "prompt[1]", "invalid_value", "should be a text, got an array"),
+        ({"extra_body": {"prompt": "\0"}}, "prompt", "invalid_value", "prompt has a NUL character; leave it out"),
+        ({"stop": 5}, "stop", "invalid_value", "stop should be a text or an array of texts, got 5"),
+        ({"stop": ["a", ""]}, "stop[1]", "invalid_value", "stop[1] is an empty text"),
+        ({"stop": ["a"] * 17}, "stop", "invalid_value", "stop has 17 texts, and at most 16 are taken; give fewer"),
+        ({"temperature": "hot"}, "temperature", "invalid_value", 'should be a number from 0 to 100, got "hot"'),
+        ({"temperature": -1}, "temperature", "invalid_value", "temperature should be a number from 0 to 100, got -1"),
+        ({"temperature": 1e-30}, "temperature", "invalid_value", "temperature is 1e-30; give 0"),
+        ({"stream": "yes"}, "stream", "invalid_value", "stream should be true or false, got"),
+        ({"n": 0}, "n", "invalid_value", "n should be an integer from 1 to 128, got 0"),
+        ({"n": True}, "n", "invalid_value", "n should be an integer from 1 to 128, got true"),
+        (
+            {"n": 100, "prompt": ["1"] * 10},
+            "n",
+            "invalid_value",
+            "n asks for 1000 completions, and this server takes 320",
+        ),
+        ({"seed": -1}, "seed", "invalid_value", "seed should be an integer from 0 to 9223372036854775807, got -1"),
+        ({"seed": 1.5}, "seed", "invalid_value", "seed should be an integer from 0 to 9223372036854775807, got 1.5"),
+        ({"seed": 2**63 - 1, "n": 2}, "seed", "invalid_value", "leaves no seeds for 2 completions; give a smaller one"),
+        (
+            {"extra_body": {"max_completion_tokens": 3}},
+            "max_completion_tokens",
+            "unknown_parameter",
+            "is no field of this endpoint; give max_tokens instead",
+        ),
+        ({"extra_body": {"messages": USER}}, "messages", "unknown_parameter", "give prompt instead"),
+        (
+            {"extra_body": {"voices": 1}},
+            "voices",
+            "unknown_parameter",
+            "known here; there are prompt, model, max_tokens",
+        ),
+        ({"extra_body": {"rule": "top-k"}}, "rule", "invalid_value", "rule should be an object, got"),
+        ({"extra_body": {"entropi_bound": 1}}, "entropi_bound", "unknown_parameter", "did you mean 'entropy_bound'?"),
+        ({"extra_body": {"rule": {"kind": "entropy"}}}, "rule.kind", "invalid_value", "did you mean 'entropy-bound'?"),
+        ({"extra_body": {"rule": {"kind": "top-k", "n": 1}}}, "rule.n", "unknown_parameter", "known: kind, k"),
+        ({"extra_body": {"rule": {"kind": "x.py:Rule"}}}, "rule.kind", "invalid_value", "should be 'entropy-bound'"),
+        ({"extra_body": {"price": 1, "entropy_bound": 1}}, "price", "invalid_value", "give one of them"),
+        ({"extra_body": {"price": 1}}, "price", "unsupported_parameter", "needs a learned sampler, and tiny has none"),
+        ({"extra_body": {"block_length": 5}}, "block_length", "invalid_value", "does not divide the 12 tokens"),
+        ({"top_p": 0.9}, "top_p", "unsupported_parameter", "leave it out, or give 1"),
+        ({"logprobs": 2}, "logprobs", "unsupported_parameter", "leave it out"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value", "goes with stream = true"),
+    ],
+)
+def test_what_cannot_be_is_told_with_its_field(
+    served: Served, options: dict[str, Any], param: str, code: str | None, told: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        text_of(served, **options)
+    assert (refused.value.param, refused.value.code, refused.value.type) == (param, code, "invalid_request_error")
+    assert told in str(refused.value) and refused.value.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("options", "param", "told"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "not supported by diffpo serve"),
+        ({"response_format": {"type": "json_object"}}, "response_format", 'or give {"type": "text"}'),
+        ({"messages": []}, "messages", "messages is empty; give at least one message"),
+        ({"messages": ["hi"]}, "messages[0]", "messages[0] should be an object, as {"),
+        (
+            {"messages": [{"role": "usr", "content": "x"}]},
+            "messages[0].role",
+            "should be system, developer, user or assistant, got",
+        ),
+        ({"messages": [{"content": "x"}]}, "messages[0].role", "messages[0].role is missing"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "content is missing; give the message's text"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "content should be a text, got 5"),
+        ({"messages": [*USER, {"role": "user", "content": IMAGE}]}, "messages[1].content[1]", "part of type"),
+        ({"messages": [{**USER[0], "nam": "y"}]}, "messages[0].nam", "messages[0].nam is no part of a message here"),
+        ({"messages": [{"role": "user", "content": "a\0b"}]}, "messages[0].content", "NUL"),
+        ({"model": "tiny", "messages": [*USER, *USER]}, "messages", "has no chat template"),
+        ({"max_tokens": 3, "max_completion_tokens": 3}, "max_completion_tokens", "give one"),
+    ],
+)
+def test_what_a_chat_cannot_be_is_told(served: Served, options: dict[str, Any], param: str, told: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        chat_of(served, **options)
+    assert refused.value.param == param and told in str(refused.value)
+
+
+def test_a_bad_model_name_is_not_found(served: Served) -> None:
+    with pytest.raises(openai.NotFoundError, match="there are: tiny, chat") as refused:
+        text_of(served, model="gpt-4")
+    assert refused.value.code == "model_not_found" and refused.value.param == "model"
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "told"),
+    [
+        (b'{"model": ', {}, 400, "not JSON"),
+        (b"\xff\xfe", {}, 400, "not UTF-8"),
+        (b"[1]", {}, 400, "the body is an array; send a JSON object"),
+        (b"5", {}, 400, "the body is 5; send a JSON object"),
+        (b'{"temperature": NaN}', {}, 400, "NaN is no number"),
+        (b"[" * 100_000, {}, 400, "nested too deep"),
+        (b'{"model": "tiny", "prompt": ' + b"[" * 900 + b"]" * 900 + b"}", {}, 400, "prompt[0] should be a text"),
+        (b'{"model": "tiny", "prompt": "1", "rule": ' + DEEP + b"}", {}, 400, "rule"),
+        (b'{"model": "tiny", "prompt": "1", "seed": ' + b"9" * 10_000 + b"}", {}, 400, "got a number too large to be"),
+        (b'{"model": "tiny", "prompt": "1", "seed": 1' + b"0" * 40 + b"}", {}, 400, "should be an integer from 0 to 9"),
+        (b'{"model": "tiny", "n": 2, "prompt": "1", "n": 3}', {}, 400, 'the body gives "n" twice; give it once'),
+        (b'{"model": "a", "prompt": "1", "rule": {"k": 1, "k": 1}}', {}, 400, 'the body gives "k" twice'),
+        (b'{"model": "tiny", "prompt": "\\ud800"}', {}, 400, "prompt"),
+        (b'{"prompt": "' + b"1" * (4 * 2**20) + b'"}', {}, 413, "larger than 4 MiB"),
+        (b"{}", {}, 400, "model is missing; give it"),
+        (b"{}", {"Content-Type": "text/plain"}, 415, "Content-Type: application/json"),
+    ],
+)
+def test_a_broken_body_is_refused(served: Served, body: bytes, headers: dict[str, str], status: int, told: str) -> None:
+    answered, error = post(served, "/v1/completions", body, headers)
+    assert answered == status and told in error["message"]
+    assert error.keys() == {"message", "type", "param", "code"}
+
+
+def test_addresses_that_are_not_served_say_which_are(served: Served) -> None:
+    status, error = post(served, "/v1/embeddings", b"{}", {})
+    assert (
+        status == 404 and "POST /v1/embeddings is not served; there are POST /v1/chat/completions" in error["message"]
+    )
+    status, error = post(served, "/v1/models", b"{}", {})
+    assert status == 405 and error["code"] == "method_not_allowed"
+    assert "POST /v1/models is not served" in error["message"]
+    status, body = get(served, "/v1/models/", {})
+    assert status == 200 and b"tiny" in body, "a slash at the end changes nothing"
+    status, error = post(served, "/v1/completions/", b"{}", {})
+    assert status == 400 and error["message"] == "model is missing; give it"
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("evil.example", "'evil.example', and this server answers to 127.0.0.1, [::1], localhost alone"),
+        ("evil.example:80", "answers to"),
+        ("[::1", "names no host"),
+        ("127.0.0.1@evil.example", "names no host"),
+        ("", "names no host"),
+        ("localhost:1", None),
+        ("[::1]", None),
+        ("127.0.0.1", None),
+    ],
+)
+def test_another_sites_name_is_not_answered(served: Served, host: str, told: str | None) -> None:
+    status, body = get(served, "/v1/models", {"Host": host})
+    assert (status == 200) is (told is None) and (b"tiny" in body) is (told is None)
+    if told is not None:
+        assert told in (error := json.loads(body)["error"])["message"]
+        assert (status, error["code"], error["type"]) == (400, "invalid_host", "invalid_request_error")
+
+
+@pytest.mark.parametrize(
+    "request_text", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nx" + b"y" * 10**5]
+)
+def test_what_is_no_http_is_told_in_the_same_shape(served: Served, request_text: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+        connection.sendall(request_text)
+        answer = b"".join(iter(lambda: connection.recv(2**16), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request") and b"content-type: application/json" in head
+    assert json.loads(body)["error"]["code"] == "invalid_http"
+
+
+def test_a_text_that_no_prompt_can_have_is_not_encoded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoding 4 MB takes many seconds."""
+    tokenizer = served.models["tiny"].policy.tokenizer
+    monkeypatch.setattr(tokenizer, "encode", lambda *_, **__: pytest.fail("it is encoded"))
+    with pytest.raises(openai.BadRequestError, match="the prompt has 4000000 bytes of text") as refused:
+        text_of(served, prompt="1" * 4_000_000)
+    assert refused.value.code == "context_length_exceeded"
+
+
+def test_a_chat_has_a_most_of_messages(served: Served) -> None:
+    """Each goes through the template, which takes time whatever its text."""
+    body = json.dumps({"model": "chat", "messages": USER * 2049}).encode()
+    status, error = post(served, "/v1/chat/completions", body, {})
+    assert (status, error["message"]) == (400, "messages has 2049 messages, and at most 2048 are taken; give fewer")
+
+
+def test_nobody_waits_for_a_very_long_text(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a tokenizer drops white space, so that no length is too long for sure."""
+    model = served.models["chat"]
+    monkeypatch.setitem(model.__dict__, "_longest_token", None)
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(text_of, served, model="chat", prompt=" " * 400_000)
+        while not model._long_encoder._turn.locked() and not long.done():
+            time.sleep(0.001)
+        assert text_of(served, model="chat", max_tokens=1).usage.nfe == 1 and not long.done()
+        with pytest.raises(openai.BadRequestError, match="the prompt has 400000 tokens, more than the 52 tokens"):
+            long.result()
+
+
+def test_a_call_that_fails_ends_its_requests_and_no_others(served: Served) -> None:
+    model = served.models["chat"].policy.denoiser.model
+    weight = model.get_output_embeddings().weight
+    kept = weight.detach().clone()
+    try:
+        weight.data.fill_(float("nan"))
+        with pytest.raises(openai.InternalServerError, match="not finite") as failed:
+            chat_of(served)
+        assert failed.value.code == "non_finite_logits" and failed.value.type == "server_error"
+        with pytest.raises(openai.APIError, match="not finite"):
+            list(chat_of(served, stream=True))
+    finally:
+        weight.data.copy_(kept)
+    assert chat_of(served).usage.nfe > 0
+
+
+def post(served: Served, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, Any]:
+    status, answer = send(served, "POST", path, body, {"Content-Type": "application/json", **headers})
+    return status, json.loads(answer)["error"]
+
+
+def get(served: Served, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
+    return send(served, "GET", path, None, headers)
+
+
+def send(served: Served, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+    connection = HTTPConnection("127.0.0.1", served.port, timeout=20)
+    try:
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
