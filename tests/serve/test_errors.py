@@ -6,11 +6,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from typing import Any
+from unittest.mock import Mock
 
 import openai
 import pytest
 from tests.serve.conftest import Served
 from tests.serve.test_server import USER, chat_of, text_of
+
+from diffpo.serve import served_model
 
 DEEP = b'{"kind": "top-k", "k": ' + b"[" * 900 + b"]" * 900 + b"}"
 IMAGE = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
@@ -205,11 +208,13 @@ def test_what_is_no_http_is_told_in_the_same_shape(served: Served, request_text:
 
 def test_a_text_that_no_prompt_can_have_is_not_encoded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Encoding 4 MB takes many seconds."""
-    tokenizer = served.models["tiny"].policy.tokenizer
-    monkeypatch.setattr(tokenizer, "encode", lambda *_, **__: pytest.fail("it is encoded"))
-    with pytest.raises(openai.BadRequestError, match="the prompt has 4000000 bytes of text") as refused:
-        text_of(served, prompt="1" * 4_000_000)
-    assert refused.value.code == "context_length_exceeded"
+    encode = Mock(return_value=[0])
+    monkeypatch.setattr(served_model, "encode_text", encode)
+    body = json.dumps({"model": "tiny", "prompt": "1" * 4_000_000}).encode()
+    status, answer = send(served, "POST", "/v1/completions", body, {"Content-Type": "application/json"})
+    assert not encode.called and status == 400
+    error = json.loads(answer)["error"]
+    assert error["code"] == "context_length_exceeded" and "the prompt has 4000000 bytes of text" in error["message"]
 
 
 def test_a_chat_has_a_most_of_messages(served: Served) -> None:

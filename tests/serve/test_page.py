@@ -53,13 +53,18 @@ def test_two_models_side_by_side(browser: Any, served: Served, width: int, schem
     watched = Watched(browser, served, width, scheme)
     page = watched.page
     assert page.get_by_label("Beside it").input_value() == "chat", "two are shown where two are served"
+    assert page.locator("#bound-shown").inner_text() == "0: one a call", "there is something to watch"
+    assert page.locator("#price:disabled").count() == 1
+    assert page.locator("#price-note").inner_text() == (
+        "tiny: has no learned sampler that takes a price; chat: has no learned sampler that takes a price"
+    )
     page.get_by_label("Beside it").select_option("learned")
+    assert page.locator("#price:disabled").count() == 0
     page.get_by_label("Tokens", exact=True).fill("16")
+    assert page.locator("#tokens-note").inner_text() == (
+        "tiny: writes 12 tokens as a rule, and asked for more its text may be empty or broken"
+    )
     page.get_by_label("Milliseconds a call").fill("0")
-    bound = page.get_by_role("slider", name="entropy bound")
-    bound.focus()
-    page.keyboard.press("Home")
-    assert page.locator("#bound-shown").inner_text() == "0: one a call"
     page.get_by_label("Prompt").fill("1234")
     page.keyboard.press("Control+Enter")
     page.locator(".status", has_text="entropy bound").nth(1).wait_for()
@@ -83,6 +88,9 @@ def test_two_models_side_by_side(browser: Any, served: Served, width: int, schem
         page.keyboard.press("End")
         assert panel.locator(".scrub output").inner_text() == f"{nfe} of {nfe}"
 
+    page.get_by_label("Tokens", exact=True).fill("1")
+    page.keyboard.press("Enter")
+    page.locator(".status", has_text="1 denoiser call, 1 token, 1.00 a call;").nth(1).wait_for()
     page.get_by_label("let the model choose").check()
     page.get_by_role("button", name="Generate").click()
     page.locator(".status", has_text="chosen by the model").wait_for()
@@ -107,6 +115,9 @@ def test_hostile_text_shows_as_text(browser: Any, served: Served, monkeypatch: p
     assert watched.texts(".token:not(.masked)")[2] == f"{shown}↵&amp;"
     assert watched.texts(".text") == [f"{shown}\n&amp;"]
     assert page.title() == "diffpo serve" and page.locator("img").count() == 0
+    monkeypatch.setattr(tokenizer, "decode", lambda ids, **_: "")
+    page.get_by_role("button", name="Generate").click()
+    page.locator(".status", has_text="the text is empty: its first token ends it").wait_for()
     assert watched.errors == []
 
 
@@ -118,6 +129,13 @@ def test_what_the_server_refuses_is_told_on_the_page(browser: Any, served: Serve
     page.get_by_label("Prompt").fill("A B")
     page.get_by_role("button", name="Generate").click()
     page.locator(".status.wrong", has_text="outside the alphabet").wait_for()
+    assert watched.texts(".status") == ["the text has characters outside the alphabet: [' ', 'A', 'B']; remove them"]
+    page.get_by_label("Prompt").fill("1")
+    page.get_by_label("Tokens", exact=True).fill("100")
+    page.get_by_role("button", name="Generate").click()
+    page.locator(".status.wrong", has_text="a completion of 100 tokens leaves none").wait_for()
+    assert watched.texts(".status")[0].endswith("lower Tokens")
+    page.get_by_label("Tokens", exact=True).fill("")
     page.locator("#stop:disabled").wait_for()
     page.get_by_label("Model", exact=True).select_option("gated")
     page.get_by_role("button", name="Generate").click()

@@ -90,7 +90,7 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 @pytest.mark.parametrize("asked_to_end", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_it_ends_at_once_and_tells_all_who_wait(tmp_path: Path, asked_to_end: signal.Signals) -> None:
     folder = str(tiny_folder(tmp_path / "tiny", "llada"))
-    options = ["--port", "0", "--host", "0.0.0.0", "--device", "cpu", "--max-model-len", "20000"]
+    options = ["--port", "0", "--host", "0.0.0.0", "--device", "cpu"]
     with started(folder, *options) as process, ExitStack() as opened:
         assert process.stdout is not None and process.stderr is not None
         assert "give --length, or each request max_tokens" in process.stdout.readline()
@@ -102,22 +102,23 @@ def test_it_ends_at_once_and_tells_all_who_wait(tmp_path: Path, asked_to_end: si
         whole, stream, half = (
             opened.enter_context(closing(HTTPConnection("127.0.0.1", port, timeout=60))) for _ in range(3)
         )
-        asked = {"model": folder, "max_tokens": 10_000}
+        asked = {"model": folder, "max_tokens": 1000, "n": 16}
         chat = {"messages": [{"role": "user", "content": "1"}], "stream": True}
         headers = {"Content-Type": "application/json"}
         whole.request("POST", "/v1/completions", json.dumps(asked | {"prompt": "1"}), headers)
         stream.request("POST", "/v1/chat/completions", json.dumps(asked | chat), headers)
         half.request("POST", "/v1/completions", "{", headers | {"Content-Length": "1000"})
         answer = opened.enter_context(stream.getresponse())
-        assert b"role" in answer.readline(), "it has begun"
-        while get(port, "/health")[folder]["running"] < 2:
+        assert b"role" in answer.readline() and answer.readline() == b"\n", "it has begun"
+        while get(port, "/health")[folder]["running"] < 32:
             time.sleep(0.01)
         began = time.monotonic()
         process.send_signal(asked_to_end)
         for connection in (whole, half):
             with connection.getresponse() as refused:
+                assert refused.status == 503
                 error = json.load(refused)["error"]
-            assert (refused.status, error["code"], error["type"]) == (503, "stopping", "server_error")
+            assert (error["code"], error["type"]) == ("stopping", "server_error")
         *_, last = answer.read().strip().split(b"\n\n")
         assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "stopping"
         stdout, stderr = process.communicate(timeout=30)

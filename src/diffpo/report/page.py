@@ -1,7 +1,5 @@
 """Put the page together and write it."""
 
-import base64
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from diffpo.core.content_security import content_hash
 from diffpo.core.files import check_writable, explain_write_errors, write_whole
 from diffpo.core.printable import printable
 from diffpo.report import charts, playback, sentences, table
@@ -69,7 +68,7 @@ def render(run: ReportedRun) -> str:
     return _template().render(
         css=Markup(style_sheet()) + _text("style.css") + _text("playback.css"),
         script=script,
-        script_hash=base64.b64encode(hashlib.sha256(f"\n{script}\n".encode()).digest()).decode(),
+        script_hash=content_hash(f"\n{script}\n"),
         run=run,
         facts=_facts(run),
         headline=_unbroken(headline(run.arms, run.compared, run.main)),

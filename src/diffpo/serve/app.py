@@ -185,12 +185,14 @@ async def _body(request: Request) -> bytes:
     first is called something else.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise ApiError(415, "the body should be JSON, and be called so: Content-Type: application/json")
+        told = "the body should be JSON, and be called so: Content-Type: application/json"
+        raise ApiError(415, told, code="invalid_content_type")
     body = b""
     async for part in request.stream():
         body += part
         if len(body) > LARGEST_BODY:
-            raise ApiError(413, f"the body is larger than {LARGEST_BODY // 2**20} MiB; send a shorter one")
+            told = f"the body is larger than {LARGEST_BODY // 2**20} MiB; send a shorter one"
+            raise ApiError(413, told, code="body_too_large")
     return body
 
 

@@ -12,6 +12,10 @@ const visible = (text) =>
     if (code < 0x20) return String.fromCodePoint(0x2400 + code);
     return code === 0x7f ? "\u2421" : `\u27e8U+${code.toString(16).toUpperCase().padStart(4, "0")}\u27e9`;
   });
+const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
+
+/* What the server says, with the fields called as they are on this page. */
+const told = (message) => visible(message.replace(/messages\[0\](\.content)?/g, "the prompt").replace(/\bmax_tokens\b/g, "Tokens"));
 const visibleLines = (text) => text.split("\n").map(visible).join("\n");
 
 // ------------------------------------------------------------------------------------------------------------ settings
@@ -31,10 +35,19 @@ const showSettings = () => {
   const priced = found.some((model) => model.has_prices);
   $("how-price").disabled = $("price").disabled = !priced;
   if (!priced && $("how-price").checked) $("how-bound").checked = true;
-  $("choice-note").textContent = found
-    .map((model) => `${model.id}: ${model.has_controller ? "its controller" : "has no controller, one token a call"}`)
-    .join("; ");
+  const noteOf = (say) => found.map((model) => [visible(model.id), say(model)]).filter((note) => note[1])
+    .map((note) => note.join(": ")).join("; ");
+  $("choice-note").textContent = noteOf((model) =>
+    model.has_controller ? "its controller" : "has no controller, one token a call");
+  $("price-note").textContent = noteOf((model) => model.has_prices ? "" : "has no learned sampler that takes a price");
+  $("tokens-note").textContent = noteOf(beyondUsual);
 };
+
+/* A model has learnt to end its text within as many tokens as in its training. */
+const beyondUsual = (model) =>
+  model.max_tokens && Number($("tokens").value) > model.max_tokens
+    ? `writes ${count(model.max_tokens, "token")} as a rule, and asked for more its text may be empty or broken`
+    : "";
 
 const settingsOf = (model) => {
   const how = document.querySelector("input[name=how]:checked").value;
@@ -131,9 +144,10 @@ class Panel {
     this.text.textContent = visibleLines(this.answer);
     if (this.usage) {
       const { nfe, completion_tokens, tokens_per_call } = this.usage;
-      this.status.textContent =
-        `${nfe} denoiser calls, ${completion_tokens} tokens, ${tokens_per_call.toFixed(2)} a call; ${visible(this.how)}`;
-    } else if (signal.aborted) this.status.textContent = `stopped after ${this.shown} calls`;
+      const tokens = `${count(completion_tokens, "token")}, ${tokens_per_call.toFixed(2)} a call`;
+      const empty = this.answer === "" ? "; the text is empty: its first token ends it" : "";
+      this.status.textContent = `${count(nfe, "denoiser call")}, ${tokens}; ${visible(this.how)}${empty}`;
+    } else if (signal.aborted) this.status.textContent = `stopped after ${count(this.shown, "call")}`;
   }
 
   async draw(signal) {
@@ -147,13 +161,13 @@ class Panel {
         body: JSON.stringify(asked),
         signal,
       });
-      if (!response.ok) return this.fail(visible((await response.json()).error.message));
+      if (!response.ok) return this.fail(told((await response.json()).error.message));
       for await (const data of eventsOf(response.body)) {
-        if (data.error) return this.fail(visible(data.error.message));
+        if (data.error) return this.fail(told(data.error.message));
         if (data.usage) [this.usage, this.how] = [data.usage, data.decoding];
         for (const event of data.unmask_events ?? []) this.take(event);
         this.answer += data.choices[0]?.delta.content ?? "";
-        if (!this.usage) this.status.textContent = `${this.calls.length} calls\u2026`;
+        if (!this.usage) this.status.textContent = `${count(this.calls.length, "call")}\u2026`;
       }
     } catch (error) {
       if (!signal.aborted) this.fail(`the server does not answer (${error.message})`);
@@ -212,6 +226,7 @@ fetch("/v1/models")
     }
     $("second").hidden = models.length < 2;
     if (models.length > 1) $("model-1").value = models[1].id;
+    if (chosen().every((model) => model.has_controller)) $("how-model").checked = true;
     showSettings();
   })
   .catch((error) => ($("problem").textContent = `the server does not answer (${error.message})`));

@@ -1,9 +1,9 @@
 """The page at `/`: one file without requests to other hosts, and the headers that hold it to that."""
 
-import base64
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+
+from diffpo.core.content_security import content_hash
 
 HERE = Path(__file__).parent
 
@@ -17,8 +17,8 @@ def page() -> tuple[str, Mapping[str, str]]:
     html = (HERE / "page.html").read_text(encoding="utf-8")
     html = html.replace("/*style*/", style).replace("/*script*/", script)
     policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; connect-src 'self'; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; script-src '{content_hash(script)}'; style-src '{content_hash(style)}'; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return html, {
         "Content-Security-Policy": policy,
@@ -28,7 +28,3 @@ def page() -> tuple[str, Mapping[str, str]]:
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cache-Control": "no-store",
     }
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

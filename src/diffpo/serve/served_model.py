@@ -96,7 +96,7 @@ class ServedModel:
             raise ApiError(400, told, "seed", "invalid_value")
         if length >= self.most_tokens:
             told = (
-                f"a completion of {length} tokens leaves none for the {param}: {self.name} takes {self.most_tokens} "
+                f"a completion of {length} tokens leaves none for the prompt: {self.name} takes {self.most_tokens} "
                 "together; lower max_tokens"
             )
             raise ApiError(400, told, "max_tokens", "context_length_exceeded")
@@ -108,7 +108,7 @@ class ServedModel:
         else:
             raise self._too_long(f"{max(sizes)} bytes of text", length, param)
         if not all(prompts):
-            raise ApiError(400, f"the {param} has no tokens; give a text", param, "invalid_value")
+            raise ApiError(400, "the prompt has no tokens; give a text", param, "invalid_value")
         if (longest := max(map(len, prompts))) + length > self.most_tokens:
             raise self._too_long(f"{longest} tokens", length, param)
         return Plan(prompts, decoding, seed, asked.n, how)
@@ -128,7 +128,7 @@ class ServedModel:
 
     def _too_long(self, size: str, length: int, param: str) -> ApiError:
         told = (
-            f"the {param} has {size}, more than the {self.most_tokens - length} tokens that {self.name} has beside a "
+            f"the prompt has {size}, more than the {self.most_tokens - length} tokens that {self.name} has beside a "
             f"completion of {length} can hold; shorten it, or lower max_tokens"
         )
         return ApiError(400, told, param, "context_length_exceeded")
