@@ -6,6 +6,13 @@ itself imports no torch.
 
 import lazy_loader
 
+from diffpo.core.imports import unchanged_process
+
 __version__ = "0.1.0"
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> object:
+    with unchanged_process():
+        return _load(name)

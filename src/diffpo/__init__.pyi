@@ -5,14 +5,14 @@ __all__: list[str]
 
 # recipes and the loops that take them
 # errors
+from .api.completed import Completion as Completion
+from .api.completed import complete as complete
 from .api.evaluated import evaluate as evaluate
 from .api.trained_run import TrainedRun as TrainedRun
 from .api.trained_run import train as train
 from .core.errors import NonFiniteLossError as NonFiniteLossError
 from .core.errors import UserError as UserError
 from .core.rollout import Rollout as Rollout
-from .evaluation.completing import Completion as Completion
-from .evaluation.completing import complete as complete
 from .evaluation.fit_sampler import run_fit_sampler as run_fit_sampler
 from .evaluation.loop import Outcome as Outcome
 from .evaluation.loop import evaluate_decodings as evaluate_decodings

@@ -152,17 +152,47 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"task__kind": "sudoku"}, "data are rows, and task.kind is 'sudoku'"),
     ({"recipe": "tiny-d2"}, "did you mean 'tiny-d1'"),
     ({"objective": right}, "objective is a function; a recipe has numbers, .*a function is given as reward"),
+    (
+        {"reward": {right: float("nan")}},
+        r"task\.reward\.\S*:right: should be a finite number, got nan$",
+    ),
+    ({"reward": right, "task__reward": "correct"}, "reward and task__reward both say it; give one of them"),
+    ({"data": ""}, "data is empty; give a path"),
+    ({"data": {"train": "a.jsonl", "test": None}}, r"data\['test'\] is None; give a path"),
+    ({"base": ""}, "base: is empty; give a path or a name"),
+    ({"seed": None}, "seed: should have a value, got None; give one, or leave it out"),
+    ({"task__": 1}, "task__ is no key of a recipe"),
+    ({"out": ""}, "out is empty; give a path"),
+    ({"out": "x" * 5000}, "cannot be used as a path"),
     ({"extend": True}, "extend=True is about a run that goes on; give it with resume=True"),
 ]
 
 
 @pytest.mark.parametrize(("change", "told"), WRONG, ids=[told[:30] for _, told in WRONG])
 def test_mistakes_are_one_sentence_and_leave_nothing(
-    change: dict[str, Any], told: str, short: dict[str, Any], tmp_path: Path
+    change: dict[str, Any], told: str, short: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=told):
         diffpo.train(**{**short, "out": tmp_path / "new" / "run", **change})
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_second_call_is_told_that_the_folder_is_in_use(short: dict[str, Any], tmp_path: Path) -> None:
+    out, told = tmp_path / "run", []
+
+    def again(completions: list[str], **_: Any) -> list[float]:
+        for change in ({}, {"resume": True}, {"data": ROWS[:40]}):
+            with pytest.raises(UserError) as caught:
+                diffpo.train(**{**short, "reward": again, "out": out, **change})
+            told.append(str(caught.value))
+        return [0.0 for _ in completions]
+
+    diffpo.train(**{**short, "reward": again, "out": out})
+    assert len(told) == 6 and len(set(told)) == 1, "before the first step as after it, whatever is asked for"
+    assert told[0] == (
+        f"{out} is in use by another run (another call in this process); wait for it, end it, or choose another out"
+    )
 
 
 def in_a_loop(call: Callable[[], TrainedRun]) -> TrainedRun:

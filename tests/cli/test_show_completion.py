@@ -192,10 +192,10 @@ def test_a_turn_without_room_is_told_and_forgotten(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     loaded(chatting)
-    monkeypatch.setattr("diffpo.evaluation.completing.prompt_capacity", lambda *_: 60)
+    monkeypatch.setattr(Policy, "most_tokens", 64)
     typed(monkeypatch, "1" * 100, "1?")
     run_chat("any", None, 4, 10.0, is_quiet=True)
-    assert "beside a completion of 4 the model has positions for 60; shorten it" in capsys.readouterr().out
+    assert "tokens and its completion 4, and the model takes 64 together; shorten it" in capsys.readouterr().out
     assert asked[1][0] == (Turn("user", "1?"),)
 
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,16 +56,50 @@ def test_a_controller_chooses_the_bounds_unless_there_is_a_rule(policy: Policy) 
     assert diffpo.complete(controlled, PROMPTS, rule=EntropyBound(0.0)) == diffpo.complete(policy, PROMPTS)
 
 
+def test_a_text_any_iterable_and_conversations_are_prompts(policy: Policy) -> None:
+    expected = diffpo.complete(policy, PROMPTS)
+    assert diffpo.complete(policy, PROMPTS[0]) == expected[:1]
+    assert diffpo.complete(policy, (prompt for prompt in PROMPTS)) == expected
+    assert diffpo.complete(policy, [[{"role": "user", "content": prompt}] for prompt in PROMPTS]) == expected
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ({"length": 0}, "length is 0; give a whole number, at least 1"),
+        ({"block_length": 0}, "block_length is 0"),
+        ({"temperature": math.nan}, "temperature is nan; give a finite number from 0 up"),
+        ({"seed": -1}, "seed is -1; give a whole number from 0"),
+        ({"price": 1.0}, "or leave price out"),
+    ],
+)
+def test_options_are_checked(policy: Policy, option: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        diffpo.complete(policy, PROMPTS, **option)
+
+
+def test_more_than_the_model_takes_is_refused_and_more_than_it_has_learned_told(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert policy.most_tokens == 1024
+    prompt = PROMPTS[0]
+    monkeypatch.setattr(Policy, "most_tokens", len(prompt) + 20)
+    assert diffpo.complete(policy, prompt, length=20, rule=TopK(20))[0].nfe == 1
+    assert "was trained on completions of 16 tokens, and these have 20" in capsys.readouterr().err
+    with pytest.raises(UserError, match=rf"prompts\[0\] has {len(prompt)} tokens and its completion 21, and"):
+        diffpo.complete(policy, prompt, length=21)
+    diffpo.complete(policy, prompt, length=16)
+    assert capsys.readouterr().err == "", "16 are what it has learned"
+
+
 def test_what_cannot_be_completed_is_refused(policy: Policy, tmp_path: Path) -> None:
     assert diffpo.complete(policy, []) == []
-    with pytest.raises(UserError, match="one string"):
-        diffpo.complete(policy, PROMPTS[0])
     with pytest.raises(UserError, match="length is 0"):
         diffpo.complete(policy, PROMPTS, length=0)
-    with pytest.raises(UserError, match="the prompt is empty"):
+    with pytest.raises(UserError, match=r"prompts\[1\] is empty"):
         diffpo.complete(policy, [PROMPTS[0], ""])
-    with pytest.raises(UserError, match="outside the alphabet"):
-        diffpo.complete(policy, ["a sudoku, please"])
+    with pytest.raises(UserError, match=r"prompts\[1\]: .* outside the alphabet"):
+        diffpo.complete(policy, [PROMPTS[0], "a sudoku, please"])
     with pytest.raises(UserError, match="does not exist"):
         diffpo.complete(tmp_path / "none", PROMPTS)
     diffpo.save(policy, tmp_path / "alone")

@@ -67,7 +67,11 @@ def test_each_line_comes_back_with_its_completion(sample: Sample, base: Path) ->
         ({"prompt": [{"role": "user"}]}, "in.jsonl:2: field 'prompt' should be a text"),
         ({"prompt": [{"role": "<|eot_id|>", "content": "1"}]}, "in.jsonl:2: field 'prompt' should be a text"),
         ({"prompt": [{"role": "user", "content": 1}]}, "in.jsonl:2: field 'prompt' should be a text"),
-        ({"prompt": [{"role": "user", "content": "1"}]}, "in.jsonl:2: the model has no chat template"),
+        (
+            {"prompt": [{"role": "system", "content": "1"}, {"role": "user", "content": "1"}]},
+            "in.jsonl:2: the text has characters outside the alphabet",
+        ),
+        ('{"prompt": "1", "x": {"y": 1, "y": 2}}', "in.jsonl:2: field 'y' is there twice, with two values; keep one"),
         (
             {"prompt": PROMPTS[0], "nfe": 3},
             "in.jsonl:2: field 'nfe' is there already, and would be replaced; rename it",
@@ -133,7 +137,7 @@ def test_messages_are_framed_by_the_models_template(tmp_path: Path) -> None:
     file = tmp_path / "in.jsonl"
     file.write_text("\n".join(json.dumps({"prompt": prompt}) for prompt in ("1+1?", turns)), encoding="utf-8")
     lines = read_prompts(file)
-    text, chat = encode_lines(tokenizer, lines, None)
+    text, chat = encode_lines(tokenizer, lines, 4096, 8)
     assert text == encode_prompt(tokenizer, "1+1?") and chat == encode_turns(tokenizer, turns, is_answered=False)
-    with pytest.raises(UserError, match=rf":2: the prompt has {len(chat)} tokens, and .* positions for {len(text)};"):
-        encode_lines(tokenizer, lines, len(text))
+    with pytest.raises(UserError, match=rf":2: the prompt has {len(chat)} tokens and its completion 8, and"):
+        encode_lines(tokenizer, lines, len(chat) + 7, 8)

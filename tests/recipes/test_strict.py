@@ -337,6 +337,49 @@ def test_the_difference_of_two_recipes_names_each_key() -> None:
     ]
 
 
+def test_a_key_that_is_not_set_is_so_whatever_the_recipe_says() -> None:
+    table = {"data": "rows.jsonl", "optimizer": {"lr": 1.0}}
+    assert load_recipe(Run, table, ["data=x.jsonl"], ["data"]).data is None
+    with pytest.raises(UserError) as caught:
+        load_recipe(Run, table, (), ["dta", "optimizer.lr", "name"])
+    assert str(caught.value).splitlines()[1:] == [
+        f"  dta: unknown option; did you mean 'data'? (known: {', '.join(Run.model_fields)})",
+        "  name: should have a value, got None; give one, or leave it out",
+        "  optimizer.lr: should have a value, got None; give one, or leave it out",
+    ]
+
+
+class Choice(Strict):
+    kind: Literal["top_k"]
+    copies: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    reward: str | dict[str, float] = "right"
+
+
+class Chooser(Strict):
+    part: Choice | EntropyBound
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("part.copies=0", "part.copies: should be greater than or equal to 1, got 0"),
+        ("part.copies=atuo", "part.copies: should be 'auto' or a valid integer, got 'atuo'; did you mean 'auto'?"),
+        ("part.reward={a=nan}", "part.reward.a: should be a finite number, got nan"),
+        ("part.reward={a='x'}", "part.reward.a: should be a valid number, got 'x'"),
+        ("part.reward=3", "part.reward: should be a valid string or a table, got 3"),
+        (
+            "part.entropy_bound=3",
+            "part.entropy_bound: unknown option of kind 'top_k', but one of 'entropy_bound' "
+            "(known: kind, copies, reward)",
+        ),
+    ],
+)
+def test_of_several_types_one_sentence_tells_what_was_meant(override: str, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(Chooser, {"part": {"kind": "top_k"}}, [override])
+    assert str(caught.value).splitlines()[1:] == [f"  {told}"]
+
+
 def test_of_many_mistakes_the_first_are_listed() -> None:
     with pytest.raises(UserError) as caught:
         load_recipe(Strict, None, [f"no{n}" for n in range(100)])

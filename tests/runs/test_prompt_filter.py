@@ -1,7 +1,6 @@
 """Prompts that are too long: left out and counted in training and evaluation, one sentence where all of them are."""
 
 import json
-import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -145,10 +144,10 @@ def test_a_published_config_says_it(family: str, positions: int, task: TextTask,
     assert isinstance(own, PromptFilter) and own.limit == 20
 
 
-def test_tiny_models_and_tasks_are_left_alone(task: TextTask) -> None:
+def test_a_tiny_model_takes_as_much_as_it_does_when_served(task: TextTask) -> None:
     tokenizer = char_tokenizer(task.alphabet)
     found = filter_long_prompts(task, Gsm8kTask(kind="gsm8k"), LLaDAConfig(), tokenizer)
-    assert isinstance(found, PromptFilter) and found.limit == sys.maxsize
+    assert isinstance(found, PromptFilter) and found.limit == 1024 - task.completion_length
     sudoku = Sudoku()
     assert filter_long_prompts(sudoku, SudokuTask(), DreamConfig(), tokenizer) is sudoku
 
@@ -225,7 +224,7 @@ def test_a_run_without_a_prompt_leaves_no_folder(
 def test_rows_longer_than_the_models_positions_are_refused(base: Path, data: str, tmp_path: Path) -> None:
     task = f"task={{kind='gsm8k', source={json.dumps(data)}}}"
     recipe = load_recipe(SftRecipe, None, [task, f"base={json.dumps(str(base))}", "sequence_length=9999"])
-    with pytest.raises(UserError, match="sequence_length 9999 is more than the model's 4096 positions; lower it"):
+    with pytest.raises(UserError, match="sequence_length 9999 is more than the 4096 that the model takes; lower it"):
         run_sft(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

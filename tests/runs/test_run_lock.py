@@ -18,12 +18,17 @@ def test_a_second_one_is_told_who_has_it(tmp_path: Path) -> None:
         lock.acquire()
         lock.acquire()
         with RunLock(tmp_path) as second:
-            with pytest.raises(UserError, match=rf"{tmp_path} is being trained by process \d+ on .+; wait for it"):
+            with pytest.raises(UserError, match=r"is in use by another run \(another call in this process\); wait"):
                 second.acquire()
             assert not second.is_held
+            (tmp_path / LOCK).write_text("process 1 on elsewhere")
+            with pytest.raises(UserError, match=r"in use by another run \(process 1 on elsewhere\); wait"):
+                second.require_free()
+            lock.require_free()
         assert (tmp_path / LOCK).exists(), "the second one has not removed it"
     assert list(tmp_path.iterdir()) == []
     with RunLock(tmp_path) as third:
+        third.require_free()
         third.acquire()
 
 
@@ -61,7 +66,7 @@ def test_a_file_that_its_owner_removes_in_between_is_no_lock(tmp_path: Path, mon
     with RunLock(tmp_path) as second, RunLock(tmp_path) as third:
         second.acquire()
         assert (tmp_path / LOCK).exists()
-        with pytest.raises(UserError, match="is being trained"):
+        with pytest.raises(UserError, match="is in use by another run"):
             third.acquire()
 
 

@@ -14,7 +14,6 @@ from tests.serve.conftest import Served
 from tests.serve.test_server import USER, chat_of, text_of
 
 from diffpo.serve import served_model
-from diffpo.serve.json_body import LARGEST_BODY
 
 DEEP = b'{"kind": "top-k", "k": ' + b"[" * 900 + b"]" * 900 + b"}"
 IMAGE = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
@@ -149,7 +148,7 @@ def test_a_bad_model_name_is_not_found(served: Served) -> None:
         (b'{"model": "tiny", "n": 2, "prompt": "1", "n": 3}', {}, 400, 'the body gives "n" twice; give it once'),
         (b'{"model": "a", "prompt": "1", "rule": {"k": 1, "k": 1}}', {}, 400, 'the body gives "k" twice'),
         (b'{"model": "tiny", "prompt": "\\ud800"}', {}, 400, "prompt"),
-        (b"1" * (12 * LARGEST_BODY), {"Connection": "close"}, 413, "larger than 4 MiB"),
+        (b'{"prompt": "' + b"1" * (4 * 2**20) + b'"}', {}, 413, "larger than 4 MiB"),
         (b"{}", {}, 400, "model is missing; give it"),
         (b"{}", {"Content-Type": "text/plain"}, 415, "Content-Type: application/json"),
     ],

@@ -7,7 +7,7 @@ import openai
 import pytest
 from tests.serve.conftest import LENGTH, Served
 
-from diffpo.evaluation.completing import complete
+from diffpo.api.completed import complete
 from diffpo.sampling.rules import EntropyBound, TopK
 
 PROMPT = "1234"

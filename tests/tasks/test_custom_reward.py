@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,6 +56,23 @@ def own(tmp_path: Path) -> Path:
     file = tmp_path / "own.py"
     file.write_text(CODE)
     return file
+
+
+def test_a_function_may_spoil_its_lists_and_no_other_sees_it() -> None:
+    problems = [Problem(f"p{n}", f"{n}>", "a", f"c{n}", facts={"tag": n}) for n in range(2)]
+
+    def greedy(**columns: list[Any]) -> list[float]:
+        for values in columns.values():
+            values.clear()
+        return [1.0, 1.0]
+
+    def careful(completions: list[str], tag: list[int], nfe: list[int]) -> list[float]:
+        return [len(text) + 10 * own + 100.0 * calls for text, own, calls in zip(completions, tag, nfe, strict=True)]
+
+    rewards = tuple(WeightedReward(function, function.__name__) for function in (greedy, careful))
+    drawn = [Drawn((1,), (0,), 1), Drawn((2, 3), (0, 1), 2)]
+    grades = WithReward(Sudoku(), rewards, seconds=10.0).grade_all(problems, ["a", "bc"], drawn)
+    assert [(grade.failure, grade.reward) for grade in grades] == [("", 102.0), ("", 213.0)]
 
 
 @pytest.mark.parametrize("name", ["a.py:f", "../a b/c.py:f_1", "C:/a.py:f", "package.module:function", "m:f"])

@@ -12,9 +12,9 @@ from tests.helpers.risk import HiddenTable
 from tests.helpers.tiny_runs import lines_of, rl_recipe, snapshot, weights_of
 from tests.training.test_runs import Crash, after_step, crash
 
+from diffpo.api.completed import complete
 from diffpo.core.errors import NonFiniteLossError
 from diffpo.core.options import CommitPolicyKind
-from diffpo.evaluation.completing import complete
 from diffpo.evaluation.run import LEARNED, decodings_of
 from diffpo.models.encoding import encode_prompts
 from diffpo.models.model_paths import checkpoints

@@ -177,13 +177,13 @@ def test_two_runs_in_one_folder_are_refused(run: Path, tmp_path: Path) -> None:
     with RunLock(run) as other:
         other.acquire()
         for resume in (True, "auto"):
-            with pytest.raises(UserError, match="is being trained by process"):
+            with pytest.raises(UserError, match="is in use by another run"):
                 run_sft(sft_recipe(*FOUR), run, resume=resume)
     assert sorted(run.iterdir()) == before
     (tmp_path / "new").mkdir()
     with RunLock(tmp_path / "new") as other:
         other.acquire()
-        with pytest.raises(UserError, match="is being trained by process"):
+        with pytest.raises(UserError, match="is in use by another run"):
             run_sft(sft_recipe(*FOUR), tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
 
@@ -195,7 +195,10 @@ def test_a_loop_has_the_lock_while_it_trains(
     out, refused = tmp_path / "run", []
 
     def try_again(*_: Any) -> None:
-        with pytest.raises(UserError, match="is being trained by process"), RunLock(out) as second:
+        with (
+            pytest.raises(UserError, match="is in use by another run"),
+            RunLock(out) as second,
+        ):
             second.acquire()
         refused.append(True)
 

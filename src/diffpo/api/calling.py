@@ -1,9 +1,13 @@
 """What holds around every call from Python: the process is left as it was, and errors speak of arguments."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from diffpo.core.errors import Stopped, UserError
+from diffpo.core.errors import PeerFailedError, Stopped, UserError
+from diffpo.core.files import unusable_path
+from diffpo.core.imports import unchanged_process
+from diffpo.core.output import worded
 
 WORDS = (
     ("the same command and --resume", "the same call and resume=True"),
@@ -12,8 +16,11 @@ WORDS = (
     ("another --out", "another out"),
     ("--length", "length"),
     ("--price", "price"),
+    ("--out", "out"),
 )
 """Options of the command line, and what they are in Python."""
+HANDED_OVER = re.compile(r"python:([^\s#,;:'\"]+)#[0-9a-f]+")
+"""The name that a recipe has for a function which was handed over; to its author it is the function's own."""
 
 
 @contextmanager
@@ -23,14 +30,18 @@ def calling() -> Iterator[None]:
     Errors are raised as the commands print them, in Python's words. Where the user has interrupted a run, which has
     left a checkpoint, it is a KeyboardInterrupt that says so: a loop over runs does not go on with the next one.
     """
-    with unchanged_torch():
+    with unchanged_torch(), unchanged_process(), worded(in_python):
         try:
             yield
         except Stopped as stopped:
             raise KeyboardInterrupt(in_python(str(stopped))) from None
-        except UserError as error:
+        except (UserError, PeerFailedError) as error:
             error.args = (in_python(str(error)),)
             raise
+        except OSError as error:
+            if (told := unusable_path(error)) is None:
+                raise
+            raise UserError(told) from error
 
 
 @contextmanager
@@ -54,4 +65,4 @@ def in_python(message: str) -> str:
     """Return a message of a command with arguments in place of options."""
     for option, argument in WORDS:
         message = message.replace(option, argument)
-    return message
+    return HANDED_OVER.sub(r"\1", message)

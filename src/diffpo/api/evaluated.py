@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from diffpo.api.calling import calling
 from diffpo.api.given_data import KINDS, Data, of_memory, sources_and_files, with_data
 from diffpo.api.rewards import Functions, Reward, named_rewards, with_functions
-from diffpo.api.settings import overrides_of, plain_settings
+from diffpo.api.settings import overrides_of, plain_settings, refuse_twice, unset_keys
+from diffpo.core.arguments import given_path, shown
 from diffpo.core.errors import UserError
 from diffpo.core.files import write_whole
 from diffpo.distributed.process import require_single_process
@@ -58,26 +59,23 @@ def evaluate(
         from diffpo.sampling.policy import Policy
 
         policy = model if isinstance(model, Policy) else None
-        path = model.denoiser.model.name_or_path if isinstance(model, Policy) else fspath(model)
-        given = plain_settings(settings)
+        path = model.denoiser.model.name_or_path if isinstance(model, Policy) else str(given_path(model, "model"))
+        file = None if out is None else given_path(out, "out")
+        given, unset = plain_settings(settings), unset_keys(settings)
         if isinstance(task, Task) and type(task) not in MADE_UP:
             if data is not None or reward is not None:
                 raise UserError(
                     f"task is a {type(task).__name__}, which has its own problems and rewards; leave data "
                     "and reward out, or give the task as a table"
                 )
-            recipe = load_recipe(EvalRecipe, None, overrides_of({**given, "model": path}))
-            return measure(recipe, _path(out), policy, task)
+            recipe = load_recipe(EvalRecipe, None, overrides_of({**given, "model": path}), unset)
+            return measure(recipe, file, policy, task)
         given = _with_task(task, given)
         given, functions, files = _with_inputs(path, given, data, reward, Path(folder))
-        overrides = over_stored_task(path, None, overrides_of(given))
-        recipe = load_recipe(EvalRecipe, None, [*overrides, f"model={json.dumps(path)}"])
+        overrides = over_stored_task(path, None, overrides_of(given), unset)
+        recipe = load_recipe(EvalRecipe, None, [*overrides, f"model={json.dumps(path)}"], unset)
         with of_memory(files):
-            return measure(with_functions(recipe, functions), _path(out), policy)
-
-
-def _path(out: str | PathLike[str] | None) -> Path | None:
-    return None if out is None else Path(out)
+            return measure(with_functions(recipe, functions), file, policy)
 
 
 def _with_task(task: object, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +89,7 @@ def _with_task(task: object, settings: Mapping[str, Any]) -> dict[str, Any]:
     else:
         table = task
     if not isinstance(table, Mapping | Strict):
-        raise UserError(f"task is a {type(task).__name__}; give a kind, a table (dict), or a task")
+        raise UserError(f"task is {shown(task)}; give a kind, a table (dict), or a task")
     return {**plain_settings({"task": table}), **settings}
 
 
@@ -102,6 +100,8 @@ def _with_inputs(
     functions: Functions = {}
     files: Mapping[Path, str] = {}
     if data is not None:
+        refuse_twice("data", settings, "task.source")
+        refuse_twice("data", settings, "task.test_source")
         sources, files = sources_and_files(data, folder)
         if files:  # each process would write them elsewhere, and have another recipe
             require_single_process("measuring rows in memory")
@@ -111,6 +111,7 @@ def _with_inputs(
             sources = {"test_source": sources["source"]}
         settings = with_data(settings, sources, _stored_kind(model))
     if reward is not None:
+        refuse_twice("reward", settings, "task.reward")
         name, functions = named_rewards(reward)
         settings = {**settings, "task.reward": name}
     return settings, functions, files

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any, get_args
 
+from diffpo.core.arguments import given_path
 from diffpo.core.errors import UserError
 from diffpo.core.files import explain_write_errors, write_whole
 from diffpo.distributed.process import current_process
@@ -14,6 +15,7 @@ from diffpo.distributed.together import refused_together
 from diffpo.models.model_paths import RECIPE, REWARD_SOURCE
 from diffpo.recipes.tables import SourceSettings, TaskRecipe
 from diffpo.runs.run_dir import has_begun
+from diffpo.runs.run_lock import RunLock
 from diffpo.tasks.given_rows import ROWS, files_of, json_lines, rows_path
 
 Data = Any
@@ -32,11 +34,11 @@ KINDS = [
 def sources_and_files(data: Data, folder: Path) -> tuple[dict[str, str], dict[Path, str]]:
     """Return the options of a task that name the data, and the files that rows in memory would have in a folder."""
     if isinstance(data, str | PathLike):
-        return {"source": fspath(data)}, {}
-    if isinstance(data, Mapping) and data and all(isinstance(value, str | PathLike) for value in data.values()):
+        return {"source": str(given_path(data, "data"))}, {}
+    if isinstance(data, Mapping) and any(isinstance(value, str | PathLike) for value in data.values()):
         if not set(data) <= OF_SPLIT.keys():
             raise UserError(f"data has the keys {', '.join(map(repr, data))}; give splits, {', '.join(OF_SPLIT)}")
-        return {OF_SPLIT[split]: fspath(path) for split, path in data.items()}, {}
+        return {OF_SPLIT[split]: str(given_path(path, f"data[{split!r}]")) for split, path in data.items()}, {}
     lines = json_lines(data)
     return {"source": str(rows_path(lines, folder))}, files_of(lines, folder)
 
@@ -75,24 +77,29 @@ def of_memory(files: Iterable[Path]) -> Iterator[None]:
 
 
 @contextmanager
-def written(files: Mapping[Path, str], functions: str, out: Path) -> Iterator[None]:
+def written(files: Mapping[Path, str], functions: str, out: Path, lock: RunLock) -> Iterator[None]:
     """Write the files of a run's inputs before the block, in its first process; they go where no run comes of it.
 
-    `functions` is the source of rewards, for `REWARD_SOURCE`. Raises UserError where the run in `out` has other rows.
+    `functions` is the source of rewards, for `REWARD_SOURCE`. Where there is anything to write the run's lock is taken.
+    Raises UserError where the run in `out` has other rows, and where another process, or another call, has the run.
     """
     content = {**files, **({out / REWARD_SOURCE: functions} if functions else {})}
     fresh = {folder for path in content for folder in path.absolute().parents if not folder.exists()}
     new: list[Path] = []
     with refused_together():
-        if current_process().is_main:
+        if current_process().is_main and content:
+            with explain_write_errors(out, is_folder=True):
+                out.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
             new += _write(content, files, out)
     try:
         with of_memory(files):
             yield
     finally:
-        if current_process().is_main and not has_begun(out) and not (out / RECIPE).exists():
+        if lock.is_held and not has_begun(out) and not (out / RECIPE).exists():
             for path in new:
                 path.unlink(missing_ok=True)
+            lock.release()
             for folder in sorted(fresh, reverse=True):
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()

@@ -12,10 +12,31 @@ from diffpo.recipes.strict import Strict
 def plain_settings(settings: Mapping[str, object]) -> dict[str, Any]:
     """Return keywords by their dotted keys, `budget__steps` being `budget.steps`, with values as TOML has them.
 
-    What is None is left out: the recipe decides. Raises UserError for values that no recipe can hold.
+    What is None is left out: `unset_keys` has it. Raises UserError for values that no recipe can hold, and for a
+    keyword that is the name of no key.
     """
-    found = {key.replace("__", "."): value for key, value in settings.items() if value is not None}
+    found = {_dotted(key): value for key, value in settings.items() if value is not None}
     return {key: plain(value, key) for key, value in found.items()}
+
+
+def unset_keys(settings: Mapping[str, object]) -> list[str]:
+    """Return the dotted keys of the keywords that are None: not set, whatever the recipe says, as TOML cannot."""
+    return [_dotted(key) for key, value in settings.items() if value is None]
+
+
+def refuse_twice(argument: str, settings: Mapping[str, Any], key: str) -> None:
+    """Raise UserError where plain settings have a key, in a table or alone, that an argument says as well."""
+    table, _, name = key.partition(".")
+    inner = settings.get(table)
+    if key in settings or (isinstance(inner, Mapping) and name in inner):
+        raise UserError(f"{argument} and {key.replace('.', '__')} both say it; give one of them")
+
+
+def _dotted(key: str) -> str:
+    parts = key.split("__")
+    if not all(parts):
+        raise UserError(f"{key} is no key of a recipe; write KEY, or TABLE__KEY for a key of a table")
+    return ".".join(parts)
 
 
 def overrides_of(settings: Mapping[str, Any]) -> list[str]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from diffpo.api.calling import calling
 from diffpo.api.given_data import Data, sources_and_files, with_data, written
 from diffpo.api.rewards import Functions, Reward, named_rewards, sources_of, with_functions
-from diffpo.api.settings import overrides_of, plain, plain_settings
+from diffpo.api.settings import overrides_of, plain, plain_settings, refuse_twice, unset_keys
 from diffpo.api.start import start_training
+from diffpo.core.arguments import given_path, given_resume, given_switch, shown
 from diffpo.core.errors import UserError
 from diffpo.core.options import Resume
 from diffpo.distributed.together import joined, refused_together
@@ -21,6 +22,7 @@ from diffpo.recipes.files import read_table
 from diffpo.recipes.tables import RlRecipe, SftRecipe, base_bits
 from diffpo.recipes.training_recipe import load_training_recipe
 from diffpo.runs.run_dir import require_no_run
+from diffpo.runs.run_lock import RunLock
 
 if TYPE_CHECKING:
     from diffpo.sampling.policy import Policy
@@ -86,25 +88,27 @@ def train(
       into `out`, and the recipe that is stored there names that file.
     - `resume` goes on with the run in `out`, and with "auto" only if there is one; `extend` lets it become longer.
     - All other keywords change the recipe, as `seed=1`, `budget={"steps": 20}`, which is the whole table, or
-      `rollout__group_size=8` for one key of a table.
+      `rollout__group_size=8` for one key of a table. None is "not set", as the recipe's reference calls it:
+      `early_stopping=None` trains all steps.
 
     The first Ctrl-C ends the run after its step, with a checkpoint and a KeyboardInterrupt; in a thread there is none.
     Nothing of the process is changed by a call. Raises UserError for what is wrong with the arguments, before anything
     is trained, and NonFiniteLossError where a loss is not a number.
     """
     with calling(), joined():
-        folder = Path(out)
         with refused_together():
-            loaded, functions, files = _prepared(recipe, folder, reward, data, plain_settings(settings))
+            folder, resume, extend = given_path(out, "out"), given_resume(resume), given_switch(extend, "extend")
+            loaded, functions, files = _prepared(recipe, folder, reward, data, settings)
             if not resume:
+                RunLock(folder).require_free()
                 require_no_run(folder)
-        with written(files, sources_of(functions), folder):
-            start_training(loaded, folder, resume, extend)
+        with RunLock(folder) as lock, written(files, sources_of(functions), folder, lock):
+            start_training(loaded, folder, resume, extend, lock)
         return TrainedRun(folder, loaded)
 
 
 def _prepared(
-    recipe: Recipe, out: Path, reward: Reward | None, data: Data | None, settings: Mapping[str, Any]
+    recipe: Recipe, out: Path, reward: Reward | None, data: Data | None, given: Mapping[str, object]
 ) -> tuple[RlRecipe | SftRecipe, Functions, Mapping[Path, str]]:
     """Return the recipe with all that is laid over it, the functions that it names, and files that it names."""
     if isinstance(recipe, str | PathLike):
@@ -112,15 +116,19 @@ def _prepared(
     elif isinstance(recipe, Mapping | RlRecipe | SftRecipe):
         source = plain(recipe, "recipe")
     else:
-        raise UserError(f"recipe is a {type(recipe).__name__}; give a name, a path, a dict or a recipe of SFT or RL")
+        raise UserError(f"recipe is {shown(recipe)}; give a name, a path, a dict or a recipe of SFT or RL")
+    settings, unset = plain_settings(given), unset_keys(given)
     functions: Functions = {}
     files: Mapping[Path, str] = {}
     if data is not None:
+        refuse_twice("data", settings, "task.source")
         sources, files = sources_and_files(data, out)
         task = read_table(source).get("task", {})
         settings = with_data(settings, sources, task.get("kind") if isinstance(task, dict) else None)
     if reward is not None:
+        refuse_twice("reward", settings, "task.reward")
         name, functions = named_rewards(reward)
         settings = {**settings, "task.reward": name}
     verb = {RlRecipe: "rl", SftRecipe: "sft"}.get(type(recipe)) if isinstance(recipe, RlRecipe | SftRecipe) else None
-    return with_functions(load_training_recipe(source, overrides_of(settings), verb), functions), functions, files
+    loaded = load_training_recipe(source, overrides_of(settings), verb, unset)
+    return with_functions(loaded, functions), functions, files

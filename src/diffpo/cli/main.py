@@ -1,6 +1,5 @@
 """`diffpo VERB`: runs one command and turns what it raises into a message and an exit code."""
 
-import errno
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from diffpo.core.errors import (
     Stopped,
     UserError,
 )
+from diffpo.core.files import unusable_path
 from diffpo.core.output import guarded_streams, warn
 from diffpo.core.parent import end_with_parent
 from diffpo.distributed.presence import is_to_speak
@@ -45,9 +45,9 @@ def _run(arguments: Sequence[str]) -> None:
     except UserError as error:
         _end(f"diffpo: {error}", 2)
     except OSError as error:
-        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+        if (told := unusable_path(error)) is None:
             raise
-        _end(f"diffpo: {error.filename!s:.100} cannot be used as a path ({error.strerror}); name another", 2)
+        _end(f"diffpo: {told}", 2)
     except Stopped as stopped:
         if current_process().is_main:
             warn(f"diffpo: {stopped}")

@@ -11,7 +11,7 @@ from diffpo.core.conversation import Prompt, Turn
 from diffpo.core.errors import UserError
 from diffpo.core.output import show
 from diffpo.core.rollout import Rollout
-from diffpo.evaluation.completing import chosen_decoding, draw_completions
+from diffpo.evaluation.completing import chosen_decoding, draw_completions, warn_beyond_training
 from diffpo.models.tokenizer import decode_text
 from diffpo.recipes.stored import sampled_length
 from diffpo.recipes.tables import DeviceSettings
@@ -158,5 +158,6 @@ def _load(
     length = sampled_length(model, length)
     configure_torch_(settings)
     policy = load(model, *resolve_device(settings))
+    warn_beyond_training(policy, str(model), length)
     decoding, chosen = chosen_decoding(policy, str(model), length, entropy_bound, price, temperature)
     return _Sampler(policy, decoding, chosen, price, is_quiet)

@@ -1,8 +1,12 @@
 """What a chat template frames: the text of a user's one message, or a conversation."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 ROLES = ("system", "user", "assistant")
+"""Those that a message may have: a template writes a role as it is, so that one's own could be a control token."""
+PROMPTS = f"a text, or a list of messages, each with 'role' ({', '.join(ROLES)}) and 'content', a text"
+"""What `as_prompt` takes, for messages."""
 
 
 class Turn(NamedTuple):
@@ -22,3 +26,22 @@ def conversation_text(turns: tuple[Turn, ...]) -> str:
     if [turn.role for turn in turns] == ["user"]:
         return turns[0].content
     return "\n".join(f"{turn.role}: {turn.content}" for turn in turns)
+
+
+def as_prompt(value: object) -> Prompt | None:
+    """Return a text that is not blank, or a list of messages, as a prompt; None for anything else."""
+    if isinstance(value, str):
+        return value if value.strip() else None
+    if not isinstance(value, list | tuple) or not value:
+        return None
+    turns = [_turn(message) for message in value]
+    return None if None in turns else tuple(turn for turn in turns if turn is not None)
+
+
+def _turn(message: object) -> Turn | None:
+    if isinstance(message, Turn):
+        message = message._asdict()
+    if not isinstance(message, Mapping) or message.get("role") not in ROLES:
+        return None
+    content = message.get("content")
+    return Turn(message["role"], content) if isinstance(content, str) and content.strip() else None

@@ -130,6 +130,13 @@ def check_writable(path: Path, option: str = "--out", is_folder: bool = False, b
             pass
 
 
+def unusable_path(error: OSError) -> str | None:
+    """Return a sentence for an error about a path that no file can have; None for any other error."""
+    if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+        return None
+    return f"{error.filename!s:.100} cannot be used as a path ({error.strerror}); name another"
+
+
 def _holds_model(folder: Path) -> bool:
     has_config = any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
     return has_config and ((folder / "shards").is_dir() or next(folder.glob("*.safetensors"), None) is not None)

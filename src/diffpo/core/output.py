@@ -7,8 +7,9 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from io import TextIOWrapper
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from diffpo.core.user_code import traceback_of
 Stream = Literal["stdout", "stderr"]
 READER_IS_GONE = (errno.EPIPE, errno.EIO)
 """What a write gives when the pipe's reader has ended, and when the terminal was closed."""
+_words: ContextVar[Callable[[str], str]] = ContextVar("the words of lines", default=str)
 _CURSOR = re.compile(r"\r|(\n|\x1b\[A)+\Z")
 """How a progress bar of a library begins a write (back to the line's start) or moves between lines."""
 
@@ -31,13 +33,23 @@ def show(text: str) -> None:
 def say(line: str) -> None:
     """Print a line of a run that goes on to stdout, as `show`; stderr is told once if nobody reads it."""
     with survive_closed("stdout"):
-        print(printable(line), flush=True)
+        print(printable(_words.get()(line)), flush=True)
 
 
 def warn(line: str) -> None:
     """Print a line to stderr at once, as `show`."""
     with survive_closed("stderr"):
-        print(printable(line), file=sys.stderr, flush=True)
+        print(printable(_words.get()(line)), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def worded(by: Callable[[str], str]) -> Iterator[None]:
+    """Change, while the block runs, what `say` and `warn` print in its thread: who called knows no options."""
+    token = _words.set(by)
+    try:
+        yield
+    finally:
+        _words.reset(token)
 
 
 @contextmanager

@@ -19,16 +19,16 @@ from diffpo.core.conversation import ROLES
 from diffpo.core.errors import UserError
 from diffpo.core.output import warn
 from diffpo.core.suggestion import suggestion
-from diffpo.evaluation.completing import chosen_decoding
+from diffpo.evaluation.completing import chosen_decoding, warn_beyond_training
 from diffpo.evaluation.sample_file import complete_rows
 from diffpo.models.chat import encode_turns
+from diffpo.models.positions import require_room
 from diffpo.models.tokenizer import decode_text, encode_text, first_stop
 from diffpo.recipes.stored import sampled_length
 from diffpo.recipes.strict import recipe_of
 from diffpo.recipes.tables import DeviceSettings
 from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
 from diffpo.runs.memory_check import check_memory
-from diffpo.runs.prompt_filter import prompt_capacity
 from diffpo.sampling.policy import load
 
 OWN_COMMANDS = ("run", "ls", "validate")
@@ -148,12 +148,9 @@ class DiffpoLM(LM):
             policy, self._name, length, self._bound, self._price, temperature, block_length=self._block_length
         )
         rows = [self._encode(prompt) for prompt in prompts]
-        longest, capacity = max(map(len, rows)), prompt_capacity(policy.denoiser.model.config, policy.tokenizer, length)
-        if capacity is not None and longest > capacity:
-            raise UserError(
-                f"a request has {longest} tokens, and beside a completion of {length} the model has positions for "
-                f"{max(0, capacity)}; give fewer examples (--num_fewshot), or a smaller length"
-            )
+        warn_beyond_training(policy, self._name, length)
+        longest, advice = max(map(len, rows)), "give fewer examples (--num_fewshot), or a smaller length"
+        require_room(policy.most_tokens, longest, length, "a request", advice)
         check_memory(
             policy.denoiser,
             min(self._batch, len(rows)),

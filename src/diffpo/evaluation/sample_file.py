@@ -13,7 +13,7 @@ from diffpo.core.errors import UserError
 from diffpo.core.files import check_writable, explain_write_errors, write_whole
 from diffpo.distributed.collectives import all_gather_columns, on_rank_zero, process_group, raise_on_all_ranks
 from diffpo.distributed.process import rank_slice
-from diffpo.evaluation.completing import chosen_decoding
+from diffpo.evaluation.completing import chosen_decoding, warn_beyond_training
 from diffpo.evaluation.exchange import share_label
 from diffpo.evaluation.prompt_file import PromptLine, encode_lines, read_prompts
 from diffpo.models.encoding import pad_rows
@@ -23,7 +23,6 @@ from diffpo.runs.agreement import require_same_questions
 from diffpo.runs.device import configure_torch_, resolve_device
 from diffpo.runs.memory_check import check_memory
 from diffpo.runs.progress import ProgressBar
-from diffpo.runs.prompt_filter import prompt_capacity
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.loop import sample
 from diffpo.sampling.policy import Policy, load
@@ -68,8 +67,8 @@ def run_sample_file(model: str, file: Path, out: Path, settings: FileSettings, d
         decoding = chosen_decoding(
             policy, model, settings.length, settings.entropy_bound, settings.price, settings.temperature
         )[0]
-        capacity = prompt_capacity(policy.denoiser.model.config, policy.tokenizer, decoding.length)
-        prompts = encode_lines(policy.tokenizer, lines, capacity)
+        warn_beyond_training(policy, model, decoding.length)
+        prompts = encode_lines(policy.tokenizer, lines, policy.most_tokens, decoding.length)
         check_memory(
             policy.denoiser,
             min(settings.batch, len(prompts)),

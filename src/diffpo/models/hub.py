@@ -44,6 +44,8 @@ def short_name(text: str) -> str:
 
 def check_model_path(text: str) -> None:
     """Raise UserError where a text is neither a folder here nor a hub name. The hub itself is not asked."""
+    if not text:
+        raise UserError("the name of the model is empty; name a folder with a model, a run's folder, or a hub name")
     if not Path(text).is_dir() and not (is_hub_name(text) and not Path(text).exists()):
         what = "is a file" if Path(text).exists() else f"does not exist{suggested_path(text)}"
         raise UserError(f"{text} {what}; name a folder with a model, a run's folder, or a model's hub name")

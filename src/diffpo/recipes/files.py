@@ -6,7 +6,7 @@ joined, too.
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -114,12 +114,20 @@ def apply_override(table: dict[str, Any], override: str) -> str | None:
     *parents, name = key.split(".")
     if not equals or not all((*parents, name)):
         return f"{override}: an override looks like table.key=value"
+    if (value := set_key(table, [*parents, name], _override_value(text))) is not None:
+        return f"{override}: {value} is a value, not a table"
+    return None
+
+
+def set_key(table: dict[str, Any], keys: Sequence[str], value: Any) -> str | None:
+    """Set the key of a table, or of tables in it, in place; return where a value stands instead of a table, if so."""
+    *parents, name = keys
     for depth, parent in enumerate(parents, start=1):
         inner = table.setdefault(parent, {})
         if not isinstance(inner, dict):
-            return f"{override}: {'.'.join(parents[:depth])} is a value, not a table"
+            return ".".join(parents[:depth])
         table = inner
-    table[name] = _override_value(text)
+    table[name] = value
     return None
 
 

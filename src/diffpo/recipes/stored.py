@@ -33,14 +33,16 @@ class _Stored(Strict):
     task: TaskRecipe = SudokuTask()
 
 
-def over_stored_task(model: str, recipe: str | None, overrides: Sequence[str]) -> list[str]:
+def over_stored_task(model: str, recipe: str | None, overrides: Sequence[str], unset: Sequence[str] = ()) -> list[str]:
     """Return overrides that change single options of the task of the run that `model` is or belongs to.
 
-    `task.test_source=rows.jsonl` alone would be an option of the default task. They stay as they are where a recipe is
-    given, where a whole task or another kind is among them, and where there is no such run.
+    `task.test_source=rows.jsonl` alone would be an option of the default task, and so would the keys that are `unset`.
+    They stay as they are where a recipe is given, where a whole task or another kind is among them, and where there is
+    no such run.
     """
     keys = {key.strip(): value.strip() for key, _, value in (override.partition("=") for override in overrides)}
-    if recipe is not None or "task" in keys or not any(key.startswith("task.") for key in keys):
+    is_changed = any(key.startswith("task.") for key in (*keys, *unset))
+    if recipe is not None or "task" in keys or not is_changed:
         return list(overrides)
     try:
         stored = stored_task(Path(model)).model_dump(exclude_none=True)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import reduce
 from operator import or_
 from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.errors import PydanticUserError
@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails, PydanticUndefined
 
 from diffpo.core.errors import UserError
 from diffpo.core.suggestion import closest, suggestion
-from diffpo.recipes.files import apply_override, read_table
+from diffpo.recipes.files import apply_override, read_table, set_key
 from diffpo.recipes.renamed import KEYS, removal, renamed_value, renaming
 from diffpo.recipes.words import at, join_key, show_value
 
@@ -61,11 +61,16 @@ class Strict(BaseModel):
 M = TypeVar("M", bound=Strict)
 
 
-def load_recipe(kind: type[M], path_or_name: str | Mapping[str, Any] | None, overrides: Sequence[str] = ()) -> M:
+def load_recipe(
+    kind: type[M],
+    path_or_name: str | Mapping[str, Any] | None,
+    overrides: Sequence[str] = (),
+    unset: Sequence[str] = (),
+) -> M:
     """Read a TOML file, a built-in recipe by its name, several joined with +, a table, or nothing; apply overrides.
 
     A table that is given in part takes the rest from the default of its field. One without a `kind` is of the one class
-    that has a default for it, if there is one.
+    that has a default for it, if there is one. The keys `unset`, `a.b`, are not set in the end, whatever was said.
     Raises UserError naming every mistake, one line each.
     """
     mistakes: list[str] = []
@@ -77,6 +82,8 @@ def load_recipe(kind: type[M], path_or_name: str | Mapping[str, Any] | None, ove
         for override in overrides:
             if mistake := apply_override(table, override):
                 mistakes.append(mistake)
+        for key in unset:
+            set_key(table, key.split("."), None)
         return _complete(kind, table, source, mistakes)
     except RecursionError as error:
         raise UserError(f"{source}: tables or arrays are nested too deep; write them flatter") from error
@@ -134,13 +141,20 @@ def _read_table(
         elif key not in fields and (gone := removal(join_key(where, key))):
             mistakes.append(f"{join_key(where, key)}: {gone}")
         elif key not in fields:
-            known = f"(known: {', '.join(fields)})"
-            mistakes.append(f"{join_key(where, key)}: unknown option{suggestion(key, fields)} {known}")
+            meaning = suggestion(key, fields) or _of_other_kinds(key, classes, table_class)
+            mistakes.append(f"{join_key(where, key)}: unknown option{meaning} (known: {', '.join(fields)})")
             meant.update(closest(key, fields))
     for name, field in fields.items():
         fallback = getattr(default, name) if is_completed else field.get_default(call_default_factory=True)
         if name in table:
-            value = _read_value(field, fallback, table[name], join_key(where, name), mistakes)
+            place = join_key(where, name)
+            if table[name] is None:  # from Python: TOML has none
+                if field.get_default(call_default_factory=True) is None:
+                    values[name] = None
+                else:
+                    mistakes.append(f"{place}: should have a value, got None; give one, or leave it out")
+                continue
+            value = _read_value(field, fallback, table[name], place, mistakes)
             if value is not None:
                 values[name] = value
         elif name not in meant:
@@ -153,7 +167,7 @@ def _read_table(
         try:
             return table_class.model_validate(values)
         except ValidationError as error:
-            mistakes += _explain(error, where)
+            mistakes += _explain(error, where, values)
             return table_class.model_construct(**values)
     partial = table_class.model_construct(**values)
     for name in fields.keys() - values.keys():
@@ -189,6 +203,14 @@ def _choose(
     return None
 
 
+def _of_other_kinds(key: str, classes: Sequence[type[Strict]], chosen: type[Strict]) -> str:
+    """Return, as a message goes on, which kinds of a table have an option that the chosen one lacks; empty for none."""
+    kinds = {c: get_args(c.model_fields["kind"].annotation) for c in classes if "kind" in c.model_fields}
+    others = [kind for c, names in kinds.items() if key in c.model_fields for kind in names]
+    own = " or ".join(map(repr, kinds.get(chosen, ())))
+    return f" of kind {own}, but one of {', '.join(map(repr, others))}" if others and own else ""
+
+
 def _read_value(field: FieldInfo, default: Any, value: Any, where: str, mistakes: list[str]) -> Any:
     """Return `value` as `field` asks for it; None, which TOML cannot say, if it was refused."""
     classes = list(table_classes(field.annotation))
@@ -214,7 +236,7 @@ def _read_value(field: FieldInfo, default: Any, value: Any, where: str, mistakes
         try:
             return leaf.validate_json(text, strict=True)
         except ValidationError as error:
-            mistakes += _explain(error, where)
+            mistakes += _explain(error, where, value)
             return None
     if get_origin(field.annotation) is not tuple:
         return _read_item(classes, default, value, where, mistakes)
@@ -255,17 +277,58 @@ def _plain_annotation(annotation: Any) -> Any:
 # Words
 
 
-def _explain(error: ValidationError, where: str) -> Iterator[str]:
-    for mistake in error.errors(include_url=False):
-        place = where
-        for part in mistake["loc"]:
-            place = f"{place}[{part}]" if isinstance(part, int) else join_key(place, part)
-        if mistake["type"] == "value_error":
-            yield from (at(place, line) for line in str(mistake["ctx"]["error"]).splitlines())
+def _explain(error: ValidationError, where: str, value: Any = None) -> Iterator[str]:
+    """Yield a line for each mistake in a value.
+
+    Of a union pydantic tells what is wrong with the value as each of its branches. Here those count that it may have
+    been meant for; where it is of none of their types, one line names them all.
+    """
+    located = [(_place_of(mistake, where, value), mistake) for mistake in error.errors(include_url=False)]
+    is_meant_for_one = any(branch == "inside" for (_, branch), _ in located)
+    others: dict[str, list[ErrorDetails]] = {}
+    for (place, branch), mistake in located:
+        if branch == "other":
+            others.setdefault(place, []).append(mistake)
         else:
-            new = renamed_value(place.rpartition(".")[2], mistake["input"])
-            meant = f"; renamed: write {new!r}" if new else _suggested(mistake)
-            yield f"{place}: {mistake['msg'].removeprefix('Input ')}, got {show_value(mistake['input'])}{meant}"
+            yield from _lines(mistake, place)
+    if not is_meant_for_one:
+        for place, mistakes in others.items():
+            told = dict.fromkeys(_told(mistake).removeprefix("should be ") for mistake in mistakes)
+            meant = next(filter(None, map(_suggested, mistakes)), "")
+            yield f"{place}: should be {' or '.join(told)}, got {show_value(mistakes[0]['input'])}{meant}"
+
+
+def _lines(mistake: ErrorDetails, place: str) -> Iterator[str]:
+    if mistake["type"] == "value_error":
+        yield from (at(place, line) for line in str(mistake["ctx"]["error"]).splitlines())
+    else:
+        new = renamed_value(place.rpartition(".")[2], mistake["input"])
+        meant = f"; renamed: write {new!r}" if new else _suggested(mistake)
+        yield f"{place}: {_told(mistake)}, got {show_value(mistake['input'])}{meant}"
+
+
+def _told(mistake: ErrorDetails) -> str:
+    return mistake["msg"].removeprefix("Input ").replace("an object", "a table")
+
+
+def _place_of(mistake: ErrorDetails, where: str, value: Any) -> tuple[str, Literal["", "inside", "other"]]:
+    """Return where a mistake is in a value, and how it belongs to a branch of a union: the value is of another type.
+
+    pydantic writes the branch among keys and indices, `dict[str,float]`, which no user has written.
+    """
+    place, is_in_branch, is_whole_branch = where, False, False
+    for number, part in enumerate(mistake["loc"], start=1):
+        is_item = isinstance(value, list) and isinstance(part, int) and part < len(value)
+        is_absent = number == len(mistake["loc"]) and mistake["type"].startswith("missing")
+        is_whole_branch = not (is_item or is_absent or (isinstance(value, dict) and part in value))
+        if is_whole_branch:
+            is_in_branch = True
+        else:
+            place = f"{place}[{part}]" if isinstance(part, int) else join_key(place, part)
+            value = None if is_absent else value[part]
+    if is_whole_branch and (mistake["type"] == "literal_error" or mistake["type"].endswith("_type")):
+        return place, "other"
+    return place, "inside" if is_in_branch else ""
 
 
 def _suggested(mistake: ErrorDetails) -> str:

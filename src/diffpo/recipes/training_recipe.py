@@ -13,7 +13,7 @@ RECIPES: dict[str, type[RlRecipe] | type[SftRecipe]] = {"sft": SftRecipe, "rl": 
 
 
 def load_training_recipe(
-    name: str | Mapping[str, Any], overrides: Sequence[str], verb: str | None = None
+    name: str | Mapping[str, Any], overrides: Sequence[str], verb: str | None = None, unset: Sequence[str] = ()
 ) -> RlRecipe | SftRecipe:
     """Return the recipe of `diffpo sft` or `diffpo rl`: the verb's or, without one, the one that has more of its keys.
 
@@ -21,12 +21,13 @@ def load_training_recipe(
     `load_recipe` does, and for another verb.
     """
     if verb is None:
-        keys = {*read_table(name), *(override.partition("=")[0].partition(".")[0].strip() for override in overrides)}
+        changed = (*unset, *(override.partition("=")[0] for override in overrides))
+        keys = {*read_table(name), *(key.partition(".")[0].strip() for key in changed)}
         rl, sft = ({*recipe.model_fields} for recipe in (RlRecipe, SftRecipe))
         verb = "rl" if len(keys & (rl - sft)) > len(keys & (sft - rl)) else "sft"
     if verb not in RECIPES:
         raise UserError(f"no recipe is for {verb!r}{suggestion(verb, RECIPES)}; give {' or '.join(RECIPES)}")
-    return load_recipe(RECIPES[verb], name, overrides)
+    return load_recipe(RECIPES[verb], name, overrides, unset)
 
 
 def verb_of(recipe: RlRecipe | SftRecipe) -> str:

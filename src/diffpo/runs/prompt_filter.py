@@ -1,6 +1,5 @@
 """Leave out, and count, the prompts that are too long for a model; no prompt is cut."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -10,6 +9,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 from diffpo.core.conversation import Prompt
 from diffpo.core.errors import UserError
 from diffpo.models.chat import encode_prompt, turn_end_ids
+from diffpo.models.positions import most_tokens
 from diffpo.models.tokenizer import encode_text, is_char_tokenizer
 from diffpo.recipes.tables import CustomTask, SourceSettings, TaskRecipe
 from diffpo.tasks.base import Drawn, Grade, Problem, Split, Task, TaskWrapper, characters_of, grade_all
@@ -127,8 +127,8 @@ def filter_long_prompts(
         return task
     limit = recipe.max_prompt_tokens if isinstance(recipe, SourceSettings) else None
     if limit is None:
-        limit = prompt_capacity(config, tokenizer, task.completion_length)
-    return PromptFilter(task, tokenizer, sys.maxsize if limit is None else limit)
+        limit = most_tokens(config, tokenizer) - task.completion_length
+    return PromptFilter(task, tokenizer, limit)
 
 
 def draw_problems(task: Task, split: Split, count: int, seed: int) -> tuple[list[Problem], int]:
@@ -136,14 +136,3 @@ def draw_problems(task: Task, split: Split, count: int, seed: int) -> tuple[list
     if isinstance(task, PromptFilter):
         return task.draw(split, count, seed)
     return task.problems(split, count, seed), 0
-
-
-def prompt_capacity(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, length: int) -> int | None:
-    """Return how many positions the model has left beside a completion of `length` tokens.
-
-    None for the tiny models: the number in their configs is a default, not a length that they were trained for.
-    """
-    if is_char_tokenizer(tokenizer):
-        return None
-    positions: int = getattr(config, "max_sequence_length", None) or config.max_position_embeddings
-    return positions - length

@@ -78,6 +78,7 @@ def find_run(out: Path, recipe: Strict, resume: Resume, extend: bool, lock: RunL
     overwrite an old one, where there is nothing to resume, where another process has the run, where the recipe would
     make another run of it, where its budget is raised without `extend`, and where no checkpoint is whole.
     """
+    lock.require_free()
     if extend and not resume:
         raise UserError("--extend is about a run that goes on; give it with --resume")
     if resume == "auto":

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import socket
+from contextlib import AbstractContextManager, nullcontext, suppress
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,16 @@ class RunLock:
     def is_held(self) -> bool:
         return self._file is not None
 
+    def require_free(self) -> None:
+        """Raise UserError where another has the lock. It may be taken a moment later: `acquire` is what counts."""
+        if self.is_held:
+            return
+        with suppress(OSError), self._path.open("rb", buffering=0) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(self._in_use(file)) from error
+
     def __enter__(self) -> "RunLock":
         return self
 
@@ -43,29 +54,48 @@ class RunLock:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                file.seek(0)
-                owner = file.read(200).decode(errors="replace").strip() or "another process"
+                told = self._in_use(file)
                 file.close()
-                raise UserError(f"{self._path.parent} is being trained by {owner}; wait for it, or end it") from error
+                raise UserError(told) from error
             except OSError as error:
                 warn(f"diffpo: {self._path.parent} cannot be locked ({error.strerror}); start no second run in it")
             if not self._is_current(file):  # its owner has removed it in between
                 file.close()
                 continue
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            file.write(f"{_this_process()}\n".encode())
             self._file = file
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def release(self) -> None:
+        """Give the lock back, if it is held."""
         if self._file is not None:
             self._path.unlink(missing_ok=True)
             self._file.close()
             self._file = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def _in_use(self, file: FileIO) -> str:
+        """Return a sentence about who has the lock, which the file says."""
+        file.seek(0)
+        owner = file.read(200).decode(errors="replace").strip() or "another process"
+        who = "another call in this process" if owner == _this_process() else owner
+        return f"{self._path.parent} is in use by another run ({who}); wait for it, end it, or choose another --out"
 
     def _is_current(self, file: FileIO) -> bool:
         try:
             return os.path.samestat(os.stat(self._path), os.fstat(file.fileno()))
         except FileNotFoundError:
             return False
+
+
+def locked(run: Path, lock: RunLock | None) -> AbstractContextManager[RunLock]:
+    """Return, for a block, the lock of a run: a new one, or the caller's, which the block's end does not give back."""
+    return RunLock(run) if lock is None else nullcontext(lock)
+
+
+def _this_process() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"

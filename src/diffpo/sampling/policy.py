@@ -12,6 +12,7 @@ from diffpo.models.denoiser import CallCounter, ModelDenoiser
 from diffpo.models.loading import GENERATION_CONFIG, load_denoiser, save_denoiser
 from diffpo.models.manifest import MANIFEST, whole_folder
 from diffpo.models.model_paths import base_folder
+from diffpo.models.positions import most_tokens
 from diffpo.sampling.controller_files import LearnedController, load_controller, save_controller
 from diffpo.sampling.prices import PricedSampler
 from diffpo.sampling.sampler_files import load_sampler, save_sampler
@@ -32,6 +33,11 @@ class Policy:
     def device(self) -> torch.device:
         device: torch.device = self.denoiser.model.device
         return device
+
+    @property
+    def most_tokens(self) -> int:
+        """How many tokens of prompt and completion together the model takes."""
+        return most_tokens(self.denoiser.model.config, self.tokenizer)
 
     def with_new_counter(self) -> "Policy":
         """Return the same policy whose denoiser calls are counted apart, as those of an evaluation should be."""

@@ -27,8 +27,6 @@ from diffpo.serve.tables import Asked
 
 NOBODY_READS = 499
 """The status, which no client sees, of an answer whose client has gone."""
-MOST_READ = 16 * LARGEST_BODY
-"""Bytes of a body that is too large: a client that is cut off while it sends does not see why."""
 
 
 def make_app(models: Mapping[str, ServedModel], allowed_hosts: Sequence[str], stopping: Stopping) -> FastAPI:
@@ -189,17 +187,13 @@ async def _body(request: Request) -> bytes:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         told = "the body should be JSON, and be called so: Content-Type: application/json"
         raise ApiError(415, told, code="invalid_content_type")
-    body, size = bytearray(), 0
+    body = b""
     async for part in request.stream():
-        size += len(part)
-        if size <= LARGEST_BODY:
-            body += part
-        elif size > MOST_READ:
-            break
-    if size > LARGEST_BODY:
-        told = f"the body is larger than {LARGEST_BODY // 2**20} MiB; send a shorter one"
-        raise ApiError(413, told, code="body_too_large")
-    return bytes(body)
+        body += part
+        if len(body) > LARGEST_BODY:
+            told = f"the body is larger than {LARGEST_BODY // 2**20} MiB; send a shorter one"
+            raise ApiError(413, told, code="body_too_large")
+    return body
 
 
 def _model(models: Mapping[str, ServedModel], name: str) -> ServedModel:

@@ -14,16 +14,12 @@ from diffpo.models.chat import turn_end_ids
 from diffpo.recipes.stored import sampled_length
 from diffpo.recipes.tables import DeviceSettings
 from diffpo.runs.device import configure_torch_, resolve_device
-from diffpo.runs.prompt_filter import prompt_capacity
 from diffpo.sampling.policy import Policy, load
 from diffpo.serve.app import make_app
 from diffpo.serve.engine import Engine
 from diffpo.serve.http_server import CLOSING_SECONDS, Server
 from diffpo.serve.served_model import ServedModel
 from diffpo.serve.stopping import Stopping
-
-TINY_MOST_TOKENS = 1024
-"""Of prompt and completion, for the tiny models, whose configs say no length."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +79,9 @@ def make_server(models: Mapping[str, ServedModel], host: str) -> tuple[Server, S
 def serve_model(name: str, policy: Policy, length: int | None, settings: ServeSettings) -> ServedModel:
     """Return a model with its engine, which waits for rows. Raises UserError where a completion cannot fit."""
     turn_end_ids(policy.tokenizer)  # a chat template that raises, or does not end, is told before anyone asks
-    positions = prompt_capacity(policy.denoiser.model.config, policy.tokenizer, 0)
-    most_tokens = settings.most_tokens or positions or TINY_MOST_TOKENS
-    if positions is not None and most_tokens > positions:
-        raise UserError(f"--max-model-len is {most_tokens}, and {name} has positions for {positions}; lower it")
+    most_tokens = settings.most_tokens or policy.most_tokens
+    if most_tokens > policy.most_tokens:
+        raise UserError(f"--max-model-len is {most_tokens}, and {name} takes {policy.most_tokens}; lower it")
     if length is not None and length >= most_tokens:
         raise UserError(
             f"a completion of {name} has {length} tokens, and prompt and completion together at most {most_tokens}; "

@@ -198,10 +198,11 @@ def _values(reward: WeightedReward, batch: Sequence[_Answer], seconds: float) ->
 
 def _called(reward: WeightedReward, batch: Sequence[_Answer]) -> list[float | str]:
     """Call a function for a batch. Raises _FailedError for what is not a number each, and what the function raises."""
-    problems, completions = [problem for problem, _, _ in batch], [text for _, text, _ in batch]
+    problems = [problem for problem, _, _ in batch]
     shared = {name for problem in problems for name in problem.facts}
+    # Each function gets lists of its own, which it may sort or empty: the others', and the batch, stay as they are.
     offered: dict[str, list[Any]] = {name: [problem.facts.get(name) for problem in problems] for name in sorted(shared)}
-    offered |= {"prompts": [problem.prompt for problem in problems], "completions": completions}
+    offered |= {"prompts": [problem.prompt for problem in problems], "completions": [text for _, text, _ in batch]}
     offered |= {name: [_as_list(getattr(drawn, name)) for _, _, drawn in batch] for name in DRAWN}
     parameters = _parameters(reward.function)
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
@@ -211,14 +212,12 @@ def _called(reward: WeightedReward, batch: Sequence[_Answer]) -> list[float | st
     if isinstance(found, str | bytes | Mapping | Set):  # a set has no order
         raise _FailedError(f"returns a {type(found).__name__}; return a list of a number for each completion")
     try:
-        values = list(islice(found, len(completions) + 1))  # what is endless ends here
+        values = list(islice(found, len(batch) + 1))  # what is endless ends here
     except TypeError:
         raise _FailedError(f"returns {found!r:.60}; return a list of a number for each completion") from None
-    if len(values) != len(completions):
-        count = f"more than {len(completions)}" if len(values) > len(completions) else len(values)
-        raise _FailedError(
-            f"returns {count} values for {len(completions)} completions; return a number for each of them"
-        )
+    if len(values) != len(batch):
+        count = f"more than {len(batch)}" if len(values) > len(batch) else len(values)
+        raise _FailedError(f"returns {count} values for {len(batch)} completions; return a number for each of them")
     return [_number(reward, value, *answer[:2]) for value, answer in zip(values, batch, strict=True)]
 
 

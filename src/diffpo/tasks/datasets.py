@@ -22,6 +22,7 @@ from typing import Any, get_args
 
 from diffpo.core.errors import UserError
 from diffpo.core.hub_name import parse_hub_name
+from diffpo.core.strict_json import NotJsonError, read_json
 from diffpo.core.suggestion import suggested_path, suggestion
 from diffpo.tasks.base import Split
 
@@ -180,15 +181,11 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            columns = json.loads(line, parse_constant=_no_number, parse_float=_finite)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from error
-        except _NoNumberError as error:
-            raise UserError(
-                f"{path}:{number}: not JSON: {error} is no number of JSON's; write null, or a text"
-            ) from error
-        except (ValueError, RecursionError) as error:  # too many digits, too many nested brackets
-            raise UserError(f"{path}:{number}: not JSON that can be read: {str(error).partition(';')[0]}") from error
+            columns = read_json(line)
+        except NotJsonError as error:
+            raise UserError(f"{path}:{number}: {error}") from error
+        except RecursionError as error:
+            raise UserError(f"{path}:{number}: not JSON that can be read: too many nested brackets") from error
         if isinstance(columns, list):
             raise UserError(f"{path}:{number}: a JSON array; write one object in each line, as `jq -c '.[]'` does")
         if not isinstance(columns, dict):
@@ -197,19 +194,6 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
         if "\\u" in line:  # the only way in which text that is no Unicode comes into JSON
             _check_unicode(row)
         yield row
-
-
-class _NoNumberError(Exception):
-    """A word that Python's json reads and writes as a number, and JSON does not know."""
-
-
-def _no_number(word: str) -> float:
-    raise _NoNumberError(word)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    return value if abs(value) < float("inf") else _no_number(f"{text:.20}")
 
 
 def _check_unicode(row: Row) -> None:

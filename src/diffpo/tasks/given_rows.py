@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args
 
+from diffpo.core.arguments import shown
 from diffpo.core.errors import UserError
 from diffpo.tasks.base import Split
 from diffpo.tasks.datasets import shortened
@@ -47,7 +48,7 @@ def rows_path(lines: str | Mapping[str, str], folder: Path) -> Path:
 def _lines(data: Any, where: str) -> str:
     records = _records(data)
     if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
-        raise UserError(f"{where} is a {type(data).__name__}; give {FORMS}")
+        raise UserError(f"{where} is {shown(data)}; give {FORMS}")
     lines = []
     for number, record in enumerate(records, start=1):
         if not isinstance(record, Mapping):

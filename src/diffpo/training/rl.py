@@ -21,7 +21,7 @@ from diffpo.runs.checkpoint import RunProgress, save_checkpoint
 from diffpo.runs.interrupt import interruptible
 from diffpo.runs.progress import ProgressBar
 from diffpo.runs.run_dir import Run, find_run, say_finished
-from diffpo.runs.run_lock import RunLock
+from diffpo.runs.run_lock import RunLock, locked
 from diffpo.runs.trackers import Trackers
 from diffpo.training.rl_setup import AdaptTask, RlState, open_rl_run
 from diffpo.training.rl_step import collect_rollouts, show_step, spent, stage_at, summary, train_step
@@ -39,25 +39,26 @@ def run_rl(
     on_step: OnStep | None = None,
     extend: bool = False,
     adapt_task: AdaptTask | None = None,
+    lock: RunLock | None = None,
 ) -> None:
     """Train from the recipe into `out`: a JSON line per step, checkpoints, the finished model as the last of them.
 
     The run ends when the nearest limit of its budget is reached. `resume` goes on with the run in `out`, and with
     "auto" only if there is one; `extend` lets its budget be larger than it was. `on_step` is called before the step's
     checkpoint is written: where it fails, `--resume` repeats the step. `adapt_task` changes how completions are
-    graded, as a rehearsal does.
+    graded, as a rehearsal does. The caller may hold the `lock` of `out`.
 
     Raises UserError, before anything is written, for a task, a base or a memory limit that cannot be met, and
     NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
     require_same_start(recipe)
     recipe.parallel.layout_of(current_process().world_size)
-    with RunLock(out) as lock:
-        run = object_of_rank_zero(find_run, out, recipe, resume, extend, lock)
+    with locked(out, lock) as held:
+        run = object_of_rank_zero(find_run, out, recipe, resume, extend, held)
         if spent(recipe.budget, run.progress.step, run.progress.denoiser_calls) == 1:
             say_finished(run)
         else:
-            _train(recipe, run, lock, on_step, adapt_task)
+            _train(recipe, run, held, on_step, adapt_task)
 
 
 def _train(recipe: RlRecipe, run: Run, lock: RunLock, on_step: OnStep | None, adapt_task: AdaptTask | None) -> None:

@@ -29,6 +29,7 @@ from diffpo.models.fingerprint import fingerprint
 from diffpo.models.llada import LLaDAConfig, LLaDAModelLM
 from diffpo.models.loading import make_denoiser
 from diffpo.models.model_paths import model_folder
+from diffpo.models.positions import most_tokens
 from diffpo.models.tokenizer import char_tokenizer
 from diffpo.recipes.dump import plain_table
 from diffpo.recipes.tables import EarlyStopping, SftRecipe, TinyModel, base_bits
@@ -40,9 +41,9 @@ from diffpo.runs.interrupt import interruptible
 from diffpo.runs.optimizer import Optimizer, policy_optimizer, set_learning_rate
 from diffpo.runs.parallel import mesh_of, shard_model_
 from diffpo.runs.progress import ProgressBar
-from diffpo.runs.prompt_filter import LOOKED_AT, ROWS_TOO_LONG, draw_problems, filter_long_rows, prompt_capacity
+from diffpo.runs.prompt_filter import LOOKED_AT, ROWS_TOO_LONG, draw_problems, filter_long_rows
 from diffpo.runs.run_dir import Run, check_base, find_run, open_run, say_finished
-from diffpo.runs.run_lock import RunLock
+from diffpo.runs.run_lock import RunLock, locked
 from diffpo.runs.trackers import Trackers
 from diffpo.sampling.answering import answer_problems
 from diffpo.sampling.decoding import Decoding
@@ -61,12 +62,18 @@ OnStep = Callable[[Policy, int], None]
 
 @process_group()
 def run_sft(
-    recipe: SftRecipe, out: Path, resume: Resume = False, extend: bool = False, on_step: OnStep | None = None
+    recipe: SftRecipe,
+    out: Path,
+    resume: Resume = False,
+    extend: bool = False,
+    on_step: OnStep | None = None,
+    lock: RunLock | None = None,
 ) -> None:
     """Train from the recipe into `out`: a JSON line per step, checkpoints, the finished model as the last of them.
 
     `resume` goes on with the run in `out`, and with "auto" only if there is one; `extend` lets it have more steps.
     `on_step` is called before the step's checkpoint is written: where it fails, `--resume` repeats the step.
+    The caller may hold the `lock` of `out`.
 
     Raises UserError, before anything is written, for what is wrong with the task, its prompts or the base, and
     NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
@@ -74,12 +81,12 @@ def run_sft(
     require_same_start(recipe)
     recipe.parallel.layout_of(current_process().world_size)
     require_divisible("batch", recipe.batch)
-    with RunLock(out) as lock:
-        run = object_of_rank_zero(find_run, out, recipe, resume, extend, lock)
+    with locked(out, lock) as held:
+        run = object_of_rank_zero(find_run, out, recipe, resume, extend, held)
         if has_ended(recipe, run.progress):
             say_finished(run)
         else:
-            _train(recipe, run, lock, on_step)
+            _train(recipe, run, held, on_step)
 
 
 def has_ended(recipe: SftRecipe, progress: RunProgress) -> bool:
@@ -175,10 +182,10 @@ def filtered_task(recipe: SftRecipe, task: Task, policy: Policy) -> Task:
     config = policy.denoiser.model.config
     if recipe.sequence_length is None:
         return filter_long_rows(task, recipe.task, config, policy.tokenizer)
-    positions = prompt_capacity(config, policy.tokenizer, 0)
-    if positions is not None and positions < recipe.sequence_length:
+    positions = most_tokens(config, policy.tokenizer)
+    if positions < recipe.sequence_length:
         raise UserError(
-            f"sequence_length {recipe.sequence_length} is more than the model's {positions} positions; lower it"
+            f"sequence_length {recipe.sequence_length} is more than the {positions} that the model takes; lower it"
         )
     return task
 

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from diffpo.core.options import DENSE_BOUNDS, CacheKind
 from diffpo.recipes.tables.device import DeviceSettings
-from diffpo.recipes.tables.fields import Bounds, Count, NonNegative, Seed
+from diffpo.recipes.tables.fields import Bounds, Count, Location, NonNegative, Seed
 from diffpo.recipes.tables.rollout import cache_problems, kernel_problems
 from diffpo.recipes.tables.rules import RuleRecipe
 from diffpo.recipes.tables.tasks import CountdownTask, SudokuTask, TaskRecipe, WalkTask, grading_problems
@@ -18,7 +18,7 @@ class EvalRecipe(DeviceSettings):
 
     seed: Seed = 0
     """Chooses the problems of a task that makes them up."""
-    model: str
+    model: Location
     """What is evaluated: a run, a folder, or ORG/NAME[@REVISION]."""
     task: TaskRecipe | None = None
     """Where problems come from. Not set: the task the model was trained on."""

@@ -2,7 +2,15 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+
+
+def _named(text: str) -> str:
+    """Raise ValueError for an empty text: as a path it would be the current folder."""
+    if not text:
+        raise ValueError("is empty; give a path or a name")
+    return text
+
 
 LARGEST = 1e12
 Positive = Annotated[float, Field(gt=0, le=LARGEST)]
@@ -12,6 +20,8 @@ Count = Annotated[int, Field(ge=1, le=2**20)]
 """Of what is in memory together: rows, tokens, draws."""
 Duration = Annotated[int, Field(ge=1, le=2**53)]
 """Of what comes one after the other: steps, denoiser calls."""
+Location = Annotated[str, AfterValidator(_named)]
+"""The path of a file or a folder, or a name of the hub."""
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Bounds = Annotated[tuple[NonNegative, ...], Field(max_length=1000)]
 """A grid of entropy bounds; each is decoded with."""

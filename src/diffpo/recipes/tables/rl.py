@@ -7,7 +7,7 @@ from diffpo.recipes.tables.budget import BudgetRecipe, CheckpointRecipe
 from diffpo.recipes.tables.controller import ControllerRecipe
 from diffpo.recipes.tables.device import DeviceSettings
 from diffpo.recipes.tables.estimators import EstimatorRecipe, TwoTimesMeanFieldEstimator
-from diffpo.recipes.tables.fields import Seed
+from diffpo.recipes.tables.fields import Location, Seed
 from diffpo.recipes.tables.objectives import (
     ClippedSurrogateObjective,
     ExpertIterationObjective,
@@ -29,7 +29,7 @@ class RlRecipe(DeviceSettings):
 
     seed: Seed = 0
     """Of all that is random in the run."""
-    base: str
+    base: Location
     """Model to start from, which also is the reference of the KL term: a run, a folder, or ORG/NAME[@REVISION]."""
     task: TaskRecipe = SudokuTask()
     """Where problems come from, and what an answer earns."""

@@ -8,7 +8,7 @@ from pydantic import Field
 from diffpo.core.options import DENSE_BOUNDS
 from diffpo.recipes.strict import Strict
 from diffpo.recipes.tables.device import DeviceSettings
-from diffpo.recipes.tables.fields import Bounds, Count, Duration, NonNegative, Positive, Seed, Share
+from diffpo.recipes.tables.fields import Bounds, Count, Duration, Location, NonNegative, Positive, Seed, Share
 from diffpo.recipes.tables.rollout import block_problems
 from diffpo.recipes.tables.tasks import TaskRecipe, grading_problems
 
@@ -66,7 +66,7 @@ class SamplerRecipe(DeviceSettings):
 
     seed: Seed = 0
     """Of all that is random in the fit."""
-    base: str
+    base: Location
     """The denoiser: a run, a folder, or ORG/NAME[@REVISION]."""
     task: TaskRecipe | None = None
     """Where problems come from. Not set: the task the model was trained on."""

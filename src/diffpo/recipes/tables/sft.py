@@ -8,7 +8,7 @@ from pydantic import Field
 from diffpo.recipes.strict import Strict
 from diffpo.recipes.tables.budget import CheckpointRecipe
 from diffpo.recipes.tables.device import DeviceSettings
-from diffpo.recipes.tables.fields import Count, Duration, NonNegative, Positive, Seed
+from diffpo.recipes.tables.fields import Count, Duration, Location, NonNegative, Positive, Seed
 from diffpo.recipes.tables.optimizer import LoraRecipe, PolicyOptimizerRecipe
 from diffpo.recipes.tables.parallel import ParallelRecipe
 from diffpo.recipes.tables.tasks import SudokuTask, TaskRecipe, grading_problems
@@ -63,7 +63,7 @@ class SftRecipe(DeviceSettings):
 
     seed: Seed = 0
     """Of all that is random in the run."""
-    base: str | None = None
+    base: Location | None = None
     """Model to start from, as in RL; not set: a fresh one of `model`'s size."""
     lora: LoraRecipe | None = None
     """What is trained in place of the whole model. Not set: the whole model is."""

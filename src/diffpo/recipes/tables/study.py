@@ -15,7 +15,7 @@ from diffpo.recipes.tables.estimators import (
     TwoTimesMeanFieldEstimator,
     gives_token_probabilities,
 )
-from diffpo.recipes.tables.fields import Bounds, Count, Duration, NonNegative, Seed
+from diffpo.recipes.tables.fields import Bounds, Count, Duration, Location, NonNegative, Seed
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9+._-]*$")]
 """Names folders, and is listed with commas on the command line."""
@@ -28,7 +28,7 @@ class StudyTask(Strict):
 
     name: Name
     """What the task is called in results, tables and --tasks."""
-    base: str
+    base: Location
     """An SFT recipe: a file or a built-in name. Its task is the task of the arms."""
     overrides: tuple[str, ...] = ()
     """Changes to the SFT recipe: batch=64."""

@@ -11,7 +11,7 @@ from diffpo.core.suggestion import suggestion
 from diffpo.core.user_code import is_user_code
 from diffpo.recipes.custom import Contract, CustomPart, attribute_or_none
 from diffpo.recipes.strict import Strict
-from diffpo.recipes.tables.fields import Count, Share
+from diffpo.recipes.tables.fields import Count, Location, Share
 from diffpo.tasks import countdown, text, walk
 from diffpo.tasks.answer_grader import GraderName
 from diffpo.tasks.row_template import RowTemplate
@@ -148,7 +148,7 @@ class WalkTask(GameSettings):
 class SourceSettings(Strict):
     """Options that the tasks put in words share."""
 
-    source: str | None = None
+    source: Location | None = None
     """A file, a folder with train and test files, or owner/name[@revision][:configuration] of the hub; not set: the
     published one."""
     completion_length: Count = 256
@@ -162,9 +162,9 @@ class SourceSettings(Strict):
 class TextSettings(SourceSettings, RewardSettings):
     """Options of the tasks put in words whose answers can be graded."""
 
-    validation_source: str | None = None
+    validation_source: Location | None = None
     """The same for validation rows; not set: those of `source`, or a share of its train rows."""
-    test_source: str | None = None
+    test_source: Location | None = None
     """As `source`, for test rows; not set: those of `source`, or the published ones where that is not set either."""
     few_shot: Annotated[int, Field(ge=0, le=text.MAX_FEW_SHOT)] = 0
     """Train rows that are shown before each question."""
