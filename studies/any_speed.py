@@ -29,7 +29,7 @@ from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import load
 from diffpo.sampling.rules import EntropyBound
 from diffpo.statistics.frontier import frontier_area, upper_hull_accuracy
-from diffpo.study.report import markdown_table
+from diffpo.study.tables import markdown_table
 from diffpo.training.rl import run_rl
 from diffpo.training.sft import run_sft
 

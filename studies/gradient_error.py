@@ -36,7 +36,7 @@ from diffpo.recipes.tables import SftRecipe
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy, load
 from diffpo.sampling.rules import EntropyBound
-from diffpo.study.report import markdown_table
+from diffpo.study.tables import markdown_table
 from diffpo.training.policy_update import update_policy
 from diffpo.training.rollouts import Batch, Incentive, collect_batch
 from diffpo.training.update_settings import PolicyUpdate

@@ -1,6 +1,7 @@
 """The shell: what it prints, how it exits, and that asking for help costs no torch."""
 
 import importlib
+import json
 import shlex
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.helpers.records import result
 
 import diffpo
 from diffpo.api import start
@@ -172,6 +174,39 @@ def test_the_next_command_works_as_it_is_printed(
     assert shlex.split(capsys.readouterr().err) == ["next:", "diffpo", "eval", str(run)]
     assert exit_code("sample", str(run), "--prompt", "1", "--quiet") == 0
     assert capsys.readouterr().err == ""
+
+
+def test_a_report_says_how_its_figures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And a study's tables are among them, by the very command that is printed."""
+    lines = [result("walk", arm, seed, skill) for arm, skill in (("d1", 0.5), ("ours", 0.9)) for seed in (0, 1)]
+    for line in lines:
+        line["settings"] |= {"base": {}}
+        for point in line["points"]:
+            for rule in point["rules"]:
+                rule["accuracy"] = sum(rule["solved"]) / len(rule["solved"])
+    study = tmp_path / "my study"
+    study.mkdir()
+    (study / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for given in (["study", "--report-only", "--out", str(study)], ["report", str(study)]):
+        assert exit_code(*given) == 0
+        told = shlex.split(capsys.readouterr().err)
+        assert told == ["next:", "diffpo", "report", str(study), "--figures", str(study / "figures")], given
+    assert exit_code(*told[2:]) == 0
+    ends = (study / "figures" / "study-walk-at-the-end-of-the-budget.csv").read_text().splitlines()
+    assert ends[0].startswith("arm,rule,seeds,accuracy % at the end,accuracy % at the end low,")
+    ours = next(line for line in ends if line.startswith("ours,entropy bound 0,0 1,")).split(",")
+    value, low, high = map(float, ours[3:6])
+    assert low < value < high and f"{value:.1f} [{low:.1f}, {high:.1f}]" in (study / "table.md").read_text()
+    assert capsys.readouterr().err.count("next:") == 0
+    (study / "runs.jsonl").write_text(json.dumps(lines[0] | {"settings": {}}) + "\n")
+    assert exit_code(*told[2:]) == 2
+    assert "runs.jsonl: a result has not the shape" in capsys.readouterr().err
+
+
+def test_a_bench_says_what_is_next(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("bench", "--list") == 0
+    told = capsys.readouterr()
+    assert shlex.split(told.err) == ["next:", "diffpo", "bench", told.out.split()[0]]
 
 
 def test_the_other_verbs(

@@ -7,6 +7,7 @@ import pytest
 
 from diffpo.study.equal import Spent, arm_at, at_equal, place_of
 from diffpo.study.report import equal_sections
+from diffpo.study.tables import equal_tables
 
 RULES = ("entropy bound 0", "entropy bound 1", "temperature 1")
 
@@ -78,12 +79,11 @@ def test_seeds_are_averaged() -> None:
 
 
 def test_tables_are_there_where_all_results_have_cpu_times() -> None:
-    note, *tables = equal_sections([SLOW, QUICK])
-    assert "At equal cost" in note
+    tables = [table.section for table in equal_tables([SLOW, QUICK])]
     titles = [table.splitlines()[0] for table in tables]
     assert titles == [f"## t: area at equal {what}" for what in ("denoiser calls", "steps", "CPU seconds")]
     assert "| slow | 0.667 [0.131, 0.964] |" in tables[0], "four problems"
     assert "| arm | 40 steps | 68 steps | 117 steps | 200 steps |" in tables[1]
     assert "| slow | 0.667 [0.131, 0.964] | - | - | - |" in tables[1]
     old = {name: value for name, value in SLOW.items() if name != "cpu_seconds"}
-    assert list(equal_sections([old, QUICK])) == []
+    assert equal_sections([old, QUICK]) == []

@@ -16,9 +16,10 @@ from diffpo.study.frontiers import frontiers
 from diffpo.study.grids import check_one_grid
 from diffpo.study.harness import run_study
 from diffpo.study.plan import with_defaults
-from diffpo.study.report import frontier_tables, write_study_report
+from diffpo.study.report import write_study_report
 from diffpo.study.results import RUNS, append_results
 from diffpo.study.summary import differences, rules_along, trajectories
+from diffpo.study.tables import frontier_tables
 
 BOUNDS = ("entropy bound 0", "entropy bound 0.1", "entropy bound 1")
 CALLS = {**dict(zip(BOUNDS, (8.0, 4.0, 1.0), strict=True)), "learned": 4.0, "temperature 1": 3.0}
@@ -79,9 +80,9 @@ def test_arms_without_a_learned_sampler_or_validation_are_told_apart() -> None:
     del old["points"][-1]["validation"]
     (found,) = frontiers([fixed, old])
     assert found.arm == "a" and found.gain is None and found.validated_gain is None
-    (table,) = frontier_tables([found])
+    table = next(frontier_tables([found])).section
     assert table.count("| a | 0 |") == 1 and "| entropy bound 0.1 | 50.0 [" in table and "|  |  |  |  |" in table
-    (table,) = frontier_tables(frontiers([line(0)]))
+    table = next(frontier_tables(frontiers([line(0)]))).section
     assert "| +15.0 [" in table and "| ahead |" not in table and "| undecided |" in table
 
 

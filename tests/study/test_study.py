@@ -25,9 +25,10 @@ from diffpo.study import arms, harness, jobs, worker
 from diffpo.study.harness import run_study
 from diffpo.study.jobs import Job
 from diffpo.study.plan import Selection, StudyPaths, StudyRun, check, rl_recipe, study_runs
-from diffpo.study.report import points_text, write_study_report
+from diffpo.study.report import write_study_report
 from diffpo.study.results import RUNS, append_results, read_results
 from diffpo.study.summary import differences, trajectories, verdicts
+from diffpo.study.tables import points_text
 from diffpo.training import rl, rl_step
 
 SHARES = [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -350,7 +351,7 @@ def test_only_one_study_at_a_time_writes_results(here: Path) -> None:
 def test_the_report_needs_the_lines_alone_and_no_torch(undisturbed: Path, tmp_path: Path) -> None:
     shutil.copy(undisturbed / "results" / RUNS, tmp_path)
     script = (
-        "import sys\nfrom pathlib import Path\nfrom diffpo.study.report import points_text, write_study_report\n"
+        "import sys\nfrom pathlib import Path\nfrom diffpo.study.report import write_study_report\n"
         "write_study_report(Path(sys.argv[1]))\nassert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, timeout=60)

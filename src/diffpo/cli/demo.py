@@ -21,6 +21,7 @@ from diffpo.cli.demo_arms import (
 )
 from diffpo.cli.demo_summary import SUMMARY, rescale_aup, summarise
 from diffpo.cli.job_queue import Job, JobQueue, advance_all
+from diffpo.cli.next_step import say_next
 from diffpo.core.errors import Stopped, UserError
 from diffpo.core.files import explain_write_errors, write_json, write_whole
 from diffpo.core.output import say, show
@@ -33,6 +34,7 @@ from diffpo.report.headline import comparison, headline
 from diffpo.report.sentences import basis
 from diffpo.runs.interrupt import interruptible
 from diffpo.runs.progress import ProgressBar
+from diffpo.statistics.constant import STANDING_PRICE
 from diffpo.training.sft import run_sft
 
 CLOCK = "clock.json"
@@ -62,6 +64,8 @@ def run_demo(out: Path, seed: int) -> None:
         aup_sentence(evaluated),
     ]
     show("\n\n".join(["", table_text(evaluated).rstrip(), *filter(None, said), f"open {out / 'report.html'}"]))
+    prompt = next(completion.prompt for arm in run.arms for completion in arm.playback)
+    say_next("sample", str(out / SAMPLER), "--prompt", prompt, "--price", f"{STANDING_PRICE:g}")
 
 
 class Clock:

@@ -101,14 +101,22 @@ def report(
       diffpo report runs/base runs/rl eval-LLaDA-8B.json --out both.html
       diffpo report runs/rl --figures figures
     """
+    from diffpo.report.found import results_file
     from diffpo.report.write import write_reports
 
     written = write_reports(paths, out, figures)
     of_figures = [path for path in written if figures and path.parent == figures and path.suffix != ".html"]
-    show("\n".join(f"wrote {path}" for path in written if path not in of_figures))
-    if figures is not None:
+    pages = [path for path in written if path not in of_figures]
+    show("\n".join(f"wrote {path}" for path in pages))
+    if figures is None:
+        place = ("--out", str(out)) if out else ()
+        say_next("report", *map(str, paths), *place, "--figures", str(Path(pages[0]).parent / "figures"))
+    else:
         from diffpo.report.export import NO_PDF, can_write_pdf
+        from diffpo.study.csv_tables import write_csv_tables
 
+        for results in filter(None, map(results_file, paths)):
+            of_figures += write_csv_tables(results, figures)
         show(f"wrote {len(of_figures)} files of figures and tables to {figures}")
         if not can_write_pdf():
             warn(f"diffpo: {NO_PDF}")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from diffpo.cli.next_step import say_next
 from diffpo.cli.options import Overrides
 from diffpo.core.errors import UserError
 from diffpo.core.output import show
@@ -45,7 +46,9 @@ def study(  # twelve arguments: every option of a command is one
         require_single_process("a report of what is there")
         from diffpo.study.report import write_study_report
 
-        show("\n".join(f"wrote {path}" for path in write_study_report(out, skip_broken, references)))
+        written = write_study_report(out, skip_broken, references)
+        show("\n".join(f"wrote {path}" for path in written))
+        _say_next_report(out)
         return
     from diffpo.recipes import load_recipe
     from diffpo.recipes.tables import StudyRecipe
@@ -61,6 +64,19 @@ def study(  # twelve arguments: every option of a command is one
     run_study(loaded, out, work, jobs, Selection(*names), skip_broken, references, tune_only)
     if current_process().is_main:
         show(f"results and table: {out}")
+    if tune_only:
+        chosen = [part for name, given in (("--arms", arms), ("--tasks", tasks)) if given for part in (name, given)]
+        say_next("study", recipe, *(overrides or ()), "--out", str(out), "--work", str(work), *chosen)
+    else:
+        _say_next_report(out)
+
+
+def _say_next_report(out: Path) -> None:
+    """Say how the results are shown as a page, if they are of arms: those of likelihoods have no page."""
+    from diffpo.study.results import RUNS, read_results
+
+    if any(result["kind"] == "arms" for result in read_results(out / RUNS, skip_broken=True)):
+        say_next("report", str(out), "--figures", str(out / "figures"))
 
 
 def bench(
@@ -80,10 +96,15 @@ def bench(
       diffpo bench --list
       diffpo bench rollout --rounds 3
     """
-    from diffpo.bench.run import listing, run_bench
+    from diffpo.bench.run import BENCHES, listing, run_bench
 
     if is_list:
         show(listing())
+        say_next("bench", BENCHES[0].name)
         return
     if any(measurement.difference for measurement in run_bench(names or (), rounds, json_file)):
         raise typer.Exit(1)
+    if json_file is None:
+        say_next("bench", *(names or ()), "--rounds", str(rounds or 5), "--json", "bench.json")
+    else:
+        say_next("bench", "--list")

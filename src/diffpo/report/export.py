@@ -24,7 +24,7 @@ Table = tuple[Sequence[str], Sequence[Row]]
 """Header and rows; None is an empty cell."""
 
 
-def _interval(name: str, unit: str = "") -> tuple[str, str, str]:
+def interval_headers(name: str, unit: str = "") -> tuple[str, str, str]:
     """Return the headers of a value and the ends of its 95 % interval."""
     behind = f" {unit}" if unit else ""
     return f"{name}{behind}", f"{name} low{behind}", f"{name} high{behind}"
@@ -37,17 +37,30 @@ POINTS = (
     "kind",
     "entropy bound",
     "prices",
-    *_interval("accuracy", "%"),
-    *_interval("NFE", "calls"),
+    *interval_headers("accuracy", "%"),
+    *interval_headers("NFE", "calls"),
     *SIZE,
 )
 ARMS = (
-    *("arm", "task", "split", *_interval("area"), *_interval("area of its sampler"), *_interval("AUP")),
+    *(
+        "arm",
+        "task",
+        "split",
+        *interval_headers("area"),
+        *interval_headers("area of its sampler"),
+        *interval_headers("AUP"),
+    ),
     "best accuracy that AUP is relative to %",
     *("denoiser calls of training", *SIZE),
 )
 COMPARED = (
-    *("arm", "against", "within NFE calls", *_interval("accuracy difference", "points"), *_interval("area difference")),
+    *(
+        "arm",
+        "against",
+        "within NFE calls",
+        *interval_headers("accuracy difference", "points"),
+        *interval_headers("area difference"),
+    ),
     *SIZE,
 )
 CLUES = ("arm", "clues", "problems", "mean entropy bound", "accuracy %", "NFE calls")
