@@ -148,6 +148,14 @@ def test_no_cell_is_a_formula() -> None:
     assert export.csv_text((["name"], rows)) == "name\n'=cmd()\n'+1\nfine\n-0.5\n\"\"\n"
 
 
+@pytest.mark.parametrize("width", [320, 380, 760])
+def test_names_of_axes_are_whole_at_any_width(width: int) -> None:
+    points = [FrontierPoint(f"b{i}", "entropy-bound", 0.9, (0.85, 0.95), 4.0 + i, 600) for i in range(2)]
+    svg = frontier_svg([Arm("d1", tuple(points), seeds=(0, 1, 2))], width, 400)
+    assert ", log scale<" in svg and ">n = 600 problems, 3 seeds<" in svg and "\N{HORIZONTAL ELLIPSIS}" not in svg
+    assert ("mean denoiser calls per problem (NFE), log scale<" in svg) == (width == 760)
+
+
 def test_long_names_are_cut_short_and_stay_in_the_picture() -> None:
     point = FrontierPoint("entropy bound 1", "entropy-bound", 0.9, (0.85, 0.95), 4.0, 600)
     name = "a-run-with-a-very-long-name-" * 8

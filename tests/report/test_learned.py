@@ -1,11 +1,14 @@
 """What a report says of the learned sampler follows from both comparisons, and claims no more than they show."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from diffpo.report.data import Arm, FrontierPoint, LearnedSampler, ValidatedGain
+from diffpo.report.data import Arm, FrontierPoint, LearnedSampler, ReportedRun, ValidatedGain
 from diffpo.report.learned import gain_sentences
+from diffpo.report.page import render
+from diffpo.report.prompt_view import prompt_view
 from diffpo.report.sentences import basis, figures, frontier_sentence, representative
 from diffpo.report.table import table_rows
 from diffpo.statistics.constant import ConstantGain
@@ -60,6 +63,30 @@ def test_an_arm_without_a_learned_sampler_is_represented_by_its_validated_consta
     assert representative(chosen) == points[1]
     assert [figure.rule for figure in figures([chosen])] == ["entropy bound 0.1"]
     assert representative(Arm("d1", points, best_constants={0.1: "not there"})) == points[0]
+
+
+def test_each_arm_with_a_learned_sampler_has_its_view_and_no_other() -> None:
+    bounds = (0.1, 0.2, 0.3, 0.4)
+    rows = {"solved": (0.0, 0.0, 1.0, 1.0), "nfe_rows": (4.0, 4.0, 2.0, 2.0)}
+    sampler = LearnedSampler(replace(point("learned", 0.5, 3.0), n=4, **rows), bounds)
+    puzzles, texts = Arm("grid", learned=sampler, clues=(5, 5, 9, 9)), Arm("text", learned=sampler)
+    found = prompt_view(puzzles)
+    assert found is not None and len(found.charts) == 3 and [row.clues for row in found.rows] == [5, 9]
+    assert str(found.sentence).startswith(
+        "Puzzles with more clues are easier. The bound of grid is 0.15 on average at 5"
+    )
+    of_text = prompt_view(texts)
+    assert of_text is not None and not of_text.charts and not of_text.rows
+    assert "Over 4 prompts the bound of text goes from 0.1 to 0.4, for the middle half of them from" in str(
+        of_text.sentence
+    )
+    assert "clue" not in str(of_text.sentence) and "uzzle" not in str(of_text.sentence)
+    plain = Arm("d1", (point("entropy bound 0", 0.5, 16.0),))
+    assert prompt_view(plain) is None and prompt_view(Arm("x", learned=LearnedSampler(sampler.point))) is None
+    both, none = (render(ReportedRun("r", arms)) for arms in ((puzzles, texts, plain), (plain,)))
+    assert "What the learned samplers see in the prompt" in both and "The same as a table: grid" in both
+    for word in ("in the prompt", "clues", "puzzle", "eval/", "The star is"):
+        assert word not in none.partition("<body>")[2].partition("<script>")[0], word
 
 
 def test_where_d1_is_above_is_said() -> None:

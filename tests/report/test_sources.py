@@ -8,6 +8,7 @@ import pytest
 from tests.helpers.records import LENGTH, PROBLEMS, record, result, rows, write_record, write_run
 
 from diffpo.core.errors import UserError
+from diffpo.report.page import render
 from diffpo.report.sources import read_run, read_sources
 from diffpo.report.write import write_report, write_reports
 from diffpo.statistics.comparison import Frontiers, compare_frontiers
@@ -67,6 +68,13 @@ def test_the_arm_of_the_largest_area_is_compared_with_the_others(tmp_path: Path)
     low, high = run.arms
     assert low.aup is not None and low.aup.value < 40, "scaled by the best of both"
     assert high.aup == turned.arms[0].aup
+    best = max(point.accuracy for point in high.points)
+    assert low.aup_best == high.aup_best == pytest.approx(best), "and it is said"
+    told = f"the best accuracy of fixed rules among the arms on this page, {100 * best:.1f} %"
+    page = render(run)
+    assert page.count(told) == 2 and page.count(f"AUP, relative to {100 * best:.1f} %,") == 2
+    alone = read_sources(paths[:1])[0].arms[0]
+    assert alone.aup != low.aup and alone.aup_best != low.aup_best
     base = write_record(tmp_path / "base.json", 0.99)
     assert read_sources([base, paths[0]])[0].main == "low", "others start from the base"
 
