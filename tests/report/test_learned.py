@@ -67,8 +67,8 @@ def test_an_arm_without_a_learned_sampler_is_represented_by_its_validated_consta
 
 def test_each_arm_with_a_learned_sampler_has_its_view_and_no_other() -> None:
     bounds = (0.1, 0.2, 0.3, 0.4)
-    rows = {"solved": (0.0, 0.0, 1.0, 1.0), "nfe_rows": (4.0, 4.0, 2.0, 2.0)}
-    sampler = LearnedSampler(replace(point("learned", 0.5, 3.0), n=4, **rows), bounds)
+    solved, calls = (0.0, 0.0, 1.0, 1.0), (4.0, 4.0, 2.0, 2.0)
+    sampler = LearnedSampler(replace(point("learned", 0.5, 3.0), n=4, solved=solved, nfe_rows=calls), bounds)
     puzzles, texts = Arm("grid", learned=sampler, clues=(5, 5, 9, 9)), Arm("text", learned=sampler)
     found = prompt_view(puzzles)
     assert found is not None and len(found.charts) == 3 and [row.clues for row in found.rows] == [5, 9]
