@@ -110,6 +110,6 @@ def test_a_record_is_read_and_a_page_made_of_it(tmp_path: Path) -> None:
     assert "So it is ahead of fixed rules here." in page and "price 0.1, 0.3" in page
     file.write_text(json.dumps(record | {"price_curve": None}))
     assert read_run(tmp_path).arms[0].price_curve is None
-    file.write_text(json.dumps(record | {"price_curve": {"points": []}}))
-    with pytest.raises(UserError, match=r"eval\.json: the field 'area' is missing"):
+    file.write_text(json.dumps(record | {"price_curve": {key: curve[key] for key in curve if key != "area"}}))
+    with pytest.raises(UserError, match=r"eval\.json: the field 'price_curve.area' is missing"):
         read_run(tmp_path)
