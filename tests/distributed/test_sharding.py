@@ -104,7 +104,7 @@ RECIPES: dict[str, tuple[type[SftRecipe] | type[RlRecipe], str | None, list[str]
         "tiny-any-speed",
         [
             *(*SMALL, "objective.batch=5", "objective.num_iterations=2", "objective.micro_batch_size=1"),
-            *("budget={steps=5}", "base=LLADA"),
+            *("rollout.prompts_per_step=16", "rollout.group_size=1", "budget={steps=5}", "base=LLADA"),
         ],
     ),
     "lora": (

@@ -17,8 +17,7 @@ from diffpo.sampling.block_cache import BlockCache
 from diffpo.sampling.categorical import call_noise, draw_and_score
 from diffpo.sampling.commit_rules import CommitRule
 from diffpo.sampling.decoding import Decoding
-from diffpo.sampling.risk_rules import CommitRisk
-from diffpo.sampling.rules import EntropyBound, HiddenRule, Rule
+from diffpo.sampling.rules import HiddenRule, Rule
 from diffpo.sampling.shared_canvases import SharedCanvases
 from diffpo.sampling.state import SamplerState, fully_masked
 
@@ -75,10 +74,7 @@ def sample(
     or beside a controller, and for a start that is done; UserError for a rule that commits nothing or what is no
     candidate, and where a cache is asked for that the denoiser does not have.
     """
-    state = fully_masked(prompt_ids, prompt_mask, denoiser.mask_id, denoiser.stop_ids, decoding, seeds)
-    if row_bound is not None:
-        check_takes_bounds(decoding)
-        state.row_bound = row_bound.to(state.row_bound)
+    state = fully_masked(prompt_ids, prompt_mask, denoiser.mask_id, denoiser.stop_ids, decoding, seeds, row_bound)
     if start is not None:
         state.start_from_(start)
     decode_(denoiser, state, decoding, has_bounds=row_bound is not None, observe=observe)
@@ -180,15 +176,6 @@ def on_grid(values: Shaped[Tensor, "M *S"], where: Bool[Tensor, "b L"]) -> Shape
     found = values.new_zeros((*where.shape, *values.shape[1:]))
     found[where] = values
     return found
-
-
-def check_takes_bounds(decoding: Decoding) -> None:
-    """Raise ValueError where bounds of rows cannot take the place of the rule's."""
-    reason = None if isinstance(decoding.rule, EntropyBound | CommitRisk) else f"{decoding.rule} has none"
-    if decoding.controller is not None:
-        reason = "a controller chooses them, too"
-    if reason:
-        raise ValueError(f"bounds are given for rows, but {reason}")
 
 
 def check_commit(rule: Rule | HiddenRule, is_commit: Bool[Tensor, "b L"], is_candidate: Bool[Tensor, "b L"]) -> None:

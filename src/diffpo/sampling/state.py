@@ -192,11 +192,15 @@ def fully_masked(
     stop_ids: tuple[int, ...],
     decoding: Decoding,
     seeds: Int[Tensor, " B"] | None = None,
+    row_bound: Float[Tensor, " B"] | None = None,
 ) -> SamplerState:
     """Return the state before the first call: every completion position is masked.
 
-    Raises ValueError where something is drawn at random and there are no seeds.
+    Raises ValueError where something is drawn at random and there are no seeds, and where bounds of rows cannot take
+    the place of the rule's.
     """
+    if row_bound is not None:
+        check_takes_bounds(decoding)
     if seeds is None and decoding.needs_seeds:
         raise ValueError("drawing at a temperature above 0, or exploring bounds, needs one seed per row")
     batch, length, device = len(prompt_ids), decoding.length, prompt_ids.device
@@ -214,7 +218,7 @@ def fully_masked(
         unmask_step=torch.zeros_like(completion_ids),
         is_drawn=torch.zeros_like(completion_ids, dtype=torch.bool),
         behaviour_logp=torch.zeros(batch, length, device=device),
-        row_bound=torch.full((batch,), fixed_bound, device=device),
+        row_bound=(torch.full((batch,), fixed_bound) if row_bound is None else row_bound.float()).to(device),
         is_entropy_bound=isinstance(rule, EntropyBound),
         entropy_bound_logp=torch.zeros(batch, device=device),
         prompt_features=torch.zeros(batch, 0, device=device),
@@ -226,6 +230,15 @@ def fully_masked(
         set_noise=noise[:, length + 1 :].to(device),
         step=torch.zeros(batch, dtype=torch.long, device=device),
     )
+
+
+def check_takes_bounds(decoding: Decoding) -> None:
+    """Raise ValueError where bounds of rows cannot take the place of the rule's."""
+    reason = None if isinstance(decoding.rule, EntropyBound | CommitRisk) else f"{decoding.rule} has none"
+    if decoding.controller is not None:
+        reason = "a controller chooses them, too"
+    if reason:
+        raise ValueError(f"bounds are given for rows, but {reason}")
 
 
 def _widened(tensor: Shaped[Tensor, "b w *n"], width: int, is_left: bool) -> Shaped[Tensor, "b v *n"]:

@@ -56,7 +56,12 @@ def can_deal_anew(decoding: Decoding, num_rows: int) -> bool:
 
 
 def draw_dealt_anew(
-    policy: Policy, problems: Sequence[Problem], decoding: Decoding, seeds: Int[Tensor, " B"], group_size: int
+    policy: Policy,
+    problems: Sequence[Problem],
+    decoding: Decoding,
+    seeds: Int[Tensor, " B"],
+    group_size: int,
+    row_bound: Float[Tensor, " B"] | None = None,
 ) -> tuple[Rollout, list[int]]:
     """Draw completions of the problems; return those of this process's slice, and the tokens that it computed.
 
@@ -70,8 +75,8 @@ def draw_dealt_anew(
     with raise_on_all_ranks():
         prompt_ids, prompt_mask = encode_prompts(policy.tokenizer, [problem.conversation for problem in problems])
         prompts = prompt_ids[own].to(policy.device), prompt_mask[own].to(policy.device)
-        denoiser = policy.denoiser
-        state = fully_masked(*prompts, denoiser.mask_id, denoiser.stop_ids, decoding, seeds[own])
+        denoiser, bounds = policy.denoiser, None if row_bound is None else row_bound[own]
+        state = fully_masked(*prompts, denoiser.mask_id, denoiser.stop_ids, decoding, seeds[own], bounds)
     home = every // len(every[own])  # where a row is when it is done: slices are equal
     rows, until, spent = every[own], 1, list[int]()
     while True:

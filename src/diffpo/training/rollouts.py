@@ -146,8 +146,8 @@ def collect_batch(
     each completion, in place of the rule's.
 
     Of several processes each draws and grades the completions of its share of the problems; then all have all of them.
-    Where bounds are given, which say who takes many calls, each gets as many slow ones as the others; else rows are
-    dealt anew when that shows (`draw_dealt_anew`).
+    Where bounds are given, which say who takes many calls, each gets as many slow ones as the others, and rows are
+    dealt anew as it shows (`draw_dealt_anew`).
     """
     repeated = [problem for problem in problems for _ in range(group_size)]
     seeds = torch.randint(2**62, (len(repeated),), generator=generator)
@@ -158,14 +158,15 @@ def collect_batch(
         entropy_bound = entropy_bound[rows]
     own, tokens_before = rank_slice(len(repeated), group_size), policy.denoiser.usage.tokens
     with gathered(policy.denoiser.model):
-        if entropy_bound is None and can_deal_anew(decoding, own.stop - own.start):
-            rollout, spent = draw_dealt_anew(policy, repeated, decoding, seeds, group_size)
+        dealt, seeds = [repeated[row] for row in rows.tolist()], seeds[rows]
+        # Completions of a prompt that have bounds of their own wait for each other, to share canvases.
+        if (entropy_bound is None or group_size == 1) and can_deal_anew(decoding, own.stop - own.start):
+            rollout, spent = draw_dealt_anew(policy, dealt, decoding, seeds, group_size, entropy_bound)
             with raise_on_all_ranks():
-                grades = grade_rollout(policy, task, repeated[own], rollout)
+                grades = grade_rollout(policy, task, dealt[own], rollout)
         else:
             with raise_on_all_ranks():
-                dealt = [repeated[row] for row in rows.tolist()]
-                rollout, grades = answer_problems(policy, task, dealt, decoding, seeds[rows], own, entropy_bound)
+                rollout, grades = answer_problems(policy, task, dealt, decoding, seeds, own, entropy_bound)
             spent = [policy.denoiser.usage.tokens - tokens_before]
     found = all_gather_columns(
         {field.name: getattr(rollout, field.name) for field in fields(rollout)}
