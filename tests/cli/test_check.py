@@ -68,7 +68,10 @@ def test_three_rows_are_shown_with_what_each_reward_gives(capsys: pytest.Capture
     assert text.count("\n  its answer      yes     3       1\n") == 3
     assert text.count("\n  an empty text   no      0       0\n") == 3
     assert text.count("\n  another answer  no      0       0\n") == 3
-    assert "train, " in text and "\nnothing is wrong that a look at 3 rows can see\nnext: diffpo sft my.toml " in text
+    assert (
+        "train, " in text
+        and "\nnothing is wrong that a look at 3 rows can see\nnext: diffpo sft sudoku4-base+my.toml " in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,3 +134,15 @@ def test_the_keys_tell_whose_recipe_it_is(here: Path) -> None:
     assert isinstance(load_training_recipe("task.toml", ["base=x", "budget.steps=1"], "rl"), RlRecipe)
     with pytest.raises(UserError, match="no recipe is for 'train'; give sft or rl"):
         load_training_recipe("task.toml", [], "train")
+
+
+def test_what_is_next_is_a_command_that_works(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A task alone is no recipe: it is joined to one, and its folder is not there yet."""
+    (here / "runs/a").mkdir(parents=True)
+    Path("task.toml").write_text('[task]\nkind = "text"\nsource = "rows.jsonl"\nprompt = "q"\ncompletion_length = 4\n')
+    with pytest.raises(SystemExit) as caught:
+        main(["check", "task.toml"])
+    assert caught.value.code == 0
+    told = capsys.readouterr().err
+    assert told == "next: diffpo sft sudoku4-base+task.toml --out runs/b\n"
+    assert isinstance(load_training_recipe(told.split()[3], (), "sft"), SftRecipe)

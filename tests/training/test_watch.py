@@ -1,8 +1,10 @@
 """When a run is said to learn nothing."""
 
+import re
+
 import pytest
 
-from diffpo.training.watch import QUIET_STEPS, Watch
+from diffpo.training.watch import QUIET_STEPS, Watch, cause
 
 QUIET, MOVING = {"frac_reward_zero_std": 1.0, "grad_norm": 0.2}, {"frac_reward_zero_std": 0.9, "grad_norm": 0.2}
 STILL = {"frac_reward_zero_std": 0.0, "grad_norm": 0.0}
@@ -21,6 +23,19 @@ def test_a_step_that_moves_begins_anew() -> None:
     watch = Watch()
     assert not any(said(watch, *[QUIET] * (QUIET_STEPS - 1), MOVING, *[QUIET] * (QUIET_STEPS - 1)))
     assert said(watch, QUIET) == [True]
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "is_alike", "told"),
+    [
+        (1.0, 1.0, "every completion was right, .* the rows are too easy"),
+        (0.0, 1.0, "no completion was right .* too hard for the model"),
+        (0.5, 1.0, "earned the same .* look at the reward"),
+        (1.0, 0.9, "the gradient was 0"),
+    ],
+)
+def test_the_likeliest_reason_is_told(accuracy: float, is_alike: float, told: str) -> None:
+    assert re.search(told, cause({"accuracy": accuracy, "frac_reward_zero_std": is_alike}))
 
 
 def test_a_single_completion_has_nothing_to_be_equal_to() -> None:

@@ -1,6 +1,7 @@
 """`diffpo check`: look at the first rows of a recipe's task before anything is trained."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,6 +9,11 @@ from diffpo.cli.next_step import say_next_run
 from diffpo.cli.options import Overrides
 from diffpo.core.output import show
 
+if TYPE_CHECKING:
+    from diffpo.recipes.tables import RlRecipe, SftRecipe
+
+TINY = "sudoku4-base"
+"""A tiny model's training, to which a task of one's own is joined, as docs/tasks.md does."""
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A TOML file, a built-in recipe's name, or several joined with +.")
 ]
@@ -36,4 +42,17 @@ def check(recipe: RecipeName, overrides: Overrides = None, verb: Verb = None) ->
     show(text)
     if findings.faults:
         raise typer.Exit(2)
-    say_next_run(verb_of(loaded), recipe, overrides)
+    say_next_run(verb_of(loaded), _trained_by(recipe, overrides or (), loaded), overrides)
+
+
+def _trained_by(recipe: str, overrides: Sequence[str], loaded: "RlRecipe | SftRecipe") -> str:
+    """Return the recipe or, for a file that says a task and nothing of a training, that joined to a tiny model's."""
+    from diffpo.recipes.files import read_table
+    from diffpo.recipes.tables import is_graded
+    from diffpo.recipes.training_recipe import load_training_recipe
+
+    if set(read_table(recipe)) != {"task"} or not is_graded(loaded.task):
+        return recipe
+    joined = f"{TINY}+{recipe}"
+    load_training_recipe(joined, overrides, "sft")
+    return joined

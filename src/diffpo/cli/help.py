@@ -4,9 +4,10 @@ import re
 from typing import Any
 
 import typer
+from typer._click.exceptions import NoSuchOption  # typer has its own copy of click, and no other name for it
 from typer.core import TyperCommand
 
-from diffpo.core.suggestion import suggested_choice
+from diffpo.core.suggestion import suggested_choice, suggestion
 
 RANGE = re.compile(r"(; )?([\d.]+<=)?x[<>]=?[\d.]+(?=\]$)")
 """Limits of a number, which are told where they are passed."""
@@ -35,4 +36,9 @@ class Verb(TyperCommand):
         except typer.BadParameter as error:
             told = error.message.removeprefix("Value error, ").rstrip(".")
             error.message = f"{told}{suggested_choice(told)}"
+            raise
+        except NoSuchOption as error:
+            known = [name for parameter in self.get_params(ctx) for name in parameter.opts if name.startswith("--")]
+            error.message = f"No such option: {error.option_name}{suggestion(error.option_name, known)}"
+            error.possibilities = None
             raise

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from diffpo.cli.next_step import say_next
+from diffpo.cli.next_step import say_next, say_next_of_run
 from diffpo.cli.options import Model
 from diffpo.core.errors import UserError
 from diffpo.core.output import show
@@ -108,7 +108,7 @@ def sample(
 
             run_sample(model, prompt or "", *how, is_quiet=quiet)
             if not quiet and Path(model, "recipe.toml").is_file():
-                say_next("eval", model)
+                say_next_of_run(model)
         return
     from diffpo.evaluation.sample_file import FileSettings, run_sample_file
     from diffpo.recipes.tables import DeviceSettings

@@ -107,12 +107,8 @@ def sft(
       diffpo sft d1-sft task.source=rows.jsonl --dry-run --device h100
     """
     rates = (tflops, memory_bandwidth, link_bandwidth)
-    instead: Instead | None = None
-    if dry_run:
-        instead = partial(_print_dry_run, prompt_tokens, (nodes, devices), device, device_memory, pilot, rates)
-    elif rehearse:
-        instead = partial(_rehearse, out, resume, devices, device_memory)
-    _require_single(dry_run, rehearse)
+    show_needs = partial(_print_dry_run, prompt_tokens, (nodes, devices), device, device_memory, pilot, rates)
+    instead = _instead(show_needs if dry_run else None, (out, resume, devices, device_memory) if rehearse else None)
     _train("sft", recipe, overrides, out, "auto" if resume_auto else resume, extend, instead)
 
 
@@ -143,12 +139,8 @@ def rl(
       diffpo rl d1+llada-8b+gsm8k+1gpu task.source=train.jsonl --rehearse
     """
     rates = (tflops, memory_bandwidth, link_bandwidth)
-    instead: Instead | None = None
-    if dry_run:
-        instead = partial(_print_dry_run, prompt_tokens, (nodes, devices), device, device_memory, pilot, rates)
-    elif rehearse:
-        instead = partial(_rehearse, out, resume, devices, device_memory)
-    _require_single(dry_run, rehearse)
+    show_needs = partial(_print_dry_run, prompt_tokens, (nodes, devices), device, device_memory, pilot, rates)
+    instead = _instead(show_needs if dry_run else None, (out, resume, devices, device_memory) if rehearse else None)
     _train("rl", recipe, overrides, out, "auto" if resume_auto else resume, extend, instead)
 
 
@@ -223,10 +215,18 @@ def _train(
     _say_next_of(loaded, out)
 
 
-def _require_single(dry_run: bool, rehearse: bool) -> None:
-    """Raise UserError where several processes were started for what one does."""
-    if dry_run or rehearse:
-        require_single_process("a dry run" if dry_run else "a rehearsal")
+def _instead(dry_run: Instead | None, rehearsed: tuple[Path | None, bool, int, float | None] | None) -> Instead | None:
+    """Return what is done instead of training: the dry run, else a rehearsal as `_rehearse` takes it, else nothing.
+
+    Raises UserError where several processes were started for what one does.
+    """
+    if dry_run is not None:
+        require_single_process("a dry run")
+        return dry_run
+    if rehearsed is not None:
+        require_single_process("a rehearsal")
+        return partial(_rehearse, *rehearsed)
+    return None
 
 
 def _print_dry_run(

@@ -12,6 +12,7 @@ import os
 import secrets
 import selectors
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -201,7 +202,8 @@ class Presence:
         for peer in self._peers if self._listener is not None else ():
             _send(peer.connection, {"lost": loss})
         if self.take_word():
-            warn(f"diffpo: {loss}")
+            is_live = sys.stderr is not None and sys.stderr.isatty()  # where a progress bar may stand in the line
+            warn(f"\ndiffpo: {loss}" if is_live else f"diffpo: {loss}")
         self.is_told = True
         time.sleep(GRACE)
         if not self.is_leaving:

@@ -23,7 +23,7 @@ from diffpo.training.rl_setup import RlState
 from diffpo.training.rollouts import Batch, collect_batch
 from diffpo.training.speeds import draw_bounds, speed_metrics
 from diffpo.training.update_settings import PolicyUpdate
-from diffpo.training.watch import NOTHING_TO_TELL_APART, Watch, example
+from diffpo.training.watch import Watch, cause, example
 
 SHOWN = ("accuracy", "nfe", "reward", "kl", "loss")
 """The metrics of a step that its progress shows, the first four that it has."""
@@ -201,7 +201,7 @@ def show_step(
         )
     if watch.has_learned_nothing(metrics, batch.reward.shape[1]):
         steps, completion = watch.quiet_steps, example(policy, batch)
-        bar.warn(NOTHING_TO_TELL_APART, steps=steps, reward=metrics["reward"], completion=completion)
+        bar.warn(cause(metrics), steps=steps, reward=metrics["reward"], completion=completion)
     if "prompts_too_long" in metrics:
         bar.warn(PROMPTS_TOO_LONG, **metrics)
     if metrics.get("right_answers") == 0:

@@ -12,10 +12,31 @@ from diffpo.training.rollouts import Batch
 QUIET_STEPS = 10
 SHOWN_CHARACTERS = 300
 
-NOTHING_TO_TELL_APART = (
-    "in {steps:g} steps on end all completions of each prompt earned the same (on average {reward:g}), or nothing "
-    "moved, so that nothing is learned: look at the reward, and at a completion, {completion}"
+IN = "in {steps:g} steps on end "
+ALL_RIGHT = IN + (
+    "every completion was right, so that nothing is left to learn: the rows are too easy, or the run is done; give "
+    "harder rows, or end it"
 )
+NONE_RIGHT = IN + (
+    "no completion was right and all of each prompt earned the same (on average {reward:g}), so that nothing is "
+    "learned: the task is too hard for the model yet (train it by diffpo sft first), or the grader does not see what "
+    "is right; look at a completion, {completion}"
+)
+ALIKE = IN + (
+    "all completions of each prompt earned the same (on average {reward:g}), so that nothing is learned, although they "
+    "are not all right or all wrong: look at the reward, and at a completion, {completion}"
+)
+NOTHING_MOVED = IN + (
+    "the gradient was 0, so that nothing is learned (rewards are {reward:g} on average); look at a completion, "
+    "{completion}"
+)
+
+
+def cause(metrics: Mapping[str, float]) -> str:
+    """Return the message for a step of which nothing can be learned: what is the likeliest reason?"""
+    if metrics["frac_reward_zero_std"] < 1:
+        return NOTHING_MOVED
+    return {1.0: ALL_RIGHT, 0.0: NONE_RIGHT}.get(metrics["accuracy"], ALIKE)
 
 
 @dataclass

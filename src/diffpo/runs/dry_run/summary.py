@@ -172,15 +172,20 @@ def _basis(device: Accelerator, work: Work, pilot: Pilot | None) -> str:
     return f"{rates}, one token a call at worst" if work.is_bound else rates
 
 
+def _amount(value: Number) -> str:
+    """Return a number with two decimals or, where these would say little, two digits."""
+    return f"{value:12,.2f}" if value >= 0.1 or value == 0 else f"{value:12.2g}"
+
+
 def _time(found: Bill, device: Accelerator, pilot: Pilot | None) -> Iterator[tuple[str, str]]:
     for name, seconds in found.seconds.items():
-        yield f"{name}, computed", f"{seconds:12,.2f} s  {seconds / found.step:4.0%}"
-    yield "a step, computed", f"{found.step:12,.2f} s"
-    yield "the run, computed", f"{found.hours:12,.2f} hours of {found.steps:,.0f} steps"
-    yield "all devices, computed", f"{found.device_hours:12,.2f} device-hours"
+        yield f"{name}, computed", f"{_amount(seconds)} s  {seconds / found.step:4.0%}"
+    yield "a step, computed", f"{_amount(found.step)} s"
+    yield "the run, computed", f"{_amount(found.hours)} hours of {found.steps:,.0f} steps"
+    yield "all devices, computed", f"{_amount(found.device_hours)} device-hours"
     if pilot is not None:
-        yield "denoiser calls of each, measured", f"{pilot.nfe:12,.2f} in {pilot.steps} steps of {pilot.name}"
-        yield "the pilot's step, measured", f"{pilot.seconds:12,.2f} s on its own machine"
+        yield "denoiser calls of each, measured", f"{_amount(pilot.nfe)} in {pilot.steps} steps of {pilot.name}"
+        yield "the pilot's step, measured", f"{_amount(pilot.seconds)} s on its own machine"
     if device.is_measured:
         rate, copied = device.float32 / TERA, device.memory_bandwidth / GIGA
         yield "measured", f"{rate:.3g} TFLOP/s of products, {copied:.1f} GB/s of memory"
