@@ -435,6 +435,9 @@ def assert_opens(found: Path, like: Path, bare: Path) -> None:
     assert weights_of(merged) == weights_of(found)
     assert (merged / "config.json").read_text() == (like / "config.json").read_text()
     assert {path.name for path in merged.iterdir()} == names[1] - {MANIFEST, OPTIMIZER, PROGRESS}
+    max((bare / SHARDS).iterdir()).unlink()
+    with pytest.raises(UserError, match=r"the shards in .* do not fit its config\.json \(.* more\); fetch it again$"):
+        run_merge(bare, bare.with_name(f"{bare.name}, half"))
 
 
 def test_pieces(tmp_path: Path) -> None:

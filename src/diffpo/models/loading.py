@@ -86,9 +86,7 @@ def load_denoiser(
             denoiser.model.name_or_path = str(path)  # the hub's name, and not a folder of its cache
         load_adapter(denoiser.model, folder)
         return denoiser, tokenizer
-    family, config = read_config(folder)
-    with torch.device("meta"):
-        model = _build_model(family, config, folder)
+    model, config = build_on_meta(folder)
     files = weight_files(folder)
     if not has_shards(folder):
         check_weights(model, files, folder)
@@ -103,6 +101,13 @@ def load_denoiser(
     if bits == 4:
         quantise(model)
     return denoiser, tokenizer
+
+
+def build_on_meta(folder: Path) -> tuple[PreTrainedModel, PretrainedConfig]:
+    """Return a folder's model without its weights, and its config. Raises UserError as `load_denoiser` does."""
+    family, config = read_config(folder)
+    with torch.device("meta"):
+        return _build_model(family, config, folder), config
 
 
 def save_denoiser(

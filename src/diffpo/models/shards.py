@@ -86,31 +86,38 @@ def load_shards(model: PreTrainedModel, folder: Path, dtype: torch.dtype | None,
 
     They become `dtype` (None: that of the config). Raises UserError where they are not the model's.
     """
+    dtype = dtype or dtype_of(folder)
+    state = {name: torch.empty(shape, dtype=dtype, device=device) for name, shape in weights_of(folder, model).items()}
+    read_shards(folder / SHARDS, {OF_MODEL + name: tensor for name, tensor in state.items()})
+    model.load_state_dict(state, assign=True)
+
+
+def weights_of(folder: Path, model: PreTrainedModel) -> dict[str, torch.Size]:
+    """Return the names and shapes of the weights in a checkpoint's shards.
+
+    Raises UserError where they are not those of `model`, which may be on the meta device: a file may be missing.
+    """
     expected = {name: value.shape for name, value in model.state_dict().items()}
     shapes = shapes_of(folder / SHARDS)
     stored = {name.removeprefix(OF_MODEL): shape for name, shape in shapes.items() if name.startswith(OF_MODEL)}
     if stored != expected:
         names = sorted(name for name in stored | expected if stored.get(name) != expected.get(name))
         raise UserError(f"the shards in {folder} do not fit its config.json ({join_names(names)}); fetch it again")
-    dtype = dtype or dtype_of(folder)
-    state = {name: torch.empty(shape, dtype=dtype, device=device) for name, shape in expected.items()}
-    read_shards(folder / SHARDS, {OF_MODEL + name: tensor for name, tensor in state.items()})
-    model.load_state_dict(state, assign=True)
+    return stored
 
 
-def export_weights(folder: Path, out: Path, dtype: torch.dtype) -> None:
-    """Write the weights in a checkpoint's shards into `out` as a published folder has them, one file at a time."""
-    shapes = shapes_of(folder / SHARDS)
+def export_weights(folder: Path, model: PreTrainedModel, out: Path, dtype: torch.dtype) -> None:
+    """Write the weights in a checkpoint's shards into `out` as a published folder has them, one file at a time.
+
+    `model` has their names and shapes, and may be on the meta device. Raises UserError where they are not its own.
+    """
+    shapes = weights_of(folder, model)
     plan = split_torch_state_dict_into_shards(
-        {
-            name.removeprefix(OF_MODEL): torch.empty(shape, dtype=dtype, device="meta")
-            for name, shape in shapes.items()
-            if name.startswith(OF_MODEL)
-        },
+        {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in shapes.items()},
         max_shard_size=LARGEST_FILE,
     )
     for file, names in plan.filename_to_tensors.items():
-        state = {name: torch.empty(shapes[OF_MODEL + name], dtype=dtype) for name in names}
+        state = {name: torch.empty(shapes[name], dtype=dtype) for name in names}
         read_shards(folder / SHARDS, {OF_MODEL + name: tensor for name, tensor in state.items()})
         save_file(state, out / file, metadata={"format": "pt"})
         (out / file).chmod((folder / CONFIG).stat().st_mode)  # the library lets nobody else read it

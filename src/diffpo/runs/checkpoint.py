@@ -17,6 +17,7 @@ from diffpo.distributed.collectives import on_rank_zero
 from diffpo.distributed.process import current_process
 from diffpo.distributed.sharding import drop_gathered_, is_sharded, whole
 from diffpo.models.adapters import has_adapter, is_factor
+from diffpo.models.loading import build_on_meta
 from diffpo.models.manifest import HAS_MANIFEST, MANIFEST, OPTIMIZER, PROGRESS, problems_of, write_manifest
 from diffpo.models.model_paths import CHECKPOINT, METRICS, RECIPE, SHARDS, checkpoints, first_line
 from diffpo.models.shards import dtype_of, export_weights, read_shards, shapes_of, write_shards
@@ -111,7 +112,7 @@ def _finish(temporary: Path, progress: RunProgress, is_exported: bool) -> None:
     metrics = temporary.parent / METRICS
     with explain_failed_save(temporary.parent):
         if is_exported:
-            export_weights(temporary, temporary, dtype_of(temporary))
+            export_weights(temporary, build_on_meta(temporary)[0], temporary, dtype_of(temporary))
         (temporary / PROGRESS).write_text(json.dumps(vars(progress) | {HAS_MANIFEST: True}) + "\n")
         write_card(temporary, temporary.parent)
         write_manifest(temporary)

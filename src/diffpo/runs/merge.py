@@ -10,6 +10,7 @@ import torch
 from diffpo.core.errors import UserError
 from diffpo.core.files import check_writable, explain_write_errors, whole_new_folder
 from diffpo.models.adapters import merge_adapter
+from diffpo.models.loading import build_on_meta
 from diffpo.models.manifest import EVALUATIONS, MANIFEST, OPTIMIZER, PROGRESS, whole_folder
 from diffpo.models.model_paths import CONFIG, SHARDS, WEIGHTS, WEIGHTS_INDEX, is_adapter, read_json
 from diffpo.models.shards import dtype_of, export_weights
@@ -47,6 +48,6 @@ def _export(folder: Path, out: Path, dtype: torch.dtype) -> None:
     """Write a checkpoint of shards as a model's folder: its files without those that training alone reads."""
     left_out = (SHARDS, PROGRESS, OPTIMIZER, MANIFEST, WEIGHTS, WEIGHTS_INDEX, "model-*.safetensors", EVALUATIONS)
     shutil.copytree(folder, out, ignore=shutil.ignore_patterns(*left_out), dirs_exist_ok=True)
-    export_weights(folder, out, dtype)
+    export_weights(folder, build_on_meta(folder)[0], out, dtype)
     config = read_json(out / CONFIG) | {"dtype": str(dtype).removeprefix("torch.")}
     (out / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
