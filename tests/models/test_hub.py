@@ -217,7 +217,7 @@ def test_a_prompt_longer_than_the_model_has_room_for_is_no_sample(
     write_folder(fake.cached, LLADA)
     assert code_of("sample", NAME, "--prompt", "x" * 7, "--length", "4090") == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert "the prompt has 7 tokens, and beside a completion of 4090 the model has positions for 6; shorten it" in line
+    assert "the prompt has 7 tokens and its completion 4090, and the model takes 4096 together; shorten it" in line
 
 
 def test_the_command_says_it_and_ends_with_2(fake: FakeHub, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -64,10 +64,10 @@ def test_splits_are_files_of_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        ("rows.jsonl", "data is a str; give a path"),
-        (5, "data is a int; give a path"),
+        ("rows.jsonl", "data is 'rows.jsonl'; give a path"),
+        (5, "data is 5; give a path"),
         ({"prompt": ["a"]}, r"data has the keys 'prompt', which are no splits \(train, validation, test\)"),
-        ({"test": 5}, r"data\['test'\] is a int"),
+        ({"test": 5}, r"data\['test'\] is 5"),
         ([1], "data row 1 is 1; give rows that are dicts"),
         ([], "data has no rows"),
         ([{"a": 1}, {"a": float("inf")}], "data row 2: column 'a' holds inf"),

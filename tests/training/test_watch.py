@@ -26,16 +26,17 @@ def test_a_step_that_moves_begins_anew() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "is_alike", "told"),
+    ("accuracy", "reward", "is_alike", "told"),
     [
-        (1.0, 1.0, "every completion was right, .* the rows are too easy"),
-        (0.0, 1.0, "no completion was right .* too hard for the model"),
-        (0.5, 1.0, "earned the same .* look at the reward"),
-        (1.0, 0.9, "the gradient was 0"),
+        (1.0, 1.0, 1.0, "every completion was right, .* the rows are too easy"),
+        (0.0, 0.0, 1.0, "no completion was right .* too hard for the model"),
+        (0.0, 1.0, 1.0, "all completions of each prompt earned the same .* look at the reward"),
+        (0.5, 0.0, 1.0, "all completions of each prompt earned the same .* look at the reward"),
+        (1.0, 1.0, 0.9, "the gradient was 0"),
     ],
 )
-def test_the_likeliest_reason_is_told(accuracy: float, is_alike: float, told: str) -> None:
-    assert re.search(told, cause({"accuracy": accuracy, "frac_reward_zero_std": is_alike}))
+def test_the_likeliest_reason_is_told(accuracy: float, reward: float, is_alike: float, told: str) -> None:
+    assert re.search(told, cause({"accuracy": accuracy, "reward": reward, "frac_reward_zero_std": is_alike}))
 
 
 def test_a_single_completion_has_nothing_to_be_equal_to() -> None:

@@ -23,8 +23,8 @@ NONE_RIGHT = IN + (
     "is right; look at a completion, {completion}"
 )
 ALIKE = IN + (
-    "all completions of each prompt earned the same (on average {reward:g}), so that nothing is learned, although they "
-    "are not all right or all wrong: look at the reward, and at a completion, {completion}"
+    "all completions of each prompt earned the same (on average {reward:g}), so that nothing is learned: "
+    "look at the reward, and at a completion, {completion}"
 )
 NOTHING_MOVED = IN + (
     "the gradient was 0, so that nothing is learned (rewards are {reward:g} on average); look at a completion, "
@@ -36,7 +36,10 @@ def cause(metrics: Mapping[str, float]) -> str:
     """Return the message for a step of which nothing can be learned: what is the likeliest reason?"""
     if metrics["frac_reward_zero_std"] < 1:
         return NOTHING_MOVED
-    return {1.0: ALL_RIGHT, 0.0: NONE_RIGHT}.get(metrics["accuracy"], ALIKE)
+    if metrics["accuracy"] == 1:
+        return ALL_RIGHT
+    # What is rewarded and never right is another matter: a reward of one's own that is the same for all.
+    return NONE_RIGHT if metrics["accuracy"] == 0 and metrics["reward"] <= 0 else ALIKE
 
 
 @dataclass
