@@ -9,7 +9,7 @@ IS_NEW_ENOUGH := 'import sys; sys.exit(sys.version_info < (3, 11))'
 BIN := .venv/bin
 BEAT := sh tools/heartbeat.sh
 
-.PHONY: help demo test coverage lint mutants torture study-sampler study-arms study-full study-likelihood study-coverage study-frontier bill site wheel acceptance clean
+.PHONY: help demo test coverage lint mutants torture study-sampler study-arms study-full study-likelihood study-coverage study-frontier bill site wheel test-slow acceptance clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -63,6 +63,10 @@ site: .venv/.ready ## Build the documentation site into build/site
 
 wheel: .venv/.ready ## Build the wheel into dist
 	@$(BEAT) 'building the wheel' $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+test-slow: .venv/.ready ## Slow: the tests that `make test` leaves out, and shards in every layout
+	@OMP_NUM_THREADS=1 $(BEAT) 'testing what is slow' $(BIN)/pytest -n 2 --dist worksteal -m slow
+	@OMP_NUM_THREADS=1 ALL_LAYOUTS=1 $(BEAT) 'testing all layouts' $(BIN)/pytest tests/distributed/test_sharding.py
 
 acceptance: .venv/.ready ## Slow: what a reader does, from a wheel in an empty environment
 	@$(BIN)/pytest -m slow -s tests/docs

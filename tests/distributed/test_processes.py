@@ -580,8 +580,11 @@ def torchrun(*arguments: object) -> "subprocess.Popen[str]":
 
 @pytest.mark.parametrize(
     ("number", "to_all"),
-    [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, True)],
-    ids=["ctrl-c", "ctrl-c in a terminal", "a scheduler's SIGTERM"],
+    [
+        pytest.param(signal.SIGINT, False, id="ctrl-c", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, True, id="ctrl-c in a terminal", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, True, id="a scheduler's SIGTERM"),
+    ],
 )
 def test_a_run_under_torchrun_stops_with_a_checkpoint(
     number: signal.Signals, to_all: bool, base: Path, tmp_path: Path

@@ -212,7 +212,7 @@ def test_decodings_that_differ_in_their_bound_alone_share_batches() -> None:
     assert drawn_together(TOGETHER, 1) == [[name] for name in TOGETHER]
 
 
-@pytest.mark.parametrize("batch_size", [256, 11, 3, 1])
+@pytest.mark.parametrize("batch_size", [256, 11, 3, pytest.param(1, marks=pytest.mark.slow)])
 def test_results_are_those_of_each_decoding_alone(trained: Path, batch_size: int) -> None:
     policy, task = load(trained), Lenient()
     problems = task.problems("test", 7, seed=3)

@@ -215,7 +215,7 @@ def run_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object
     ("names", "parts"),
     [
         ("diffpo+llada-8b+gsm8k+1gpu", ["own are not here", "8,015,581,184", "bytes of the stand-in"]),
-        ("d1+llada-8b+gsm8k+8gpu", ["own are not here", "each of 8 devices"]),
+        pytest.param("d1+llada-8b+gsm8k+8gpu", ["own are not here", "each of 8 devices"], marks=pytest.mark.slow),
         ("d1+dream-7b+gsm8k+1gpu-4bit", ["Dream's chat template", "7,615,616,512"]),
     ],
 )
@@ -246,7 +246,7 @@ def test_fine_tuning_is_rehearsed_and_answers_that_are_cut_are_found(setting: Pa
     assert fault.startswith("33 of the 33 gold answers") and "never to end" in fault
 
 
-@pytest.mark.parametrize("name", ["tiny-any-speed", "tiny-planner"])
+@pytest.mark.parametrize("name", [pytest.param("tiny-any-speed", marks=pytest.mark.slow), "tiny-planner"])
 def test_tiny_recipes_of_other_kinds_are_clean(name: str, setting: Path) -> None:
     tiny_folder(setting / "tiny", "llada")
     done = rehearse(load_recipe(RlRecipe, name, ["base=tiny", "threads=1"]))

@@ -69,7 +69,9 @@ def test_of_a_ratio_of_tokens() -> None:
     assert LOW <= share <= HIGH
 
 
-@pytest.mark.parametrize("accuracy", [(0.4, 0.5, 0.6, 0.7, 0.75, 0.8), (0.8,) * 6])
+@pytest.mark.parametrize(
+    "accuracy", [pytest.param((0.4, 0.5, 0.6, 0.7, 0.75, 0.8), marks=pytest.mark.slow), (0.8,) * 6]
+)
 def test_of_frontiers(accuracy: tuple[float, ...]) -> None:
     """One that rises, and one along which all rules are equal, where the best of a sample is too good."""
     population = Population(accuracy, CALLS, neighbours=0.8, **SMALL)
@@ -88,6 +90,7 @@ def test_of_frontiers(accuracy: tuple[float, ...]) -> None:
     assert coverage_of(aup_trial, 100)[0] >= 0.89, "it is wide where points are undecided, but not too narrow"
 
 
+@pytest.mark.slow
 def test_of_frontiers_compared() -> None:
     ours = Population((0.5, 0.6, 0.7, 0.8, 0.8, 0.8), CALLS, run_spread=0.1, **SMALL)
     theirs = Population((0.7,), (1.0,), run_spread=0.1, **SMALL)

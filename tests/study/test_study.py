@@ -121,7 +121,11 @@ def test_a_finished_study_has_nothing_to_do(undisturbed: Path, here: Path, monke
 
 @pytest.mark.parametrize(
     ("module", "name", "nth", "finished"),
-    [(rl, "train_step", 5, 0), (rl, "train_step", 12, 1), (arms, "measure_policy", 4, 0)],
+    [
+        pytest.param(rl, "train_step", 5, 0, marks=pytest.mark.slow),
+        (rl, "train_step", 12, 1),
+        pytest.param(arms, "measure_policy", 4, 0, marks=pytest.mark.slow),
+    ],
 )
 def test_interrupted_and_resumed_it_gives_the_same_lines(
     module: ModuleType,

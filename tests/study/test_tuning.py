@@ -259,6 +259,7 @@ def test_a_setting_that_cannot_run_is_named_before_anything_is_trained(here: Pat
     assert not (here / "work").exists() or not list((here / "work").rglob("recipe.toml"))
 
 
+@pytest.mark.slow
 def test_every_setting_of_the_built_in_study_can_run(tmp_path: Path) -> None:
     recipe = load_recipe(StudyRecipe, "study-full")
     assert recipe.tune is not None and len(recipe.evaluation.bounds) >= 20

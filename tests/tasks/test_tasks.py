@@ -167,7 +167,7 @@ def test_the_tail_is_scored_like_the_rest(weighting: Literal["elbo", "uniform"])
 # --- the loops
 
 
-@pytest.mark.parametrize("kind", ["countdown", "walk"])
+@pytest.mark.parametrize("kind", ["countdown", pytest.param("walk", marks=pytest.mark.slow)])
 def test_every_verb_runs_on_the_task(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     task = f"task.kind={kind}"
     base, run = tmp_path / "base", tmp_path / "run"

@@ -31,6 +31,7 @@ def test_bytes_that_flip_are_detected(runs: tuple[list[kills.Case], Path]) -> No
     assert torture_by_flips(runs[1] / "rl" / "straight", count=24, seed=0) == 24
 
 
+@pytest.mark.slow
 def test_full_disks_lose_nothing(runs: tuple[list[kills.Case], Path]) -> None:
     full = torture_by_full_disks(*runs, count=4, seed=0)
     assert (full.filled, full.told, full.resumed) == (4, 4, 4)

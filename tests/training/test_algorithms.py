@@ -88,7 +88,20 @@ def test_every_algorithm_is_there_as_published_and_tiny_and_nothing_else() -> No
     assert all(name.endswith(sorts) for name in others)
 
 
-@pytest.mark.parametrize("name", [*ALGORITHMS, *(f"tiny-{name}" for name in ALGORITHMS), *VARIANTS])
+EVERY = [*ALGORITHMS, *(f"tiny-{name}" for name in ALGORITHMS), *VARIANTS]
+OFTEN = ("d1", "dmpo", "tiny-diffpo", "tiny-planner")
+"""Those that are trained on tasks beside Sudoku in each run of the tests."""
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        pytest.param(task, name, marks=[] if task == "sudoku" or name in OFTEN else pytest.mark.slow)
+        for task in TASKS
+        for name in EVERY
+    ],
+    indirect=["start"],
+)
 def test_every_algorithm_trains_on_every_task(
     name: str, start: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -212,7 +212,7 @@ def test_what_is_shown_is_what_the_threshold_commits(kind: CommitPolicyKind, bas
         assert torch.equal(shown.is_commit[has_sure], is_sure[has_sure])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["confidence-policy", pytest.param("planner", marks=pytest.mark.slow)])
 def test_a_policy_learns_to_imitate_the_threshold(kind: CommitPolicyKind, base: Path) -> None:
     problems = Sudoku(min_clues=6, max_clues=10).problems("train", 48, seed=0)
     shown = demonstrate(load(base), kind, problems, Decoding(EntropyBound(), 16, 16), threshold=0.7)

@@ -64,7 +64,13 @@ def test_a_short_run_in_bfloat16_learns_what_one_in_float32_does(family: str, mo
     compare(found, exact)
 
 
-@pytest.mark.parametrize(("family", "more"), [("llada", LORA), ("dream", [])], ids=["llada-adapter", "dream-full"])
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        pytest.param("llada", LORA, id="llada-adapter"),
+        pytest.param("dream", [], id="dream-full", marks=pytest.mark.slow),
+    ],
+)
 def test_short_rl_in_bfloat16_learns_what_it_does_in_float32(family: str, more: list[str], tmp_path: Path) -> None:
     """Each draws its own completions. All are told apart by this reward: where few are, few decide what is learned."""
     base = tiny_folder(tmp_path / "base", family)
