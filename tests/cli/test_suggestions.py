@@ -46,6 +46,10 @@ MISSPELT = [
     ("a task of a study", ["study", "study-arms", "--out", "x", "--tasks", "wlak"], "walk"),
     ("a task to score", ["score", "rows.jsonl", "--task", "gms8k"], "gsm8k"),
     ("a benchmark", ["bench", "rolout"], "rollout"),
+    ("another library's verb", ["grpo"], "rl"),
+    ("another library's setting", ["rl", "d1", "learning_rate=1", "--dry-run"], "optimizer.lr"),
+    ("a key without its table", ["rl", "d1", "group_size=3", "--dry-run"], "rollout.group_size"),
+    ("a setting of a table", ["rl", "d1", "rollout.num_generations=3", "--dry-run"], "rollout.group_size"),
 ]
 
 
@@ -75,3 +79,10 @@ def test_the_nearest_name_is_suggested(arguments: list[str], meant: str, capsys:
     guesses = re.findall(r"did you mean ([^?]*)\?", told, flags=re.IGNORECASE)
     assert any(meant in re.findall(r"[^\s',]+", guess) for guess in guesses), told
     assert "Traceback" not in told
+
+
+def test_a_key_is_no_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["rl", "tiny-d1", "--steps", "5"])
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.endswith("No such option: --steps; keys of a recipe are given without dashes, as budget.steps=5")

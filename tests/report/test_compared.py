@@ -57,8 +57,11 @@ def test_a_smaller_area_is_called_so() -> None:
 
 
 def test_where_which_is_ahead_is_said_by_intervals_alone() -> None:
-    base, d1 = frontier_sentences("mine", {"base": difference(0.3, 0.0), "d1": D1})
-    assert "has an area larger than that of the base (+0.300 [+0.280, +0.320]). Intervals" in base
+    base, d1, over = frontier_sentences("mine", {"base": difference(0.3, 0.0), "d1": D1}, 3)
+    assert base.endswith("has an area larger than that of the base (+0.300 [+0.280, +0.320]).")
+    assert over == "Intervals are over problems and training seeds."
+    assert frontier_sentences("mine", {"d1": D1}, 1)[-1].endswith("not over training seeds: there is one.")
+    assert frontier_sentences("mine", {}, 1) == []
     assert "it is ahead within 4 to 5 and 7 calls, by most within 5: +20.0 points [+18.0, +22.0]" in d1
     assert "it is behind within 1 to 2 calls, by most within 1: -12.0 points [-14.0, -10.0]" in d1
 

@@ -9,7 +9,7 @@ from diffpo import __version__
 from diffpo.cli.check_command import check
 from diffpo.cli.demo_command import demo
 from diffpo.cli.evaluation_commands import evaluate, report, score
-from diffpo.cli.help import Verb
+from diffpo.cli.help import Verb, Verbs
 from diffpo.cli.lm_eval_command import PASSES_ON, lm_eval
 from diffpo.cli.model_commands import merge, push, sample
 from diffpo.cli.recipes_command import recipes
@@ -19,6 +19,7 @@ from diffpo.cli.training_commands import rl, sampler, sft
 from diffpo.core.output import show
 
 app = typer.Typer(
+    cls=Verbs,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,

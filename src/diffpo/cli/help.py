@@ -4,13 +4,26 @@ import re
 from typing import Any
 
 import typer
-from typer._click.exceptions import NoSuchOption  # typer has its own copy of click, and no other name for it
-from typer.core import TyperCommand
+from typer._click.exceptions import NoSuchOption, UsageError  # typer's own copy of click has no other name
+from typer.core import TyperCommand, TyperGroup
 
-from diffpo.core.suggestion import suggested_choice, suggestion
+from diffpo.core.suggestion import VERBS_ELSEWHERE, closest, suggested_choice, suggestion
 
 RANGE = re.compile(r"(; )?([\d.]+<=)?x[<>]=?[\d.]+(?=\]$)")
 """Limits of a number, which are told where they are passed."""
+
+
+class Verbs(TyperGroup):
+    """The verbs. One that other programs have gets the name that it has here."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that the first argument names."""
+        try:
+            return super().resolve_command(ctx, args)
+        except UsageError as error:
+            if args[0] in VERBS_ELSEWHERE:
+                error.message = f"No such command '{args[0]}'. Did you mean '{VERBS_ELSEWHERE[args[0]]}'?"
+            raise
 
 
 class Verb(TyperCommand):
@@ -39,6 +52,9 @@ class Verb(TyperCommand):
             raise
         except NoSuchOption as error:
             known = [name for parameter in self.get_params(ctx) for name in parameter.opts if name.startswith("--")]
-            error.message = f"No such option: {error.option_name}{suggestion(error.option_name, known)}"
+            name = error.option_name
+            error.message = f"No such option: {name}{suggestion(name, known)}"
+            if not closest(name, known, cutoff=0.7) and any(each.name == "overrides" for each in self.get_params(ctx)):
+                error.message = f"No such option: {name}; keys of a recipe are given without dashes, as budget.steps=5"
             error.possibilities = None
             raise

@@ -53,7 +53,8 @@ class _Sampler:
         if self.is_quiet:
             show(text)
         else:
-            show(f"{int(rollout.nfe)} denoiser calls, {self._how(rollout)}")
+            calls = int(rollout.nfe)
+            show(f"{calls} denoiser call{'' if calls == 1 else 's'}, {self._how(rollout)}")
         return text
 
     def _canvas_lines(self, rollout: Rollout, names: dict[int, str]) -> Iterator[str]:

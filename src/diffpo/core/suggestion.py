@@ -6,10 +6,33 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+VERBS_ELSEWHERE = {
+    "train": "rl' or 'sft",
+    "finetune": "sft",
+    "grpo": "rl",
+    "ppo": "rl",
+    "evaluate": "eval",
+    "test": "eval",
+    "generate": "sample",
+    "predict": "sample",
+    "chat": "sample",
+    "plot": "report",
+}
+KEYS_ELSEWHERE = {
+    "learning_rate": "lr",
+    "num_generations": "group_size",
+    "max_steps": "steps",
+    "per_device_train_batch_size": "micro_batch_size",
+    "beta": "kl_coef",
+    "epsilon": "clip",
+    "max_completion_length": "completion_length",
+}
+"""What other libraries' verbs and settings are called here, where no spelling leads from one to the other."""
 
-def closest(word: str, known: Iterable[str]) -> list[str]:
-    """Return the known word that is nearest to this one, if one is near."""
-    return difflib.get_close_matches(word, known, n=1)
+
+def closest(word: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
+    """Return the known word that is nearest to this one, if one is near: `cutoff` is 1 for equal words alone."""
+    return difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

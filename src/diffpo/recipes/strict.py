@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from diffpo.core.errors import UserError
-from diffpo.core.suggestion import closest, suggestion
+from diffpo.core.suggestion import KEYS_ELSEWHERE, closest, suggestion
 from diffpo.recipes.files import apply_override, read_table, set_key
 from diffpo.recipes.renamed import KEYS, removal, renamed_value, renaming
 from diffpo.recipes.words import at, join_key, show_value
@@ -141,7 +141,11 @@ def _read_table(
         elif key not in fields and (gone := removal(join_key(where, key))):
             mistakes.append(f"{join_key(where, key)}: {gone}")
         elif key not in fields:
-            meaning = suggestion(key, fields) or _of_other_kinds(key, classes, table_class)
+            meaning = (
+                _of_other_kinds(key, classes, table_class)
+                or _elsewhere(KEYS_ELSEWHERE.get(key, key), fields, where)
+                or suggestion(key, fields)
+            )
             mistakes.append(f"{join_key(where, key)}: unknown option{meaning} (known: {', '.join(fields)})")
             meant.update(closest(key, fields))
     for name, field in fields.items():
@@ -209,6 +213,15 @@ def _of_other_kinds(key: str, classes: Sequence[type[Strict]], chosen: type[Stri
     others = [kind for c, names in kinds.items() if key in c.model_fields for kind in names]
     own = " or ".join(map(repr, kinds.get(chosen, ())))
     return f" of kind {own}, but one of {', '.join(map(repr, others))}" if others and own else ""
+
+
+def _elsewhere(name: str, fields: Mapping[str, FieldInfo], where: str) -> str:
+    """Return, as a message goes on, where an option is: in this table, or in tables of it; empty for neither."""
+    found = [join_key(where, name)] if name in fields else []
+    for table, field in fields.items():
+        if any(name in inner.model_fields for inner in table_classes(field.annotation)):
+            found.append(join_key(where, f"{table}.{name}"))
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
 def _read_value(field: FieldInfo, default: Any, value: Any, where: str, mistakes: list[str]) -> Any:

@@ -41,9 +41,15 @@ def and_more(verdicts: Mapping[str, Verdict], told: Sequence[str]) -> str:
     return f" {left} more {'is' if left == 1 else 'are'} under the differences, with intervals." if left else ""
 
 
-def frontier_sentences(main: str, differences: Mapping[str, FrontierDifference]) -> list[str]:
-    """Return a sentence for each other arm: the areas, and at which numbers of calls which of the two is ahead."""
-    return [_sentence(main, arm, found) for arm, found in differences.items()]
+def frontier_sentences(main: str, differences: Mapping[str, FrontierDifference], num_seeds: int) -> list[str]:
+    """Return a sentence for each other arm: the areas, and at which numbers of calls which of the two is ahead.
+
+    `num_seeds`: with how many each arm was trained; a last sentence says what the intervals are over.
+    """
+    if not differences:
+        return []
+    over = "problems and training seeds" if num_seeds > 1 else "problems, and not over training seeds: there is one"
+    return [*(_sentence(main, arm, found) for arm, found in differences.items()), f"Intervals are over {over}."]
 
 
 def _sentence(main: str, arm: str, found: FrontierDifference) -> str:
@@ -51,7 +57,7 @@ def _sentence(main: str, arm: str, found: FrontierDifference) -> str:
     for sign, word in ((1, "ahead"), (-1, "behind")):
         if calls := calls_told_apart(found, sign):
             parts.append(f"it is {word} within {_where(found, calls, sign)}")
-    return f"The frontier of {main} has an area {'; '.join(parts)}. Intervals are over problems and training seeds."
+    return f"The frontier of {main} has an area {'; '.join(parts)}."
 
 
 def _where(found: FrontierDifference, calls: Sequence[float], sign: int) -> str:

@@ -61,9 +61,12 @@ def prompt_sentence(arm: Arm) -> str | None:
     fewest, most = min(bounds), max(bounds)
     solved = by_clues(arm.clues, arm.learned.point.solved)
     is_easier = bool(solved) and solved[fewest] < solved[most]
+    turned = ""
+    if is_easier and bounds[fewest] > bounds[most]:
+        turned = " Here the hardest puzzles get the larger bound, which is the wrong way round to spend calls on them."
     return ("Puzzles with more clues are easier. " if is_easier else "") + (
         f"The bound of {arm.name} is {bounds[fewest]:.2g} on average at {fewest} clues and {bounds[most]:.2g} at "
-        f"{most}: a larger one commits more tokens per call, and a flat curve would treat all prompts alike."
+        f"{most}: a larger one commits more tokens per call, and a flat curve would treat all prompts alike.{turned}"
     )
 
 

@@ -88,7 +88,7 @@ def render(run: ReportedRun) -> str:
             *(_whole_basis(run, found) if found else []),
             *(sentence for arm in evaluated for sentence in gain_sentences(arm)),
             *(sentence for arm in evaluated for sentence in price_sentences(arm)),
-            *(frontier_sentences(run.main, run.compared) if run.main else []),
+            *(frontier_sentences(run.main, run.compared, _num_seeds(run)) if run.main else []),
             *filter(None, [sentences.frontier_sentence(run.arms)]),
         ],
         tables=_tables(run.arms),
@@ -115,6 +115,11 @@ def _template() -> Template:
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("template.html.j2")
+
+
+def _num_seeds(run: ReportedRun) -> int:
+    """Return with how many seeds the arms that are compared by whole frontiers were trained."""
+    return max((len(arm.seeds) for arm in run.arms if arm.name == run.main), default=1)
 
 
 def _unbroken(sentence: str) -> str:

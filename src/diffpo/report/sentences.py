@@ -50,10 +50,18 @@ def figures(arms: Sequence[Arm]) -> list[Figure]:
     found = []
     for arm in arms:
         if point := representative(arm):
-            rule = "learned sampler" if arm.learned else point.rule
+            rule = rule_words(arm, point)
             interval = interval_percent(point.ci95, 0)
             found.append(Figure(arm.name, percent(point.accuracy, 0), interval, f"{point.nfe:.1f}", rule))
     return found
+
+
+def rule_words(arm: Arm, point: FrontierPoint) -> str:
+    """Return the rule of an arm's representative point in words: a sampler with prices chose it among its rules."""
+    if arm.learned:
+        return "learned sampler"
+    is_bought = arm.price_curve is not None and point is arm.price_curve.at(STANDING_PRICE)
+    return f"learned sampler, price {STANDING_PRICE:g}: {point.rule}" if is_bought else point.rule
 
 
 def rules(arms: Sequence[Arm]) -> dict[str, str]:
@@ -82,7 +90,7 @@ def basis(
     others = [_comparison(other, theirs, point) for other, theirs in points if other.name in told]
     found = []
     if others:
-        sampler = "its learned sampler" if arm.learned else point.rule
+        sampler = rule_words(arm, point).replace("learned", "its learned")
         found = [f"{main} with {sampler} solves {'; '.join(others)}.{and_more(verdicts, told)}"]
     if arm.learned and arm.gain:
         found.append(f"Its learned sampler is {verdict_words(arm)}.")

@@ -1,8 +1,11 @@
 """Write the reports of what paths hold: a page for each task."""
 
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 
+from diffpo.core.arguments import given_path
+from diffpo.core.errors import UserError
 from diffpo.core.files import check_writable
 from diffpo.report.data import ReportedRun
 from diffpo.report.export import OPTION, write_figures
@@ -13,12 +16,18 @@ from diffpo.report.sources import read_sources
 PAGE = "report.html"
 
 
-def write_report(path: Path, out_file: Path | None = None) -> Path:
-    """Write the report of what a path holds and return where it is: `write_reports` with one path.
+def write_report(
+    paths: str | PathLike[str] | Sequence[str | PathLike[str]], out_file: str | PathLike[str] | None = None
+) -> Path:
+    """Write the report of what a path holds, or of several that are compared, and return where it is.
 
-    Of several tasks it is the page of the first.
+    As `write_reports`; of several tasks it is the page of the first.
     """
-    return write_reports([path], out_file)[0]
+    given = [paths] if isinstance(paths, str | PathLike) else list(paths)
+    if not given:
+        raise UserError("paths is empty; give a run, or a record of an evaluation")
+    found = [given_path(path, "a path of a report") for path in given]
+    return write_reports(found, None if out_file is None else given_path(out_file, "out_file"))[0]
 
 
 def write_reports(paths: Sequence[Path], out_file: Path | None = None, figures: Path | None = None) -> list[Path]:
