@@ -75,7 +75,9 @@ def test_labels_of_near_points_take_turns() -> None:
 
 def test_a_price_of_a_tenth_stands_for_the_arm() -> None:
     assert representative(priced()) == CURVE[1]
-    assert [(figure.rule, figure.nfe) for figure in figures([priced()])] == [("learned sampler, price 0.1: commit risk 0.5", "4.0")]
+    assert [(figure.rule, figure.nfe) for figure in figures([priced()])] == [
+        ("learned sampler, price 0.1: commit risk 0.5", "4.0")
+    ]
     assert headline([priced()]) == "mine solves 85 % of 600 unseen problems in 4.0 calls."
 
 
