@@ -1,5 +1,6 @@
 """The text that is settled while tokens come out of order."""
 
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -9,7 +10,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from diffpo.sampling.running import Committed
-from diffpo.serve.choice_text import ChoiceText
+from diffpo.serve.choice_text import ChoiceText, _held_back
 
 CHARACTERS = tokenizer_with(None)
 
@@ -61,6 +62,23 @@ def test_what_may_begin_a_stop_text_is_held_back() -> None:
 def test_of_several_stop_texts_the_first_in_the_text_counts() -> None:
     choice, _ = take_in_order(ids_of("abcdef"), [5, 4, 3, 2, 1, 0], ["ef", "bcd", "cd"])
     assert (choice.text, choice.num_tokens) == ("a", 4)
+
+
+def test_a_stop_text_is_compared_at_the_end_alone() -> None:
+    for text in ("", "b", "ab", "aab", "abaab", "aabaaba", "xaabaa"):
+        for stop in ("a", "aab", "aabaab", "abab", "aabaabaaaa", "c"):
+            longest = max((n for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+            assert _held_back(text, ["zz", stop]) == longest, (text, stop)
+    begun = time.perf_counter()
+    assert _held_back("a" * 1000, ["a" * 1_000_000]) == 1000
+    assert _held_back("a" * 1000, ["a" * 999_999 + "b", "ab" * 500_000]) == 1000
+    assert time.perf_counter() - begun < 0.5, "not all that a stop text could begin with is tried"
+
+
+def test_tokens_are_counted_up_to_the_one_that_completes_the_stop_text() -> None:
+    for stop, tokens in (("a", 1), ("ab", 2), ("de", 5), ("e", 5)):
+        choice, _ = take_in_order(ids_of("abcde"), [4, 3, 2, 1, 0], [stop])
+        assert (choice.num_tokens, choice.finish_reason) == (tokens, "stop")
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -13,9 +13,11 @@ import pytest
 from tests.serve.conftest import Served
 from tests.serve.test_server import USER, chat_of, text_of
 
-from diffpo.serve import served_model
+from diffpo.serve import http_server, served_model
+from diffpo.serve.json_body import parse
 
 DEEP = b'{"kind": "top-k", "k": ' + b"[" * 900 + b"]" * 900 + b"}"
+MANY = b",".join(b'"%d":1' % number for number in range(70_000))
 IMAGE = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
 
 
@@ -58,8 +60,11 @@ IMAGE = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_u
             {"n": 100, "prompt": ["1"] * 10},
             "n",
             "invalid_value",
-            "n asks for 1000 completions, and this server takes 320",
+            "n = 100 for each of 10 prompts asks for 1000 completions, and this server takes 320 at most;",
         ),
+        ({"prompt": ["1"] * 321}, "prompt", "invalid_value", "n = 1 for each of 321 prompts asks for 321 completions"),
+        ({"stop": "a" * 1025}, "stop", "invalid_value", "stop has 1025 characters, and at most 1024 are taken; give"),
+        ({"stop": ["a", "b" * 2000]}, "stop[1]", "invalid_value", "stop[1] has 2000 characters, and at most 1024 are"),
         ({"seed": -1}, "seed", "invalid_value", "seed should be an integer from 0 to 9223372036854775807, got -1"),
         ({"seed": 1.5}, "seed", "invalid_value", "seed should be an integer from 0 to 9223372036854775807, got 1.5"),
         ({"seed": 2**63 - 1, "n": 2}, "seed", "invalid_value", "leaves no seeds for 2 completions; give a smaller one"),
@@ -147,8 +152,13 @@ def test_a_bad_model_name_is_not_found(served: Served) -> None:
         (b'{"model": "tiny", "prompt": "1", "seed": 1' + b"0" * 40 + b"}", {}, 400, "should be an integer from 0 to 9"),
         (b'{"model": "tiny", "n": 2, "prompt": "1", "n": 3}', {}, 400, 'the body gives "n" twice; give it once'),
         (b'{"model": "a", "prompt": "1", "rule": {"k": 1, "k": 1}}', {}, 400, 'the body gives "k" twice'),
-        (b'{"model": "tiny", "prompt": "\\ud800"}', {}, 400, "prompt"),
-        (b'{"prompt": "' + b"1" * (4 * 2**20) + b'"}', {}, 413, "larger than 4 MiB"),
+        (b'{"prompt": "' + b"1" * 2**20 + b'"}', {}, 413, "larger than 1 MiB"),
+        (
+            b'{"model": "tiny", "prompt": "1", "rule": {"kind": "top-k", ' + MANY + b"}}",
+            {},
+            400,
+            "rule has 70001 options",
+        ),
         (b"{}", {}, 400, "model is missing; give it"),
         (b"{}", {"Content-Type": "text/plain"}, 415, "Content-Type: application/json"),
     ],
@@ -171,6 +181,50 @@ def test_addresses_that_are_not_served_say_which_are(served: Served) -> None:
     assert status == 200 and b"tiny" in body, "a slash at the end changes nothing"
     status, error = post(served, "/v1/completions/", b"{}", {})
     assert status == 400 and error["message"] == "model is missing; give it"
+
+
+HALF = r"\ud800"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(
+            f'{{"model": "tiny", "prompt": "1", "{field}": "{HALF}"}}'
+            for field in ("n", "stream", "rule", "logit_bias")
+        ),
+        f'{{"model": "{HALF}", "prompt": "1"}}',
+        f'{{"model": "tiny", "prompt": "{HALF}"}}',
+        f'{{"model": "tiny", "prompt": "1", "{HALF}": 1}}',
+        f'{{"{HALF}": 1, "{HALF}": 1}}',
+        f'"{HALF}"',
+        r'{"model": "tiny", "prompt": "\uDC00\uD800"}',
+        r'{"model": "tiny", "prompt": "\\\udc00"}',
+    ],
+)
+def test_half_a_surrogate_pair_is_refused_wherever_it_stands(served: Served, body: str) -> None:
+    status, error = post(served, "/v1/completions", body.encode(), {})
+    assert (
+        status == 400 and error["message"] == "the body has half a surrogate pair, which is no character; leave it out"
+    )
+
+
+@pytest.mark.parametrize("text", [r"\ud83d\ude42", r"\\ud800", r"\uD83D\uDE42\u00e9"])
+def test_whole_pairs_and_what_only_looks_like_half_of_one_are_taken(text: str) -> None:
+    body = f'{{"a": "{text}"}}'
+    assert parse(body.encode()) == json.loads(body)
+
+
+@pytest.mark.parametrize("where", ["model", "field", "address"])
+def test_a_long_name_is_not_repeated_whole(served: Served, where: str) -> None:
+    name = "b" * 50_000
+    if where == "address":
+        status, body = get(served, f"/v1/models/{name}", {})
+    else:
+        asked = {"model": name, "prompt": "1"} if where == "model" else {name: 1}
+        headers = {"Content-Type": "application/json"}
+        status, body = send(served, "POST", "/v1/completions", json.dumps(asked).encode(), headers)
+    assert status in (400, 404) and b"bbb" in body and len(body) < 1000
 
 
 @pytest.mark.parametrize(
@@ -198,23 +252,62 @@ def test_another_sites_name_is_not_answered(served: Served, host: str, told: str
     "request_text", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nx" + b"y" * 10**5]
 )
 def test_what_is_no_http_is_told_in_the_same_shape(served: Served, request_text: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
-        connection.sendall(request_text)
-        answer = b"".join(iter(lambda: connection.recv(2**16), b""))
-    head, _, body = answer.partition(b"\r\n\r\n")
+    head, body = raw(served, request_text)
     assert head.startswith(b"HTTP/1.1 400 Bad Request") and b"content-type: application/json" in head
     assert json.loads(body)["error"]["code"] == "invalid_http"
 
 
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+def test_a_request_says_once_where_it_ends(served: Served) -> None:
+    lengths = b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head, body = raw(served, HEAD + lengths + b"{}")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request") and b"connection: close" in head.lower()
+    assert json.loads(body)["error"]["message"] == (
+        "the request has both Content-Length and Transfer-Encoding; send one of them"
+    )
+
+
+@pytest.mark.parametrize("part", [HEAD, HEAD + b"Content-Length: 99\r\n\r\n{"])
+def test_a_request_that_does_not_come_whole_ends(served: Served, part: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "RECEIVING_SECONDS", 0.2)
+    head, body = raw(served, part)
+    assert head.startswith(b"HTTP/1.1 408 Request Timeout") and b"connection: close" in head.lower()
+    error = json.loads(body)["error"]
+    assert error["code"] == "request_timeout" and error["type"] == "invalid_request_error"
+    assert error["message"] == "the request has not come whole within 0.2 seconds; send it anew"
+
+
+def test_an_answer_does_not_keep_a_connection_for_the_rest(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "RECEIVING_SECONDS", 0.2)
+    start = time.monotonic()
+    head, _ = raw(served, HEAD.replace(b"json", b"xml") + b"Content-Length: 99\r\n\r\n{")
+    assert head.startswith(b"HTTP/1.1 415 ")
+    assert raw(served, b"") == (b"", b""), "nobody has asked anything"
+    assert time.monotonic() - start < 4, "a connection whose request was whole is kept for five seconds"
+
+
+def test_who_is_drawn_has_no_deadline(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "RECEIVING_SECONDS", 0.2)
+    with ThreadPoolExecutor(1) as pool:
+        body = json.dumps({"model": "gated", "prompt": "1", "max_tokens": 1}).encode()
+        answer = pool.submit(send, served, "POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        served.wait_for_load("gated", 1, 0)
+        time.sleep(0.4)
+        served.gated.permits.release()
+        assert answer.result()[0] == 200
+
+
 def test_a_text_that_no_prompt_can_have_is_not_encoded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Encoding 4 MB takes many seconds."""
+    """Encoding 1 MB takes seconds."""
     encode = Mock(return_value=[0])
     monkeypatch.setattr(served_model, "encode_text", encode)
-    body = json.dumps({"model": "tiny", "prompt": "1" * 4_000_000}).encode()
+    body = json.dumps({"model": "tiny", "prompt": "1" * 1_000_000}).encode()
     status, answer = send(served, "POST", "/v1/completions", body, {"Content-Type": "application/json"})
     assert not encode.called and status == 400
     error = json.loads(answer)["error"]
-    assert error["code"] == "context_length_exceeded" and "the prompt has 4000000 bytes of text" in error["message"]
+    assert error["code"] == "context_length_exceeded" and "the prompt has 1000000 bytes of text" in error["message"]
 
 
 def test_a_chat_has_a_most_of_messages(served: Served) -> None:
@@ -256,6 +349,15 @@ def test_a_call_that_fails_ends_its_requests_and_no_others(served: Served) -> No
 def post(served: Served, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, Any]:
     status, answer = send(served, "POST", path, body, {"Content-Type": "application/json", **headers})
     return status, json.loads(answer)["error"]
+
+
+def raw(served: Served, request_text: bytes) -> tuple[bytes, bytes]:
+    """Return head and body of all that comes until the server closes the connection."""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+        connection.sendall(request_text)
+        answer = b"".join(iter(lambda: connection.recv(2**16), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return head, body
 
 
 def get(served: Served, path: str, headers: dict[str, str]) -> tuple[int, bytes]:

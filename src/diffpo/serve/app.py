@@ -187,13 +187,13 @@ async def _body(request: Request) -> bytes:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         told = "the body should be JSON, and be called so: Content-Type: application/json"
         raise ApiError(415, told, code="invalid_content_type")
-    body = b""
+    body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > LARGEST_BODY:
             told = f"the body is larger than {LARGEST_BODY // 2**20} MiB; send a shorter one"
             raise ApiError(413, told, code="body_too_large")
-    return body
+    return bytes(body)
 
 
 def _model(models: Mapping[str, ServedModel], name: str) -> ServedModel:

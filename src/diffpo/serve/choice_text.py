@@ -1,5 +1,6 @@
 """The text of one completion while its tokens are committed out of order."""
 
+from bisect import bisect
 from collections.abc import Sequence
 from typing import Literal
 
@@ -52,9 +53,7 @@ class ChoiceText:
         self.num_tokens = len(ids)
         cut = first_stop(text, self._stops)
         if cut is not None:
-            self.num_tokens = next(
-                n for n in range(1, len(ids) + 1) if first_stop(self._decoded(n), self._stops) is not None
-            )
+            self.num_tokens = 1 + bisect(range(1, len(ids)), False, key=self._has_stop)
             self.finish_reason = "stop"
             return self._grow(text[:cut])
         if one.is_done:
@@ -78,6 +77,9 @@ class ChoiceText:
                 break
         return found
 
+    def _has_stop(self, count: int) -> bool:
+        return first_stop(self._decoded(count), self._stops) is not None
+
     def _decoded(self, count: int) -> str:
         return decode_text(self._tokenizer, self._prefix(count), self._stop_ids)
 
@@ -90,4 +92,12 @@ class ChoiceText:
 
 def _held_back(text: str, stops: Sequence[str]) -> int:
     """Return the length of the longest end of the text with which one to stop at begins."""
-    return max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+    return max((_overlap(text, stop) for stop in stops), default=0)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Return the length of the longest end of a text with which another one begins that is longer."""
+    at = text.find(stop[0], max(0, len(text) - len(stop) + 1))
+    while at >= 0 and not stop.startswith(text[at:]):
+        at = text.find(stop[0], at + 1)
+    return len(text) - at if at >= 0 else 0

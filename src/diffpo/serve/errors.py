@@ -2,6 +2,9 @@
 
 from typing import Any
 
+MOST_OF_PARAM = 200
+"""Characters of a field's name."""
+
 
 class ApiError(Exception):
     """A request that is not answered. The message says what is wrong, where, and what to do, in one sentence."""
@@ -15,7 +18,8 @@ class ApiError(Exception):
         """The answer: `{"error": {...}}`."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         kind = "rate_limit_error" if self.status == 429 else kind
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+        param = self.param[:MOST_OF_PARAM] if self.param is not None else None
+        return {"error": {"message": str(self), "type": kind, "param": param, "code": self.code}}
 
 
 def stopping() -> ApiError:

@@ -1,8 +1,8 @@
-"""What each request meets before the application: whose name it calls, and how its address is written."""
+"""What each request meets before the application: whose name it calls, where it ends, how its address is written."""
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -22,9 +22,11 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            hosts = [value.decode("latin-1") for key, value in scope["headers"] if key == b"host"]
-            if (told := self._refusal(hosts[0] if hosts else "")) is not None:
-                await JSONResponse(told.body, told.status)(scope, receive, send)
+            headers = dict(reversed(scope["headers"]))  # the first of each name
+            told = _ambiguity(headers) or self._refusal(headers.get(b"host", b"").decode("latin-1"))
+            if told is not None:
+                # What follows may be no request of its own, if it is not clear where this one ends.
+                await JSONResponse(told.body, told.status, {"Connection": "close"})(scope, receive, send)
                 return
             scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
         try:
@@ -42,3 +44,11 @@ class Gate:
         known = ", ".join(sorted(self._allowed_hosts))
         told = f"the Host header is {host!a:.200}, and this server answers to {known} alone; ask it by one of them"
         return ApiError(400, told, code="invalid_host")
+
+
+def _ambiguity(headers: Mapping[bytes, bytes]) -> ApiError | None:
+    """Return what a request is told that says in two ways where it ends (RFC 9112, section 6.1)."""
+    if b"transfer-encoding" not in headers or b"content-length" not in headers:
+        return None
+    told = "the request has both Content-Length and Transfer-Encoding; send one of them"
+    return ApiError(400, told, code="invalid_http")

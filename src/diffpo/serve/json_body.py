@@ -2,16 +2,21 @@
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from diffpo.serve.errors import ApiError
 
-LARGEST_BODY = 4 * 2**20
-"""Bytes."""
+LARGEST_BODY = 2**20
+"""Bytes: the prompts and completions of 128k tokens fit, and reading so many delays the requests of others little."""
 LONGEST_INTEGER = 30
 """Digits up to which an integer is read as one: more than any field takes, and reading thousands takes long."""
+ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}|(?P<half>u[dD][89a-fA-F][\da-fA-F]{2})|.)", re.DOTALL
+)
+"""In a JSON text; half: of a surrogate pair, without the other half. No answer could repeat it."""
 MOST_SHOWN = 80
 """Characters of a value in a message."""
 
@@ -19,9 +24,11 @@ MOST_SHOWN = 80
 def parse(body: bytes) -> dict[str, Any]:
     """Return the object that a request's body is, without what is null. Raises ApiError for what is none."""
     try:
-        found = json.loads(
-            body.decode(), object_pairs_hook=_unique, parse_int=_integer, parse_constant=_refuse_constant
-        )
+        text = body.decode()
+        if any(escape["half"] for escape in ESCAPE.finditer(text)):
+            told = "the body has half a surrogate pair, which is no character; leave it out"
+            raise ApiError(400, told, code="invalid_json")
+        found = json.loads(text, object_pairs_hook=_unique, parse_int=_integer, parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise ApiError(400, "the body is not UTF-8; send JSON in UTF-8", code="invalid_json") from error
     except json.JSONDecodeError as error:

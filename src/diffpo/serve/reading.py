@@ -49,6 +49,8 @@ CHANGES_NOTHING: Mapping[str, tuple[Any, ...]] = {
 MEANT = {"text": {"messages": "prompt", "max_completion_tokens": "max_tokens"}, "chat": {"prompt": "messages"}}
 """Fields of the other endpoint, and those of this one that say the same."""
 
+MOST_OPTIONS = 64
+"""Of a table, more than any has: each that is unknown is compared with those that are known."""
 LIMITS = ("minimum", "maximum")
 """Of a number, in a JSON schema."""
 
@@ -112,6 +114,9 @@ def _asked(kind: type[Asked], table: dict[str, Any]) -> Asked:
                 raise _refused(name, f"{name} should be {should}, got {shown(value)}") from None
         elif name != "stop" and not isinstance(value, dict):
             raise _refused(name, f"{name} should be an object, got {shown(value)}")
+        elif isinstance(value, dict) and len(value) > MOST_OPTIONS:
+            told = f"{name} has {len(value)} options, and at most {MOST_OPTIONS} are taken; leave others out"
+            raise _refused(name, told)
     try:
         asked, mistakes = read_request(kind, table)
     except RecursionError:

@@ -1,6 +1,7 @@
 """`diffpo serve`: bind, load, serve until Ctrl-C."""
 
 import errno
+import gc
 import ipaddress
 import os
 import socket
@@ -61,7 +62,12 @@ def run_serve(models: Sequence[str], settings: ServeSettings, device: DeviceSett
             )
         say(f"serving {', '.join(names)}")
         say(f"page: http://{shown}:{port}/   OpenAI's API: http://{shown}:{port}/v1   (Ctrl-C ends it)")
-        server.run(sockets=[listening])
+        gc.collect()
+        gc.freeze()  # else reading a body of many arrays goes again and again through all that was loaded
+        try:
+            server.run(sockets=[listening])
+        finally:
+            gc.unfreeze()
         has_ended = False
         with suppress(KeyboardInterrupt):  # asked again, it does not wait
             has_ended = stopping.close(CLOSING_SECONDS)

@@ -88,8 +88,11 @@ class ServedModel:
         num_rows = len(request.prompts) * asked.n
         most = self.engine.most_running + self.engine.most_waiting
         if num_rows > most:
-            told = f"n asks for {num_rows} completions, and this server takes {most} at most; give a smaller one"
-            raise ApiError(400, told, "n", "invalid_value")
+            told = (
+                f"n = {asked.n} for each of {len(request.prompts)} prompts asks for {num_rows} completions, and this "
+                f"server takes {most} at most; give fewer"
+            )
+            raise ApiError(400, told, "n" if asked.n > 1 else param, "invalid_value")
         seed = asked.seed if asked.seed is not None else secrets.randbelow(2**53)
         if seed + num_rows > 2**63:
             told = f"seed {seed} leaves no seeds for {num_rows} completions; give a smaller one"

@@ -9,6 +9,8 @@ from diffpo.serve.errors import ApiError
 from diffpo.serve.json_body import shown
 
 MOST_PROMPTS, MOST_STOPS, MOST_MESSAGES = 1024, 16, 2048
+LONGEST_STOP = 1024
+"""Characters: each call looks for every text to stop at, beside the requests of others."""
 
 
 def read_prompts(value: Any) -> tuple[str, ...]:
@@ -23,7 +25,13 @@ def read_prompts(value: Any) -> tuple[str, ...]:
 
 def read_stops(value: Any) -> tuple[str, ...]:
     """Return the texts before which a completion ends. Raises ApiError for what is no text."""
-    return _texts("stop", value, MOST_STOPS)
+    found = _texts("stop", value, MOST_STOPS)
+    for index, stop in enumerate(found):
+        if len(stop) > LONGEST_STOP:
+            where = "stop" if isinstance(value, str) else f"stop[{index}]"
+            told = f"has {len(stop)} characters, and at most {LONGEST_STOP} are taken; give fewer"
+            raise _refused(where, told)
+    return found
 
 
 def read_messages(value: Any) -> tuple[Turn, ...]:
