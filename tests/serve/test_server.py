@@ -211,13 +211,30 @@ def test_requests_join_the_batch_that_runs_and_more_are_refused(served: Served) 
         pass
 
 
+def test_who_asks_for_much_leaves_a_place_for_others(served: Served) -> None:
+    gated = served.gated
+    with ThreadPoolExecutor(2) as pool:
+        much = pool.submit(chat_of, served, model="gated", n=2)
+        served.wait_for_load("gated", 1, 1)
+        little = pool.submit(chat_of, served, model="gated", max_tokens=2)
+        served.wait_for_load("gated", 1, 2)
+        for _ in range(3):
+            gated.permits.release()
+        assert little.result().usage.nfe == 2 and not much.done()
+        for _ in range(2 * LENGTH):
+            gated.permits.release()
+        assert much.result().usage.nfe == 2 * LENGTH
+    while gated.permits.acquire(blocking=False):
+        pass
+
+
 @pytest.mark.parametrize("is_streamed", [True, False])
 def test_a_client_that_goes_away_frees_its_place(served: Served, is_streamed: bool) -> None:
     gated = served.gated
     if is_streamed:
         stream = chat_of(served, model="gated", n=2, stream=True)
         next(iter(stream))  # the role
-        served.wait_for_load("gated", 2, 0)
+        served.wait_for_load("gated", 1, 1)
         stream.close()
     else:
         with pytest.raises(openai.APITimeoutError):

@@ -1,7 +1,6 @@
 """One thread that draws completions for everyone who asks, in one batch that rows join as others leave it."""
 
 import threading
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
 import torch
@@ -11,6 +10,7 @@ from diffpo.core.output import warn
 from diffpo.core.user_code import traceback_of
 from diffpo.models.denoiser import Denoiser
 from diffpo.sampling.running import Committed, Row, RunningBatch
+from diffpo.serve.turns import Turns
 
 Listener = Callable[[Committed | Exception], None]
 """Is told, in any thread, what each call has committed in a row, or why the row will get nothing more."""
@@ -25,9 +25,10 @@ class ClosedError(Exception):
 
 
 class Engine:
-    """Draws rows with one denoiser, at most `most_running` at a time; at most `most_waiting` others wait, in order.
+    """Draws rows with one denoiser, at most `most_running` at a time; at most `most_waiting` others wait.
 
-    A row is what it would be alone (`RunningBatch`). Its methods may be called from any thread.
+    Requests take turns (`Turns`); a row is what it would be alone (`RunningBatch`). Its methods may be called from any
+    thread.
     """
 
     def __init__(self, denoiser: Denoiser, device: torch.device, most_running: int, most_waiting: int) -> None:
@@ -35,7 +36,7 @@ class Engine:
         self._denoiser, self._device = denoiser, device
         self._batch = RunningBatch(denoiser, device)
         self._changed = threading.Condition()
-        self._waiting: deque[Row] = deque()
+        self._turns = Turns(most_running)
         self._listeners: dict[int, Listener] = {}
         self._leaving: set[int] = set()
         self._next_key = 0
@@ -50,17 +51,16 @@ class Engine:
         return range(first, first + count)
 
     def submit(self, rows: Sequence[Row], listeners: Sequence[Listener]) -> None:
-        """Let rows, whose keys are from `keys`, take part as soon as there is room for each.
+        """Let the rows of one request, whose keys are from `keys`, take part as soon as it is the turn of each.
 
         Raises QueueFullError where not all of them can wait, ClosedError after `close`.
         """
         with self._changed:
             if self._is_closed:
                 raise ClosedError
-            free = self.most_running - (len(self._listeners) - len(self._waiting))
-            if len(self._waiting) + len(rows) > self.most_waiting + max(0, free):
+            if len(self._listeners) + len(rows) > self.most_running + self.most_waiting:
                 raise QueueFullError
-            self._waiting += rows
+            self._turns.add(rows)
             self._listeners |= {row.key: listener for row, listener in zip(rows, listeners, strict=True)}
             self._changed.notify()
 
@@ -68,13 +68,14 @@ class Engine:
         """Let rows go: those that wait at once, those that are drawn before the next call. Others are passed over."""
         with self._changed:
             gone = {key for key in keys if self._listeners.pop(key, None)}
-            self._waiting = deque(row for row in self._waiting if row.key not in gone)
+            self._turns.forget(gone)
             self._leaving |= gone
 
     def load(self) -> tuple[int, int]:
         """Return how many rows are drawn, and how many wait."""
         with self._changed:
-            return len(self._listeners) - len(self._waiting), len(self._waiting)
+            waiting = len(self._turns.waiting())
+            return len(self._listeners) - waiting, waiting
 
     def stop(self) -> None:
         """Take no more rows, and tell those that are not done ClosedError at once, whatever call is running."""
@@ -98,6 +99,8 @@ class Engine:
                 if not isinstance(error, NonFiniteLogitsError):
                     warn(traceback_of(error))
                 self._batch = RunningBatch(self._denoiser, self._device)
+                with self._changed:
+                    self._turns.clear_places()
                 self._fail(error, is_waiting_spared=True)
                 continue
             for one in found:
@@ -108,9 +111,9 @@ class Engine:
         with self._changed:
             while not self._is_closed:
                 self._batch.remove(self._leaving)
+                self._turns.leave(self._leaving)
                 self._leaving.clear()
-                room = self.most_running - len(self._batch)
-                coming = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+                coming = self._turns.take()
                 if coming or len(self._batch):
                     return coming
                 self._changed.wait()
@@ -118,15 +121,20 @@ class Engine:
 
     def _tell(self, one: Committed) -> None:
         with self._changed:
-            listener = self._listeners.pop(one.key, None) if one.is_done else self._listeners.get(one.key)
+            listener = self._listeners.get(one.key)
+            if one.is_done:
+                self._listeners.pop(one.key, None)
+                self._turns.leave([one.key])
         if listener is not None:
             listener(one)
 
     def _fail(self, error: Exception, is_waiting_spared: bool) -> None:
         with self._changed:
-            spared = {row.key for row in self._waiting} if is_waiting_spared else set()
+            waiting = self._turns.waiting()
+            spared = set(waiting) if is_waiting_spared else set()
             failed = [listener for key, listener in self._listeners.items() if key not in spared]
-            self._waiting = deque(row for row in self._waiting if row.key in spared)
+            if not is_waiting_spared:
+                self._turns.forget(waiting)
             self._listeners = {key: listener for key, listener in self._listeners.items() if key in spared}
         for listener in failed:
             listener(error)
