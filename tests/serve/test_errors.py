@@ -353,9 +353,12 @@ def post(served: Served, path: str, body: bytes, headers: dict[str, str]) -> tup
 
 def raw(served: Served, request_text: bytes) -> tuple[bytes, bytes]:
     """Return head and body of all that comes until the server closes the connection."""
-    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as connection:
         connection.sendall(request_text)
-        answer = b"".join(iter(lambda: connection.recv(2**16), b""))
+        try:
+            answer = b"".join(iter(lambda: connection.recv(2**16), b""))
+        except TimeoutError:
+            raise AssertionError("the connection is kept") from None
     head, _, body = answer.partition(b"\r\n\r\n")
     return head, body
 
