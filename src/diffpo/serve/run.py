@@ -63,11 +63,8 @@ def run_serve(models: Sequence[str], settings: ServeSettings, device: DeviceSett
         say(f"serving {', '.join(names)}")
         say(f"page: http://{shown}:{port}/   OpenAI's API: http://{shown}:{port}/v1   (Ctrl-C ends it)")
         gc.collect()
-        gc.freeze()  # else reading a body of many arrays goes again and again through all that was loaded
-        try:
-            server.run(sockets=[listening])
-        finally:
-            gc.unfreeze()
+        gc.freeze()  # else bodies of many arrays, and the end, go again and again through all that was loaded
+        server.run(sockets=[listening])
         has_ended = False
         with suppress(KeyboardInterrupt):  # asked again, it does not wait
             has_ended = stopping.close(CLOSING_SECONDS)
