@@ -91,7 +91,7 @@ def test_a_run_and_its_policy_complete_alike(text_base: TrainedRun) -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"cuont": 3}, "cuont: unknown option; did you mean 'count'"),
+        ({"cuont": 3}, "1 mistake in the keywords:\n  cuont: no such keyword; did you mean 'count'"),
         ({"task": "sudoko"}, "did you mean 'sudoku'"),
         ({"price": 0.1}, "has no learned sampler, .* or leave price out"),
         ({"data": [{"p": "a"}]}, "data row 1: task.prompt names column 'prompt', which is not there; there are p"),

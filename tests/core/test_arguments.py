@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from diffpo.api.completed import prompts_of
@@ -34,12 +35,25 @@ WRONG: list[tuple[Callable[..., Any], tuple[object, ...], str]] = [
     (prompts_of, ({"a"},), "prompts is a set; give a text, or a list of texts or of conversations"),
     (prompts_of, (["a", ""],), "prompts[1] is empty; give at least one character"),
     *(
+        (prompts_of, ([[{"role": "user", "content": "1"}, message]],), f"prompts[0][1] {told}")
+        for message, told in (
+            ({"role": "boss", "content": "1"}, "has the role 'boss'; give one of system, user, assistant"),
+            ({"role": "asistant", "content": "1"}, "has the role 'asistant'; give one of system, user, assistant; did"),
+            ({"content": "1"}, "has no 'role'; give one of"),
+            ({"role": "user"}, "has no 'content'; give a text"),
+            ({"role": "user", "content": None}, "has the content None; give a text"),
+            ({"role": "user", "content": ""}, "has an empty 'content'; give a text"),
+        )
+    ),
+    (given_seed, (np.bool_(True),), "seed is a bool; give a whole number"),
+    (given_count, (np.float64(2), "length"), "length is np.float64(2.0); give a whole number, at"),
+    (given_count, (np.array([1, 2]), "length"), "length is a ndarray; give a whole number, at least 1"),
+    *(
         (prompts_of, (prompts,), f"{told}; give a text, or a list of messages, each with 'role' (system, user, assist")
         for prompts, told in (
             (["a", 5], "prompts[1] is 5"),
             ([None], "prompts[0] is None"),
             ([{"role": "user", "content": "1"}], "prompts[0] is a dict"),
-            ([[{"role": "boss", "content": "1"}]], "prompts[0] is a list"),
             ([[]], "prompts[0] is a list"),
         )
     ),
@@ -57,4 +71,6 @@ def test_what_is_right_comes_back() -> None:
     assert given_path("runs/a", "out") == given_path(Path("runs/a"), "out") == Path("runs/a")
     assert [given_resume(value) for value in (True, False, "auto")] == [True, False, "auto"]
     assert given_switch(False, "extend") is False
+    assert (given_count(np.int64(3), "length"), given_seed(np.uint8(4))) == (3, 4)
+    assert type(given_count(np.int64(3), "length")) is int
     assert (given_count(1, "length"), given_seed(0), given_temperature(0)) == (1, 0, 0.0)

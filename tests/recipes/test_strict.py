@@ -308,7 +308,7 @@ rules = st.builds(TopK, kind=st.just("top_k"), k=st.integers(1, 9)) | st.builds(
 runs = st.builds(
     Run,
     name=text,
-    seed=st.integers(-(2**63), 2**63 - 1),
+    seed=st.integers(0, 2**63 - 1),
     is_logged=st.booleans(),
     data=st.none() | st.just(Path("a b")),
     sampler=st.builds(Sampler, rule=rules, temperature=st.floats(0.1, 2)),

@@ -110,6 +110,10 @@ IMPOSSIBLE: list[tuple[str, Any, str]] = [
     ("points[0].solved", [1, 2], "should be a number from 0 to 1, and is 2"),
     ("points[0].nfe_rows", [1, -4], "should be a number of at least 1, and is -4"),
     ("points[0].bound", -0.1, "should be a number of at least 0"),
+    ("points[0].bound", 100.0, "should be 0.1, as its rule has it, and is 100.0"),
+    ("points[0].nfe_rows", None, "should have a value for each of 2 problems, and has 0"),
+    (f"{PLAYED}.unmask_step", None, "should be a list with the call of each token, and is None"),
+    (f"{PLAYED}.unmask_step", [*range(15), 3], "should be a list with a token for the last call, 15"),
     ("clues", [4], "should have a value for each of 2 problems, and has 1"),
     ("clues", [4, 5.5], "should be a whole number of at least 0"),
     ("clusters", ["a", "b", "c"], "should have a value for each of 2 problems, and has 3"),
@@ -162,13 +166,59 @@ def test_an_interval_of_calls_of_before_is_cut_at_one_call(tmp_path: Path) -> No
     assert read_run(tmp_path).arms[0].points[0].nfe_ci95 == (1.0, math.inf)
 
 
-@pytest.mark.parametrize("value", [*ODD, -1e308])
-def test_odd_metrics_are_left_out(value: object, tmp_path: Path) -> None:
-    rows = [{"step": i, "denoiser_calls": 10 * i, "accuracy": 0.1 * i, "kl": 0.1} for i in range(4)]
-    for name in rows[0]:
-        rows[2][name] = value  # type: ignore[assignment]
-        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        assert told(tmp_path) is None
+def log_with(run: Path, name: str, value: object) -> Path:
+    rows: list[dict[str, Any]] = [{"step": i, "denoiser_calls": 10 * i, "accuracy": 0.1, "nfe": 2.5} for i in range(4)]
+    rows[2][name] = value
+    file = run / "metrics.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("nfe", "<script>", "should be a number of at least 1, and is '<script>'"),
+        ("nfe", True, "should be a number of at least 1, and is True"),
+        ("nfe", 1e29, "should be a number of at least 1, and is 1e+29"),
+        ("step", 2.5, "should be a whole number"),
+        ("denoiser_calls", -1, "should be a whole number"),
+        ("accuracy", -0.1, "should be a number from 0 to 1, and is -0.1"),
+        ("accuracy", math.inf, "should be a number, and is inf"),
+        ("importance_weight_ess", [], "should be a number, and is []"),
+        ("importance_weight_capped", "1", "should be a number, and is '1'"),
+        ("bound_median", math.inf, "should be a number of at least 0, and is inf"),
+        ("kl", {}, "should be a number, and is {}"),
+        ("loss", 10**400, "should be a number, and is 1000"),
+    ],
+)
+def test_a_drawn_metric_that_cannot_be_is_named_by_line_and_field(
+    name: str, value: object, expected: str, tmp_path: Path
+) -> None:
+    file = log_with(tmp_path, name, value)
+    message = str(told(tmp_path))
+    assert message.startswith(f"{file}:3: the field {name!r} should be ")
+    assert expected in message
+    assert message.endswith("; mend the line, or remove it")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("accuracy", None),
+        ("accuracy", math.nan),
+        ("step", math.nan),
+        ("kl", math.inf),  # of a policy that has lost the support of its reference
+        ("loss", 1e308),
+        ("importance_weight_ess", 1.0000002),  # rounded
+        ("importance_weight_ess_2", "x"),  # not drawn
+        ("seconds", "x"),
+    ],
+)
+def test_what_a_log_may_have_is_no_mistake(name: str, value: object, tmp_path: Path) -> None:
+    log_with(tmp_path, name, value)
+    (arm,) = read_run(tmp_path).arms
+    is_drawn = name in log.DRAWN and isinstance(value, float) and abs(value) < 2
+    assert len(arm.metrics) == 4 and (name in arm.metrics[2]) is is_drawn
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "eval.json", "summary.json"])

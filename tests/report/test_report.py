@@ -228,8 +228,8 @@ def test_a_line_that_is_being_written_is_left_out(run_dir: Path) -> None:
     assert read_run(run_dir) == complete
 
 
-def test_non_finite_numbers_are_not_drawn(run_dir: Path) -> None:
-    values = (0.1, "NaN", 0.3, "Infinity", "-Infinity")
+def test_what_is_not_a_number_is_not_drawn(run_dir: Path) -> None:
+    values = (0.1, "NaN", 0.3, "null")
     (run_dir / "d1" / "metrics.jsonl").write_text(
         "".join(f'{{"step": {i}, "denoiser_calls": {i}, "accuracy": {v}}}\n' for i, v in enumerate(values))
     )

@@ -353,12 +353,15 @@ def test_weights_that_are_none_are_refused(reward: str, told: str) -> None:
     assert told in str(caught.value)
 
 
-def test_a_first_step_in_which_all_fail_ends_the_run(own: Path, base: Path, tmp_path: Path) -> None:
+def test_a_first_step_in_which_all_fail_ends_the_run(
+    own: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(UserError) as caught:
         run_rl(rl_recipe(base, f"{own}:quits"), tmp_path / "run")
     told = str(caught.value)
     assert "failed on all 8 completions of the run's first step, so nothing was trained" in told
-    assert "the reward quits raises SystemExit: 0" in told and "Traceback" in told
+    assert "the reward quits raises SystemExit: 0" in told and ".py, line " in told and "\n" not in told
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_a_recipe_says_how_long_a_reward_may_take(own: Path, base: Path, tmp_path: Path) -> None:

@@ -65,4 +65,8 @@ def in_python(message: str) -> str:
     """Return a message of a command with arguments in place of options."""
     for option, argument in WORDS:
         message = message.replace(option, argument)
+    if " in the overrides:" in message:  # all of which were keywords
+        message = message.replace(" in the overrides:", " in the keywords:").replace(
+            "unknown option", "no such keyword"
+        )
     return HANDED_OVER.sub(r"\1", message)

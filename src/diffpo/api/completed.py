@@ -6,7 +6,7 @@ from os import PathLike
 
 from diffpo.api.calling import calling
 from diffpo.core.arguments import given_count, given_path, given_seed, given_temperature, shown
-from diffpo.core.conversation import PROMPTS, Prompt, as_prompt
+from diffpo.core.conversation import PROMPTS, Prompt, as_prompt, wrong_message
 from diffpo.core.errors import UserError
 from diffpo.core.price import check_price
 from diffpo.core.rollout import Rollout
@@ -62,10 +62,10 @@ def complete(
     with calling():
         asked = prompts_of(prompts)
         if length is not None:
-            given_count(length, "length")
+            length = given_count(length, "length")
         if block_length is not None:
-            given_count(block_length, "block_length")
-        given_seed(seed)
+            block_length = given_count(block_length, "block_length")
+        seed = given_seed(seed)
         given_temperature(temperature)
         if price is not None:
             check_price(price)
@@ -100,6 +100,8 @@ def prompts_of(given: object) -> list[Prompt]:
             raise UserError(f"prompts[{number}] is empty; give at least one character")
         prompt = one if isinstance(one, str) else as_prompt(one)
         if prompt is None:
+            if told := wrong_message(one):
+                raise UserError(f"prompts[{number}]{told}")
             hint = "; a conversation is a list in this list" if isinstance(one, Mapping) else ""
             raise UserError(f"prompts[{number}] is {shown(one)}; give {PROMPTS}{hint}")
         found.append(prompt)

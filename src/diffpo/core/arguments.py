@@ -1,8 +1,10 @@
 """Checks of what a call from Python is given, before anything is done with it. Imports no torch."""
 
 import math
+from operator import index
 from os import PathLike, fspath
 from pathlib import Path
+from typing import SupportsIndex
 
 from diffpo.core.errors import UserError
 from diffpo.core.options import Resume
@@ -45,16 +47,16 @@ def given_resume(value: object) -> Resume:
 
 def given_count(value: object, name: str) -> int:
     """Return a whole number from 1 up. Raises UserError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if (found := _whole(value)) is None or found < 1:
         raise UserError(f"{name} is {shown(value)}; give a whole number, at least 1")
-    return value
+    return found
 
 
 def given_seed(value: object) -> int:
     """Return a seed. Raises UserError for what is none."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_SEED:
+    if (found := _whole(value)) is None or not 0 <= found <= LARGEST_SEED:
         raise UserError(f"seed is {shown(value)}; give a whole number from 0 to 2**63 - 1")
-    return value
+    return found
 
 
 def given_temperature(value: object) -> float:
@@ -62,3 +64,14 @@ def given_temperature(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise UserError(f"temperature is {shown(value)}; give a finite number from 0 up")
     return float(value)
+
+
+def _whole(value: object) -> int | None:
+    """Return a whole number, of whatever type, as numpy's; None for anything else, and for True and False."""
+    dtype = getattr(value, "dtype", None)
+    if isinstance(value, bool) or "bool" in str(dtype) or not isinstance(value, SupportsIndex):
+        return None
+    try:
+        return index(value)
+    except TypeError:  # an array of several, or of fractions
+        return None

@@ -69,6 +69,14 @@ def traceback_of(error: BaseException) -> str:
     return text if len(text) <= 2 * LONGEST else f"{text[:LONGEST]}\n...\n{text[-LONGEST:]}"
 
 
+def line_of(error: BaseException) -> str:
+    """Return where an exception was raised, as " (reward.py, line 3)": in the user's own code, as far as is known."""
+    installed = (str(Path(__file__).parents[1]), str(Path(os.__file__).parent))
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(installed)]
+    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+
+
 def describe(error: BaseException) -> str:
     """Return the class of an exception of user code and the first line of its message, cut where it is long."""
     try:

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from diffpo.core.conversation import PROMPTS, Prompt, as_prompt
+from diffpo.core.conversation import PROMPTS, Prompt, as_prompt, wrong_message
 from diffpo.core.errors import UserError
 from diffpo.models.chat import encode_prompt
 from diffpo.models.positions import require_room
@@ -42,6 +42,8 @@ def _prompt_line(row: Row) -> PromptLine:
         raise UserError(f"{row.location}: field {taken[0]!r} is there already, and would be replaced; rename it")
     value = row.value("prompt")
     if (prompt := as_prompt(value)) is None:
+        if told := wrong_message(value):
+            raise UserError(f"{row.location}: field 'prompt'{told}")
         raise UserError(f"{row.location}: field 'prompt' should be {PROMPTS}, got {value!r:.60}")
     return PromptLine(row.location, row.columns, prompt)
 

@@ -1,13 +1,15 @@
 """The log of a training run: the metrics that the page draws, and their numbers from a file of any length."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from diffpo.core.errors import UserError
 from diffpo.recipes.renamed import renamed_metric
-from diffpo.report.fields import LARGEST
+from diffpo.report.fields import LARGEST, MOST_CALLS, NEARLY, FieldError, number, whole, wrong
+from diffpo.statistics.intervals import FEWEST_CALLS
 
 RL_CURVES = {
     "accuracy": "training problems solved",
@@ -25,6 +27,17 @@ RL_CURVES = {
 """The metrics of RL that the page draws, with what it calls them."""
 SFT_CURVES = {"loss": "loss", "accuracy": "accuracy on validation"}
 DRAWN = {"step", "denoiser_calls", *RL_CURVES, *SFT_CURVES}
+SHARES = {
+    "accuracy",
+    "importance_weight_ess",
+    "importance_weight_capped",
+    "group_weight_ess",
+    "clip_fraction",
+    "frac_reward_zero_std",
+}
+UNBOUNDED = {"loss", "kl"}
+MOST_COUNTED = 10**15
+"""Steps or denoiser calls of a run."""
 
 MOST_LINES = 20_000
 """Of a log of more than twice as many lines, every second, fourth, eighth, ... is drawn, and the last."""
@@ -32,9 +45,12 @@ LONGEST_LINE = 2**24
 
 
 def read_metrics(path: Path) -> tuple[Mapping[str, float], ...]:
-    """Return the numbers that are drawn, of at most `2 * MOST_LINES` lines; those that no axis reaches are left out.
+    """Return the numbers that are drawn, of at most `2 * MOST_LINES` lines.
 
-    Raises UserError for a line that is no JSON object, and for metrics under names that have changed.
+    Null, NaN, and losses and KLs that no axis reaches are left out.
+
+    Raises UserError for a line that is no JSON object, for metrics under names that have changed, and for a value that
+    is drawn and that the metric cannot have.
     """
     kept: list[dict[str, float]] = []
     every, count, row = 1, 0, None
@@ -70,15 +86,38 @@ def parse_object(line: bytes, path: Path, first_line: int) -> dict[str, Any]:
     return found
 
 
-def _drawn(row: Mapping[str, Any], path: Path, number: int) -> dict[str, float]:
+def _drawn(row: Mapping[str, Any], path: Path, line: int) -> dict[str, float]:
     for name in row:
         if new := renamed_metric(name, row):
             raise UserError(
-                f"{path}:{number}: the metric {name!r} is called {new!r} now; convert the file by "
+                f"{path}:{line}: the metric {name!r} is called {new!r} now; convert the file by "
                 f"tools/convert_old_names.py {path}"
             )
-    pairs = ((name, row[name]) for name in DRAWN if name in row)
-    return {name: float(value) for name, value in pairs if isinstance(value, int | float) and abs(value) <= LARGEST}
+    try:
+        return {name: _value(row, name) for name in DRAWN if not _is_left_out(name, row.get(name))}
+    except FieldError as error:
+        raise UserError(f"{path}:{line}: {error}; mend the line, or remove it") from error
+
+
+def _is_left_out(name: str, value: object) -> bool:
+    """Return whether there is nothing to draw: null or NaN, or what a run that diverged has beyond any axis."""
+    if isinstance(value, float) and not abs(value) <= LARGEST:
+        return math.isnan(value) or name in UNBOUNDED
+    return value is None
+
+
+def _value(row: Mapping[str, Any], name: str) -> float:
+    """Return a value that is drawn. Raises FieldError for what is no number, or none that the metric can have."""
+    if name in ("step", "denoiser_calls"):
+        return float(whole(row, name, 0, MOST_COUNTED))
+    if name == "nfe":
+        return number(row, name, FEWEST_CALLS, MOST_CALLS)
+    if name in SHARES:
+        found = number(row, name)
+        if not -NEARLY <= found <= 1 + NEARLY:
+            raise wrong(name, "a number from 0 to 1", row[name])
+        return found
+    return number(row, name, -LARGEST if name in UNBOUNDED else 0)
 
 
 def _whole_lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:

@@ -1,5 +1,6 @@
 """Arms from the JSON that evaluations and demos have written; a field that is missing or cannot be is a UserError."""
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -100,7 +101,7 @@ def with_evaluation(arm: Arm, found: Mapping[str, Any]) -> Arm:
         price_curve=prices or arm.price_curve,
         best_constants=inside("validation", _constants, member(found, "validation")) or arm.best_constants,
         clues=clues,
-        playback=each(found, "playback", completion_of),
+        playback=each(found, "playback", partial(completion_of, length=_recorded_length(found))),
         task=_short(found, "task") or arm.task,
         split=_short(found, "split") or arm.split,
         problem_seed=_seed(found),
@@ -119,8 +120,12 @@ def _rows(clusters: tuple[str, ...], points: Sequence[FrontierPoint]) -> Rows | 
     return Rows(clusters, solved, nfe)
 
 
+def _recorded_length(found: Mapping[str, Any]) -> int | None:
+    return optional_whole(found, "completion_length", 1)
+
+
 def _length(found: Mapping[str, Any]) -> int | None:
-    length = optional_whole(found, "completion_length", 1)
+    length = _recorded_length(found)
     return None if length == 1 else length  # there is no frontier then
 
 
@@ -146,7 +151,7 @@ def point_of(found: Mapping[str, Any]) -> FrontierPoint:
     n = whole(found, "n", 1)
     rows = {"solved": numbers(found, "solved", 0, 1), "nfe_rows": numbers(found, "nfe_rows", FEWEST_CALLS, MOST_CALLS)}
     for name, values in rows.items():
-        check_length(values, name, n, "problems")
+        check_length(values, name, n, "problems", may_be_empty=not any(rows.values()))
     return FrontierPoint(
         rule=rule,
         kind=optional_words(found, "kind") or re.sub(r"[-\s]*(\d[\d.e-]*|inf)$", "", rule),
@@ -154,10 +159,19 @@ def point_of(found: Mapping[str, Any]) -> FrontierPoint:
         ci95=interval_around(found, "ci95", accuracy, 0, 1),
         nfe=nfe,
         n=n,
-        bound=optional_number(found, "bound", 0),
+        bound=_bound(found, rule),
         nfe_ci95=calls_interval(found, "nfe_ci95", nfe) if found.get("nfe_ci95") is not None else None,
         **rows,
     )
+
+
+def _bound(found: Mapping[str, Any], rule: str) -> float | None:
+    """Return a point's entropy bound, which its rule names with so many digits."""
+    bound = optional_number(found, "bound", 0)
+    named = re.fullmatch(r"entropy bound (\d+(?:\.\d+)?(?:e[+-]?\d+)?)", rule)
+    if bound is not None and named and not math.isclose(bound, float(named[1]), rel_tol=1e-4):
+        raise wrong("bound", f"{named[1]}, as its rule has it", found["bound"])
+    return bound
 
 
 def _learned(found: Mapping[str, Any]) -> LearnedSampler:

@@ -101,9 +101,10 @@ def find_run(out: Path, recipe: Strict, resume: Resume, extend: bool, lock: RunL
                 f"{out} was trained from Python with the reward {gone[0]}, whose source is in {out / REWARD_SOURCE}, "
                 f"and this is another; go on from Python with it: diffpo.train(..., reward={gone[0]}, resume=True)"
             )
+        hint = " (a larger budget alone may be given, with --extend)" if changes.raised else ""
         raise UserError(
-            f"{out} was started with another recipe ({told}); resume with the old one, or start a new run in another "
-            "folder"
+            f"{out} was started with another recipe ({told}); resume with the old one{hint}, or start a new run in "
+            "another folder"
         )
     if changes.raised and not extend:
         told = "; ".join(show_changes(changes.raised))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from diffpo.core.conversation import Prompt, Turn
-from diffpo.core.user_code import describe, traceback_of
+from diffpo.core.user_code import describe, line_of, traceback_of
 
 Split = Literal["train", "validation", "test"]
 Status = Literal["ok", "unparseable", "grader_failed"]
@@ -126,8 +126,11 @@ def characters_of(task: Task) -> str:
 
 
 def failure_on(what: str, error: BaseException, problem: Problem, completion: str) -> str:
-    """Return a grade's `failure` where the user's code raised: which code, the row, the completion, the traceback."""
-    return f"{what} raises {describe(error)} {place_of(problem, completion)}\n{traceback_of(error)}"
+    """Return a grade's `failure` where the user's code raised: which code, its line, the row, the completion.
+
+    The traceback is on the lines after the first.
+    """
+    return f"{what} raises {describe(error)} {place_of(problem, completion)}{line_of(error)}\n{traceback_of(error)}"
 
 
 def place_of(problem: Problem, completion: str) -> str:

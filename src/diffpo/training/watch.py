@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from diffpo.core.errors import UserError
+from diffpo.core.output import warn
 from diffpo.core.printable import printable
+from diffpo.distributed.process import current_process
 from diffpo.models.tokenizer import decode_text
 from diffpo.sampling.policy import Policy
 from diffpo.training.rollouts import Batch
@@ -68,9 +70,15 @@ def example(policy: Policy, batch: Batch) -> str:
 
 
 def check_grader(batch: Batch) -> None:
-    """Raise UserError where the grader has failed on every completion: a run could learn nothing from it."""
+    """Raise UserError where the grader has failed on every completion: a run could learn nothing from it.
+
+    It is one line; the traceback of the user's code is a warning before it.
+    """
     if batch.grader_failed == batch.reward.numel():
+        failure, _, trace = batch.first_failure.partition("\n")
+        if trace and current_process().is_main:
+            warn(printable(trace))
         raise UserError(
             f"the grader failed on all {batch.grader_failed} completions of the run's first step, so nothing was "
-            f"trained; mend it: {printable(batch.first_failure) or 'the task gives no reason'}"
+            f"trained; mend it: {printable(failure) or 'the task gives no reason'}"
         )

@@ -22,6 +22,6 @@ Duration = Annotated[int, Field(ge=1, le=2**53)]
 """Of what comes one after the other: steps, denoiser calls."""
 Location = Annotated[str, AfterValidator(_named)]
 """The path of a file or a folder, or a name of the hub."""
-Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Bounds = Annotated[tuple[NonNegative, ...], Field(max_length=1000)]
 """A grid of entropy bounds; each is decoded with."""
