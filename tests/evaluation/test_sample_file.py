@@ -64,9 +64,9 @@ def test_each_line_comes_back_with_its_completion(sample: Sample, base: Path) ->
         ({"question": "1"}, "in.jsonl:2: field 'prompt' is missing; there are question"),
         ({"prompt": " "}, "in.jsonl:2: field 'prompt' should be a text, or a list of messages"),
         ({"prompt": []}, "in.jsonl:2: field 'prompt' should be a text"),
-        ({"prompt": [{"role": "user"}]}, "in.jsonl:2: field 'prompt' should be a text"),
-        ({"prompt": [{"role": "<|eot_id|>", "content": "1"}]}, "in.jsonl:2: field 'prompt' should be a text"),
-        ({"prompt": [{"role": "user", "content": 1}]}, "in.jsonl:2: field 'prompt' should be a text"),
+        ({"prompt": [{"role": "user"}]}, "in.jsonl:2: field prompt[0] has no 'content'; give a text"),
+        ({"prompt": [{"role": "<|eot_id|>", "content": "1"}]}, "in.jsonl:2: field prompt[0] has the role '<|eot_id|>'"),
+        ({"prompt": [{"role": "user", "content": 1}]}, "in.jsonl:2: field prompt[0] has the content 1; give a text"),
         (
             {"prompt": [{"role": "system", "content": "1"}, {"role": "user", "content": "1"}]},
             "in.jsonl:2: the text has characters outside the alphabet",

@@ -43,7 +43,7 @@ def _prompt_line(row: Row) -> PromptLine:
     value = row.value("prompt")
     if (prompt := as_prompt(value)) is None:
         if told := wrong_message(value):
-            raise UserError(f"{row.location}: field 'prompt'{told}")
+            raise UserError(f"{row.location}: field prompt{told}")
         raise UserError(f"{row.location}: field 'prompt' should be {PROMPTS}, got {value!r:.60}")
     return PromptLine(row.location, row.columns, prompt)
 
