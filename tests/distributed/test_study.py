@@ -161,6 +161,7 @@ def outcomes(folder: Path) -> dict[str, list[str]]:
     return {case: [each[case] for each in found] for case in found[0]}
 
 
+@pytest.mark.slow
 def test_two_ranks_write_the_results_of_one_process(folder: Path, outcomes: dict[str, list[str]]) -> None:
     assert outcomes["whole"] == outcomes["again"] == ["done", "done"]
     assert lines_in(folder / "two") == lines_in(folder / "one")
@@ -168,12 +169,14 @@ def test_two_ranks_write_the_results_of_one_process(folder: Path, outcomes: dict
     assert not list((folder / "work").glob(".jobs-*"))
 
 
+@pytest.mark.slow
 def test_each_job_is_done_once_and_both_ranks_do_some(folder: Path) -> None:
     started = [json.loads((folder / f"outcomes-{rank}.json").read_text())["started"] for rank in range(RANKS)]
     assert all(started)
     assert sorted(chain(*started)) == ["walk", "walk 2-MF+IS 0", "walk mf 0"]
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_is_told_as_in_one_process(folder: Path, outcomes: dict[str, list[str]]) -> None:
     first, second = outcomes["failed"]
     assert first.startswith(
@@ -183,6 +186,7 @@ def test_a_job_that_fails_is_told_as_in_one_process(folder: Path, outcomes: dict
     assert [line["arm"] for line in lines_in(folder / "failed")] == ["2-MF+IS"]
 
 
+@pytest.mark.slow
 def test_what_is_refused_in_one_rank_is_refused_in_both(folder: Path, outcomes: dict[str, list[str]]) -> None:
     for case, told in {
         "refused": "was started with a smaller budget (budget.denoiser_calls: 240 -> 250)",
@@ -195,12 +199,14 @@ def test_what_is_refused_in_one_rank_is_refused_in_both(folder: Path, outcomes: 
         assert outcomes[case][0].startswith("UserError")
 
 
+@pytest.mark.slow
 def test_an_interruption_of_one_rank_stops_both_with_a_checkpoint(folder: Path, outcomes: dict[str, list[str]]) -> None:
     assert outcomes["stopped"] == ["Stopped: the study was stopped; the same command goes on where it was"] * RANKS
     assert checkpoints(folder / "stopped" / "work" / "runs" / "walk" / "mf" / "seed-0")
     assert not (folder / "stopped" / "out" / RUNS).exists()
 
 
+@pytest.mark.slow
 def test_the_first_rank_alone_speaks(folder: Path) -> None:
     told = [(folder / f"out-{rank}").read_text() for rank in range(RANKS)]
     assert "tiny: 0 of 2 runs are done" in told[0] and "tiny: 2 of 2 runs are done" in told[0] and told[1] == ""

@@ -183,7 +183,7 @@ def test_a_price_decodes_by_the_rule_that_is_best_at_it(learned: Path) -> None:
 
 def test_the_shell_shows_how_a_price_decodes(learned: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompt = Sudoku().problems("test", 1, seed=0)[0].prompt
-    for price, end in (("0", "chosen for price 0"), ("100", "1 denoiser calls, commit risk 100, chosen for price 100")):
+    for price, end in (("0", "chosen for price 0"), ("100", "1 denoiser call, commit risk 100, chosen for price 100")):
         with pytest.raises(SystemExit) as caught:
             main(["sample", str(learned), "--prompt", prompt, "--price", price])
         assert caught.value.code == 0 and capsys.readouterr().out.strip().endswith(end)

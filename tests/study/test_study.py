@@ -162,6 +162,7 @@ def forked(job: Job, paths: StudyPaths) -> Forked:
     return Forked(work, str(paths.work), *job.arguments, stdout=log, stderr=log)
 
 
+@pytest.mark.slow
 def test_runs_in_processes_of_their_own_give_the_same_lines(
     undisturbed: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
