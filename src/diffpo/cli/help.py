@@ -22,7 +22,8 @@ class Verbs(TyperGroup):
             return super().resolve_command(ctx, args)
         except UsageError as error:
             if args[0] in VERBS_ELSEWHERE:
-                error.message = f"No such command '{args[0]}'. Did you mean '{VERBS_ELSEWHERE[args[0]]}'?"
+                meant = " or ".join(map(repr, VERBS_ELSEWHERE[args[0]]))
+                error.message = f"No such command {args[0]!r}. Did you mean {meant}?"
             raise
 
 

@@ -7,16 +7,16 @@ from contextlib import suppress
 from pathlib import Path
 
 VERBS_ELSEWHERE = {
-    "train": "rl' or 'sft",
-    "finetune": "sft",
-    "grpo": "rl",
-    "ppo": "rl",
-    "evaluate": "eval",
-    "test": "eval",
-    "generate": "sample",
-    "predict": "sample",
-    "chat": "sample",
-    "plot": "report",
+    "train": ("rl", "sft"),
+    "finetune": ("sft",),
+    "grpo": ("rl",),
+    "ppo": ("rl",),
+    "evaluate": ("eval",),
+    "test": ("eval",),
+    "generate": ("sample",),
+    "predict": ("sample",),
+    "chat": ("sample",),
+    "plot": ("report",),
 }
 KEYS_ELSEWHERE = {
     "learning_rate": "lr",

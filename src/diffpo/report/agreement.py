@@ -58,22 +58,16 @@ def agreement(arms: Sequence[Arm], found: Comparison | None) -> str | None:
 
 def aup_sentence(arms: Sequence[Arm]) -> str | None:
     """Return what the arms' AUP are relative to, for the same record has another AUP beside other arms."""
-    known = [arm for arm in arms if arm.aup]
-    scaled = [arm for arm in known if arm.aup_best is not None]
-    if not known:
+    scales = {arm.name: arm.aup_best for arm in arms if arm.aup}
+    if not scales:
         return None
-    best = max((arm.aup_best for arm in scaled if arm.aup_best is not None), default=0.0)
-    told = (
-        "AUP is relative: its weights fall with the distance from the best accuracy of fixed rules among the arms on "
-        f"this page, {percent(best)} %, so that the same record has another AUP beside other arms"
-    )
-    as_recorded = [arm.name for arm in known if arm not in scaled]
-    if not scaled:
+    if not (here := [best for best in scales.values() if best is not None]):
         return "AUP is as the records have it, relative to the best accuracy among the arms that each was written with."
+    as_recorded = [name for name, best in scales.items() if best is None]
+    others = f"; that of {', '.join(as_recorded)} is as recorded, on a scale of its own" if as_recorded else ""
     return (
-        f"{told}; that of {', '.join(as_recorded)} is as recorded, on a scale of its own."
-        if as_recorded
-        else f"{told}."
+        "AUP is relative: its weights fall with the distance from the best accuracy of fixed rules among the arms on "
+        f"this page, {percent(max(here))} %, so that the same record has another AUP beside other arms{others}."
     )
 
 

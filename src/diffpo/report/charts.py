@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import groupby
 
 from diffpo.report.data import Arm, FrontierPoint, PriceCurve
+from diffpo.report.metrics import SHARES
 from diffpo.report.palette import OTHER, shape_at, style_at
 from diffpo.report.svg import Axis, Key, Panel, legend, linear_axis, log_axis, picture, shortened, text, text_width
 from diffpo.report.table import counts, interval_percent, percent
@@ -23,16 +24,6 @@ CURVE_POINTS = 40
 CALLS = ("mean denoiser calls per problem (NFE)", "mean denoiser calls (NFE)", "denoiser calls", "NFE")
 ACCURACY = ("accuracy on unseen problems", "accuracy")
 """Names of the axes of a frontier, for wide pictures and for narrow ones."""
-
-SHARES = {
-    "accuracy",
-    "importance_weight_ess",
-    "importance_weight_capped",
-    "group_weight_ess",
-    "clip_fraction",
-    "frac_reward_zero_std",
-}
-"""Metrics that are fractions and are shown in percent."""
 
 
 def style_of(arm: Arm) -> str:

@@ -35,6 +35,7 @@ SHARES = {
     "clip_fraction",
     "frac_reward_zero_std",
 }
+"""Metrics that are fractions and are shown in percent."""
 UNBOUNDED = {"loss", "kl"}
 MOST_COUNTED = 10**15
 """Steps or denoiser calls of a run."""

@@ -75,7 +75,7 @@ def render(run: ReportedRun) -> str:
         main=found.main if found else None,
         basis=sentences.basis(run.arms, run.compared, found.main, MOST_RIVALS) if found else None,
         agreement=agreement(run.arms, found),
-        aup_sentence=aup_sentence([arm for arm in run.arms if arm.is_evaluated]),
+        aup_sentence=aup_sentence(evaluated),
         figures=sentences.figures(run.arms),
         has_learned=any(arm.learned for arm in evaluated),
         has_prices=any(arm.price_curve for arm in evaluated),

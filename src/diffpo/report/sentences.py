@@ -90,7 +90,8 @@ def basis(
     others = [_comparison(other, theirs, point) for other, theirs in points if other.name in told]
     found = []
     if others:
-        sampler = rule_words(arm, point).replace("learned", "its learned")
+        words = rule_words(arm, point)
+        sampler = f"its {words}" if words.startswith("learned sampler") else words
         found = [f"{main} with {sampler} solves {'; '.join(others)}.{and_more(verdicts, told)}"]
     if arm.learned and arm.gain:
         found.append(f"Its learned sampler is {verdict_words(arm)}.")

@@ -99,15 +99,11 @@ def _filled(where: str, value: Any) -> str:
 
 
 def _checked(where: str, value: Any) -> str:
-    """Return a text. Raises ApiError for what is none, and for what has signs that are no characters."""
+    """Return a text; `parse` has refused half characters. Raises ApiError for what is none, and for what has NUL."""
     if not isinstance(value, str):
         raise _refused(where, f"should be a text, got {shown(value)}")
     if "\0" in value:
         raise _refused(where, "has a NUL character; leave it out")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise _refused(where, "has half a surrogate pair, which is no character; leave it out") from None
     return value
 
 
