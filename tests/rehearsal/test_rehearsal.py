@@ -216,7 +216,7 @@ def run_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object
     [
         ("diffpo+llada-8b+gsm8k+1gpu", ["own are not here", "8,015,581,184", "bytes of the stand-in"]),
         pytest.param("d1+llada-8b+gsm8k+8gpu", ["own are not here", "each of 8 devices"], marks=pytest.mark.slow),
-        ("d1+dream-7b+gsm8k+1gpu-4bit", ["Dream's chat template", "7,615,616,512"]),
+        pytest.param("d1+dream-7b+gsm8k+1gpu-4bit", ["Dream's chat template", "7,615,616,512"], marks=pytest.mark.slow),
     ],
 )
 def test_shipped_recipes_are_clean(

@@ -55,7 +55,10 @@ SHORT = [
 ]
 
 
-@pytest.fixture(scope="module", params=TASKS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(task, marks=[pytest.mark.slow] if task == "countdown" else []) for task in TASKS],
+)
 def start(request: pytest.FixtureRequest, base: Path, shared_folder: Path) -> tuple[str, Path]:
     """A task, and a model that has had a glimpse of it."""
     task = TASKS[request.param]
@@ -90,16 +93,17 @@ def test_every_algorithm_is_there_as_published_and_tiny_and_nothing_else() -> No
 
 EVERY = [*ALGORITHMS, *(f"tiny-{name}" for name in ALGORITHMS), *VARIANTS]
 OFTEN = ("d1", "dmpo", "tiny-diffpo", "tiny-planner")
-"""Those that are trained on tasks beside Sudoku in each run of the tests."""
+"""Those that are trained on walks, too, in each run of the tests; all are trained on Sudoku."""
 
 
 @pytest.mark.parametrize(
     ("start", "name"),
     [
         pytest.param(task, name, marks=[] if task == "sudoku" or name in OFTEN else pytest.mark.slow)
-        for task in TASKS
+        for task in ("sudoku", "walk")
         for name in EVERY
-    ],
+    ]
+    + [pytest.param("countdown", name, marks=pytest.mark.slow) for name in EVERY],
     indirect=["start"],
 )
 def test_every_algorithm_trains_on_every_task(

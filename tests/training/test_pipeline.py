@@ -15,6 +15,7 @@ from diffpo.sampling.policy import load
 from diffpo.training.sft import run_sft
 
 ROWS = 300
+LORA = ["lora.rank=2", "lora.alpha=4"]
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,15 @@ def did(*arguments: object) -> None:
     assert caught.value.code == 0
 
 
-@pytest.mark.parametrize("adapter", [["lora.rank=2", "lora.alpha=4"], []], ids=["lora", "full"])
-@pytest.mark.parametrize("family", published.PUBLISHED)
+@pytest.mark.parametrize(
+    ("family", "adapter"),
+    [
+        pytest.param("LLaDA", [], id="LLaDA-full"),
+        pytest.param("Dream", LORA, id="Dream-lora"),
+        pytest.param("LLaDA", LORA, id="LLaDA-lora", marks=pytest.mark.slow),
+        pytest.param("Dream", [], id="Dream-full", marks=pytest.mark.slow),
+    ],
+)
 def test_from_a_published_folder_to_a_sample(
     family: str, adapter: list[str], data: Path, traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
