@@ -31,7 +31,7 @@ from diffpo.recipes import load_recipe
 from diffpo.recipes.parts import build_task
 from diffpo.recipes.stored import stored_task
 from diffpo.recipes.tables import EvalRecipe, RlRecipe, SamplerRecipe, SftRecipe
-from diffpo.runs.checkpoint import read_progress
+from diffpo.runs.resume import read_progress
 from diffpo.sampling.policy import load
 from diffpo.statistics.comparison import Frontiers, compare_frontiers, compare_mixtures
 from diffpo.statistics.frontier import frontier_area, staircase_accuracy

@@ -4,13 +4,15 @@ A model of 50 million parameters is trained for two steps of d1 on 1, 2 and 4 pr
 weights, gradients and moments in a rank are compared with the dry run's. With `--traffic BASE`, an SFT run's folder,
 four processes train it for `--steps` steps by a recipe of the demo's (`--recipe`), replicated and sharded: collectives
 a denoiser call, and the share of rollouts in which processes wait, by denoiser tokens. `--dealing BASE` compares ways
-to deal a batch.
+to deal a batch. `--checkpoints REPEATS` compares checkpoints of two processes that a run waits for with those that are
+written while it goes on.
 """
 
 import argparse
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +40,7 @@ from diffpo.runs.dry_run.size import measure_model
 from diffpo.runs.dry_run.summary import Needs, work_of
 from diffpo.runs.run_dir import find_run
 from diffpo.runs.run_lock import RunLock
+from diffpo.runs.saving import Checkpoints
 from diffpo.sampling.answering import answer_problems
 from diffpo.sampling.policy import Policy, save
 from diffpo.training.rl import run_rl
@@ -98,7 +101,7 @@ def as_rank(rank: int, size: int, recipe: RlRecipe, folder: Path) -> None:
     torch.set_num_threads(1)
     if size > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
-    found: dict[str, int] = {}
+    found: dict[str, Any] = {}
 
     def look(state: RlState, step: int, calls: int, share: float) -> None:
         model, optimizer = state.policy.denoiser.model, state.optimizers["policy"]
@@ -111,15 +114,24 @@ def as_rank(rank: int, size: int, recipe: RlRecipe, folder: Path) -> None:
             training_peak=peak_bytes(),
         )
 
+    started, waits, save_one = time.perf_counter(), list[float](), Checkpoints.save
+
+    def timed(*arguments: Any, **options: Any) -> None:
+        before = time.perf_counter()
+        save_one(*arguments, **options)
+        waits.append(time.perf_counter() - before)
+
+    Checkpoints.save = timed  # type: ignore[method-assign]
     with CollectiveCounter() as traffic:  # type: ignore[no-untyped-call]
         run_rl(recipe, folder / "run", on_step=look)
     found |= {"collectives": traffic.count, "peak": peak_bytes()}
+    found |= {"waits": waits, "run_seconds": time.perf_counter() - started}
     (folder / f"rank-{rank}.json").write_text(json.dumps(found))
     if size > 1:
         dist.destroy_process_group()
 
 
-def run(size: int, recipe: RlRecipe) -> tuple[list[dict[str, int]], list[dict[str, float]]]:
+def run(size: int, recipe: RlRecipe) -> tuple[list[dict[str, Any]], list[dict[str, float]]]:
     """Return what each of `size` processes held and sent, and the run's log."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -164,6 +176,21 @@ def compare_traffic(base: str, recipe: str, steps: int, size: int = 4) -> None:
         )
 
 
+def compare_checkpoints(repeats: int, size: int = 2) -> None:
+    """Print how long checkpoints hold a run up, waited for and written behind it in turns; the last is waited for."""
+    print(f"{'background':>10} {'waits, s':>24} {'run, s':>7} {'peak of a rank, MiB':>20}")
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name) / "base"
+        write_base(base)
+        for background in ("false", "true") * repeats:
+            overrides = [*SMALL_STEPS, *ADAM, f"parallel.shard={size}", f"base={json.dumps(str(base))}"]
+            overrides += ["budget={steps=6}", "checkpoint.every=2", f"checkpoint.background={background}"]
+            first, second = run(size, load_recipe(RlRecipe, "tiny-d1", overrides))[0]
+            waits = " ".join(f"{each:.2f}" for each in first["waits"])
+            peak = max(first["peak"], second["peak"]) / MEBI
+            print(f"{background:>10} {waits:>24} {first['run_seconds']:>7.1f} {peak:>20.0f}", flush=True)
+
+
 def compare_dealing(base: str, recipe_name: str, steps: int, size: int = 4) -> None:
     """Print what `size` processes would compute of the first batches: whole groups each, or every fourth completion."""
     torch.set_num_threads(1)
@@ -196,6 +223,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--traffic", metavar="BASE", help="an SFT run to train from")
     parser.add_argument("--dealing", metavar="BASE", help="an SFT run to draw from")
+    parser.add_argument("--checkpoints", metavar="REPEATS", type=int)
     parser.add_argument("--recipe", default="tiny-diffpo")
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
@@ -204,6 +232,8 @@ if __name__ == "__main__":
     os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**16)
     if arguments.dealing:
         compare_dealing(arguments.dealing, arguments.recipe, arguments.steps)
+    elif arguments.checkpoints:
+        compare_checkpoints(arguments.checkpoints)
     elif arguments.traffic:
         compare_traffic(arguments.traffic, arguments.recipe, arguments.steps)
     else:

@@ -40,8 +40,8 @@ from diffpo.models.model_paths import METRICS, checkpoints
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import DeviceSettings, RlRecipe, SftRecipe
 from diffpo.runs import agreement
-from diffpo.runs.checkpoint import read_progress
 from diffpo.runs.device import configure_torch_, resolve_device
+from diffpo.runs.resume import read_progress
 from diffpo.sampling.policy import load
 from diffpo.tasks.sudoku import Sudoku
 from diffpo.training import rl_step

@@ -14,7 +14,7 @@ from diffpo.models.manifest import MANIFEST
 from diffpo.models.model_paths import METRICS, checkpoints
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import RlRecipe, SftRecipe
-from diffpo.runs.checkpoint import read_progress
+from diffpo.runs.resume import read_progress
 from diffpo.training.sft import run_sft
 
 # A model of this shape solves half of these puzzles after a second of SFT: RL then has something to credit.

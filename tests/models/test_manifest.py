@@ -4,12 +4,13 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from diffpo.core.errors import UserError
-from diffpo.models.manifest import MANIFEST, problems_of, whole_folder, write_manifest
+from diffpo.models.manifest import MANIFEST, FileRecord, problems_of, whole_folder, write_manifest
 from diffpo.models.model_paths import RECIPE
 
 FILES = {
@@ -145,3 +146,15 @@ def test_an_older_checkpoint_without_a_manifest_is_taken_and_said(
 def test_a_manifest_that_python_cannot_hold_is_damaged(text: str, checkpoint: Path) -> None:
     (checkpoint / MANIFEST).write_text(text)
     assert problems_of(checkpoint) == [f"{MANIFEST} is damaged"]
+
+
+def test_what_another_machine_has_recorded_is_neither_read_nor_missed(checkpoint: Path) -> None:
+    """Its files may not be seen here yet; that they are checked shows once one is not what was recorded."""
+    late = checkpoint / "shards" / "late.safetensors"
+    write_manifest(checkpoint, {"shards/late.safetensors": FileRecord(bytes=2, sha256=sha256(b"ok").hexdigest())})
+    assert problems_of(checkpoint) == ["shards/late.safetensors is missing"]
+    late.parent.mkdir(exist_ok=True)
+    late.write_bytes(b"ok")
+    assert problems_of(checkpoint) == []
+    late.write_bytes(b"ko")
+    assert problems_of(checkpoint) == ["shards/late.safetensors is damaged: its bytes are not those that were written"]

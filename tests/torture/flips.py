@@ -7,8 +7,8 @@ from pathlib import Path
 from diffpo.core.errors import UserError
 from diffpo.models.manifest import CARD, whole_folder
 from diffpo.models.model_paths import checkpoints
-from diffpo.runs.checkpoint import problems_on_resume
 from diffpo.runs.progress import ProgressBar
+from diffpo.runs.resume import problems_on_resume
 
 
 def flip(file: Path, draw: random.Random) -> Callable[[], None]:

@@ -17,8 +17,9 @@ import torch
 from diffpo.cli.main import main as diffpo
 from diffpo.models.model_paths import METRICS, checkpoints
 from diffpo.recipes import dump_recipe
-from diffpo.runs.checkpoint import problems_on_resume, tidy
+from diffpo.runs.checkpoint_folders import tidy
 from diffpo.runs.progress import ProgressBar
+from diffpo.runs.resume import problems_on_resume
 from diffpo.runs.run_dir import Run
 from tests.helpers.forked import Forked
 from tests.helpers.tiny_runs import GREEDY_STAGE, rl_recipe, sft_recipe, snapshot

@@ -22,9 +22,9 @@ from diffpo.recipes import dump_recipe, load_recipe
 from diffpo.recipes.tables import EvalRecipe, RlRecipe, SftRecipe
 from diffpo.report.page import render
 from diffpo.report.sources import read_run
-from diffpo.runs.checkpoint import problems_on_resume, read_progress
 from diffpo.runs.metrics_log import cut_metrics
 from diffpo.runs.progress import ProgressBar
+from diffpo.runs.resume import problems_on_resume, read_progress
 from diffpo.sampling.controller import Controller
 from diffpo.sampling.controller_files import load_controller, save_controller
 from diffpo.sampling.sampler_files import SAMPLER_CONFIG, SAMPLER_WEIGHTS, load_sampler

@@ -19,9 +19,10 @@ from diffpo.models.manifest import MANIFEST
 from diffpo.models.model_paths import METRICS, RECIPE, checkpoints
 from diffpo.recipes import dump_recipe, load_recipe
 from diffpo.recipes.tables import SftRecipe
-from diffpo.runs import checkpoint as checkpoint_module
-from diffpo.runs.checkpoint import read_progress
+from diffpo.runs import checkpoint_folders
+from diffpo.runs.resume import RunProgress, read_progress
 from diffpo.runs.run_lock import RunLock
+from diffpo.runs.saving import Checkpoints
 from diffpo.sampling.policy import load
 from diffpo.training import sft
 from diffpo.training.rl import run_rl
@@ -34,15 +35,15 @@ FOUR = ("steps=4", "checkpoint.every=1")
 def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SFT run of four steps that has stopped after three, with checkpoints of steps 2 and 3."""
     out = tmp_path_factory.mktemp("half") / "run"
-    save = checkpoint_module.save_checkpoint
+    save = Checkpoints.save
 
-    def save_three(*arguments: Any) -> None:
-        if arguments[1].step == 4:
+    def save_three(checkpoints: Checkpoints, progress: RunProgress, *arguments: Any, **options: Any) -> None:
+        if progress.step == 4:
             raise KeyboardInterrupt
-        save(*arguments)
+        save(checkpoints, progress, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(sft, "save_checkpoint", save_three)
+        patch.setattr(Checkpoints, "save", save_three)
         run_sft(sft_recipe(*FOUR), out)
     assert [folder.name for folder in checkpoints(out)] == ["checkpoint-2", "checkpoint-3"]
     return out
@@ -319,7 +320,7 @@ def test_what_a_killed_process_half_wrote_is_cleared_away_and_no_other_file(run:
     another = run / ".eval.json.123.tmp"  # of a process that evaluates the run now
     for file in (*mine, another):
         file.write_text("half")
-    checkpoint_module.tidy(run)
+    checkpoint_folders.tidy(run)
     assert another.exists() and not any(file.exists() for file in mine)
 
 
@@ -383,7 +384,7 @@ def test_a_checkpoint_that_replaces_another_never_leaves_neither(
     shutil.copytree(run / "checkpoint-3", temporary)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "rename", crash_around)
-        checkpoint_module._put_in_place(temporary, final)
-    checkpoint_module.tidy(run)
+        checkpoint_folders.put_in_place(temporary, final)
+    checkpoint_folders.tidy(run)
     assert final.is_dir() and not any(run.glob(".*"))
     assert (final / MANIFEST).is_file()

@@ -36,8 +36,8 @@ from diffpo.models.llada import LLaDAModelLM
 from diffpo.models.model_paths import METRICS, RECIPE, checkpoints
 from diffpo.recipes import dump_recipe, load_recipe
 from diffpo.recipes.tables import RlRecipe, SftRecipe
-from diffpo.runs.checkpoint import RunProgress, read_progress, restore
 from diffpo.runs.optimizer import adam
+from diffpo.runs.resume import RunProgress, read_progress, restore
 from diffpo.runs.run_dir import Run
 from diffpo.sampling import answering as answering_module
 from diffpo.sampling.answering import answer_problems
@@ -654,7 +654,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(
 # ---------------------------------------------------------------------------------------------------- real processes
 
 
-@pytest.mark.parametrize("flushed", [11, 18, 25])
+@pytest.mark.parametrize("flushed", [11, *(pytest.param(count, marks=pytest.mark.slow) for count in (18, 25))])
 def test_rl_killed_twice_ends_where_an_undisturbed_run_does(
     flushed: int, killed_recipe: Path, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from diffpo.cli.demo_arms import ARMS, SAMPLED, SAMPLER
 from diffpo.core.files import write_json
 from diffpo.evaluation.record import aup_of
 from diffpo.models.model_paths import METRICS, checkpoints
-from diffpo.runs.checkpoint import read_progress
+from diffpo.runs.resume import read_progress
 from diffpo.statistics.comparison import Frontiers, compare_frontiers
 
 SUMMARY = "summary.json"

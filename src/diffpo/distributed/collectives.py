@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -34,6 +35,8 @@ JOINING = timedelta(minutes=5)
 LOST_PEER = "another process of this run has ended; what was checkpointed stays, and --resume goes on"
 BUCKET = 2**25
 """Number of float32 elements that are summed at a time: 128 MiB."""
+_group: ContextVar[dist.ProcessGroup | None] = ContextVar("group", default=None)
+"""What the collectives of this thread go through; None: the run's own group."""
 
 
 @contextmanager
@@ -78,6 +81,30 @@ def _would_share_stale_keys() -> bool:
     return restarts not in ("", "0") and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
+def second_group() -> dist.ProcessGroup | None:
+    """Return another group of all processes, on CPUs; None for a single process. All processes must call this."""
+    if current_process().world_size == 1:
+        return None
+    with _explain_lost_peers():
+        group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=PATIENCE)
+        return group
+
+
+def current_group() -> dist.ProcessGroup | None:
+    """Return the group that the collectives of this thread go through; None: the run's own."""
+    return _group.get()
+
+
+@contextmanager
+def through(group: dist.ProcessGroup | None) -> Iterator[None]:
+    """Make this thread's collectives go through another group, so that they do not mix with those of other threads."""
+    token = _group.set(group)
+    try:
+        yield
+    finally:
+        _group.reset(token)
+
+
 def all_gather_columns(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return of each named tensor the rows of all processes, in the order of ranks, by one exchange for all names.
 
@@ -116,12 +143,12 @@ def _all_gather_bytes(own: Tensor) -> list[Tensor]:
     size = current_process().world_size
     with _explain_lost_peers():
         counts = [torch.zeros(1, dtype=torch.int64, device=own.device) for _ in range(size)]
-        dist.all_gather(counts, torch.tensor([len(own)], device=own.device))
+        dist.all_gather(counts, torch.tensor([len(own)], device=own.device), group=current_group())
         lengths = [int(count) for count in counts]
         padded = own.new_zeros(max(lengths), own.shape[1])
         padded[: len(own)] = own
         found = [torch.empty_like(padded) for _ in range(size)]
-        dist.all_gather(found, padded)
+        dist.all_gather(found, padded, group=current_group())
     return [rows[:length] for rows, length in zip(found, lengths, strict=True)]
 
 
@@ -159,7 +186,7 @@ def all_reduce_gradients(parameters: Iterable[Tensor]) -> None:
 def _sum(gradients: list[Tensor]) -> None:
     flat = torch.cat([gradient.flatten().float() for gradient in gradients])
     with _explain_lost_peers():
-        dist.all_reduce(flat)
+        dist.all_reduce(flat, group=current_group())
     for gradient, total in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(total.view_as(gradient))
 
@@ -227,5 +254,5 @@ def _all_gather_object(value: T) -> list[T]:
         return [value]
     found: list[Any] = [None] * size
     with _explain_lost_peers():
-        dist.all_gather_object(found, value)
+        dist.all_gather_object(found, value, group=current_group())
     return found

@@ -17,11 +17,12 @@ from diffpo.models.model_paths import checkpoints
 from diffpo.recipes.parts import build_task
 from diffpo.recipes.stored import fitted_task
 from diffpo.recipes.tables import SamplerRecipe
-from diffpo.runs.checkpoint import RunProgress, save_checkpoint
+from diffpo.runs.checkpoint import save_checkpoint
 from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
 from diffpo.runs.memory_check import check_memory
 from diffpo.runs.progress import ProgressBar
 from diffpo.runs.prompt_filter import draw_problems, filter_long_prompts
+from diffpo.runs.resume import RunProgress
 from diffpo.runs.run_dir import Run, hold_new_folder, open_run
 from diffpo.runs.run_lock import RunLock
 from diffpo.sampling.decoding import Decoding

@@ -34,11 +34,20 @@ class FileRecord(TypedDict):
     sha256: str
 
 
-def write_manifest(folder: Path) -> None:
-    """Record the size and the SHA-256 of every file under a folder, its card apart, in a file beside them."""
-    names = sorted(_names(folder))
-    files = {name: FileRecord(bytes=(folder / name).stat().st_size, sha256=_hash(folder / name)) for name in names}
+def write_manifest(folder: Path, known: Mapping[str, FileRecord] | None = None) -> None:
+    """Record the size and the SHA-256 of every file under a folder, its card apart, in a file beside them.
+
+    Files whose records are `known` are not read: other machines wrote them, and a network's file system may show them
+    here later.
+    """
+    known = known or {}
+    files = {name: known.get(name) or record_of(folder / name) for name in sorted(_names(folder) | known.keys())}
     (folder / MANIFEST).write_text(_text(files), encoding="utf-8")
+
+
+def record_of(file: Path) -> FileRecord:
+    """Return what a manifest says of a file, which is read."""
+    return FileRecord(bytes=file.stat().st_size, sha256=_hash(file))
 
 
 def problems_of(folder: Path, may_lack: Collection[str] = ()) -> list[str]:

@@ -21,6 +21,8 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from transformers import PreTrainedModel
 
 from diffpo.core.errors import UserError
+from diffpo.distributed.collectives import current_group
+from diffpo.distributed.process import current_process
 from diffpo.models.model_paths import CONFIG, SHARDS, WEIGHTS_INDEX, first_line, join_names, read_json
 
 OF_MODEL = "model."
@@ -32,14 +34,18 @@ LARGEST_FILE = 5 * 10**9
 """Bytes of a file of exported weights."""
 
 
-def write_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write tensors that are divided among processes; all of them must call this. Raises OSError in all."""
+def write_shards(tensors: Mapping[str, Tensor], folder: Path) -> list[Path]:
+    """Write tensors that are divided among processes; all of them must call this. Raises OSError in all.
+
+    Returns the files that this process has written.
+    """
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
-        state_dict_saver.save(dict(tensors), storage_writer=writer)
+        state_dict_saver.save(dict(tensors), storage_writer=writer, process_group=current_group())
     except CheckpointException as error:
         reasons = [first_line(failed[0]) for failed in error.failures.values()]
         raise OSError(f"process {min(error.failures)}: {reasons[0]}") from error
+    return sorted(folder.glob(f"shard-{current_process().rank + 1:05d}-*"))
 
 
 def read_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -11,8 +11,8 @@ from diffpo.recipes.strict import Strict
 FREE = (
     *("threads", "device", "attention", "compile", "gradient_checkpointing"),
     *("micro_batch_size", "objective.micro_batch_size", "rollout.max_in_flight"),
-    *("checkpoint.every", "checkpoint.keep", "base", "task.reward_seconds", "parallel.shard", "parallel.replicate"),
-    "track",
+    *("checkpoint.every", "checkpoint.keep", "checkpoint.background", "parallel.shard", "parallel.replicate"),
+    *("base", "task.reward_seconds", "track"),
 )
 """Options that change memory, time, the last bits of a sum or where metrics are shown, and no result. Of `base` it is
 the path: that the model is the same is checked by its weights."""

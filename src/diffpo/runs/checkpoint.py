@@ -2,56 +2,50 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
 from diffpo.core.errors import UserError
 from diffpo.core.files import flush_entry, flush_tree
-from diffpo.distributed.collectives import on_rank_zero
+from diffpo.distributed.collectives import all_gather_json, on_rank_zero, raise_on_all_ranks
 from diffpo.distributed.process import current_process
 from diffpo.distributed.sharding import drop_gathered_, is_sharded, whole
 from diffpo.models.adapters import has_adapter, is_factor
 from diffpo.models.loading import build_on_meta
-from diffpo.models.manifest import HAS_MANIFEST, MANIFEST, OPTIMIZER, PROGRESS, problems_of, write_manifest
-from diffpo.models.model_paths import CHECKPOINT, METRICS, RECIPE, SHARDS, checkpoints, first_line
-from diffpo.models.shards import dtype_of, export_weights, read_shards, shapes_of, write_shards
-from diffpo.runs.divided_state import gather_state, put_together, take_apart
+from diffpo.models.manifest import (
+    HAS_MANIFEST,
+    OPTIMIZER,
+    PROGRESS,
+    FileRecord,
+    record_of,
+    write_manifest,
+)
+from diffpo.models.model_paths import CHECKPOINT, METRICS, SHARDS, checkpoints, first_line
+from diffpo.models.shards import dtype_of, export_weights, write_shards
+from diffpo.runs.checkpoint_folders import hidden_folder, put_in_place, remove, tidy
+from diffpo.runs.divided_state import gather_state, take_apart
 from diffpo.runs.model_card import write_card
+from diffpo.runs.resume import HasState, RunProgress
 from diffpo.sampling.policy import Policy, save
-
-WRITING, REPLACED = ".tmp", ".replaced"
-"""Endings of hidden folders: a checkpoint that is being written or removed, and one that another is to replace."""
-
-
-@runtime_checkable
-class HasState(Protocol):
-    """What a run has besides its models and must have again to go on: an optimiser, a store of answers."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any], /) -> None: ...
 
 
 @dataclass(frozen=True)
-class RunProgress:
-    """How far a run is, as its checkpoints record it."""
+class Begun:
+    """A checkpoint of which the small files are written, in a hidden folder; `complete` does the rest."""
 
-    step: int = 0
-    """Optimisation steps done."""
-    denoiser_calls: int = 0
-    """Denoiser calls of rollouts and updates so far; of SFT, the sequences it has trained on."""
-    is_finished: bool = False
-    """Whether SFT has ended, which early stopping may do before the last step. RL goes by its budget."""
-    is_good_enough: bool | None = None
-    """Whether early stopping has ended SFT, so that more steps change nothing; None where that was not recorded."""
-    base: str | None = None
-    """Fingerprint of the model that the run started from; None where there is none or it was not recorded."""
+    final: Path
+    temporary: Path
+    progress: RunProgress
+    shards: Mapping[str, torch.Tensor]
+    """Weights and moments of a sharded model by name, of which each process has its part; empty of other models."""
+    keep: int
+    is_last: bool
 
 
 def save_checkpoint(
@@ -70,8 +64,20 @@ def save_checkpoint(
 
     Raises UserError where the disk is full or cannot be written; the older ones stay.
     """
+    complete(begin_checkpoint(run, progress, policy, to_restore, keep, is_last))
+
+
+def begin_checkpoint(
+    run: Path,
+    progress: RunProgress,
+    policy: Policy,
+    to_restore: Mapping[str, HasState],
+    keep: int,
+    is_last: bool = False,
+) -> Begun:
+    """Write what of a checkpoint is small; see `save_checkpoint`. Tensors to be written are those of the run itself."""
     final = run / f"{CHECKPOINT}{progress.step}"
-    temporary = run / f".{final.name}{WRITING}"
+    temporary = hidden_folder(final)
     model = policy.denoiser.model
     drop_gathered_(model)
     states: dict[str, Any] = {name: part.state_dict() for name, part in to_restore.items()}
@@ -83,17 +89,44 @@ def save_checkpoint(
     elif is_sharded(model):
         states, shards = take_apart(states, model)
         weights = {}
-    with explain_failed_save(run):
+    with _removed_if_it_fails(temporary):
+        on_rank_zero(_begin, temporary, policy, states, weights)
+    return Begun(final, temporary, progress, shards, keep, is_last)
+
+
+def complete(begun: Begun) -> None:
+    """Write the rest of a checkpoint and give it its name; see `save_checkpoint`. All processes call this."""
+    temporary = begun.temporary
+    with _removed_if_it_fails(temporary):
+        known: dict[str, FileRecord] = {}
+        if begun.shards:
+            own = write_shards(begun.shards, temporary / SHARDS)
+            for each in all_gather_json(_flushed(own, temporary)):
+                known |= each
+        on_rank_zero(_finish, temporary, begun.progress, bool(begun.shards) and begun.is_last, known)
+    on_rank_zero(_replace_older, temporary, begun.final, begun.keep)
+
+
+@contextmanager
+def _removed_if_it_fails(temporary: Path) -> Iterator[None]:
+    """Remove what is there of a checkpoint where the block fails, and say why that ends the run."""
+    with explain_failed_save(temporary.parent):
         try:
-            on_rank_zero(_begin, temporary, policy, states, weights)
-            if shards:
-                write_shards(shards, temporary / SHARDS)
-            on_rank_zero(_finish, temporary, progress, bool(shards) and is_last)
+            yield
         except Exception:
             if current_process().is_main:
                 shutil.rmtree(temporary, ignore_errors=True)  # which makes room on a full disk
             raise
-        on_rank_zero(_replace_older, temporary, final, keep)
+
+
+def _flushed(files: Iterable[Path], temporary: Path) -> dict[str, FileRecord]:
+    """Put this process's files on the disk, and return what the manifest says of them: each hashes what it wrote."""
+    with raise_on_all_ranks(), explain_failed_save(temporary.parent):
+        found = {}
+        for file in files:
+            flush_entry(file)
+            found[file.relative_to(temporary).as_posix()] = record_of(file)
+        return found
 
 
 def _begin(
@@ -107,7 +140,7 @@ def _begin(
         _save_states(states, temporary / OPTIMIZER)
 
 
-def _finish(temporary: Path, progress: RunProgress, is_exported: bool) -> None:
+def _finish(temporary: Path, progress: RunProgress, is_exported: bool, known: Mapping[str, FileRecord]) -> None:
     """Write what says that a checkpoint is whole; before that, with `is_exported`, the weights in its shards again."""
     metrics = temporary.parent / METRICS
     with explain_failed_save(temporary.parent):
@@ -115,7 +148,7 @@ def _finish(temporary: Path, progress: RunProgress, is_exported: bool) -> None:
             export_weights(temporary, build_on_meta(temporary)[0], temporary, dtype_of(temporary))
         (temporary / PROGRESS).write_text(json.dumps(vars(progress) | {HAS_MANIFEST: True}) + "\n")
         write_card(temporary, temporary.parent)
-        write_manifest(temporary)
+        write_manifest(temporary, known)
         flush_tree(temporary)
         if metrics.exists():
             flush_entry(metrics)
@@ -123,9 +156,9 @@ def _finish(temporary: Path, progress: RunProgress, is_exported: bool) -> None:
 
 def _replace_older(temporary: Path, final: Path, keep: int) -> None:
     with explain_failed_save(final.parent):
-        _put_in_place(temporary, final)
+        put_in_place(temporary, final)
         for old in checkpoints(final.parent)[:-keep]:
-            _remove(old)
+            remove(old)
 
 
 def _save_states(states: Mapping[str, Any], file: Path) -> None:
@@ -133,42 +166,6 @@ def _save_states(states: Mapping[str, Any], file: Path) -> None:
         torch.save(dict(states), file)
     except RuntimeError as error:  # torch's word for a file that it cannot write
         raise OSError(f"{file.name}: {first_line(error)}") from error
-
-
-def _put_in_place(temporary: Path, final: Path) -> None:
-    """Give a new checkpoint its name. One that has the name already is removed when that is done."""
-    replaced = final.with_name(f".{final.name}{REPLACED}")
-    if final.exists():
-        final.rename(replaced)
-    temporary.rename(final)
-    flush_entry(final.parent)
-    if replaced.exists():
-        shutil.rmtree(replaced)
-
-
-def _remove(checkpoint: Path) -> None:
-    """Remove a checkpoint; where that is interrupted, no half of it has a checkpoint's name."""
-    doomed = checkpoint.with_name(f".{checkpoint.name}{WRITING}")
-    checkpoint.rename(doomed)
-    shutil.rmtree(doomed)
-
-
-def tidy(run: Path) -> None:
-    """Remove what a process has left that ended while it wrote to the run, and undo a replacement that was half done.
-
-    No other process may be at work on the run.
-    """
-    for left in run.glob(f".{CHECKPOINT}*{REPLACED}"):
-        final = run / left.name.removeprefix(".").removesuffix(REPLACED)
-        if final.exists():
-            shutil.rmtree(left)
-        else:
-            left.rename(final)
-    for left in run.glob(f".{CHECKPOINT}*{WRITING}"):
-        shutil.rmtree(left)
-    for name in (RECIPE, METRICS):
-        for half in run.glob(f".{name}.*{WRITING}"):  # of `write_whole`
-            half.unlink()
 
 
 @contextmanager
@@ -183,65 +180,3 @@ def explain_failed_save(run: Path) -> Iterator[None]:
         raise UserError(
             f"cannot write to {run} ({reason}), so the run has stopped; {left}; make room, then go on with --resume"
         ) from error
-
-
-def read_progress(checkpoint: Path) -> RunProgress:
-    """Return how far the run was when the checkpoint was written. Raises UserError for a file that cannot be read."""
-    file = checkpoint / PROGRESS
-    try:
-        content = json.loads(file.read_text())
-        content.pop(HAS_MANIFEST, None)
-        return RunProgress(**content)
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{file} cannot be read ({first_line(error)}); remove {checkpoint} to go on before it"
-        ) from error
-
-
-def problems_on_resume(checkpoint: Path) -> list[str]:
-    """Return what keeps a run from going on from a checkpoint, a phrase for each file. Every byte of it is read."""
-    if problems := problems_of(checkpoint):
-        return problems
-    try:
-        content = json.loads((checkpoint / PROGRESS).read_text())
-        step, had_manifest = content["step"], content.get(HAS_MANIFEST, False)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        return [f"{PROGRESS} cannot be read ({first_line(error)})"]
-    if had_manifest and not (checkpoint / MANIFEST).exists():
-        return [f"{MANIFEST} is missing"]
-    if checkpoint.name != f"{CHECKPOINT}{step}":
-        return [f"it is that of step {step} under another name"]
-    return []
-
-
-def restore(checkpoint: Path, to_restore: Mapping[str, HasState], model: torch.nn.Module) -> None:
-    """Give the parts, by name, the state that they had when the checkpoint was written.
-
-    What is divided among processes then and now need not be divided in the same way.
-
-    Raises UserError for a file that cannot be read, and where it has the state of other parts: another run's, or those
-    of an earlier version, which divided a model's weights otherwise.
-    """
-    file = checkpoint / OPTIMIZER
-    try:
-        states: dict[str, Any] = torch.load(file, weights_only=True)
-    except Exception as error:  # a damaged file makes the unpickler and the archive's reader raise all kinds
-        raise UserError(
-            f"{file} cannot be read ({first_line(error)}); remove {checkpoint} to go on before it"
-        ) from error
-    if lacking := [name for name in to_restore if name not in states]:
-        raise UserError(f"{file} has no state of {', '.join(lacking)}; it belongs to another kind of run")
-    if (checkpoint / SHARDS).is_dir():
-        try:
-            states, tensors = put_together(states, shapes_of(checkpoint / SHARDS), model)
-        except KeyError as error:
-            raise UserError(f"{checkpoint / SHARDS} lacks {error}; remove {checkpoint} to go on before it") from error
-        read_shards(checkpoint / SHARDS, tensors)
-    for name, part in to_restore.items():
-        try:
-            part.load_state_dict(states[name])
-        except (KeyError, ValueError) as error:
-            raise UserError(
-                f"{checkpoint} was written by a version of diffpo whose optimiser kept other numbers, so the run "
-                f"cannot go on; start a new one from its model: base={checkpoint}"
-            ) from error

@@ -16,8 +16,10 @@ from diffpo.models.model_paths import METRICS, RECIPE, REWARD_SOURCE, checkpoint
 from diffpo.recipes.dump import dump_recipe, show_changes
 from diffpo.recipes.resumable import changes_on_resume, handed_over
 from diffpo.recipes.strict import Strict
-from diffpo.runs.checkpoint import RunProgress, explain_failed_save, problems_on_resume, read_progress, tidy
+from diffpo.runs.checkpoint import explain_failed_save
+from diffpo.runs.checkpoint_folders import tidy
 from diffpo.runs.metrics_log import cut_metrics
+from diffpo.runs.resume import RunProgress, problems_on_resume, read_progress
 from diffpo.runs.run_lock import RunLock
 
 DAMAGED = "damaged-"

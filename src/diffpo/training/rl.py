@@ -17,11 +17,12 @@ from diffpo.distributed.process import current_process
 from diffpo.recipes.dump import plain_table
 from diffpo.recipes.tables import RlRecipe
 from diffpo.runs.agreement import require_same_start
-from diffpo.runs.checkpoint import RunProgress, save_checkpoint
 from diffpo.runs.interrupt import interruptible
 from diffpo.runs.progress import ProgressBar
+from diffpo.runs.resume import RunProgress
 from diffpo.runs.run_dir import Run, find_run, say_finished
 from diffpo.runs.run_lock import RunLock, locked
+from diffpo.runs.saving import Checkpoints
 from diffpo.runs.trackers import Trackers
 from diffpo.training.rl_setup import AdaptTask, RlState, open_rl_run
 from diffpo.training.rl_step import collect_rollouts, show_step, spent, stage_at, summary, train_step
@@ -87,6 +88,7 @@ def _train(recipe: RlRecipe, run: Run, lock: RunLock, on_step: OnStep | None, ad
             done=step if recipe.budget.steps else calls_before,
         ) as bar,
         interruptible() as interrupt,
+        Checkpoints(out, recipe.checkpoint) as checkpoints,
     ):
         while (share := spent(recipe.budget, step, calls)) < 1:
             started, cpu_started = time.perf_counter(), time.process_time()
@@ -113,9 +115,9 @@ def _train(recipe: RlRecipe, run: Run, lock: RunLock, on_step: OnStep | None, ad
             if on_step is not None:
                 on_step(state, step, calls, share)
 
-            is_stopped = any(all_gather_json(interrupt.requested))
+            is_stopped = any(all_gather_json(interrupt.requested or checkpoints.has_failed))
             if is_stopped or share == 1 or step % recipe.checkpoint.every == 0:
                 progress = RunProgress(step, calls, base=state.base)
-                save_checkpoint(out, progress, state.policy, state.to_restore, recipe.checkpoint.keep, share == 1)
+                checkpoints.save(progress, state.policy, state.to_restore, is_last=share == 1)
             if is_stopped and share < 1:
                 raise Stopped(f"stopped at step {step}; go on with the same command and --resume")

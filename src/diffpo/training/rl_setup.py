@@ -36,12 +36,12 @@ from diffpo.recipes.parts import (
 from diffpo.recipes.tables import ExpertIterationObjective, RlRecipe, base_bits
 from diffpo.recipes.tasks import checked_task
 from diffpo.runs.agreement import require_same_inputs, require_shared_folder
-from diffpo.runs.checkpoint import HasState, restore
 from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
 from diffpo.runs.memory_check import check_memory
 from diffpo.runs.optimizer import Optimizer, adam, policy_optimizer
 from diffpo.runs.parallel import mesh_of, shard_model_
 from diffpo.runs.prompt_filter import LOOKED_AT, filter_long_prompts
+from diffpo.runs.resume import HasState, restore
 from diffpo.runs.run_dir import Run, check_base, open_run
 from diffpo.runs.run_lock import RunLock
 from diffpo.sampling.answering import first_call_features

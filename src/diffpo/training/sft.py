@@ -35,15 +35,16 @@ from diffpo.recipes.dump import plain_table
 from diffpo.recipes.tables import EarlyStopping, SftRecipe, TinyModel, base_bits
 from diffpo.recipes.tasks import checked_task
 from diffpo.runs.agreement import require_same_inputs, require_same_start, require_shared_folder
-from diffpo.runs.checkpoint import RunProgress, restore, save_checkpoint
 from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
 from diffpo.runs.interrupt import interruptible
 from diffpo.runs.optimizer import Optimizer, policy_optimizer, set_learning_rate
 from diffpo.runs.parallel import mesh_of, shard_model_
 from diffpo.runs.progress import ProgressBar
 from diffpo.runs.prompt_filter import LOOKED_AT, ROWS_TOO_LONG, draw_problems, filter_long_rows
+from diffpo.runs.resume import RunProgress, restore
 from diffpo.runs.run_dir import Run, check_base, find_run, open_run, say_finished
 from diffpo.runs.run_lock import RunLock, locked
+from diffpo.runs.saving import Checkpoints
 from diffpo.runs.trackers import Trackers
 from diffpo.sampling.answering import answer_problems
 from diffpo.sampling.decoding import Decoding
@@ -123,7 +124,12 @@ def _train(recipe: SftRecipe, run: Run, lock: RunLock, on_step: OnStep | None) -
     shown: dict[str, float] = {}
     with raise_on_all_ranks():
         trackers.start()
-    with trackers, ProgressBar(f"sft {out.name}", recipe.steps, done=step) as bar, interruptible() as interrupt:
+    with (
+        trackers,
+        ProgressBar(f"sft {out.name}", recipe.steps, done=step) as bar,
+        interruptible() as interrupt,
+        Checkpoints(out, recipe.checkpoint) as checkpoints,
+    ):
         while not is_finished:
             targets, counts = targets_of(recipe, task, policy.tokenizer, step)
             noise = draw_noise(targets, recipe.weighting, generator_for(recipe.seed, "mask", step))
@@ -147,10 +153,10 @@ def _train(recipe: SftRecipe, run: Run, lock: RunLock, on_step: OnStep | None) -
             if on_step is not None:
                 on_step(policy, step)
 
-            is_stopped = any(all_gather_json(interrupt.requested))
+            is_stopped = any(all_gather_json(interrupt.requested or checkpoints.has_failed))
             if is_finished or is_stopped or step % recipe.checkpoint.every == 0:
                 progress = RunProgress(step, step * recipe.batch, is_finished, is_good_enough, base)
-                save_checkpoint(out, progress, policy, optimizers, recipe.checkpoint.keep, is_finished)
+                checkpoints.save(progress, policy, optimizers, is_last=is_finished)
             if is_stopped and not is_finished:
                 raise Stopped(f"stopped at step {step}; go on with the same command and --resume")
 

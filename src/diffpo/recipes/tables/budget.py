@@ -1,6 +1,7 @@
 """The `budget` and `checkpoint` tables: when a run ends, and what it leaves on the way."""
 
 from collections.abc import Iterable
+from typing import Literal
 
 from diffpo.recipes.strict import Strict
 from diffpo.recipes.tables.fields import Duration
@@ -26,3 +27,6 @@ class CheckpointRecipe(Strict):
     """Steps from one checkpoint to the next."""
     keep: Duration = 2
     """How many checkpoints are kept, the newest ones."""
+    background: bool | Literal["auto"] = "auto"
+    """Write checkpoints of a whole model in shards while the run goes on, from a copy in main memory. `auto`: on GPUs,
+    where the copies of a machine's processes take at most half of its memory."""
