@@ -1,9 +1,24 @@
-"""What tests of several packages share: one trained model for the whole session."""
+"""What tests of several packages share: one trained model for the whole session, and that shapes are checked."""
 
 import os
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+SOURCE = Path(__file__).parent.parent / "src"
+WITHIN_A_FORWARD_PASS = {"dream", "kv_cache", "layers", "llada", "lm_head"}
+"""Modules of `diffpo.models` that are called thousands of times a test, and compared number by number anyway."""
+
+
+def modules_to_check() -> list[str]:
+    """Return the names of modules that have shapes in their annotations: of all others mypy has said what there is."""
+    found = [file for file in (SOURCE / "diffpo").rglob("*.py") if "from jaxtyping import" in file.read_text()]
+    checked = (file for file in found if file.parent.name != "models" or file.stem not in WITHIN_A_FORWARD_PASS)
+    return [".".join(file.relative_to(SOURCE).with_suffix("").parts) for file in checked]
+
+
+install_import_hook(modules_to_check(), "beartype.beartype")  # a check takes as long as what it checks
 
 
 @pytest.fixture(scope="session")
