@@ -157,9 +157,9 @@ def share(folder: Path, base: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         gather = dist.all_gather_object
 
-        def noted(found: list[Any], value: Any) -> None:
+        def noted(found: list[Any], value: Any, **options: Any) -> None:
             pickled.append(type(value).__name__)
-            gather(found, value)
+            gather(found, value, **options)
 
         patch.setattr(dist, "all_gather_object", noted)
         for case, (name, overrides) in RL_CASES.items():
@@ -216,6 +216,7 @@ def check_agreement(folder: Path, base: Path, rank: int) -> dict[str, str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder / f"here-{rank}")
         data = [*SFT, "steps=1", "task={kind='gsm8k', source='rows.jsonl', completion_length=96, instructions=''}"]
+        found["other folder"] = outcome(run_rl, rl_recipe(base, None, STOPPED), folder / f"other-{rank}")
         found["other data"] = outcome(run_sft, load_recipe(SftRecipe, None, data), folder / "other")
     return found
 
@@ -399,10 +400,11 @@ def test_processes_that_were_started_with_different_things_are_refused(
         "other recipe": "another recipe",
         "other batch": "another recipe",
         "other torch": f"torch 1.0 and not {torch.__version__}",
+        "other folder": "another output (--out)",
         "other data": "another data",
     }.items():
         assert outcomes[case] == [f"UserError: process 1 has {what} {told}"] * 2
-    assert not (folder / "other").exists()
+    assert not list(folder.glob("other*"))
 
 
 def test_prompts_that_cannot_be_shared_evenly_are_refused(folder: Path, outcomes: dict[str, list[str]]) -> None:

@@ -27,7 +27,7 @@ from diffpo.models.model_paths import METRICS, SHARDS, checkpoints
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import CheckpointRecipe, SftRecipe
 from diffpo.runs import saving
-from diffpo.runs.checkpoint import Begun, complete
+from diffpo.runs.checkpoint import Begun, complete, explain_failed_save
 from diffpo.runs.resume import RunProgress
 from diffpo.runs.saving import Checkpoints, fits_in_memory
 from diffpo.sampling.policy import Policy
@@ -204,6 +204,39 @@ def test_a_full_disk_is_told_beside_what_the_run_ended_by(
         save(checkpoints, 13)
         raise ValueError("a loss")
     assert "no space" in capsys.readouterr().err
+
+
+def test_of_two_mistakes_one_is_told(writing: Writing, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    writing.may.set()
+    with pytest.raises(UserError, match="the log"), saver(tmp_path) as checkpoints:
+        save(checkpoints, 13)
+        raise UserError("the log cannot be written")
+    assert capsys.readouterr().err == ""
+
+
+def test_that_it_has_no_use_is_said_once(writing: Writing, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    writing.may.set()
+    writing.shards = {}
+    for background, count in ((True, 1), ("auto", 0), (False, 0)):
+        with saver(tmp_path, background) as checkpoints:
+            save(checkpoints, 1)
+            save(checkpoints, 2)
+        assert capsys.readouterr().err.count("checkpoint.background is for whole models in shards") == count
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file or directory"), OSError(28, "No space left")])
+def test_a_folder_that_was_removed_is_said_to_be(error: OSError, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with (
+        pytest.raises(UserError, match=r"run was removed while a run wrote to it, so that has stopped; start it anew$"),
+        explain_failed_save(run),
+    ):
+        raise error
+    run.mkdir()
+    advice = {2: "leave what it writes there", 28: "make room"}[error.errno or 0]
+    told = rf"no checkpoint yet; {advice}, then go on with --resume$"
+    with pytest.raises(UserError, match=told), explain_failed_save(run):
+        raise error
 
 
 def test_a_run_knows_that_a_checkpoint_has_failed(writing: Writing, tmp_path: Path) -> None:

@@ -70,6 +70,6 @@ def _end(message: str, code: int) -> NoReturn:
     """
     with suppress(UserError):  # the message may be about the ranks themselves
         if not current_process().is_main:
-            time.sleep(PATIENCE)
+            time.sleep(2 * PATIENCE)  # a busy machine takes that long to end the others
     warn(message)
     sys.exit(code)

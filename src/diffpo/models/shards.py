@@ -43,8 +43,11 @@ def write_shards(tensors: Mapping[str, Tensor], folder: Path) -> list[Path]:
     try:
         state_dict_saver.save(dict(tensors), storage_writer=writer, process_group=current_group())
     except CheckpointException as error:
-        reasons = [first_line(failed[0]) for failed in error.failures.values()]
-        raise OSError(f"process {min(error.failures)}: {reasons[0]}") from error
+        rank = min(error.failures)
+        reason = error.failures[rank][0]
+        raised = OSError(f"process {rank}: {first_line(reason)}")
+        raised.errno = reason.errno if isinstance(reason, OSError) else None
+        raise raised from error
     return sorted(folder.glob(f"shard-{current_process().rank + 1:05d}-*"))
 
 

@@ -25,11 +25,11 @@ VISIBLE_WITHIN = 30.0
 """Seconds within which a network's file system shows on one machine what another has written."""
 
 
-def require_same_start(recipe: Strict) -> None:
-    """Raise UserError, in all processes, where one has another recipe or other libraries than the first."""
+def require_same_start(recipe: Strict, out: Path | None = None) -> None:
+    """Raise UserError, in all processes, where one has another recipe, output or libraries than the first."""
     if current_process().world_size > 1:
         versions = {"torch": str(torch.__version__), "transformers": transformers.__version__}
-        _require_same(versions, {"recipe": dump_recipe(recipe)})
+        _require_same(versions, {"recipe": dump_recipe(recipe), "output (--out)": str(out)})
 
 
 def require_same_inputs(task: Task, base: str | None) -> None:

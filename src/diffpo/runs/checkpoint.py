@@ -1,5 +1,6 @@
 """Checkpoints: a model's Hugging Face folder that also holds what resuming needs, written whole or not at all."""
 
+import errno
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -175,8 +176,12 @@ def explain_failed_save(run: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or first_line(error)
+        if not run.exists():
+            raise UserError(f"{run} was removed while a run wrote to it, so that has stopped; start it anew") from error
         found = checkpoints(run)
         left = f"its last checkpoint is {found[-1].name}" if found else "it has no checkpoint yet"
+        is_missing = isinstance(error, OSError) and error.errno == errno.ENOENT
+        advice = "leave what it writes there" if is_missing else "make room"
         raise UserError(
-            f"cannot write to {run} ({reason}), so the run has stopped; {left}; make room, then go on with --resume"
+            f"cannot write to {run} ({reason}), so the run has stopped; {left}; {advice}, then go on with --resume"
         ) from error

@@ -12,13 +12,14 @@ from diffpo.distributed.process import current_process
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C; what schedulers and `kill` send; what a closed terminal sends."""
 ECHO = 3.0
-"""Seconds within which a second Ctrl-C under torchrun is the first one, which torchrun has passed on."""
+"""Seconds within which a second signal under torchrun is of the first Ctrl-C, which torchrun has passed on."""
 
 
 class Interrupt:
     """A signal handler that notes a request to stop, for a loop to stop between two steps.
 
-    A second Ctrl-C interrupts at once; of the other signals a second one changes nothing.
+    A second Ctrl-C interrupts at once; of the other signals a second one changes nothing. torchrun passes the first
+    Ctrl-C on as it is, and the second as SIGTERM.
     """
 
     requested = False
@@ -29,10 +30,12 @@ class Interrupt:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        if number != signal.SIGINT:
+        has_torchrun = current_process().world_size > 1
+        is_second = number == signal.SIGTERM and has_torchrun and self._pressed is not None
+        if number != signal.SIGINT and not is_second:
             return
         now = time.monotonic()
-        is_echo = self._pressed is not None and current_process().world_size > 1 and now - self._pressed < ECHO
+        is_echo = self._pressed is not None and has_torchrun and now - self._pressed < ECHO
         if self._pressed is not None and not is_echo:
             raise KeyboardInterrupt
         if self._pressed is None:

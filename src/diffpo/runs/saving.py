@@ -22,6 +22,10 @@ from diffpo.sampling.policy import Policy
 
 LARGEST_SHARE = 0.5
 """Share of a machine's memory that the copies of its processes may take where nobody asked for them."""
+NOT_IN_SHARDS = (
+    "diffpo: checkpoint.background is for whole models in shards (parallel.shard), and this run has none: it waits for "
+    "its checkpoints"
+)
 
 
 class Checkpoints:
@@ -34,6 +38,7 @@ class Checkpoints:
     def __init__(self, run: Path, recipe: CheckpointRecipe) -> None:
         self._run, self._recipe = run, recipe
         self._background: Background | None = None
+        self._is_told = False
 
     @property
     def has_failed(self) -> bool:
@@ -60,6 +65,9 @@ class Checkpoints:
 
     def _is_in_background(self, begun: Begun) -> bool:
         if not begun.shards:
+            if self._recipe.background is True and not self._is_told and current_process().is_main:
+                warn(NOT_IN_SHARDS)
+                self._is_told = True
             return False
         if self._recipe.background != "auto":
             return self._recipe.background
@@ -79,7 +87,7 @@ class Checkpoints:
         except UserError as failed:
             if error is None or isinstance(error, Stopped):
                 raise
-            if current_process().is_main:  # what the run ends by is told besides
+            if current_process().is_main and not isinstance(error, UserError):  # one sentence, and often of one cause
                 warn(f"diffpo: {failed}")
 
 

@@ -83,7 +83,7 @@ def run_study(
     or was measured on another grid of bounds; Stopped when interrupted; RunsFailedError, when all others are done,
     where a run failed.
     """
-    require_same_start(recipe)
+    require_same_start(recipe, out)
     if failed := _run_study(recipe, out, work, jobs, selection or Selection(), skip_broken, against, tune_only):
         _raise_once(RunsFailedError(failed))
 

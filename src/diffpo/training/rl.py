@@ -52,7 +52,7 @@ def run_rl(
     Raises UserError, before anything is written, for a task, a base or a memory limit that cannot be met, and
     NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
-    require_same_start(recipe)
+    require_same_start(recipe, out)
     recipe.parallel.layout_of(current_process().world_size)
     with locked(out, lock) as held:
         run = object_of_rank_zero(find_run, out, recipe, resume, extend, held)

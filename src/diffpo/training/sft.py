@@ -79,7 +79,7 @@ def run_sft(
     Raises UserError, before anything is written, for what is wrong with the task, its prompts or the base, and
     NonFiniteLossError when a loss is not a number; the last whole checkpoint stays.
     """
-    require_same_start(recipe)
+    require_same_start(recipe, out)
     recipe.parallel.layout_of(current_process().world_size)
     require_divisible("batch", recipe.batch)
     with locked(out, lock) as held:
