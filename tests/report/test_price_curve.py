@@ -1,15 +1,13 @@
 """A report of a sampler with prices: a curve in place of a star, and sentences that claim no more than it shows."""
 
 import json
-import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from diffpo.core.errors import UserError
-from diffpo.report.charts import frontier_svg
 from diffpo.report.data import Arm, FrontierPoint, LearnedSampler, PriceCurve
+from diffpo.report.frontier_figure import frontier_svg
 from diffpo.report.headline import headline
 from diffpo.report.learned import price_sentences
 from diffpo.report.sentences import figures, representative
@@ -60,17 +58,6 @@ def test_the_picture_has_a_curve_with_prices_and_no_star() -> None:
     assert both == svg, "the rule of one price is on the curve"
     plain = frontier_svg([Arm("mine", FIXED, starred)])
     assert "price" not in plain and " minor" not in plain
-
-
-def test_labels_of_near_points_take_turns() -> None:
-    near = replace(CURVE[1], rule="commit risk 0.6", nfe=4.1, accuracy=0.86)
-    prices = {0.0: "entropy bound 0", 0.1: "commit risk 0.6", 0.3: "commit risk 0.5"}
-    curve = replace(priced().price_curve or pytest.fail(), points=(*CURVE[:2], near, CURVE[2]), prices=prices)
-    svg = frontier_svg([replace(priced(), price_curve=curve)])
-    found = re.findall(r'x="([0-9.]+)" y="([0-9.]+)" text-anchor="(\w+)">price ([0-9.]+)<', svg)
-    at = {price: (float(x), float(y), anchor) for x, y, anchor, price in found}
-    assert at["0.1"][1] - at["0.3"][1] > 15 and 0 < at["0.1"][0] - at["0.3"][0] < 30, "one above, one below"
-    assert (at["0"][2], at["0.3"][2]) == ("end", "middle"), "none leaves the picture"
 
 
 def test_a_price_of_a_tenth_stands_for_the_arm() -> None:

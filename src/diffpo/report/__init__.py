@@ -6,8 +6,8 @@ pictures; `table` and `sentences` give the figures in text, `playback` shows com
 on one page, and `write` writes it. `export` writes figures and tables as files.
 """
 
-from diffpo.report.charts import frontier_svg
 from diffpo.report.figure_file import standalone
+from diffpo.report.frontier_figure import frontier_svg
 from diffpo.report.sources import read_run, read_sources
 from diffpo.report.table import table_text
 from diffpo.report.write import write_report

@@ -1,29 +1,17 @@
-"""The pictures of a report: frontier, prompt awareness, training curves."""
+"""The small pictures of a report: prompt awareness and training curves; the frontier is in `frontier_figure`."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from diffpo.report.data import Arm, FrontierPoint, PriceCurve
+from diffpo.report.data import Arm, FrontierPoint
 from diffpo.report.metrics import SHARES
 from diffpo.report.palette import OTHER, shape_at, style_at
-from diffpo.report.svg import Axis, Key, Panel, legend, linear_axis, log_axis, picture, shortened, text, text_width
-from diffpo.report.table import counts, interval_percent, percent
+from diffpo.report.svg import Axis, Key, Panel, legend, linear_axis, picture
 
-MOST_BARS = 8
-"""A line of more points than this has a band of intervals instead of a bar at each."""
-LABEL_WIDTH = 60
-"""Room for the label of a price, in user units."""
-LEGEND_TOP = 26
-"""Where the legend begins, below the names above the plot."""
-LONGEST_NAME = 220
-"""Of an arm in a picture, in user units."""
 CURVE_POINTS = 40
 """A training curve has at most this many points; each is a mean of consecutive log lines."""
-CALLS = ("mean denoiser calls per problem (NFE)", "mean denoiser calls (NFE)", "denoiser calls", "NFE")
-ACCURACY = ("accuracy on unseen problems", "accuracy")
-"""Names of the axes of a frontier, for wide pictures and for narrow ones."""
 
 
 def style_of(arm: Arm) -> str:
@@ -37,117 +25,9 @@ def styles_of(arms: Sequence[Arm]) -> Callable[[str], str]:
     return lambda name: found.get(name, OTHER)
 
 
-def _key_of(arm: Arm) -> Key:
+def key_of(arm: Arm) -> Key:
+    """Return the entry of an arm in a legend."""
     return Key(arm.name, style_of(arm), shape_at(arm.place))
-
-
-# -------------------------------------------------------------------------------------------------------- frontier
-
-
-def frontier_svg(arms: Sequence[Arm], width: int = 760, height: int = 440) -> str:
-    """Draw accuracy against mean NFE (log axis) with 95 % intervals: a line per arm, a star for the learned sampler.
-
-    Intervals are bars or, along a line of many points, a band. The line of an arm joins its entropy bounds; marks of
-    other rules are hollow. A sampler with prices has a curve in place of the star, with the prices at its points, and
-    the line of the bounds is thin and dotted then. `width` and `height` are in user units; a legend of many rows makes
-    the picture higher.
-    """
-    every = [point for arm in arms for point in _points(arm)]
-    shares = [100 * value for point in every for value in (point.accuracy, *point.ci95)]
-    keys = [_key_of(arm) for arm in arms if arm.is_evaluated]
-    if any(point.kind != _main_kind(arm) for arm in arms for point in arm.points):
-        keys.append(Key("other rules", f"{OTHER} hollow", "circle"))
-    key, rows_height = legend(keys, (0, LEGEND_TOP), width)
-    height += max(0, rows_height - 20)
-    panel = Panel(
-        width,
-        height,
-        x=log_axis([point.nfe for point in every]),
-        y=_from_zero(shares, ceiling=100.0, ticks=5, unit=" %"),
-        top=LEGEND_TOP + rows_height + 16,
-    )
-    body = panel.frame(CALLS, ACCURACY, counts(arms))
-    stars = ""
-    for arm in arms:
-        style = style_of(arm)
-        shape = shape_at(arm.place)
-        joined = sorted((p for p in arm.points if p.kind == _main_kind(arm)), key=lambda p: p.nfe)
-        is_dense = len(joined) > MOST_BARS
-        if arm.price_curve:
-            stars += _price_curve(panel, arm, arm.price_curve)
-            style += " minor"
-        elif is_dense:
-            low, high = ([100 * p.ci95[end] for p in joined] for end in (0, 1))
-            body += panel.band([p.nfe for p in joined], low, high, style)
-        body += panel.line([(p.nfe, 100 * p.accuracy) for p in joined], style)
-        for point in arm.points:
-            is_joined = point.kind == _main_kind(arm)
-            name = f"{arm.name}, {point.rule}"
-            hollow = "" if is_joined and not arm.price_curve else " hollow"
-            body += _mark(panel, point, name, shape, style + hollow, not (is_joined and is_dense))
-        if arm.learned and not arm.price_curve:
-            stars += _star(panel, arm, arm.learned.point)
-    body += stars + key
-    label = "Accuracy against denoiser calls: " + "; ".join(_alternative_text(arm) for arm in arms)
-    return picture(width, height, label, body)
-
-
-def _star(panel: Panel, arm: Arm, point: FrontierPoint) -> str:
-    """Draw a learned sampler's point, and its name on the side that has room for it."""
-    x, y = panel.at((point.nfe, 100 * point.accuracy))
-    name = f"{shortened(arm.name, LONGEST_NAME)}, learned sampler"
-    to_the_left = x + 14 + text_width(name) > panel.width
-    label = text((x + (-14 if to_the_left else 14), y - 10), name, "label", "end" if to_the_left else "start")
-    return _mark(panel, point, f"{arm.name}, learned sampler", "star", style_of(arm)) + label
-
-
-def _price_curve(panel: Panel, arm: Arm, curve: PriceCurve) -> str:
-    """Draw a sampler's points, joined, with the prices that buy them."""
-    style = style_of(arm)
-    low, high = ([100 * point.ci95[end] for point in curve.points] for end in (0, 1))
-    body = panel.band([point.nfe for point in curve.points], low, high, style)
-    body += panel.line([(point.nfe, 100 * point.accuracy) for point in curve.points], f"{style} curve")
-    last_x, is_above = -math.inf, True
-    for point in curve.points:
-        bought = ", ".join(f"{price:g}" for price, rule in curve.prices.items() if rule == point.rule)
-        name = f"{arm.name}, learned sampler, {point.rule}" + (f" (price {bought})" if bought else "")
-        body += _mark(panel, point, name, shape_at(arm.place), style, has_bar=False)
-        if bought:
-            x, y = panel.at((point.nfe, 100 * point.accuracy))
-            # Labels that would run into each other take turns above and below the curve.
-            is_above = not is_above if x - last_x < LABEL_WIDTH else True
-            last_x = x
-            anchor = "end" if x > panel.width - LABEL_WIDTH else "middle"
-            body += text((x, y - 10 if is_above else y + 19), f"price {bought}", "label", anchor)
-    return body
-
-
-def _points(arm: Arm) -> list[FrontierPoint]:
-    found = [*arm.points, *([arm.learned.point] if arm.learned else [])]
-    return [*found, *(arm.price_curve.points if arm.price_curve else ())]
-
-
-def _main_kind(arm: Arm) -> str:
-    """Return the kind of rule that the arm's line joins: entropy bounds where there are any, else that of the first."""
-    kinds = [point.kind for point in arm.points]
-    return next(
-        (kind for kind in kinds if kind.replace("-", " ").startswith("entropy bound")), kinds[0] if kinds else ""
-    )
-
-
-def _mark(panel: Panel, point: FrontierPoint, name: str, shape: str, style: str, has_bar: bool = True) -> str:
-    low, high = (100 * end for end in point.ci95)
-    tooltip = f"{name}: {percent(point.accuracy)} % {interval_percent(point.ci95)} in {point.nfe:.2f} calls"
-    bar = panel.error_bar(point.nfe, low, high, style) if has_bar else ""
-    return bar + panel.marker((point.nfe, 100 * point.accuracy), shape, style, tooltip)
-
-
-def _alternative_text(arm: Arm) -> str:
-    """Return what the picture shows of an arm, for readers who cannot see it."""
-    if not arm.is_evaluated:
-        return f"{arm.name} not evaluated"
-    best = max(_points(arm), key=lambda point: (point.accuracy, -point.nfe))
-    return f"{arm.name} reaches {percent(best.accuracy)} % in {best.nfe:.1f} calls"
 
 
 # ------------------------------------------------------------------------------------------------- prompt awareness
@@ -164,7 +44,7 @@ def by_clues(clues: Sequence[int], values: Sequence[float]) -> dict[int, float]:
 
 def nearest_fixed(arm: Arm) -> FrontierPoint | None:
     """Return the fixed entropy bound whose mean NFE is nearest to the learned sampler's, by ratio."""
-    fixed = [point for point in arm.points if point.kind == _main_kind(arm) and point.nfe > 0]
+    fixed = [point for point in arm.points if point.kind == arm.main_kind and point.nfe > 0]
     if not arm.learned or not fixed:
         return None
     calls = arm.learned.point.nfe
@@ -200,7 +80,7 @@ def _clue_chart(
     is_accuracy = name == "accuracy"
     unit = " %" if is_accuracy else ""
     ceiling = 100.0 if is_accuracy else math.inf
-    y = _from_zero([*of_learned.values(), *of_fixed.values()], ceiling=ceiling, unit=unit)
+    y = from_zero([*of_learned.values(), *of_fixed.values()], ceiling=ceiling, unit=unit)
     width, height = 280, 220
     key, rows_height = legend(keys, (0, height), width)
     panel = Panel(width, height, x=_whole_axis(list(of_learned)), y=y)
@@ -216,7 +96,7 @@ def _clue_chart(
     return picture(width, height + rows_height, label, body + key)
 
 
-def _from_zero(values: Sequence[float], ceiling: float = math.inf, ticks: int = 4, unit: str = "") -> Axis:
+def from_zero(values: Sequence[float], ceiling: float = math.inf, ticks: int = 4, unit: str = "") -> Axis:
     """Return an axis that begins at 0, unless all values are above half of the largest: a picture says so then."""
     finite = [value for value in values if math.isfinite(value)] or [0.0]
     shown = [0.0, *finite] if min(finite) <= max(finite) / 2 else finite
@@ -263,13 +143,13 @@ def training_svg(
     every = [point for found in curves.values() for point in found]
     # The axis fits the means and not the bands: one wild batch must not flatten the curve.
     means = [factor * mean for _, mean, _, _ in every]
-    keys = [replace(_key_of(of_arm[name]), shape="") for name in curves] if has_legend else []
+    keys = [replace(key_of(of_arm[name]), shape="") for name in curves] if has_legend else []
     key, rows_height = legend(keys, (0, height), width)
     panel = Panel(
         width,
         height,
         x=linear_axis([0, *(point[0] for point in every)], floor=0),
-        y=_from_zero(means, ceiling=100.0 if unit else math.inf, unit=unit),
+        y=from_zero(means, ceiling=100.0 if unit else math.inf, unit=unit),
     )
     bands = lines = ""
     for name, found in curves.items():

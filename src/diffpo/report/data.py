@@ -136,6 +136,12 @@ class Arm:
         return max((point.n for point in (*self.points, *learned, *curve)), default=0)
 
     @property
+    def main_kind(self) -> str:
+        """The kind of rule that the arm's line joins: entropy bounds where there are any, else that of the first."""
+        kinds = [point.kind for point in self.points]
+        return next((kind for kind in kinds if kind.replace("-", " ").startswith("entropy bound")), (*kinds, "")[0])
+
+    @property
     def is_evaluated(self) -> bool:
         return bool(self.points or self.learned or self.price_curve)
 

@@ -7,10 +7,11 @@ from importlib import import_module
 from pathlib import Path
 
 from diffpo.core.files import check_writable, explain_write_errors, write_whole
-from diffpo.report.charts import by_clues, clue_charts, curve, frontier_svg, training_svg
+from diffpo.report.charts import by_clues, clue_charts, curve, training_svg
 from diffpo.report.data import Arm, FrontierPoint, ReportedRun
 from diffpo.report.figure_file import standalone
 from diffpo.report.file_names import file_name
+from diffpo.report.frontier_figure import frontier_svg
 from diffpo.report.training_logs import RL, SFT, with_log
 
 NO_PDF = (

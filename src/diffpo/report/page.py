@@ -16,6 +16,7 @@ from diffpo.report import charts, playback, sentences, table
 from diffpo.report.agreement import agreement, aup_sentence
 from diffpo.report.compared import frontier_sentences
 from diffpo.report.data import Arm, ReportedRun
+from diffpo.report.frontier_figure import frontier_svg
 from diffpo.report.headline import Comparison, comparison, headline
 from diffpo.report.learned import gain_sentences, price_sentences
 from diffpo.report.palette import style_sheet
@@ -80,7 +81,7 @@ def render(run: ReportedRun) -> str:
         has_learned=any(arm.learned for arm in evaluated),
         has_prices=any(arm.price_curve for arm in evaluated),
         frontiers=[
-            (name, Markup(charts.frontier_svg(evaluated, *size))) for name, size in (("wide", WIDE), ("narrow", NARROW))
+            (name, Markup(frontier_svg(evaluated, *size))) for name, size in (("wide", WIDE), ("narrow", NARROW))
         ]
         if evaluated
         else [],

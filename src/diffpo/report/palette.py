@@ -40,6 +40,7 @@ STYLES: tuple[tuple[str, Mapping[str, str]], ...] = (
     ("label", {"fill": "--ink"}),
     ("grid", {"stroke": "--rule", "stroke-width": "1"}),
     ("axis", {"stroke": "--soft", "stroke-width": "1"}),
+    ("leader", {"stroke": "--soft", "stroke-width": "1"}),
     ("line", {"fill": "none", "stroke": "--arm", "stroke-width": "1.8", "stroke-linejoin": "round"}),
     *((f"line.dash-{i}", {"stroke-dasharray": dash}) for i, dash in enumerate(DASHES) if i),
     ("line.curve", {"stroke-width": "2.6", "stroke-dasharray": "none"}),
