@@ -1,17 +1,20 @@
 """`diffpo check`: three rows through template, tokenizer, grader and rewards, and what is wrong in words."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from diffpo.cli.check_command import say_next_of_check
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
 from diffpo.recipes.tables import RlRecipe, SftRecipe
 from diffpo.recipes.training_recipe import load_training_recipe
 
+ROOT = Path(__file__).parents[2]
 REWARDS = """
 def good(completions, answer, **columns):
     return [float(text == right) for text, right in zip(completions, answer)]
@@ -70,7 +73,7 @@ def test_three_rows_are_shown_with_what_each_reward_gives(capsys: pytest.Capture
     assert text.count("\n  another answer  no      0       0\n") == 3
     assert (
         "train, " in text
-        and "\nnothing is wrong that a look at 3 rows can see\nnext: diffpo sft sudoku4-base+my.toml " in text
+        and "\nnothing is wrong that a look at 3 rows can see\nnext: diffpo sft tiny-base+my.toml " in text
     )
 
 
@@ -136,13 +139,51 @@ def test_the_keys_tell_whose_recipe_it_is(here: Path) -> None:
         load_training_recipe("task.toml", [], "train")
 
 
-def test_what_is_next_is_a_command_that_works(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+NEXT_SFT = "diffpo sft tiny-base+task.toml"
+NEXT_RL = "diffpo rl tiny-diffpo+task.toml base=runs/base budget.denoiser_calls=15000"
+
+
+def test_what_is_next_is_what_the_tutorial_does() -> None:
+    tutorial = (ROOT / "docs" / "tutorial.md").read_text()
+    assert f"\n{NEXT_SFT} --out runs/base\n" in tutorial and f"\n{NEXT_RL} --out runs/diffpo\n" in tutorial
+
+
+def next_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Return what `check` ends with: a command whose recipe can be read."""
+    with pytest.raises(SystemExit) as caught:
+        main(["check", *words])
+    told = capsys.readouterr().err
+    assert caught.value.code == 0, told
+    _, _, verb, recipe, *overrides = shlex.split(told)
+    wanted = {"sft": SftRecipe, "rl": RlRecipe}[verb]
+    assert isinstance(load_training_recipe(recipe, [word for word in overrides if "=" in word], verb), wanted)
+    return told
+
+
+def test_what_is_next_is_a_command_that_works(here: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A task alone is no recipe: it is joined to one, and its folder is not there yet."""
     (here / "runs/a").mkdir(parents=True)
+    (here / "runs/base").symlink_to(base)
+    digits = ["".join(str(n // 4**place % 4 + 1) for place in range(3)) for n in range(60)]  # those of the base
+    write([{"q": text, "answer": text[0]} for text in digits])
+    task = '[task]\nkind = "text"\nsource = "rows.jsonl"\nprompt = "q"\ncompletion_length = 4\n'
+    Path("task.toml").write_text(task)
+    Path("based.toml").write_text(f'base = "runs/base"\n{task}')
+    assert next_of(capsys, "task.toml") == f"next: {NEXT_SFT} --out runs/b\n"
+    assert next_of(capsys, "task.toml", "steps=9") == f"next: {NEXT_SFT} steps=9 --out runs/b\n"
+    assert next_of(capsys, "task.toml", "base=runs/base") == f"next: {NEXT_RL} --out runs/b\n"
+    assert next_of(capsys, "based.toml").startswith(
+        "next: diffpo rl tiny-diffpo+based.toml budget.denoiser_calls=15000 "
+    )
+    as_sft = next_of(capsys, "task.toml", "base=runs/base", "--as", "sft")
+    assert as_sft == "next: diffpo sft task.toml base=runs/base --out runs/b\n"
+    ungraded = next_of(capsys, "task.toml", "base=runs/base", "task.grader=none")
+    assert ungraded == "next: diffpo sft task.toml base=runs/base task.grader=none --out runs/b\n"
+
+
+def test_a_base_that_needs_a_gpu_is_rehearsed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("task.toml").write_text('[task]\nkind = "text"\nsource = "rows.jsonl"\nprompt = "q"\ncompletion_length = 4\n')
-    with pytest.raises(SystemExit) as caught:
-        main(["check", "task.toml"])
-    assert caught.value.code == 0
-    told = capsys.readouterr().err
-    assert told == "next: diffpo sft sudoku4-base+task.toml --out runs/b\n"
-    assert isinstance(load_training_recipe(told.split()[3], (), "sft"), SftRecipe)
+    words = ["base=GSAI-ML/LLaDA-8B-Instruct"]
+    say_next_of_check("task.toml", words, load_training_recipe("task.toml", words), None)
+    assert capsys.readouterr().err == f"next: diffpo rl diffpo+1gpu+task.toml {words[0]} --rehearse\n"
+    load_training_recipe("diffpo+1gpu+task.toml", words, "rl")

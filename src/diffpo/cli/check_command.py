@@ -5,15 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffpo.cli.next_step import say_next_run
+from diffpo.cli.next_step import say_next, say_next_run
 from diffpo.cli.options import Overrides
 from diffpo.core.output import show
 
 if TYPE_CHECKING:
     from diffpo.recipes.tables import RlRecipe, SftRecipe
 
-TINY = "sudoku4-base"
-"""A tiny model's training, to which a task of one's own is joined, as docs/tasks.md does."""
+BASE = "tiny-base"
+TINY_RL, BUDGET = "tiny-diffpo", "budget.denoiser_calls=15000"
+LARGE_RL = "diffpo+1gpu"
+"""To what a task of one's own is joined, as docs/tutorial.md does for a tiny model and docs/llada-8b.md for others."""
+TINY = 10**8
+"""A model of fewer parameters is trained in minutes on CPUs."""
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A TOML file, a built-in recipe's name, or several joined with +.")
 ]
@@ -33,7 +37,7 @@ def check(recipe: RecipeName, overrides: Overrides = None, verb: Verb = None) ->
     Example:
       diffpo check d1 'task={kind="text", source="rows.jsonl"}'
     """
-    from diffpo.recipes.training_recipe import load_training_recipe, verb_of
+    from diffpo.recipes.training_recipe import load_training_recipe
 
     loaded = load_training_recipe(recipe, overrides or (), verb)
     from diffpo.rehearsal.row_check import check_recipe
@@ -42,17 +46,36 @@ def check(recipe: RecipeName, overrides: Overrides = None, verb: Verb = None) ->
     show(text)
     if findings.faults:
         raise typer.Exit(2)
-    say_next_run(verb_of(loaded), _trained_by(recipe, overrides or (), loaded), overrides)
+    say_next_of_check(recipe, overrides or (), loaded, verb)
 
 
-def _trained_by(recipe: str, overrides: Sequence[str], loaded: "RlRecipe | SftRecipe") -> str:
-    """Return the recipe or, for a file that says a task and nothing of a training, that joined to a tiny model's."""
+def say_next_of_check(recipe: str, overrides: Sequence[str], loaded: "RlRecipe | SftRecipe", verb: str | None) -> None:
+    """Say how the recipe is run or, where it says a task and nothing of a training, what it is joined to.
+
+    Without a base that is the training of one, by supervised fine-tuning. A base is trained with rewards, if there are
+    any: a tiny one, or in small and with random weights one that needs a GPU.
+    """
     from diffpo.recipes.files import read_table
     from diffpo.recipes.tables import is_graded
-    from diffpo.recipes.training_recipe import load_training_recipe
+    from diffpo.recipes.training_recipe import load_training_recipe, verb_of
 
-    if set(read_table(recipe)) != {"task"} or not is_graded(loaded.task):
-        return recipe
-    joined = f"{TINY}+{recipe}"
-    load_training_recipe(joined, overrides, "sft")
-    return joined
+    table = read_table(recipe)
+    said = {*table, *(override.partition("=")[0].partition(".")[0].strip() for override in overrides)}
+    if set(table) == {"task"} and loaded.base is None:
+        load_training_recipe(joined := f"{BASE}+{recipe}", overrides, "sft")
+        say_next_run("sft", joined, overrides)
+    elif said == {"task", "base"} and loaded.base and verb is None and is_graded(loaded.task):
+        is_tiny = _is_tiny(loaded.base)
+        load_training_recipe(joined := f"{TINY_RL if is_tiny else LARGE_RL}+{recipe}", overrides, "rl")
+        if is_tiny:
+            say_next_run("rl", joined, [*overrides, BUDGET])
+        else:
+            say_next("rl", joined, *overrides, "--rehearse")
+    else:
+        say_next_run(verb_of(loaded), recipe, overrides)
+
+
+def _is_tiny(base: str) -> bool:
+    from diffpo.runs.dry_run.size import is_elsewhere, size_of
+
+    return not is_elsewhere(base) and size_of(base, rank=None, is_trained=False).parameters < TINY
