@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import shutil
 import subprocess
 from importlib import import_module
@@ -120,6 +121,29 @@ def test_all_figures_and_tables_are_written(tmp_path: Path) -> None:
     assert float(compared[0]["area difference low"]) > 0
     training = [row for row in rows_of(out / "training.csv") if row["metric"] == "accuracy" and row["arm"] == "a"]
     assert [float(row["mean"]) for row in training] == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_each_table_of_a_page_is_a_csv_too(tmp_path: Path) -> None:
+    """Those of arms by rule, and of learned samplers by clues: row by row, as the page rounds them."""
+    page, *_ = write_reports([fake_run(tmp_path / "demo")], tmp_path / "page.html", tmp_path / "figures")
+    tables = re.findall(r"<table.*?</table>", page.read_text(), re.DOTALL)
+    points, clues = (rows_of(tmp_path / "figures" / f"{name}.csv") for name in ("points", "clues"))
+    in_points = {(row["arm"], f"{float(row['accuracy %']):.1f}", f"{float(row['NFE calls']):.2f}") for row in points}
+    in_clues = {
+        (row["clues"], row["problems"], f"{float(row['accuracy %']):.1f}", f"{float(row['NFE calls']):.2f}")
+        for row in clues
+    }
+    kinds = []
+    for table in tables:
+        owner = re.search(r"<caption><b[^>]*><bdi>(.*?)</bdi>", table)
+        for row in re.findall(r"<tr.*?</tr>", table.partition("<tbody>")[2], re.DOTALL):
+            cells = re.findall(r"<t[hd][^>]*>(?:<bdi>)?(.*?)(?:</bdi>)?</t[hd]>", row)
+            if owner:
+                assert (owner[1], cells[1], cells[3]) in in_points
+            else:
+                assert (cells[0], cells[1], cells[3], cells[4]) in in_clues
+        kinds.append(bool(owner))
+    assert set(kinds) == {True, False}
 
 
 def test_without_cairosvg_the_rest_is_written_and_a_sentence_says_so(

@@ -1,6 +1,7 @@
 """Studies on a tiny model: run, interrupted and gone on with, refused, selected from, and reported from lines alone."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -426,7 +427,9 @@ def test_nothing_to_report(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- likelihood
 
 
-def test_a_study_of_likelihoods_before_and_after_training(undisturbed: Path, here: Path) -> None:
+def test_a_study_of_likelihoods_before_and_after_training(
+    undisturbed: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(undisturbed / "work" / "bases", here / "work" / "bases")
     recipe = study("kind=likelihood")
     run_study(recipe, here / "results", here / "work", selection=Selection(arms=("base", "mf")))
@@ -449,6 +452,24 @@ def test_a_study_of_likelihoods_before_and_after_training(undisturbed: Path, her
         assert all(0 < pair["boundary"] < pair["call"] for pair in pairs)
     assert "by boundary s" in (here / "results" / "table.md").read_text()
     assert (here / "results" / "kl-walk.svg").read_text().count("<g transform") == 2
+    tables_and_figures_are_all_there(here / "results", "kl-walk", capsys)
+
+
+def tables_and_figures_are_all_there(results: Path, figure: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Do what the command says that is next: a file for each table, with its rows, and the figures."""
+    with pytest.raises(SystemExit):
+        main(["study", "--out", str(results), "--report-only"])
+    told = capsys.readouterr().err
+    folder = results / "figures"
+    assert told == f"next: diffpo report {results} --figures {folder}\n"
+    with pytest.raises(SystemExit) as caught:
+        main(told.split()[2:])
+    assert not caught.value.code and not (results / "report.html").exists()
+    assert (folder / f"study-{figure}.svg").read_text() == (results / f"{figure}.svg").read_text()
+    below_headers = re.split(r"\n\| ---[^\n]*", (results / "table.md").read_text())[1:]
+    num_rows = [table.partition("\n\n")[0].count("\n|") for table in below_headers]
+    files = sorted(folder.glob("*.csv"))
+    assert sorted(len(file.read_text().splitlines()) - 1 for file in files) == sorted(num_rows)
 
 
 @pytest.mark.parametrize("name", ["study-arms", "study-full", "study-likelihood"])

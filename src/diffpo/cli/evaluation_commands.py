@@ -9,6 +9,7 @@ import typer
 
 from diffpo.cli.next_step import say_next
 from diffpo.cli.options import Model, Overrides
+from diffpo.core.errors import UserError
 from diffpo.core.output import show, warn
 from diffpo.distributed.process import current_process
 
@@ -103,20 +104,24 @@ def report(
     """
     from diffpo.report.found import results_file
     from diffpo.report.write import write_reports
+    from diffpo.study.csv_tables import is_of_likelihoods, write_study_files
 
-    written = write_reports(paths, out, figures)
+    studies = {path: found for path in paths if figures and (found := results_file(path))}
+    with_page = [path for path in paths if path not in studies or not is_of_likelihoods(studies[path])]
+    if out and not with_page:
+        raise UserError(f"{paths[0]}: no arms to report, so that there is no page for {out}; leave --out out")
+    written = write_reports(with_page, out, figures) if with_page else []
     of_figures = [path for path in written if figures and path.parent == figures and path.suffix != ".html"]
     pages = [path for path in written if path not in of_figures]
-    show("\n".join(f"wrote {path}" for path in pages))
+    for page in pages:
+        show(f"wrote {page}")
     if figures is None:
         place = ("--out", str(out)) if out else ()
         say_next("report", *map(str, paths), *place, "--figures", str(Path(pages[0]).parent / "figures"))
     else:
         from diffpo.report.export import NO_PDF, can_write_pdf
-        from diffpo.study.csv_tables import write_csv_tables
 
-        for results in filter(None, map(results_file, paths)):
-            of_figures += write_csv_tables(results, figures)
+        of_figures += write_study_files(list(studies.values()), figures) if studies else []
         show(f"wrote {len(of_figures)} files of figures and tables to {figures}")
         if not can_write_pdf():
             warn(f"diffpo: {NO_PDF}")

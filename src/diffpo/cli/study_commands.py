@@ -72,10 +72,10 @@ def study(  # twelve arguments: every option of a command is one
 
 
 def _say_next_report(out: Path) -> None:
-    """Say how the results are shown as a page, if they are of arms: those of likelihoods have no page."""
+    """Say how the results, if there are any, are shown as a page, figures and tables."""
     from diffpo.study.results import RUNS, read_results
 
-    if any(result["kind"] == "arms" for result in read_results(out / RUNS, skip_broken=True)):
+    if read_results(out / RUNS, skip_broken=True):
         say_next("report", str(out), "--figures", str(out / "figures"))
 
 

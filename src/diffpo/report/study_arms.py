@@ -54,7 +54,8 @@ def read_study(path: Path) -> tuple[list[Arm], list[str]]:
                 raise UserError(f"{path}:{number}: no result of a study; give a file that diffpo study has written")
     if not found:
         raise UserError(
-            f"{path}: no arms to report; a study of likelihoods has figures of its own: diffpo study --report-only"
+            f"{path}: no arms to report; a study of likelihoods has no page, but figures and tables: diffpo report "
+            f"{path} --figures DIR"
         )
     return build(path, _arms, found), _notes(found)
 
