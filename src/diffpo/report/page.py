@@ -17,7 +17,7 @@ from diffpo.report.agreement import agreement, aup_sentence
 from diffpo.report.compared import frontier_sentences
 from diffpo.report.data import Arm, ReportedRun
 from diffpo.report.frontier_figure import frontier_svg
-from diffpo.report.headline import Comparison, comparison, headline
+from diffpo.report.headline import comparison, headline
 from diffpo.report.learned import gain_sentences, price_sentences
 from diffpo.report.palette import style_sheet
 from diffpo.report.prompt_view import prompt_view
@@ -65,6 +65,10 @@ def render(run: ReportedRun) -> str:
     evaluated = [arm for arm in run.arms if arm.is_evaluated]
     rl, sft = (with_log(run.arms, kind) for kind in (RL, SFT))
     found = comparison(run.arms, run.compared, run.main)
+    # Beside the frontier stands what the headline rests on, of a few arms; where that leaves some out, all of it below.
+    basis, whole = (
+        sentences.basis(run.arms, run.compared, found.main, most) if found else None for most in (MOST_RIVALS, None)
+    )
     script = _text("playback.js")
     return _template().render(
         css=Markup(style_sheet()) + _text("style.css") + _text("playback.css"),
@@ -74,7 +78,7 @@ def render(run: ReportedRun) -> str:
         facts=_facts(run),
         headline=_unbroken(headline(run.arms, run.compared, run.main)),
         main=found.main if found else None,
-        basis=sentences.basis(run.arms, run.compared, found.main, MOST_RIVALS) if found else None,
+        basis=basis,
         agreement=agreement(run.arms, found),
         aup_sentence=aup_sentence(evaluated),
         figures=sentences.figures(run.arms),
@@ -86,7 +90,7 @@ def render(run: ReportedRun) -> str:
         if evaluated
         else [],
         gains=[
-            *(_whole_basis(run, found) if found else []),
+            *([whole] if whole and whole != basis and not run.compared else []),
             *(sentence for arm in evaluated for sentence in gain_sentences(arm)),
             *(sentence for arm in evaluated for sentence in price_sentences(arm)),
             *(frontier_sentences(run.main, run.compared, _num_seeds(run)) if run.main else []),
@@ -101,13 +105,6 @@ def render(run: ReportedRun) -> str:
         player=playback.player(run.arms, sentences.rules(run.arms)),
         style_of=charts.styles_of(run.arms),
     )
-
-
-def _whole_basis(run: ReportedRun, found: Comparison) -> list[str]:
-    """Return what the headline rests on for all arms, where the paragraph beside the frontier leaves some out."""
-    whole = sentences.basis(run.arms, run.compared, found.main)
-    is_whole = whole == sentences.basis(run.arms, run.compared, found.main, MOST_RIVALS)
-    return [] if is_whole or whole is None or run.compared else [whole]
 
 
 @lru_cache
