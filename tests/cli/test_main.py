@@ -17,8 +17,9 @@ import diffpo
 from diffpo.api import start
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
+from diffpo.evaluation.sample_settings import SampleSettings
 from diffpo.recipes import Strict, training_recipe
-from diffpo.recipes.tables import BudgetRecipe, RlRecipe, SftRecipe
+from diffpo.recipes.tables import BudgetRecipe, DeviceSettings, RlRecipe, SftRecipe
 
 
 class TinyRecipe(Strict):
@@ -53,13 +54,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     made: list[tuple[Any, ...]] = []
     schema = ModuleType("diffpo.recipes.tables")
     vars(schema).update(EvalRecipe=TinyEvalRecipe, SamplerRecipe=TinySampler, is_graded=lambda task: True)
+    vars(schema).update(DeviceSettings=DeviceSettings)
     monkeypatch.setitem(sys.modules, schema.__name__, schema)
     monkeypatch.setattr(training_recipe, "RECIPES", RECIPES)
     monkeypatch.setattr(start, "SftRecipe", TinySftRecipe)
     monkeypatch.setattr(start, "check_inputs", lambda recipe: None)
     stored = ModuleType("diffpo.recipes.stored")
     vars(stored).update(evaluated_task=lambda recipe: None, fitted_task=lambda recipe: None)
-    vars(stored).update(sampled_length=lambda model, length: length)
+    vars(stored).update(sampled_length=lambda model, length: length or 16)
     vars(stored).update(over_stored_task=lambda model, recipe, overrides: list(overrides))
     monkeypatch.setitem(sys.modules, stored.__name__, stored)
     verbs = {"training.sft": "run_sft", "training.rl": "run_rl", "evaluation.run": "run_eval"}
@@ -225,8 +227,8 @@ def test_the_other_verbs(
     assert calls == [
         ("run_eval", TinyEvalRecipe(num_steps=5, model=here), tmp_path / "eval.json"),
         ("run_eval", TinyEvalRecipe(model=here, price=0.5), tmp_path / "eval.json"),
-        ("run_sample", here, "1 2", None, None, None, 0.0, 4, "auto", "float32"),
-        ("run_sample", here, "1 2", None, None, 0.0, 0.0, 0, "auto", "float32"),
+        ("run_sample", here, "1 2", SampleSettings(16, seed=4), DeviceSettings()),
+        ("run_sample", here, "1 2", SampleSettings(16, price=0.0), DeviceSettings()),
         ("run_fit_sampler", TinySampler(num_steps=5, base=here), Path("x")),
         ("write_reports", [tmp_path], None, None),
         ("run_demo", Path("runs/demo"), 7),

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -17,9 +18,10 @@ from diffpo.core.conversation import Prompt, Turn
 from diffpo.core.errors import UserError
 from diffpo.core.rollout import Rollout
 from diffpo.evaluation.completing import draw_completions
+from diffpo.evaluation.sample_settings import SampleSettings
 from diffpo.models.loading import make_denoiser
 from diffpo.models.tokenizer import char_tokenizer
-from diffpo.recipes.tables import TinyModel
+from diffpo.recipes.tables import DeviceSettings, TinyModel
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy
 from diffpo.sampling.rules import EntropyBound, TopK
@@ -27,6 +29,7 @@ from diffpo.training.sft import tiny_llada
 
 SMALL = TinyModel(d_model=16, n_layers=1, n_heads=2, mlp_hidden_size=16)
 LENGTH = 12
+DRAWN = SampleSettings(LENGTH, entropy_bound=0.0, temperature=1.0, seed=3)
 
 
 class Terminal(io.StringIO):
@@ -52,7 +55,6 @@ def chatting() -> Policy:
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> Callable[[Policy], None]:
     """Return a function that makes a policy what any model's name stands for."""
-    monkeypatch.setattr(show_completion, "sampled_length", lambda model, length: length)
     return lambda policy: monkeypatch.setattr(show_completion, "load", lambda *_: policy)
 
 
@@ -97,7 +99,7 @@ def test_a_terminal_shows_it_live_and_keeps_the_text(
     monkeypatch.setenv("TERM", "xterm-256color")
     loaded(policy)
     with redirect_stdout(Terminal()) as stdout:
-        run_sample("any", "ab", LENGTH, 0.0, None, 1.0, 3)
+        run_sample("any", "ab", DRAWN, DeviceSettings())
     shown = stdout.getvalue()
     frames = frames_of(shown)
     assert any(f"{'_' * min(columns, LENGTH)}" in frame for frame in frames) and any("call 1" in f for f in frames)
@@ -118,7 +120,7 @@ def test_elsewhere_each_call_is_a_line(
     policy: Policy, loaded: Callable[[Policy], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     loaded(policy)
-    run_sample("any", "ab", LENGTH, 0.0, None, 1.0, 3)
+    run_sample("any", "ab", DRAWN, DeviceSettings())
     *lines, last = capsys.readouterr().out.splitlines()
     assert last == f"{len(lines)} denoiser calls, entropy bound 0"
     canvases = [line[6:].replace("<|pad|>", "P") for line in lines]
@@ -131,7 +133,7 @@ def test_quiet_prints_the_text_alone(
     policy: Policy, loaded: Callable[[Policy], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     loaded(policy)
-    run_sample("any", "ab", LENGTH, 0.0, None, 1.0, 3, is_quiet=True)
+    run_sample("any", "ab", replace(DRAWN, is_quiet=True), DeviceSettings())
     ids = drawn(policy, Decoding(EntropyBound(0.0), LENGTH, LENGTH, 1.0)).completion_ids[0].tolist()
     kept = ids[: ids.index(policy.tokenizer.eos_token_id)] if policy.tokenizer.eos_token_id in ids else ids
     assert capsys.readouterr().out == policy.tokenizer.decode(kept) + "\n"
@@ -173,7 +175,7 @@ def test_a_conversation_is_kept_until_it_is_forgotten(
 ) -> None:
     loaded(chatting)
     left = typed(monkeypatch, "1+1?", " ", "and 2?", "/new", "who?", "/exit", "never")
-    run_chat("any", "Be brief.", 4, 10.0, None, 1.0, 7, is_quiet=True)
+    run_chat("any", "Be brief.", SampleSettings(4, 10.0, temperature=1.0, seed=7, is_quiet=True), DeviceSettings())
     system = Turn("system", "Be brief.")
     (one, two, three) = asked
     assert one == ((system, Turn("user", "1+1?")), 7)
@@ -194,7 +196,7 @@ def test_a_turn_without_room_is_told_and_forgotten(
     loaded(chatting)
     monkeypatch.setattr(Policy, "most_tokens", 64)
     typed(monkeypatch, "1" * 100, "1?")
-    run_chat("any", None, 4, 10.0, is_quiet=True)
+    run_chat("any", None, SampleSettings(4, 10.0, is_quiet=True), DeviceSettings())
     assert "tokens and its completion 4, and the model takes 64 together; shorten it" in capsys.readouterr().out
     assert asked[1][0] == (Turn("user", "1?"),)
 
@@ -202,4 +204,4 @@ def test_a_turn_without_room_is_told_and_forgotten(
 def test_a_model_without_a_template_does_not_chat(policy: Policy, loaded: Callable[[Policy], None]) -> None:
     loaded(policy)
     with pytest.raises(UserError, match="any has no chat template, so there is no conversation with it"):
-        run_chat("any", None, 4)
+        run_chat("any", None, SampleSettings(4), DeviceSettings())

@@ -16,7 +16,8 @@ from diffpo.distributed.process import current_process
 from diffpo.evaluation import sample_file as completing
 from diffpo.evaluation.loop import Outcome, evaluate_decodings
 from diffpo.evaluation.run import run_eval
-from diffpo.evaluation.sample_file import FileSettings, run_sample_file
+from diffpo.evaluation.sample_file import run_sample_file
+from diffpo.evaluation.sample_settings import SampleSettings
 from diffpo.recipes import load_recipe
 from diffpo.recipes.tables import DeviceSettings, EvalRecipe
 from diffpo.sampling.controller import Controller
@@ -50,7 +51,7 @@ def eval_recipe(model: Path, *overrides: str) -> EvalRecipe:
 
 
 def sample_file(model: Path, file: Path, out: Path, **settings: Any) -> str:
-    return run_sample_file(str(model), file, out, FileSettings(LENGTH, **settings), DeviceSettings(threads=1))
+    return run_sample_file(str(model), file, out, SampleSettings(LENGTH, **settings), DeviceSettings(threads=1))
 
 
 # --------------------------------------------------------------------------------------------- in each of the processes

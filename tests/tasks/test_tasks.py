@@ -16,6 +16,7 @@ from diffpo.cli.show_completion import run_sample
 from diffpo.core.errors import UserError
 from diffpo.core.randomness import derive_seed
 from diffpo.evaluation.run import run_eval
+from diffpo.evaluation.sample_settings import SampleSettings
 from diffpo.models.denoiser import ModelDenoiser
 from diffpo.models.denoiser_output import Logits
 from diffpo.models.encoding import encode_answers
@@ -27,6 +28,7 @@ from diffpo.recipes.parts import build_task
 from diffpo.recipes.stored import stored_task
 from diffpo.recipes.tables import (
     CountdownTask,
+    DeviceSettings,
     EvalRecipe,
     RlRecipe,
     SftRecipe,
@@ -199,10 +201,11 @@ def test_every_verb_runs_on_the_task(kind: str, tmp_path: Path, capsys: pytest.C
         assert "<" not in played["completion"] and len(played["completion"]) <= len(played["unmask_step"])
     (arm,) = read_run(tmp_path / "eval" / "..").arms[-1:]
     assert arm.name == "run"
-    run_sample(run, problems[0].prompt, temperature=1.0, seed=0)
+    length = build_task(stored_task(run)).completion_length
+    run_sample(run, problems[0].prompt, SampleSettings(length, temperature=1.0), DeviceSettings())
     lines = capsys.readouterr().out.splitlines()
     canvases = [line[6:] for line in lines if line[:4].strip().isdecimal() and line[4:6] == "  "]
-    assert canvases and {len(canvas) for canvas in canvases} == {build_task(stored_task(run)).completion_length}
+    assert canvases and {len(canvas) for canvas in canvases} == {length}
 
 
 def test_failures_of_the_grader_are_logged_and_said(

@@ -97,24 +97,26 @@ def sample(
         require_single_process("a conversation" if chat else "completing one prompt")
 
     length = sampled_length(model, length)  # a folder without a model is refused before torch is imported
+    from diffpo.evaluation.sample_settings import SampleSettings
+    from diffpo.recipes.tables import DeviceSettings
+
+    settings = SampleSettings(length, entropy_bound, price, temperature, seed, batch, quiet)
+    place = DeviceSettings(device=device, dtype=dtype)
     if file is None or out is None:
-        how = (length, entropy_bound, price, temperature, seed, device, dtype)
         if chat:
             from diffpo.cli.show_completion import run_chat
 
-            run_chat(model, system, *how, is_quiet=quiet)
+            run_chat(model, system, settings, place)
         else:
             from diffpo.cli.show_completion import run_sample
 
-            run_sample(model, prompt or "", *how, is_quiet=quiet)
+            run_sample(model, prompt or "", settings, place)
             if not quiet and Path(model, "recipe.toml").is_file():
                 say_next_of_run(model)
         return
-    from diffpo.evaluation.sample_file import FileSettings, run_sample_file
-    from diffpo.recipes.tables import DeviceSettings
+    from diffpo.evaluation.sample_file import run_sample_file
 
-    settings = FileSettings(length, entropy_bound, price, temperature, seed, batch, quiet)
-    told = run_sample_file(model, file, out, settings, DeviceSettings(device=device, dtype=dtype))
+    told = run_sample_file(model, file, out, settings, place)
     if current_process().is_main:
         show(str(out) if quiet else f"{told}\nwrote {out}")
 

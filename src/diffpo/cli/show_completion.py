@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from diffpo.cli.live_canvas import ENDED, LINE_BREAK, LiveCanvas, canvas_texts
 from diffpo.core.canvas import canvas_at
@@ -12,8 +11,8 @@ from diffpo.core.errors import UserError
 from diffpo.core.output import show
 from diffpo.core.rollout import Rollout
 from diffpo.evaluation.completing import chosen_decoding, draw_completions, warn_beyond_training
+from diffpo.evaluation.sample_settings import SampleSettings
 from diffpo.models.tokenizer import decode_text
-from diffpo.recipes.stored import sampled_length
 from diffpo.recipes.tables import DeviceSettings
 from diffpo.runs.device import configure_torch_, resolve_device
 from diffpo.runs.progress import is_live_terminal
@@ -76,46 +75,31 @@ class _Sampler:
 def run_sample(
     model: str | Path,
     prompt: str,
-    length: int | None = None,
-    entropy_bound: float | None = None,
-    price: float | None = None,
-    temperature: float = 0.0,
-    seed: int = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    dtype: Literal["float32", "bfloat16"] = "float32",
-    is_quiet: bool = False,
+    settings: SampleSettings,
+    device: DeviceSettings,
 ) -> None:
     """Show a completion as it is drawn. `model` is a folder, a run or a hub name.
 
-    On a terminal each token appears at its place; elsewhere there is a line for the canvas after every call. With
-    `is_quiet` the text alone is printed. Without a `length` the completion is as long as those of the task that the
-    model was trained on. Without a bound the controller chooses it, or the commit policy the tokens of each call, if
-    there is one; with a price the model's sampler decodes. Raises UserError for a price where it has none, and for a
-    prompt that is too long for the model.
+    On a terminal each token appears at its place; elsewhere there is a line for the canvas after every call. Where it
+    is quiet the text alone is printed. Without a bound the controller chooses it, or the commit policy the tokens of
+    each call, if there is one; with a price the model's sampler decodes. Raises UserError for a price where it has
+    none, and for a prompt that is too long for the model.
     """
-    settings = DeviceSettings(device=device, dtype=dtype)
-    _load(model, length, entropy_bound, price, temperature, settings, is_quiet).draw(prompt, seed)
+    _load(model, settings, device).draw(prompt, settings.seed)
 
 
 def run_chat(
     model: str | Path,
     system: str | None,
-    length: int | None = None,
-    entropy_bound: float | None = None,
-    price: float | None = None,
-    temperature: float = 0.0,
-    seed: int = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    dtype: Literal["float32", "bfloat16"] = "float32",
-    is_quiet: bool = False,
+    settings: SampleSettings,
+    device: DeviceSettings,
 ) -> None:
     """Answer the lines of stdin as a conversation, up to its end or EXIT; ANEW forgets what was said.
 
-    `system` is the conversation's first message; the n-th answer has the seed `seed` + n. Raises UserError for a model
-    without a chat template. A turn for which the model has no room is told, and forgotten.
+    `system` is the conversation's first message; the n-th answer has the settings' seed + n. Raises UserError for a
+    model without a chat template. A turn for which the model has no room is told, and forgotten.
     """
-    settings = DeviceSettings(device=device, dtype=dtype)
-    sampler = _load(model, length, entropy_bound, price, temperature, settings, is_quiet)
+    sampler = _load(model, settings, device)
     if not sampler.policy.tokenizer.chat_template:
         raise UserError(f"{model} has no chat template, so there is no conversation with it; give --prompt")
     beginning = (Turn("system", system),) if system else ()
@@ -130,7 +114,7 @@ def run_chat(
             continue
         asked = (*turns, Turn("user", line))
         try:
-            turns = (*asked, Turn("assistant", sampler.draw(asked, seed + number)))
+            turns = (*asked, Turn("assistant", sampler.draw(asked, settings.seed + number)))
         except UserError as error:
             show(f"({error}; {ANEW} forgets what was said)")
         number += 1
@@ -147,18 +131,11 @@ def _lines_of_user() -> Iterator[str]:
             yield line
 
 
-def _load(
-    model: str | Path,
-    length: int | None,
-    entropy_bound: float | None,
-    price: float | None,
-    temperature: float,
-    settings: DeviceSettings,
-    is_quiet: bool,
-) -> _Sampler:
-    length = sampled_length(model, length)
-    configure_torch_(settings)
-    policy = load(model, *resolve_device(settings))
-    warn_beyond_training(policy, str(model), length)
-    decoding, chosen = chosen_decoding(policy, str(model), length, entropy_bound, price, temperature)
-    return _Sampler(policy, decoding, chosen, price, is_quiet)
+def _load(model: str | Path, settings: SampleSettings, device: DeviceSettings) -> _Sampler:
+    configure_torch_(device)
+    policy = load(model, *resolve_device(device))
+    warn_beyond_training(policy, str(model), settings.length)
+    decoding, chosen = chosen_decoding(
+        policy, str(model), settings.length, settings.entropy_bound, settings.price, settings.temperature
+    )
+    return _Sampler(policy, decoding, chosen, settings.price, settings.is_quiet)

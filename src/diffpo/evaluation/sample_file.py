@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from diffpo.distributed.process import rank_slice
 from diffpo.evaluation.completing import chosen_decoding, warn_beyond_training
 from diffpo.evaluation.exchange import share_label
 from diffpo.evaluation.prompt_file import PromptLine, encode_lines, read_prompts
+from diffpo.evaluation.sample_settings import SampleSettings
 from diffpo.models.encoding import pad_rows
 from diffpo.models.tokenizer import decode_text
 from diffpo.recipes.tables import DeviceSettings
@@ -28,27 +28,8 @@ from diffpo.sampling.loop import sample
 from diffpo.sampling.policy import Policy, load
 
 
-@dataclass(frozen=True)
-class FileSettings:
-    """How the prompts of a file are completed."""
-
-    length: int
-    """Tokens of a completion."""
-    entropy_bound: float | None = None
-    """None: the controller's choice, or 0."""
-    price: float | None = None
-    """What one call per token costs in accuracy, for the model's sampler."""
-    temperature: float = 0.0
-    seed: int = 0
-    """Of the first line; each line has one more than the line before."""
-    batch: int = 64
-    """Completions that a process decodes at a time."""
-    is_quiet: bool = False
-    """Whether no progress is shown."""
-
-
 @process_group()
-def run_sample_file(model: str, file: Path, out: Path, settings: FileSettings, device: DeviceSettings) -> str:
+def run_sample_file(model: str, file: Path, out: Path, settings: SampleSettings, device: DeviceSettings) -> str:
     """Complete the prompts of `file`; write its objects with `completion`, `nfe` and `seed` into `out`, in their order.
 
     Returns a line about what was drawn. A line's completion depends on its prompt and its seed alone; processes share
