@@ -32,6 +32,7 @@ def test_a_step_that_moves_begins_anew() -> None:
         (0.0, 0.0, 1.0, "no completion was right .* too hard for the model"),
         (0.0, 1.0, 1.0, "all completions of each prompt earned the same .* look at the reward"),
         (0.5, 0.0, 1.0, "all completions of each prompt earned the same .* look at the reward"),
+        (0.9, 0.8, 1.0, "solved by all of its completions or by none .* neither too easy nor too hard"),
         (1.0, 1.0, 0.9, "the gradient was 0"),
     ],
 )

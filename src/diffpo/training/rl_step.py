@@ -201,7 +201,8 @@ def show_step(
         )
     if watch.has_learned_nothing(metrics, batch.reward.shape[1]):
         steps, completion = watch.quiet_steps, example(policy, batch)
-        bar.warn(cause(metrics), steps=steps, reward=metrics["reward"], completion=completion)
+        figures = {name: metrics[name] for name in ("reward", "accuracy")}
+        bar.warn(cause(metrics), steps=steps, **figures, completion=completion)
     if "prompts_too_long" in metrics:
         bar.warn(PROMPTS_TOO_LONG, **metrics)
     if metrics.get("right_answers") == 0:

@@ -24,6 +24,10 @@ NONE_RIGHT = IN + (
     "learned: the task is too hard for the model yet (train it by diffpo sft first), or the grader does not see what "
     "is right; look at a completion, {completion}"
 )
+ALL_OR_NONE = IN + (
+    "each prompt was solved by all of its completions or by none ({accuracy:.0%} by all), so that nothing is learned: "
+    "give rows that are neither too easy nor too hard; look at a completion, {completion}"
+)
 ALIKE = IN + (
     "all completions of each prompt earned the same (on average {reward:g}), so that nothing is learned: "
     "look at the reward, and at a completion, {completion}"
@@ -41,7 +45,9 @@ def cause(metrics: Mapping[str, float]) -> str:
     if metrics["accuracy"] == 1:
         return ALL_RIGHT
     # What is rewarded and never right is another matter: a reward of one's own that is the same for all.
-    return NONE_RIGHT if metrics["accuracy"] == 0 and metrics["reward"] <= 0 else ALIKE
+    if metrics["accuracy"] == 0:
+        return NONE_RIGHT if metrics["reward"] <= 0 else ALIKE
+    return ALL_OR_NONE if metrics["reward"] > 0 else ALIKE
 
 
 @dataclass
