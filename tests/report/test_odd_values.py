@@ -221,6 +221,14 @@ def test_what_a_log_may_have_is_no_mistake(name: str, value: object, tmp_path: P
     assert len(arm.metrics) == 4 and (name in arm.metrics[2]) is is_drawn
 
 
+def test_expert_iteration_has_no_groups_from_which_nothing_is_learned(tmp_path: Path) -> None:
+    row = {"step": 1, "frac_reward_zero_std": 1.0}
+    for more in ({}, {"right_answers": 3.0}):
+        (tmp_path / "metrics.jsonl").write_text(json.dumps(row | more) + "\n")
+        (found,) = log.read_metrics(tmp_path / "metrics.jsonl")
+        assert ("frac_reward_zero_std" in found) is (not more) and found["step"] == 1
+
+
 @pytest.mark.parametrize("name", ["metrics.jsonl", "eval.json", "summary.json"])
 @pytest.mark.parametrize(
     ("content", "line"),

@@ -117,6 +117,7 @@ def test_the_page_plays_back_the_rules_of_its_figures(tmp_path: Path) -> None:
     assert [play.title for play in played.grids] == ["5 clues"]
     html = render(run)
     assert "answered by the rules of the figures at the top" in html.replace("\n", " ")
+    assert "They are shown, not measured" in html
     assert html.count('class="board by-4"') == 3 and html.count(" wrong</span>") == 2
     assert html.count('data-given="') == 3 * 6
 

@@ -1,15 +1,17 @@
 """A report of a sampler with prices: a curve in place of a star, and sentences that claim no more than it shows."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from diffpo.core.errors import UserError
-from diffpo.report.data import Arm, FrontierPoint, LearnedSampler, PriceCurve
+from diffpo.report.data import Arm, FrontierPoint, LearnedSampler, PriceCurve, ReportedRun
 from diffpo.report.frontier_figure import frontier_svg
 from diffpo.report.headline import headline
 from diffpo.report.learned import price_sentences
+from diffpo.report.page import render
 from diffpo.report.sentences import figures, representative
 from diffpo.report.sources import read_run
 from diffpo.report.table import table_rows
@@ -78,6 +80,23 @@ def test_the_table_has_a_row_for_each_price() -> None:
         ("entropy bound 1", False),
     ]
     assert rows[1].cells[2] == "85.0" and [row.is_first for row in rows] == [True, False, False, False, False]
+
+
+def test_the_area_that_is_compared_stands_in_the_table_beside_that_of_the_fixed_rules() -> None:
+    arm = replace(priced(), area=Estimate(0.6, (0.5, 0.7)))
+    page = render(ReportedRun("r", (arm,)))
+    assert "area of its sampler, which is compared, 0.700 [0.650, 0.750]" in page
+    assert "area of its fixed rules 0.600 [0.500, 0.700]" in page
+    assert "area 0.600 [0.500, 0.700]" in render(ReportedRun("r", (replace(arm, price_curve=None),)))
+
+
+@pytest.mark.parametrize(
+    ("rule", "word"), [("entropy bound 0", ""), ("entropy bound 1 (plain sum)", "plain sum: "), ("commit risk 1", "c")]
+)
+def test_a_rule_of_a_name_that_is_not_plain_is_explained_where_it_first_stands(rule: str, word: str) -> None:
+    (figure,) = figures([Arm("d1", (point(rule, 0.5, 2.0),))])
+    assert figure.explained.startswith(word) and bool(figure.explained) == bool(word)
+    assert figure.explained in render(ReportedRun("r", (Arm("d1", (point(rule, 0.5, 2.0),)),)))
 
 
 def test_a_record_is_read_and_a_page_made_of_it(tmp_path: Path) -> None:

@@ -94,8 +94,10 @@ def _drawn(row: Mapping[str, Any], path: Path, line: int) -> dict[str, float]:
                 f"{path}:{line}: the metric {name!r} is called {new!r} now; convert the file by "
                 f"tools/convert_old_names.py {path}"
             )
+    # Expert iteration learns from right answers: that those of a prompt earned the same is no loss to it.
+    drawn = DRAWN - {"frac_reward_zero_std"} if "right_answers" in row else DRAWN
     try:
-        return {name: _value(row, name) for name in DRAWN if not _is_left_out(name, row.get(name))}
+        return {name: _value(row, name) for name in drawn if not _is_left_out(name, row.get(name))}
     except FieldError as error:
         raise UserError(f"{path}:{line}: {error}; mend the line, or remove it") from error
 

@@ -149,19 +149,24 @@ def _duration(seconds: float) -> str:
 def _tables(arms: Sequence[Arm]) -> list[ArmTable]:
     """Return the table of all figures, by arm: those of a whole frontier stand once beside the arm's name."""
     found: list[ArmTable] = []
-    best = {arm.name: arm.aup_best for arm in arms}
+    of_name = {arm.name: arm for arm in arms}
     of_rule = [i for i, name in enumerate(table.HEADER) if name not in ("arm", "area", "AUP")]
     of_frontier = [i for i, name in enumerate(table.HEADER) if name in ("area", "AUP")]
     for row in table.table_rows([arm for arm in arms if arm.is_evaluated]):
         cells = tuple(row.cells[i] for i in of_rule)
         kept = replace(row, cells=cells)
         if row.is_first:
+            arm = of_name[row.arm]
             named = {name: name for name in table.HEADER}
-            if (scale := best[row.arm]) is not None:
-                named["AUP"] = f"AUP, relative to {table.percent(scale)} %,"
+            if arm.aup_best is not None:
+                named["AUP"] = f"AUP, relative to {table.percent(arm.aup_best)} %,"
             frontier = tuple(
                 (named[table.HEADER[i]], row.cells[i]) for i in of_frontier if row.cells[i] != table.ABSENT
             )
+            if curve := arm.price_curve:
+                named["area"] = "area of its fixed rules"
+                of_sampler = ("area of its sampler, which is compared,", table.estimate_text(curve.area, 3))
+                frontier = (of_sampler, *((named.get(name, name), value) for name, value in frontier))
             header = tuple(table.HEADER[i] for i in of_rule)
             found.append(ArmTable(row.arm, frontier, header, (kept,)))
         else:

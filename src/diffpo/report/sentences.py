@@ -14,6 +14,9 @@ from diffpo.statistics.comparison import FrontierDifference
 from diffpo.statistics.constant import NEAR_BEST, STANDING_PRICE, cheapest_near_best
 from diffpo.statistics.frontier import upper_hull_nfe
 
+PLAIN_SUM = "plain sum: bounds the sum of all entropies of a call, where other entropy bounds leave out the largest"
+COMMIT_RISK = "commit risk: bounds the sum of learned risks that a token spoils the answer"
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -24,6 +27,8 @@ class Figure:
     interval: str
     nfe: str
     rule: str
+    explained: str
+    """What a word in the rule's name means; nothing where all are plain."""
 
 
 def representative(arm: Arm) -> FrontierPoint | None:
@@ -52,7 +57,8 @@ def figures(arms: Sequence[Arm]) -> list[Figure]:
         if point := representative(arm):
             rule = rule_words(arm, point)
             interval = interval_percent(point.ci95, 0)
-            found.append(Figure(arm.name, percent(point.accuracy, 0), interval, f"{point.nfe:.1f}", rule))
+            explained = PLAIN_SUM if "(plain sum)" in rule else COMMIT_RISK if "commit risk" in rule else ""
+            found.append(Figure(arm.name, percent(point.accuracy, 0), interval, f"{point.nfe:.1f}", rule, explained))
     return found
 
 

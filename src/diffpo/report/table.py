@@ -63,7 +63,7 @@ def table_rows(arms: Sequence[Arm]) -> list[Row]:
             points.append((arm.learned.point, "learned sampler"))
         points += [(point, "") for point in listed(arm.points)]
         for i, (point, name) in enumerate(points or [(None, "")]):
-            figures = (_plain(arm.area, 3), _plain(arm.aup, 1)) if i == 0 else ("", "")
+            figures = (estimate_text(arm.area, 3), estimate_text(arm.aup, 1)) if i == 0 else ("", "")
             if point is None:
                 cells: tuple[str, ...] = (ABSENT,) * 5
             else:
@@ -101,7 +101,8 @@ def table_text(arms: Sequence[Arm]) -> str:
     return "\n".join(line.rstrip() for line in aligned) + "\n"
 
 
-def _plain(estimate: Estimate | None, digits: int) -> str:
+def estimate_text(estimate: Estimate | None, digits: int) -> str:
+    """Return an estimate with its interval; a dash where there is none."""
     if estimate is None:
         return ABSENT
     low, high = estimate.ci95
