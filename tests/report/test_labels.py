@@ -109,10 +109,12 @@ def test_no_name_lies_on_what_is_drawn_or_leaves_the_picture(arms: list[Arm], wi
     svg = frontier_svg(arms, width, 400)
     names = names_in(svg)
     num_named = sum(len(set(arm.price_curve.prices.values())) if arm.price_curve else bool(arm.learned) for arm in arms)
-    assert len(names) == num_named + len(arms), "those of the legend, too"
+    of_legend = {
+        name for arm in arms for name in (arm.name, *([f"{arm.name}, fixed rules"] if arm.price_curve else []))
+    }
+    assert len(names) == num_named + len(of_legend), "those of the legend, too"
     assert covered(svg) == []
     assert all(left > 0 and right < width for left, _, right, _ in names.values())
-    of_legend = {arm.name for arm in arms}
     assert min(box[1] for name, box in names.items() if name not in of_legend) > max(names[arm][3] for arm in of_legend)
 
 

@@ -1,6 +1,7 @@
 """A report of a sampler with prices: a curve in place of a star, and sentences that claim no more than it shows."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,30 @@ def test_the_picture_has_a_curve_with_prices_and_no_star() -> None:
     assert both == svg, "the rule of one price is on the curve"
     plain = frontier_svg([Arm("mine", FIXED, starred)])
     assert "price" not in plain and " minor" not in plain
+
+
+def drawn(svg: str, element: str) -> set[str]:
+    """Return the classes of lines that are drawn by an element, the order of their names apart."""
+    return {" ".join(sorted(found.split())) for found in re.findall(rf'<{element} class="(line [^"]+)"', svg)}
+
+
+def test_a_legend_has_each_line_and_mark_as_it_is_drawn() -> None:
+    other = point("top-k 2", 0.5, 4.0, "top-k")
+    bounds, rows = (0.1, 0.2, 0.3, 0.4), (4.0, 4.0, 2.0, 2.0)
+    seen = replace(CURVE[1], n=4, solved=(0.0, 0.0, 1.0, 1.0), nfe_rows=rows)
+    fixed = replace(FIXED[1], n=4, solved=seen.solved, nfe_rows=rows)
+    puzzles = Arm("DiFFPO", (fixed, other), LearnedSampler(seen, bounds), clues=(5, 5, 9, 9), place=2)
+    svg = frontier_svg([replace(priced(), place=3), puzzles])
+    lines, keys = drawn(svg, "polyline"), drawn(svg, "line")
+    assert len(lines) == 3 and lines == {key.replace("hollow ", "") for key in keys}
+    log = ({"step": 1.0, "denoiser_calls": 1.0, "nfe": 3.0}, {"step": 2.0, "denoiser_calls": 2.0, "nfe": 2.0})
+    page = render(ReportedRun("r", (replace(puzzles, metrics=log),)))
+    part = page.partition('id="prompts"')[2]
+    for section in part.partition('id="diagnostics"')[::2]:
+        lines, keys = drawn(section, "polyline"), drawn(section, "line")
+        assert lines and lines == keys
+    samples = "".join(re.findall(r'<svg class="chart sample".*?</svg>', part))
+    assert samples.count('"mark ') == 1, "the learned sampler's alone: neither the constant nor training has marks"
 
 
 def test_a_price_of_a_tenth_stands_for_the_arm() -> None:

@@ -65,13 +65,25 @@ def clue_charts(arm: Arm, has_legend: bool = False) -> dict[str, str]:
         "accuracy": percents,
         "denoiser calls": (learned.nfe_rows, fixed.nfe_rows if fixed else ()),
     }
-    keys = [Key(f"{arm.name}, learned sampler", style_of(arm))]
-    keys += [Key(f"same model, {fixed.rule}", f"{OTHER} minor")] if fixed else []
+    keys = clue_keys(arm) if has_legend else []
     return {
-        name: _clue_chart(name, of_learned, by_clues(arm.clues, of_fixed), arm, keys if has_legend else [])
+        name: _clue_chart(name, of_learned, by_clues(arm.clues, of_fixed), arm, keys)
         for name, (rows, of_fixed) in panels.items()
         if (of_learned := by_clues(arm.clues, rows))
     }
+
+
+def clue_keys(arm: Arm) -> list[Key]:
+    """Return the entries of the legend of an arm's `clue_charts`."""
+    keys = [replace(key_of(arm), name=f"{arm.name}, learned sampler")]
+    if fixed := nearest_fixed(arm):
+        keys.append(Key(f"same model, {fixed.rule} for all prompts, the nearest in calls", f"{OTHER} minor"))
+    return keys
+
+
+def training_keys(arms: Sequence[Arm]) -> list[Key]:
+    """Return the entries of the legend of training curves, which have no marks."""
+    return [replace(key_of(arm), shape="") for arm in arms]
 
 
 def _clue_chart(
@@ -143,7 +155,7 @@ def training_svg(
     every = [point for found in curves.values() for point in found]
     # The axis fits the means and not the bands: one wild batch must not flatten the curve.
     means = [factor * mean for _, mean, _, _ in every]
-    keys = [replace(key_of(of_arm[name]), shape="") for name in curves] if has_legend else []
+    keys = training_keys([of_arm[name] for name in curves]) if has_legend else []
     key, rows_height = legend(keys, (0, height), width)
     panel = Panel(
         width,

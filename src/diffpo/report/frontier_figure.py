@@ -1,6 +1,7 @@
 """The main picture of a report: accuracy against denoiser calls, with the points of learned samplers named."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from diffpo.report.charts import from_zero, key_of, style_of
 from diffpo.report.data import Arm, FrontierPoint
@@ -32,9 +33,9 @@ def frontier_svg(arms: Sequence[Arm], width: int = 760, height: int = 440) -> st
     """
     every = [point for arm in arms for point in _points(arm)]
     shares = [100 * value for point in every for value in (point.accuracy, *point.ci95)]
-    keys = [key_of(arm) for arm in arms if arm.is_evaluated]
+    keys = [key for arm in arms if arm.is_evaluated for key in _keys(arm)]
     if any(point.kind != arm.main_kind for arm in arms for point in arm.points):
-        keys.append(Key("other rules", f"{OTHER} hollow", "circle"))
+        keys.append(Key("other rules", f"{OTHER} hollow", "circle", has_line=False))
     key, rows_height = legend(keys, (0, LEGEND_TOP), width)
     height += max(0, rows_height - 20)
     panel = Panel(
@@ -54,6 +55,16 @@ def frontier_svg(arms: Sequence[Arm], width: int = 760, height: int = 440) -> st
     )
     label = "Accuracy against denoiser calls: " + "; ".join(_alternative_text(arm) for arm in arms)
     return picture(width, height, label, body + key)
+
+
+def _keys(arm: Arm) -> list[Key]:
+    """Return the entries of an arm in the legend: a sampler with prices has one for the fixed rules of its model."""
+    key = key_of(arm)
+    if arm.price_curve is None:
+        return [key]
+    curve = replace(key, style=f"{key.style} curve")
+    fixed = replace(key, name=f"{arm.name}, fixed rules", style=f"{key.style} minor hollow")
+    return [curve, fixed] if arm.points else [curve]
 
 
 def _rules(panel: Panel, arm: Arm) -> str:

@@ -21,6 +21,7 @@ from diffpo.report.headline import comparison, headline
 from diffpo.report.learned import gain_sentences, price_sentences
 from diffpo.report.palette import style_sheet
 from diffpo.report.prompt_view import prompt_view
+from diffpo.report.svg import sample_svg
 from diffpo.report.training_logs import RL, SFT, TrainingLog, with_log
 
 HERE = Path(__file__).parent
@@ -99,11 +100,12 @@ def render(run: ReportedRun) -> str:
         tables=_tables(run.arms),
         prompt_views=[view for arm in evaluated if (view := prompt_view(arm))],
         curves=_curves(rl, RL),
-        rl_arms=rl,
+        rl_keys=charts.training_keys(rl),
         sft_curves=_curves(sft, SFT),
-        sft_arms=sft,
+        sft_keys=charts.training_keys(sft),
         player=playback.player(run.arms, sentences.rules(run.arms)),
         style_of=charts.styles_of(run.arms),
+        sample=lambda key: Markup(sample_svg(key)),
     )
 
 

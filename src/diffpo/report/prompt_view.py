@@ -7,6 +7,7 @@ from markupsafe import Markup
 from diffpo.report import charts, table
 from diffpo.report.data import Arm
 from diffpo.report.learned import prompt_sentence
+from diffpo.report.svg import Key
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class PromptView:
     sentence: str | None
     charts: tuple[Markup, ...]
     rows: tuple[ClueRow, ...]
-    fixed_rule: str | None
-    """Of the same model, for comparison in the charts."""
+    keys: tuple[Key, ...]
+    """The legend of the charts."""
 
 
 def prompt_view(arm: Arm) -> PromptView | None:
@@ -38,9 +39,8 @@ def prompt_view(arm: Arm) -> PromptView | None:
     sentence, drawn = prompt_sentence(arm), tuple(map(Markup, charts.clue_charts(arm).values()))
     if not sentence and not drawn:
         return None
-    fixed = charts.nearest_fixed(arm)
     rows = _clue_rows(arm) if drawn else ()
-    return PromptView(arm.name, charts.style_of(arm), sentence, drawn, rows, fixed.rule if fixed else None)
+    return PromptView(arm.name, charts.style_of(arm), sentence, drawn, rows, tuple(charts.clue_keys(arm)))
 
 
 def _clue_rows(arm: Arm) -> tuple[ClueRow, ...]:

@@ -12,8 +12,8 @@ XY = tuple[Number, Number]
 Label = str | Sequence[str]
 """What an axis is called; of several names the longest comes first."""
 FONT_SIZE = 12
-KEY_WIDTH, ROW_HEIGHT = 34, 20
-"""Of a legend: the room for a line and a mark before its name, and between its rows."""
+KEY_WIDTH, SAMPLE_WIDTH, ROW_HEIGHT = 34, 28, 20
+"""Of a legend: the room before a name, that of its line and mark alone, and the room between its rows."""
 GAP = 10
 """Least room, in user units, between two texts, and between a text and the edge of the picture."""
 
@@ -184,6 +184,14 @@ class Key:
     name: str
     style: str
     shape: str = ""
+    has_line: bool = True
+
+    def sample(self, at: XY) -> str:
+        """Draw a line and a mark as the picture has them, `SAMPLE_WIDTH` wide, the left end of the line at `at`."""
+        x, y = at
+        line = f'<line class="line {self.style}" x1="{num(x + 1)}" y1="{num(y)}" x2="{num(x + 27)}" y2="{num(y)}"/>'
+        mark = marker((x + 14, y), self.shape, self.style) if self.shape else ""
+        return (line if self.has_line else "") + mark
 
 
 def legend(keys: Sequence[Key], at: XY, width: Number) -> tuple[str, int]:
@@ -195,16 +203,15 @@ def legend(keys: Sequence[Key], at: XY, width: Number) -> tuple[str, int]:
         if x > at[0] and x + KEY_WIDTH + text_width(name) > width:
             x, y = at[0], y + ROW_HEIGHT
         middle = y + ROW_HEIGHT / 2
-        if "hollow" not in key.style:
-            parts.append(
-                f'<line class="line {key.style}" x1="{num(x + 1)}" y1="{num(middle)}" x2="{num(x + 27)}" '
-                f'y2="{num(middle)}"/>'
-            )
-        if key.shape:
-            parts.append(marker((x + 14, middle), key.shape, key.style))
+        parts.append(key.sample((x, middle)))
         parts.append(text((x + KEY_WIDTH, middle + 4), key.name, "label", room=width - at[0] - KEY_WIDTH))
         x += KEY_WIDTH + math.ceil(text_width(name)) + GAP
     return "".join(parts), int(y - at[1]) + ROW_HEIGHT if keys else 0
+
+
+def sample_svg(key: Key) -> str:
+    """Return the line and mark of an entry as a picture of its own, for a legend whose names are text of the page."""
+    return f'<svg class="chart sample" viewBox="0 0 {SAMPLE_WIDTH} 12" aria-hidden="true">{key.sample((0, 6))}</svg>'
 
 
 PLUS = [(1.6, -4.8), (1.6, -1.6), (4.8, -1.6)]
