@@ -120,10 +120,10 @@ def test_no_name_lies_on_what_is_drawn_or_leaves_the_picture(arms: list[Arm], wi
 
 def test_a_name_is_beside_its_mark_where_there_is_room_and_else_has_a_line_to_it() -> None:
     room = Box(0, 0, 400, 300)
-    alone = labels_svg([PointLabel("price 1", (200, 150))], [], [(200, 150)], room)
+    alone = "".join(labels_svg([PointLabel("price 1", (200, 150))], [], [(200, 150)], room))
     assert "leader" not in alone and 'x="200"' in alone and 'text-anchor="middle"' in alone
     fence = [[(120, y), (280, y)] for y in range(110, 191, 8)]
-    away = labels_svg([PointLabel("price 1", (200, 150))], fence, [(200, 150)], room)
+    away = "".join(labels_svg([PointLabel("price 1", (200, 150))], fence, [(200, 150)], room))
     left, top, right, bottom = names_in(away)["price 1"]
     assert away.count('class="leader"') == 1 and (right < 120 or left > 280 or bottom < 110 or top > 190)
 
@@ -132,5 +132,32 @@ def test_a_line_to_a_name_crosses_no_more_than_it_must() -> None:
     """Of two equally near places the one behind a line costs more."""
     around = [(185, 135), (215, 135), (215, 165), (185, 165), (185, 135)]
     fence = [around, [(150, 131), (250, 131)], [(150, 129), (250, 129)]]
-    svg = labels_svg([PointLabel("price 1", (200, 150), 11)], fence, [], Box(0, 0, 400, 300))
+    svg = "".join(labels_svg([PointLabel("price 1", (200, 150), 11)], fence, [], Box(0, 0, 400, 300)))
     assert names_in(svg)["price 1"][1] > 161
+
+
+def test_a_name_without_a_line_is_nearest_to_its_own_mark_and_a_line_crosses_no_other() -> None:
+    drawn = random.Random(5)
+    room, joined = Box(0, 0, 400, 300), 0
+    for gap in (4, 9, 14, 20, 30, 60) * 5:
+        marks = [(100.0 + gap * i, 150 + drawn.uniform(-4, 4)) for i in range(5)]
+        leaders, names = labels_svg([PointLabel("price 0.1, 0.3", marks[2])], [marks], marks, room)
+        (left, top, right, bottom) = names_in(names)["price 0.1, 0.3"]
+        far = [np.hypot(x - (left + right) / 2, y - (top + bottom) / 2) for x, y in marks]
+        joined += bool(leaders)
+        assert leaders or (min(far) == far[2] and sorted(far)[1] > far[2] + 2), "marks of a name are told apart by eye"
+        for x1, y1, x2, y2 in re.findall(r'x1="(.*?)" y1="(.*?)" x2="(.*?)" y2="(.*?)"', leaders):
+            start, end = (np.array(point, dtype=float) for point in ((x1, y1), (x2, y2)))
+            assert np.allclose(start, marks[2], atol=0.06), "it ends in the middle of its mark"
+            way = start + np.linspace(0, 1, 100)[:, None] * (end - start)
+            others = [mark for mark in marks if np.hypot(*(start - mark)) > 8]
+            assert all(np.abs(way - mark).max(axis=1).min() > 4 for mark in others)
+    assert 0 < joined < 30
+
+
+def test_a_line_to_a_name_goes_past_a_mark_and_not_over_it() -> None:
+    fence = [[(60, y), (340, y)] for y in range(124, 300, 8)]
+    leaders, _ = labels_svg([PointLabel("price 1", (200, 150))], fence, [(200, 150), (200, 132)], Box(0, 0, 400, 300))
+    ((x, y),) = re.findall(r'x2="(.*?)" y2="(.*?)"', leaders)
+    share = (150 - 132) / (150 - float(y))
+    assert float(y) < 132 and abs(share * (float(x) - 200)) > 4

@@ -45,14 +45,14 @@ def frontier_svg(arms: Sequence[Arm], width: int = 760, height: int = 440) -> st
         y=from_zero(shares, ceiling=100.0, ticks=5, unit=" %"),
         top=LEGEND_TOP + rows_height + 20,
     )
-    body = panel.frame(CALLS, ACCURACY, counts(arms))
-    body += "".join(_rules(panel, arm) for arm in arms) + "".join(_learned(panel, arm) for arm in arms)
-    body += labels_svg(
+    leaders, names = labels_svg(
         [label for arm in arms for label in _labels(panel, arm)],
         [line for arm in arms for line in _lines(panel, arm)],
         [_at(panel, point) for point in every],
         Box(panel.left, panel.top - 24, panel.width, panel.height - panel.bottom),
     )
+    body = panel.frame(CALLS, ACCURACY, counts(arms)) + leaders
+    body += "".join(_rules(panel, arm) for arm in arms) + "".join(_learned(panel, arm) for arm in arms) + names
     label = "Accuracy against denoiser calls: " + "; ".join(_alternative_text(arm) for arm in arms)
     return picture(width, height, label, body + key)
 

@@ -14,9 +14,14 @@ ASIDE = (0, -0.25, 0.25, -0.5, 0.5)
 """By how much of its width a name above or below its mark may be moved aside."""
 MARK_RADIUS, AROUND = 5, 2
 """Of a mark, and the room around a name, in user units."""
-CROSSED, COVERED = 12, 1000
-"""What a line from a mark to its name costs for each line that it crosses, and a name for each thing that it covers, in
-user units of way: a name is put farther away rather than onto something."""
+CROSSED, OVER_MARK, COVERED = 12, 100, 1000
+"""What a line from a mark to its name costs for each line that it crosses and for each mark or name, and a name for
+each thing that it covers, in user units of way: a name is put farther away rather than onto something."""
+TURNS = (0, -8, 8, -16, 16, -24, 24)
+"""How far aside of the shortest line the end of a line from a mark may be, in user units, so that it crosses less."""
+STRAIGHT, NEARER = 12, 3
+"""How far the middle of a name may be aside of its mark, and how much farther from any other mark, if no line joins
+them, in user units."""
 
 
 @dataclass(frozen=True)
@@ -65,39 +70,51 @@ class PointLabel:
     radius: Number = MARK_RADIUS
 
 
-def labels_svg(labels: Sequence[PointLabel], lines: Iterable[Sequence[XY]], marks: Sequence[XY], room: Box) -> str:
+def labels_svg(
+    labels: Sequence[PointLabel], lines: Iterable[Sequence[XY]], marks: Sequence[XY], room: Box
+) -> tuple[str, str]:
     """Write names near their points within `room`, on no line or mark and not on each other, if there is such a place.
 
-    A name that is not beside its mark has a thin line to it. All is in user units.
+    A name that is not straight beside its mark, or is as near to another one, has a thin line to it. These lines come
+    first, to be drawn below marks, for they end in the middle of theirs; then the names. All is in user units.
     """
     segments = [segment for line in lines for segment in pairwise(line)]
     boxes = [_around(at, MARK_RADIUS) for at in marks] + [_around(label.at, label.radius) for label in labels]
-    body = ""
+    leaders = names = ""
     for label in labels:
-        box, leader = _place(label, segments, boxes, room)
-        (start_x, start_y), (end_x, end_y) = leader or (label.at, label.at)
+        box, leader = _place(label, segments, boxes, marks, room)
         if leader:
-            body += (
+            (start_x, start_y), (end_x, end_y) = label.at, leader[1]
+            leaders += (
                 f'<line class="leader" x1="{num(start_x)}" y1="{num(start_y)}" x2="{num(end_x)}" y2="{num(end_y)}"/>'
             )
             segments.append(leader)
         x, anchor = _anchor(box, label.at[0])
-        body += text((x, box.bottom - 4), label.name, "label", anchor)
+        names += text((x, box.bottom - 4), label.name, "label", anchor)
         boxes.append(box)
-    return body
+    return leaders, names
 
 
 def _place(
-    label: PointLabel, segments: Sequence[Segment], boxes: Sequence[Box], room: Box
+    label: PointLabel, segments: Sequence[Segment], boxes: Sequence[Box], marks: Sequence[XY], room: Box
 ) -> tuple[Box, Segment | None]:
-    """Return the cheapest place of a label, and the line to it where it is not beside its mark."""
+    """Return the cheapest place of a label, and the line to it where it is not plainly beside its mark."""
     best, found = math.inf, None
     for gap in GAPS:
         if gap >= best:
             break  # a place farther away costs more, whatever is there
         for box in _places(label, gap, room):
-            leader = _leader(label, box) if gap > GAPS[0] else None
-            cost = gap + COVERED * _covered(box, segments, boxes) + _leader_cost(label, leader, segments, boxes)
+            if gap == GAPS[0] and not _is_plain(label, box, marks):
+                continue
+            cost: Number = gap + COVERED * _covered(box, segments, boxes)
+            leader = None
+            if gap > GAPS[0] and cost < best:
+                way, leader = min(
+                    (abs(turn) / 4 + _leader_cost(label, leader, segments, boxes), leader)
+                    for turn in TURNS
+                    for leader in [_leader(label, box, turn)]
+                )
+                cost += way
             if cost < best:
                 best, found = cost, (box, leader)
     return found or (_box(label, label.at[0], label.at[1], room), None)
@@ -140,9 +157,19 @@ def _anchor(box: Box, x: Number) -> tuple[Number, str]:
     return (box.right - AROUND, "end") if box.right < x else ((box.left + box.right) / 2, "middle")
 
 
-def _leader(label: PointLabel, box: Box) -> Segment:
-    """Return the line from the edge of a mark to the nearest point of its name."""
-    (x, y), end = label.at, box.nearest(label.at)
+def _is_plain(label: PointLabel, box: Box, marks: Sequence[XY]) -> bool:
+    """Return whether a name is straight above, below or beside its mark, and every other mark is farther away."""
+    middle = (box.left + box.right) / 2, (box.top + box.bottom) / 2
+    aside, away = (abs(m - at) for m, at in zip(middle, label.at, strict=True))
+    others = [mark for mark in marks if math.dist(mark, label.at) > NEARER]
+    reach = math.dist(middle, label.at) + NEARER
+    return (aside <= STRAIGHT or away <= FONT_SIZE / 2) and all(math.dist(middle, mark) >= reach for mark in others)
+
+
+def _leader(label: PointLabel, box: Box, turn: Number) -> Segment:
+    """Return the line from the edge of a mark to the point of its name that is nearest to one `turn` aside of it."""
+    x, y = label.at
+    end = box.nearest((x + turn, y))
     share = (label.radius + 1) / max(math.dist(label.at, end), label.radius + 1)
     return (x + share * (end[0] - x), y + share * (end[1] - y)), end
 
@@ -151,12 +178,11 @@ def _covered(box: Box, segments: Sequence[Segment], boxes: Sequence[Box]) -> int
     return sum(map(box.meets, boxes)) + sum(map(box.is_met_by, segments))
 
 
-def _leader_cost(label: PointLabel, leader: Segment | None, segments: Sequence[Segment], boxes: Sequence[Box]) -> int:
-    if leader is None:
-        return 0
+def _leader_cost(label: PointLabel, leader: Segment, segments: Sequence[Segment], boxes: Sequence[Box]) -> int:
     own = _around(label.at, 0)
     crossed = sum(_is_crossed(leader, segment) for segment in segments)
-    return CROSSED * (crossed + sum(box.is_met_by(leader) for box in boxes if not box.meets(own)))
+    over = sum(box.is_met_by(leader) for box in boxes if not box.meets(own))
+    return CROSSED * crossed + OVER_MARK * over
 
 
 def _is_crossed(one: Segment, other: Segment) -> bool:
