@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from diffpo.report.agreement import agreement
 from diffpo.report.data import Arm, FrontierPoint, LearnedSampler
 from diffpo.report.headline import comparison, headline
+from diffpo.report.sentences import figures
 from diffpo.report.verdicts import PARTLY, VERDICTS, Verdict, frontier_verdict, point_verdict
 from diffpo.statistics.comparison import FrontierDifference
 from diffpo.statistics.intervals import Estimate, Interval
@@ -196,3 +197,13 @@ def test_a_lead_at_some_numbers_of_calls_is_contradicted_by_a_loss_alone() -> No
 def test_a_mixed_verdict_is_contradicted_by_nothing() -> None:
     ours = Arm("DiFFPO", (point(0.7, 4.0),), LearnedSampler(point(0.7, 4.0)), aup=estimate(200.0, 9.0))
     assert agreed(arm("d1", 0.9, 8.0, aup=100.0), ours) is None
+
+
+@pytest.mark.parametrize(
+    ("nfe", "words"),
+    [(1.0, "1 call"), (1.04, "1.04 calls"), (1.004, "1.00 calls"), (1.06, "1.1 calls"), (8.0, "8.0 calls")],
+)
+def test_calls_are_not_rounded_to_one_unless_they_are(nfe: float, words: str) -> None:
+    arm = Arm("mine", (FrontierPoint("r", "r", 0.5, (0.4, 0.6), nfe, 600),))
+    assert headline([arm]) == f"mine solves 50 % of 600 unseen problems in {words}."
+    assert [f"{figure.nfe} {words.split()[1]}" for figure in figures([arm])] == [words]

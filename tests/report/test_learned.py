@@ -47,9 +47,12 @@ def test_no_more_is_claimed_than_both_comparisons_show(mixture: Interval, consta
 
 def test_both_comparisons_are_told_with_their_intervals() -> None:
     mixture, constant, last = gain_sentences(arm(AROUND, DOWN))
-    assert "best mixture of the 2 fixed rules" in mixture and "+0.5 points [-2.0, +3.0]" in mixture
-    assert "entropy bound 0.07, chosen on validation problems" in constant and "-3.0 points [-5.0, -1.0]" in constant
-    assert "saves -0.10 [-0.20, +0.00] calls at the same time" in constant
+    assert "best mixture of the 2 fixed rules" in mixture and "is worth 0.5 points [-2.0, 3.0] of" in mixture
+    assert "saves 0.20 [-0.10, 0.50] calls per problem at equal accuracy" in mixture
+    assert (
+        "entropy bound 0.07, chosen on validation problems" in constant and "costs 3.0 points [1.0, 5.0]," in constant
+    )
+    assert "costs 0.10 [0.00, 0.20] more calls at the same time" in constant
     assert last == "So it is behind fixed bounds."
     *_, last = gain_sentences(arm(UP, None))
     assert last.startswith("So it is not shown to be better than fixed bounds, since none was chosen")

@@ -8,7 +8,7 @@ from diffpo.report.data import Arm, FrontierPoint
 from diffpo.report.labels import Box, PointLabel, labels_svg
 from diffpo.report.palette import OTHER, shape_at
 from diffpo.report.svg import XY, Key, Panel, legend, log_axis, picture, shortened
-from diffpo.report.table import counts, interval_percent, percent
+from diffpo.report.table import calls_words, counts, interval_percent, percent
 
 MOST_BARS = 8
 """A line of more points than this has a band of intervals instead of a bar at each."""
@@ -167,4 +167,4 @@ def _alternative_text(arm: Arm) -> str:
     if not arm.is_evaluated:
         return f"{arm.name} not evaluated"
     best = max(_points(arm), key=lambda point: (point.accuracy, -point.nfe))
-    return f"{arm.name} reaches {percent(best.accuracy)} % in {best.nfe:.1f} calls"
+    return f"{arm.name} reaches {percent(best.accuracy)} % in {calls_words(best.nfe)}"

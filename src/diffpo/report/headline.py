@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from diffpo.report.compared import call_ranges
 from diffpo.report.data import Arm, FrontierPoint
 from diffpo.report.sentences import representative
-from diffpo.report.table import percent
+from diffpo.report.table import calls_words, percent
 from diffpo.report.verdicts import (
     PARTLY,
     VERDICTS,
@@ -61,8 +61,8 @@ def headline(
         return "Nothing was evaluated in this run yet."
     name, point = _short(found.main), found.point
     if not found.verdicts and point:
-        return f"{name} solves {percent(point.accuracy, 0)} % of {point.n} unseen problems in {point.nfe:.1f} calls."
-    start = f"{name} solves {percent(point.accuracy, 0)} % in {point.nfe:.1f} calls:" if point else f"{name} is"
+        return f"{name} solves {percent(point.accuracy, 0)} % of {point.n} unseen problems in {calls_words(point.nfe)}."
+    start = f"{name} solves {percent(point.accuracy, 0)} % in {calls_words(point.nfe)}:" if point else f"{name} is"
     rivals = without_beaten_base(found.verdicts)
     wordings = _wordings(rivals, compared or {})
     return next(sentence for words in wordings if len((sentence := f"{start} {words}.").split()) <= MOST_WORDS)

@@ -30,15 +30,15 @@ def gain_sentences(arm: Arm) -> list[str]:
     gain = arm.gain
     found = [
         f"Against the best mixture of the {len(arm.points)} fixed rules on the same model, fitted to these problems, "
-        f"the learned sampler of {arm.name} is worth {_points(gain.accuracy, gain.accuracy_ci95)} of accuracy at equal "
-        f"NFE, and saves {_calls(gain.nfe, gain.nfe_ci95)} calls per problem at equal accuracy."
+        f"the learned sampler of {arm.name} {_points(gain.accuracy, gain.accuracy_ci95)} of accuracy at equal NFE, and "
+        f"{_calls(gain.nfe, gain.nfe_ci95)} per problem at equal accuracy."
     ]
     if arm.validated_gain is not None:
         validated = arm.validated_gain.gain
         found.append(
-            f"Against {arm.validated_gain.rule}, chosen on validation problems as the best that costs no more, it is "
-            f"worth {_points(validated.accuracy, validated.accuracy_ci95)}, and saves "
-            f"{_calls(validated.nfe, validated.nfe_ci95)} calls at the same time."
+            f"Against {arm.validated_gain.rule}, chosen on validation problems as the best that costs no more, it "
+            f"{_points(validated.accuracy, validated.accuracy_ci95)}, and "
+            f"{_calls(validated.nfe, validated.nfe_ci95)} at the same time."
         )
     return [*found, f"So it is {verdict_words(arm)}."]
 
@@ -91,8 +91,15 @@ def _area(found: Estimate, sign: str) -> str:
 
 
 def _points(value: float, interval: Interval) -> str:
-    return f"{100 * value:+.1f} points [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]"
+    """Return a gain in accuracy as what the sampler does: a loss is a cost, with its interval turned round."""
+    sign = -1 if value < 0 else 1
+    low, high = sorted(100 * sign * end + 0.0 for end in interval)
+    return f"{'costs' if sign < 0 else 'is worth'} {100 * abs(value):.1f} points [{low:.1f}, {high:.1f}]"
 
 
 def _calls(value: float, interval: Interval) -> str:
-    return f"{value:+.2f} [{interval[0]:+.2f}, {interval[1]:+.2f}]"
+    """Return saved calls as what the sampler does, in the same way."""
+    sign = -1 if value < 0 else 1
+    low, high = sorted(sign * end + 0.0 for end in interval)
+    told = f"{abs(value):.2f} [{low:.2f}, {high:.2f}]"
+    return f"costs {told} more calls" if sign < 0 else f"saves {told} calls"

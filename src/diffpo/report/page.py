@@ -124,7 +124,7 @@ def _num_seeds(run: ReportedRun) -> int:
 
 def _unbroken(sentence: str) -> str:
     """Return the sentence with its numbers and their units on one line."""
-    return re.sub(r"(?<=[\d.]) (?=%|calls\b)", "\N{NO-BREAK SPACE}", sentence)
+    return re.sub(r"(?<=[\d.]) (?=%|calls?\b)", "\N{NO-BREAK SPACE}", sentence)
 
 
 def _facts(run: ReportedRun) -> list[tuple[str, str]]:
@@ -134,7 +134,7 @@ def _facts(run: ReportedRun) -> list[tuple[str, str]]:
         ("problems", f"{max(n)} ({run.split} split)" if n and run.split else str(max(n)) if n else None),
         ("tokens per completion", run.completion_length),
         ("seed", run.seed),
-        ("wall time", _duration(run.wall_s) if run.wall_s is not None else None),
+        ("wall time of the whole demo", _duration(run.wall_s) if run.wall_s is not None else None),
     ]
     spent = {arm.name: arm.train_denoiser_calls for arm in run.arms if arm.train_denoiser_calls}
     if spent:

@@ -8,13 +8,13 @@ import numpy as np
 from diffpo.report.compared import and_more, area_sentence, shortlist
 from diffpo.report.data import Arm, FrontierPoint
 from diffpo.report.learned import verdict_words
-from diffpo.report.table import interval_percent, percent
+from diffpo.report.table import calls_text, calls_words, interval_percent, percent
 from diffpo.report.verdicts import point_verdict
 from diffpo.statistics.comparison import FrontierDifference
 from diffpo.statistics.constant import NEAR_BEST, STANDING_PRICE, cheapest_near_best
 from diffpo.statistics.frontier import upper_hull_nfe
 
-PLAIN_SUM = "plain sum: bounds the sum of all entropies of a call, where other entropy bounds leave out the largest"
+PLAIN_SUM = "plain sum: bounds all entropies of a call together; other entropy bounds leave out the largest"
 COMMIT_RISK = "commit risk: bounds the sum of learned risks that a token spoils the answer"
 
 
@@ -58,7 +58,7 @@ def figures(arms: Sequence[Arm]) -> list[Figure]:
             rule = rule_words(arm, point)
             interval = interval_percent(point.ci95, 0)
             explained = PLAIN_SUM if "(plain sum)" in rule else COMMIT_RISK if "commit risk" in rule else ""
-            found.append(Figure(arm.name, percent(point.accuracy, 0), interval, f"{point.nfe:.1f}", rule, explained))
+            found.append(Figure(arm.name, percent(point.accuracy, 0), interval, calls_text(point.nfe), rule, explained))
     return found
 
 
@@ -110,13 +110,15 @@ def _comparison(arm: Arm, point: FrontierPoint, main: FrontierPoint) -> str:
     points = 100 * (main.accuracy - point.accuracy)
     if points >= 0:
         more = f"{points:.0f} points more than" if points >= 0.5 else "as many as"
-        return f"{more} {name} ({percent(point.accuracy, 0)} % in {point.nfe:.1f}), {_times(point.nfe / main.nfe)}"
+        return (
+            f"{more} {name} ({percent(point.accuracy, 0)} % in {calls_text(point.nfe)}), {_times(point.nfe / main.nfe)}"
+        )
     calls = upper_hull_nfe(
         np.array([p.nfe for p in arm.points]), np.array([p.accuracy for p in arm.points]), main.accuracy
     )
     return (
-        f"{-points:.0f} points less than {name} ({percent(point.accuracy, 0)} % in {point.nfe:.1f}), "
-        f"which for the same accuracy needs {calls:.1f} calls"
+        f"{-points:.0f} points less than {name} ({percent(point.accuracy, 0)} % in {calls_text(point.nfe)}), "
+        f"which for the same accuracy needs {calls_words(calls)}"
     )
 
 

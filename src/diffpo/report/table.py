@@ -48,6 +48,21 @@ def interval_percent(interval: Interval, digits: int = 1) -> str:
     return f"[{percent(interval[0], digits)}, {percent(interval[1], digits)}]"
 
 
+def calls_text(nfe: float, digits: int = 1) -> str:
+    """Return mean calls in few digits, and in more where they would look like the one call that no problem goes below.
+
+    A single call is `1`.
+    """
+    if nfe == 1:
+        return "1"
+    return f"{nfe:.{digits}f}" if round(nfe, digits) > 1 else f"{nfe:.{digits + 1}f}"
+
+
+def calls_words(nfe: float) -> str:
+    """Return mean calls with their unit."""
+    return f"{calls_text(nfe)} {'call' if nfe == 1 else 'calls'}"
+
+
 def table_rows(arms: Sequence[Arm]) -> list[Row]:
     """Return the rows of all arms: for each its learned sampler, at each price, then its rules as evaluated.
 
