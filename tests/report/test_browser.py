@@ -302,3 +302,14 @@ def test_nothing_is_cut_off_or_sticks_out(opened: Callable[..., Opened], width: 
     assert found.tab.locator("svg text:visible").evaluate_all(clipped) == []
     assert found.tab.locator("svg text:visible").first.evaluate("e => getComputedStyle(e).fontSize") == "12px"
     found.tab.close()
+
+
+def test_a_special_token_has_room_within_its_border_and_before_it(opened: Callable[..., Opened]) -> None:
+    style = (
+        opened()
+        .tab.locator(".text .special")
+        .first.evaluate(
+            "e => [getComputedStyle(e).paddingLeft, getComputedStyle(e).paddingRight, getComputedStyle(e).marginLeft]"
+        )
+    )
+    assert all(float(width.removesuffix("px")) >= 3 for width in style)
