@@ -73,11 +73,11 @@ def clue_charts(arm: Arm, has_legend: bool = False) -> dict[str, str]:
     }
 
 
-def clue_keys(arm: Arm) -> list[Key]:
-    """Return the entries of the legend of an arm's `clue_charts`."""
+def clue_keys(arm: Arm, why: str = "") -> list[Key]:
+    """Return the entries of the legend of an arm's `clue_charts`; `why`, where there is room, is of the fixed bound."""
     keys = [replace(key_of(arm), name=f"{arm.name}, learned sampler")]
     if fixed := nearest_fixed(arm):
-        keys.append(Key(f"same model, {fixed.rule} for all prompts, the nearest in calls", f"{OTHER} minor"))
+        keys.append(Key(f"same model, {fixed.rule}{why}", f"{OTHER} minor"))
     return keys
 
 

@@ -40,7 +40,8 @@ def prompt_view(arm: Arm) -> PromptView | None:
     if not sentence and not drawn:
         return None
     rows = _clue_rows(arm) if drawn else ()
-    return PromptView(arm.name, charts.style_of(arm), sentence, drawn, rows, tuple(charts.clue_keys(arm)))
+    keys = charts.clue_keys(arm, " for all prompts, the nearest in calls")
+    return PromptView(arm.name, charts.style_of(arm), sentence, drawn, rows, tuple(keys))
 
 
 def _clue_rows(arm: Arm) -> tuple[ClueRow, ...]:
