@@ -12,6 +12,8 @@ from diffpo.serve.page import page as page_file
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+EXPLAINED = ("first", "last")
+"""Tokens in the page's own words above the form."""
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=document.title='owned'>\u202e\x07\n&amp;"
 
 
@@ -135,6 +137,13 @@ def test_what_the_server_refuses_is_told_on_the_page(browser: Any, served: Serve
     page.get_by_role("button", name="Generate").click()
     page.locator(".status.wrong", has_text="a completion of 100 tokens leaves none").wait_for()
     assert watched.texts(".status")[0].endswith("lower Tokens")
+    page.get_by_label("Tokens", exact=True).fill("999999")
+    page.get_by_role("button", name="Generate").click()
+    page.locator(".status.wrong", has_text="a completion of 999999 tokens leaves none").wait_for(timeout=5_000)
+    assert page.locator(".token").count() == len(EXPLAINED), "what is refused is not drawn"
+    shown = page.evaluate("() => { const panel = new Panel(models[0]); panel.resize(100_000); return panel.tokens.length; }")
+    assert shown == 4096 == page.locator(".panel").last.locator(".token").count()
+    assert watched.texts(".canvas + p")[-1] == "the first 4096 of 100000 tokens are shown; the text below has all"
     page.get_by_label("Tokens", exact=True).fill("")
     page.locator("#stop:disabled").wait_for()
     page.get_by_label("Model", exact=True).select_option("gated")

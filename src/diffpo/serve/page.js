@@ -1,6 +1,7 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
 const MASK = "\u00b7";
+const MOST_SHOWN = 4096; // tokens of a canvas: each is an element, which every call draws again
 
 // ---------------------------------------------------------------------------------------------------- text of a model
 
@@ -82,7 +83,11 @@ class Panel {
   }
 
   resize(count) {
-    while (this.tokens.length < count) {
+    this.length = Math.max(this.length ?? 0, count);
+    const shown = Math.min(this.length, MOST_SHOWN);
+    if (this.length > shown)
+      this.canvas.nextElementSibling.textContent = `the first ${shown} of ${this.length} tokens are shown; the text below has all`;
+    while (this.tokens.length < shown) {
       const token = document.createElement("span");
       token.className = "token masked";
       token.textContent = MASK;
@@ -93,9 +98,9 @@ class Panel {
 
   take(event) {
     this.calls.push(event);
-    this.resize(Math.max(this.tokens.length, ...event.positions.map((position) => position + 1)));
     event.positions.forEach((position, index) => {
-      Object.assign(this.tokens[position], { call: event.call, text: event.tokens[index] });
+      this.resize(position + 1);
+      if (position < MOST_SHOWN) Object.assign(this.tokens[position], { call: event.call, text: event.tokens[index] });
     });
     this.slider.max = this.calls.length;
   }
@@ -154,7 +159,6 @@ class Panel {
     this.status.textContent = "waiting for the first call\u2026";
     try {
       const asked = settingsOf(this.model);
-      this.resize(asked.max_tokens ?? this.model.max_tokens ?? 0);
       const response = await fetch("/v1/chat/completions", {
         method: "POST",
         headers: { "Content-Type": "application/json" },
@@ -162,6 +166,7 @@ class Panel {
         signal,
       });
       if (!response.ok) return this.fail(told((await response.json()).error.message));
+      this.resize(asked.max_tokens ?? this.model.max_tokens ?? 0); // only now: as many as the model takes
       for await (const data of eventsOf(response.body)) {
         if (data.error) return this.fail(told(data.error.message));
         if (data.usage) [this.usage, this.how] = [data.usage, data.decoding];
