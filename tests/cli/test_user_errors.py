@@ -375,7 +375,7 @@ def test_a_compiler_that_is_not_there(
 
 @pytest.mark.parametrize("prompt", ["1b9d", "1 2", "é", "<|mdm_mask|>"])
 def test_a_prompt_outside_the_alphabet(prompt: str, run: Path, error_of: ErrorOf) -> None:
-    assert "characters outside the alphabet" in error_of("sample", str(run), "--prompt", prompt)
+    assert "knows only the characters of its training data" in error_of("sample", str(run), "--prompt", prompt)
 
 
 def test_an_empty_prompt(run: Path, error_of: ErrorOf) -> None:

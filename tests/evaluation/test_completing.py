@@ -98,7 +98,7 @@ def test_what_cannot_be_completed_is_refused(policy: Policy, tmp_path: Path) -> 
         diffpo.complete(policy, PROMPTS, length=0)
     with pytest.raises(UserError, match=r"prompts\[1\] is empty"):
         diffpo.complete(policy, [PROMPTS[0], ""])
-    with pytest.raises(UserError, match=r"prompts\[1\]: .* outside the alphabet"):
+    with pytest.raises(UserError, match=r"prompts\[1\]: .* knows only the characters"):
         diffpo.complete(policy, [PROMPTS[0], "a sudoku, please"])
     with pytest.raises(UserError, match="does not exist"):
         diffpo.complete(tmp_path / "none", PROMPTS)

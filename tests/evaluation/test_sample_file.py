@@ -69,14 +69,14 @@ def test_each_line_comes_back_with_its_completion(sample: Sample, base: Path) ->
         ({"prompt": [{"role": "user", "content": 1}]}, "in.jsonl:2: field prompt[0] has the content 1; give a text"),
         (
             {"prompt": [{"role": "system", "content": "1"}, {"role": "user", "content": "1"}]},
-            "in.jsonl:2: the text has characters outside the alphabet",
+            "in.jsonl:2: this model's tokenizer knows only the characters of",
         ),
         ('{"prompt": "1", "x": {"y": 1, "y": 2}}', "in.jsonl:2: field 'y' is there twice, with two values; keep one"),
         (
             {"prompt": PROMPTS[0], "nfe": 3},
             "in.jsonl:2: field 'nfe' is there already, and would be replaced; rename it",
         ),
-        ({"prompt": "what?"}, "in.jsonl:2: the text has characters outside the alphabet"),
+        ({"prompt": "what?"}, "in.jsonl:2: this model's tokenizer knows only the characters of"),
     ],
 )
 def test_a_line_that_cannot_be_completed_is_named(sample: Sample, line: object, told: str) -> None:

@@ -46,7 +46,7 @@ def test_a_users_text_stays_text(template: str | None, text: str) -> None:
 
 
 def test_a_placeholder_in_a_users_text_is_text_too() -> None:
-    with pytest.raises(UserError, match="outside the alphabet"):
+    with pytest.raises(UserError, match="knows only the characters of its training data"):
         encode_prompt(tokenizer_with(LLADA), "\ue0000\ue001")
 
 

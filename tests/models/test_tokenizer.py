@@ -56,8 +56,18 @@ def test_the_danger_is_real_without_encode_text() -> None:
 
 @pytest.mark.parametrize("text", ["5", "12 x", MASK_TOKEN, EOS_TOKEN, "²", "\ud800", "e\u0301"])
 def test_characters_outside_the_alphabet_are_refused(text: str) -> None:
-    with pytest.raises(UserError, match="outside the alphabet"):
+    with pytest.raises(UserError, match="knows only the characters of its training data"):
         encode_text(PLAIN, text)
+
+
+def test_unknown_characters_are_named() -> None:
+    digits = char_tokenizer("01")
+    with pytest.raises(
+        UserError, match=r"others: tab, line break, space, \"'\", 'é' \(U\+00E9\), U\+202E; remove them$"
+    ):
+        encode_text(digits, "é\n\t '\u202e1")
+    with pytest.raises(UserError, match=r"'i', 'j' and 2 more; remove them$"):
+        encode_text(digits, "abcdefghijkl")
 
 
 def test_plain_calls_do_not_drop_unknown_characters_either() -> None:

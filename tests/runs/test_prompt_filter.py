@@ -246,8 +246,12 @@ class Own:
 @pytest.mark.parametrize(
     ("prompt", "answer", "told"),
     [
-        ("'12' if i < 9 else '1\u00e9'", "'1234'", r"own, problem 'train-9': .* outside the alphabet: \['\\xe9'\]"),
-        ("'12'", "'12x4'", r"own, problem 'train-0': .* outside the alphabet: \['x'\]"),
+        (
+            "'12' if i < 9 else '1\u00e9'",
+            "'1234'",
+            r"own, problem 'train-9': .* the text has others: 'é' \(U\+00E9\); remove",
+        ),
+        ("'12'", "'12x4'", r"own, problem 'train-0': .* the text has others: 'x'; remove"),
         ("'12'", "'12345'", "no train answer that goes with a prompt which fits has at most 4 tokens"),
     ],
 )

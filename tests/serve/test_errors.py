@@ -32,7 +32,7 @@ IMAGE = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_u
         ),
         ({"max_tokens": 64}, "max_tokens", "context_length_exceeded", "a completion of 64 tokens leaves none for the"),
         ({"model": "lengthless"}, "max_tokens", "missing_required_parameter", "does not know how long its completions"),
-        ({"prompt": "a b"}, "prompt", "invalid_value", "400 - the text has characters outside the alphabet"),
+        ({"prompt": "a b"}, "prompt", "invalid_value", "400 - this model's tokenizer knows only the characters of"),
         ({"prompt": ""}, "prompt", "invalid_value", "prompt is an empty text; give at least one character"),
         (
             {"prompt": ["1", ""]},

@@ -129,9 +129,15 @@ def test_what_the_server_refuses_is_told_on_the_page(browser: Any, served: Serve
     page = watched.page
     page.get_by_label("Beside it").select_option("")
     page.get_by_label("Prompt").fill("A B")
-    page.get_by_role("button", name="Generate").click()
-    page.locator(".status.wrong", has_text="outside the alphabet").wait_for()
-    assert watched.texts(".status") == ["the text has characters outside the alphabet: [' ', 'A', 'B']; remove them"]
+    page.get_by_label("Prompt").press("End")
+    page.keyboard.press("Shift+Enter")
+    assert page.locator(".panel").count() == 0, "that is a line break"
+    page.keyboard.press("Enter")
+    page.locator(".status.wrong", has_text="knows only the characters").wait_for()
+    assert watched.texts(".status") == [
+        "this model's tokenizer knows only the characters of its training data, and the text has others: line break, "
+        "space, 'A', 'B'; remove them"
+    ]
     page.get_by_label("Prompt").fill("1")
     page.get_by_label("Tokens", exact=True).fill("100")
     page.get_by_role("button", name="Generate").click()
@@ -141,7 +147,9 @@ def test_what_the_server_refuses_is_told_on_the_page(browser: Any, served: Serve
     page.get_by_role("button", name="Generate").click()
     page.locator(".status.wrong", has_text="a completion of 999999 tokens leaves none").wait_for(timeout=5_000)
     assert page.locator(".token").count() == len(EXPLAINED), "what is refused is not drawn"
-    shown = page.evaluate("() => { const panel = new Panel(models[0]); panel.resize(100_000); return panel.tokens.length; }")
+    shown = page.evaluate(
+        "() => { const panel = new Panel(models[0]); panel.resize(100_000); return panel.tokens.length; }"
+    )
     assert shown == 4096 == page.locator(".panel").last.locator(".token").count()
     assert watched.texts(".canvas + p")[-1] == "the first 4096 of 100000 tokens are shown; the text below has all"
     page.get_by_label("Tokens", exact=True).fill("")

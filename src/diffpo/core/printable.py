@@ -13,6 +13,8 @@ _SHORTEST_SECRET = 6
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 """Categories of Unicode: control characters, marks that turn the order of a line round, halves of surrogate pairs."""
 
+_NAMES = {"\n": "line break", "\r": "carriage return", "\t": "tab", " ": "space"}
+
 
 def printable(text: str) -> str:
     """Return the text with every character that does not print as Python escapes it, and without passwords.
@@ -23,6 +25,16 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(mark if _is_printable(mark) else ascii(mark)[1:-1] for mark in text)
+
+
+def character_name(mark: str) -> str:
+    """Return which character it is, readable also where it does not show: line break, space, 'x', 'é' (U+00E9)."""
+    if mark in _NAMES:
+        return _NAMES[mark]
+    code = f"U+{ord(mark):04X}"
+    if not mark.isprintable():
+        return code
+    return repr(mark) if mark.isascii() else f"{mark!r} ({code})"
 
 
 def without_secrets(text: str) -> str:

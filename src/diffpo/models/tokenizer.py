@@ -10,10 +10,13 @@ from tokenizers.pre_tokenizers import Split
 from transformers import PreTrainedTokenizerFast
 
 from diffpo.core.errors import UserError
+from diffpo.core.printable import character_name
 
 MASK_TOKEN = "<|mdm_mask|>"
 EOS_TOKEN = "<|endoftext|>"
 PAD_TOKEN = "<|pad|>"
+MOST_NAMED = 10
+"""Unknown characters of a text, in a message."""
 
 
 def char_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
@@ -42,12 +45,16 @@ def is_char_tokenizer(tokenizer: PreTrainedTokenizerFast) -> bool:
 def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """Return the ids of a user's text, with nothing added. The name of a special token is encoded as plain characters.
 
-    Raises UserError for characters outside the alphabet of a character tokenizer.
+    Raises UserError for characters that a character tokenizer does not have.
     """
     if is_char_tokenizer(tokenizer):
         unknown = sorted(set(text) - tokenizer.backend_tokenizer.get_vocab().keys())
         if unknown:
-            raise UserError(f"the text has characters outside the alphabet: {unknown[:10]!a}; remove them")
+            more = f" and {len(unknown) - MOST_NAMED} more" if len(unknown) > MOST_NAMED else ""
+            raise UserError(
+                "this model's tokenizer knows only the characters of its training data, and the text has others: "
+                f"{', '.join(map(character_name, unknown[:MOST_NAMED]))}{more}; remove them"
+            )
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
     return ids
 

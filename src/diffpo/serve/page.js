@@ -217,7 +217,9 @@ $("form").addEventListener("submit", (event) => {
 $("form").addEventListener("input", showSettings);
 for (const name of ["bound", "price"]) $(name).addEventListener("input", () => ($(`how-${name}`).checked = true));
 $("prompt").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit();
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  $("form").requestSubmit();
 });
 $("stop").addEventListener("click", () => running?.abort());
 
