@@ -14,6 +14,16 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 EXPLAINED = ("first", "last")
 """Tokens in the page's own words above the form."""
+LONG_NAMES = """() => {
+  const before = models, folder = "/srv/a-folder-with-a-long-name/runs";
+  models = [{ id: `${folder}/base` }, { id: `${folder}/rl/checkpoint-100` }];
+  const found = ["", ...models.map((model) => model.id)].map(shortName);
+  models = [{ id: "/runs/base" }, { id: "/runs/rl" }];
+  found.push(shortName("/runs/base"));
+  models = before;
+  return found;
+}"""
+"""What the menus call models, of which some have long names."""
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=document.title='owned'>\u202e\x07\n&amp;"
 
 
@@ -61,6 +71,8 @@ def test_two_models_side_by_side(browser: Any, served: Served, width: int, schem
         "tiny: has no learned sampler that takes a price; chat: has no learned sampler that takes a price"
     )
     page.get_by_label("Beside it").select_option("learned")
+    assert page.get_by_label("Beside it").get_attribute("title") == "learned"
+    assert page.evaluate(LONG_NAMES) == ["none", "\u2026/base", "\u2026/rl/checkpoint-100", "/runs/base"]
     assert page.locator("#price:disabled").count() == 0
     page.get_by_label("Tokens", exact=True).fill("16")
     assert page.locator("#tokens-note").inner_text() == (

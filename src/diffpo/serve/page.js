@@ -17,6 +17,17 @@ const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 
 /* What the server says, with the fields called as they are on this page. */
 const told = (message) => visible(message.replace(/messages\[0\](\.content)?/g, "the prompt").replace(/\bmax_tokens\b/g, "Tokens"));
+
+/* Names of folders differ at their end, which a narrow menu would cut off: the folders that all are in are left out. */
+const LONG_NAME = 30;
+const shared = () => {
+  const names = models.map((model) => model.id);
+  if (names.length < 2 || names.every((name) => name.length <= LONG_NAME)) return 0;
+  let length = 0;
+  while (names.every((name) => length < name.length && name[length] === names[0][length])) length += 1;
+  return names[0].lastIndexOf("/", length - 1) + 1;
+};
+const shortName = (name) => (name === "" ? "none" : shared() > 1 ? `\u2026/${visible(name.slice(shared()))}` : visible(name));
 const visibleLines = (text) => text.split("\n").map(visible).join("\n");
 
 // ------------------------------------------------------------------------------------------------------------ settings
@@ -33,6 +44,7 @@ const showSettings = () => {
   $("bound-shown").textContent = amount($("bound")) === 0 ? "0: one a call" : amount($("bound"));
   $("price-shown").textContent = amount($("price"));
   const found = chosen();
+  for (const index of [0, 1]) $(`model-${index}`).title = visible($(`model-${index}`).value);
   const priced = found.some((model) => model.has_prices);
   $("how-price").disabled = $("price").disabled = !priced;
   if (!priced && $("how-price").checked) $("how-bound").checked = true;
@@ -229,7 +241,7 @@ fetch("/v1/models")
     models = data;
     for (const index of [0, 1]) {
       const names = index ? ["", ...models.map((model) => model.id)] : models.map((model) => model.id);
-      $(`model-${index}`).replaceChildren(...names.map((name) => new Option(name === "" ? "none" : visible(name), name)));
+      $(`model-${index}`).replaceChildren(...names.map((name) => new Option(shortName(name), name)));
     }
     $("second").hidden = models.length < 2;
     if (models.length > 1) $("model-1").value = models[1].id;
