@@ -93,7 +93,7 @@ def test_a_run_and_its_policy_complete_alike(text_base: TrainedRun) -> None:
     [
         ({"cuont": 3}, "1 mistake in the keywords:\n  cuont: no such keyword; did you mean 'count'"),
         ({"task": "sudoko"}, "did you mean 'sudoku'"),
-        ({"price": 0.1}, "has no learned sampler, .* or leave price out"),
+        ({"price": 0.1}, "has no learned sampler, .* or leave the price out"),
         ({"data": [{"p": "a"}]}, "data row 1: task.prompt names column 'prompt', which is not there; there are p"),
     ],
 )

@@ -70,7 +70,7 @@ def test_a_text_any_iterable_and_conversations_are_prompts(policy: Policy) -> No
         ({"block_length": 0}, "block_length is 0"),
         ({"temperature": math.nan}, "temperature is nan; give a finite number from 0 up"),
         ({"seed": -1}, "seed is -1; give a whole number from 0"),
-        ({"price": 1.0}, "or leave price out"),
+        ({"price": 1.0}, "or leave the price out"),
     ],
 )
 def test_options_are_checked(policy: Policy, option: dict[str, Any], told: str) -> None:

@@ -17,8 +17,10 @@ import diffpo
 from diffpo.cli.main import main
 from diffpo.core.errors import UserError
 from diffpo.core.randomness import derive_seed
+from diffpo.evaluation.completing import hint_at_prices
 from diffpo.evaluation.fit_sampler import States, collect, run_fit_sampler
 from diffpo.evaluation.run import run_eval
+from diffpo.evaluation.sample_settings import SampleSettings
 from diffpo.models.manifest import write_manifest
 from diffpo.models.model_paths import checkpoints, model_folder
 from diffpo.recipes import load_recipe
@@ -306,6 +308,22 @@ def test_an_evaluation_decodes_in_the_window_of_the_fit(base: Path, tmp_path: Pa
     for more, length in (([], 4), (["block_length=8"], 8)):
         run_eval(load_recipe(EvalRecipe, None, [*model, *more]), tmp_path / "e.json")
         assert json.loads((tmp_path / "e.json").read_text())["block_length"] == length
+
+
+def test_a_sampler_without_a_price_is_told_of(fitted: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings, told = SampleSettings(16), "m has a learned sampler, which decodes in fewer calls at a price"
+    policy = load(fitted)
+    hint_at_prices(policy, "m", settings)
+    assert told in capsys.readouterr().err
+    for asked in (
+        replace(settings, price=0.1),
+        replace(settings, entropy_bound=0.0),
+        replace(settings, is_quiet=True),
+    ):
+        hint_at_prices(policy, "m", asked)
+    hint_at_prices(load(base), "m", settings)
+    hint_at_prices(replace(policy, controller=Controller(initial_bound=0.7, hidden=8)), "m", settings)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_folder_with_a_run_is_left_alone(fitted: Path, base: Path, tmp_path: Path) -> None:

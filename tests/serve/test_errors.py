@@ -87,7 +87,12 @@ IMAGE = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_u
         ({"extra_body": {"rule": {"kind": "top-k", "n": 1}}}, "rule.n", "unknown_parameter", "known: kind, k"),
         ({"extra_body": {"rule": {"kind": "x.py:Rule"}}}, "rule.kind", "invalid_value", "should be 'entropy-bound'"),
         ({"extra_body": {"price": 1, "entropy_bound": 1}}, "price", "invalid_value", "give one of them"),
-        ({"extra_body": {"price": 1}}, "price", "unsupported_parameter", "needs a learned sampler, and tiny has none"),
+        (
+            {"extra_body": {"price": 1}},
+            "price",
+            "unsupported_parameter",
+            "tiny has no learned sampler, so a price says",
+        ),
         ({"extra_body": {"block_length": 5}}, "block_length", "invalid_value", "does not divide the 12 tokens"),
         ({"top_p": 0.9}, "top_p", "unsupported_parameter", "leave it out, or give 1"),
         ({"logprobs": 2}, "logprobs", "unsupported_parameter", "leave it out"),

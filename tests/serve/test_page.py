@@ -108,6 +108,17 @@ def test_two_models_side_by_side(browser: Any, served: Served, width: int, schem
     page.get_by_label("let the model choose").check()
     page.get_by_role("button", name="Generate").click()
     page.locator(".status", has_text="chosen by the model").wait_for()
+    page.get_by_label("price of a call").first.check()
+    page.get_by_role("button", name="Generate").click()
+    page.locator(".status", has_text="chosen for price 1").wait_for()
+    assert watched.texts(".status")[0] == (
+        "has no learned sampler that takes a price: set the entropy bound, or let the model choose"
+    )
+    kinds = "[{ has_prices: true }, { has_controller: true }, {}]"
+    notes = page.evaluate(f"{kinds}.map((model) => [ownChoice(model), withoutPrices(model)])")
+    assert notes[0][0] == "its sampler asks for a price of a call, and keeps one token a call without one"
+    assert notes[1] == ["its controller", "its controller was trained without prices"]
+    assert notes[2][0] == "has no controller, one token a call"
     assert_accessible(page)
     assert page.evaluate("document.documentElement.scrollWidth") == width, "nothing sticks out"
     assert watched.errors == [] and watched.hosts == {f"127.0.0.1:{served.port}"}

@@ -154,7 +154,10 @@ def test_events_tell_which_call_committed_each_token(served: Served) -> None:
     (alone,) = complete(served.models["tiny"].policy, [PROMPT], LENGTH, TopK(5), temperature=1.0, seed=4)
     extra = {"rule": {"kind": "top-k", "k": 5}, "unmask_events": True}
     chunks = list(text_of(served, temperature=1.0, seed=4, stream=True, extra_body=extra))
-    events = [event for chunk in chunks for event in getattr(chunk, "unmask_events", [])]
+    events = [event for chunk in chunks for event in chunk.unmask_events]
+    asked_for = {"stream": True, "stream_options": {"include_usage": True}, "extra_body": {"unmask_events": True}}
+    for ask in (text_of, chat_of):
+        assert all(isinstance(chunk.unmask_events, list) for chunk in ask(served, **asked_for)), "each chunk has them"
     assert [event["call"] for event in events] == list(range(alone.nfe))
     step = {position: event["call"] for event in events for position in event["positions"]}
     assert tuple(step[position] for position in range(LENGTH)) == alone.unmask_step

@@ -15,7 +15,6 @@ WORDS = (
     ("--extend", "extend=True"),
     ("another --out", "another out"),
     ("--length", "length"),
-    ("--price", "price"),
     ("--out", "out"),
 )
 """Options of the command line, and what they are in Python."""

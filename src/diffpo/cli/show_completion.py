@@ -10,7 +10,7 @@ from diffpo.core.conversation import Prompt, Turn
 from diffpo.core.errors import UserError
 from diffpo.core.output import show
 from diffpo.core.rollout import Rollout
-from diffpo.evaluation.completing import chosen_decoding, draw_completions, warn_beyond_training
+from diffpo.evaluation.completing import chosen_decoding, draw_completions, hint_at_prices, warn_beyond_training
 from diffpo.evaluation.sample_settings import SampleSettings
 from diffpo.models.tokenizer import decode_text
 from diffpo.recipes.tables import DeviceSettings
@@ -135,6 +135,7 @@ def _load(model: str | Path, settings: SampleSettings, device: DeviceSettings) -
     configure_torch_(device)
     policy = load(model, *resolve_device(device))
     warn_beyond_training(policy, str(model), settings.length)
+    hint_at_prices(policy, str(model), settings)
     decoding, chosen = chosen_decoding(
         policy, str(model), settings.length, settings.entropy_bound, settings.price, settings.temperature
     )

@@ -11,6 +11,7 @@ from diffpo.core.errors import UserError
 from diffpo.core.output import warn
 from diffpo.core.rollout import Rollout
 from diffpo.distributed.process import current_process
+from diffpo.evaluation.sample_settings import SampleSettings
 from diffpo.models.encoding import encode_prompts
 from diffpo.models.positions import require_room
 from diffpo.models.tokenizer import is_char_tokenizer
@@ -60,6 +61,15 @@ def warn_beyond_training(policy: Policy, model: str, length: int) -> None:
                 f"diffpo: {model} was trained on completions of {trained} tokens, and these have {length}: it has not "
                 "learned what to write beyond"
             )
+
+
+def hint_at_prices(policy: Policy, model: str, settings: SampleSettings) -> None:
+    """Say, in the first process, that a sampler which takes a price was given none, and so decodes nothing."""
+    is_asked = settings.price is not None or settings.entropy_bound is not None or policy.controller is not None
+    if policy.sampler is not None and not is_asked and not settings.is_quiet and current_process().is_main:
+        warn(
+            f"diffpo: {model} has a learned sampler, which decodes in fewer calls at a price: give one, as --price 0.1"
+        )
 
 
 def draw_completions(

@@ -12,7 +12,7 @@ from diffpo.core.errors import UserError
 from diffpo.core.files import check_writable, explain_write_errors, write_whole
 from diffpo.distributed.collectives import all_gather_columns, on_rank_zero, process_group, raise_on_all_ranks
 from diffpo.distributed.process import rank_slice
-from diffpo.evaluation.completing import chosen_decoding, warn_beyond_training
+from diffpo.evaluation.completing import chosen_decoding, hint_at_prices, warn_beyond_training
 from diffpo.evaluation.exchange import share_label
 from diffpo.evaluation.prompt_file import PromptLine, encode_lines, read_prompts
 from diffpo.evaluation.sample_settings import SampleSettings
@@ -49,6 +49,7 @@ def run_sample_file(model: str, file: Path, out: Path, settings: SampleSettings,
             policy, model, settings.length, settings.entropy_bound, settings.price, settings.temperature
         )[0]
         warn_beyond_training(policy, model, decoding.length)
+        hint_at_prices(policy, model, settings)
         prompts = encode_lines(policy.tokenizer, lines, policy.most_tokens, decoding.length)
         check_memory(
             policy.denoiser,

@@ -95,7 +95,7 @@ def require_sampler(sampler: PricedSampler | None, has_controller: bool, model: 
         return sampler
     what = "the controller of {} was trained without prices" if has_controller else "{} has no learned sampler"
     raise UserError(
-        f"{what.format(model)}, so a price says nothing to it; fit one (diffpo sampler --help), or leave --price out"
+        f"{what.format(model)}, so a price says nothing to it; fit one (diffpo sampler --help), or leave the price out"
     )
 
 

@@ -141,24 +141,26 @@ async def _collect(request: Request, drawing: Drawing, events: list[dict[str, An
 
 async def _chunks(kind: Kind, head: dict[str, Any], asked: Asked, drawing: Drawing) -> AsyncIterator[str]:
     """Yield the server-sent events of an answer. What fails after the first of them is told in one, too."""
+    no_events: dict[str, Any] = {"unmask_events": []} if asked.unmask_events else {}
     if kind == "chat":
         for index in range(len(drawing.choices)):
-            yield answers.event(answers.chunk(kind, head, index, None))
+            yield answers.event(answers.chunk(kind, head, index, None) | no_events)
     try:
         async for step in drawing.steps():
-            extra: dict[str, Any] = {"unmask_events": [step.event]} if asked.unmask_events else {}
+            extra = {"unmask_events": [step.event]} if asked.unmask_events else {}
             finish_reason = drawing.choices[step.choice].finish_reason
             if step.text or extra:
                 yield answers.event(answers.chunk(kind, head, step.choice, step.text) | extra)
             if finish_reason is not None:
-                yield answers.event(answers.chunk(kind, head, step.choice, "", finish_reason))
+                yield answers.event(answers.chunk(kind, head, step.choice, "", finish_reason) | no_events)
     except Exception as error:
         yield answers.event((error if isinstance(error, ApiError) else server_failed(error)).body)
         if not isinstance(error, ApiError):
             raise  # a mistake of ours, whose traceback is wanted
         return
     if asked.stream_options is not None and asked.stream_options.include_usage:
-        yield answers.event(answers.last_chunk(kind, head, usage=drawing.usage(), decoding=drawing.how()))
+        last = answers.last_chunk(kind, head, usage=drawing.usage(), decoding=drawing.how())
+        yield answers.event(last | no_events)
     yield answers.DONE
 
 

@@ -50,11 +50,17 @@ const showSettings = () => {
   if (!priced && $("how-price").checked) $("how-bound").checked = true;
   const noteOf = (say) => found.map((model) => [visible(model.id), say(model)]).filter((note) => note[1])
     .map((note) => note.join(": ")).join("; ");
-  $("choice-note").textContent = noteOf((model) =>
-    model.has_controller ? "its controller" : "has no controller, one token a call");
-  $("price-note").textContent = noteOf((model) => model.has_prices ? "" : "has no learned sampler that takes a price");
+  $("choice-note").textContent = noteOf(ownChoice);
+  $("price-note").textContent = noteOf((model) => model.has_prices ? "" : withoutPrices(model));
   $("tokens-note").textContent = noteOf(beyondUsual);
 };
+
+const ownChoice = (model) =>
+  model.has_controller ? "its controller"
+    : model.has_prices ? "its sampler asks for a price of a call, and keeps one token a call without one"
+      : "has no controller, one token a call";
+const withoutPrices = (model) =>
+  model.has_controller ? "its controller was trained without prices" : "has no learned sampler that takes a price";
 
 /* A model has learnt to end its text within as many tokens as in its training. */
 const beyondUsual = (model) =>
@@ -171,6 +177,8 @@ class Panel {
     this.status.textContent = "waiting for the first call\u2026";
     try {
       const asked = settingsOf(this.model);
+      if ("price" in asked && !this.model.has_prices)
+        return this.fail(`${withoutPrices(this.model)}: set the entropy bound, or let the model choose`);
       const response = await fetch("/v1/chat/completions", {
         method: "POST",
         headers: { "Content-Type": "application/json" },

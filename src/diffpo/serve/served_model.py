@@ -20,7 +20,7 @@ from diffpo.recipes.parts import build_rule
 from diffpo.sampling.commit_policy import CommitPolicy
 from diffpo.sampling.decoding import Decoding
 from diffpo.sampling.policy import Policy
-from diffpo.sampling.prices import Candidate
+from diffpo.sampling.prices import Candidate, require_sampler
 from diffpo.serve.engine import Engine
 from diffpo.serve.errors import ApiError
 from diffpo.serve.reading import Request
@@ -146,13 +146,11 @@ class ServedModel:
                 "block_length",
                 "invalid_value",
             )
-        if asked.price is not None and self.policy.sampler is None:
-            raise ApiError(
-                400,
-                f"price needs a learned sampler, and {self.name} has none; leave it out, or give entropy_bound",
-                "price",
-                "unsupported_parameter",
-            )
+        if asked.price is not None:
+            try:
+                require_sampler(self.policy.sampler, self.policy.controller is not None, self.name)
+            except UserError as error:
+                raise ApiError(400, str(error), "price", "unsupported_parameter") from error
         decoding, chosen = chosen_decoding(
             self.policy,
             self.name,
