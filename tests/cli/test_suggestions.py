@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,33 @@ MISSPELT = [
     ("a benchmark", ["bench", "rolout"], "rollout"),
     ("another library's verb", ["grpo"], "rl"),
     ("another library's setting", ["rl", "d1", "learning_rate=1", "--dry-run"], "optimizer.lr"),
+    ("another library's verb, misspelt", ["trian"], "sft"),
+    ("another library's objective", ["rl", "d1", "objective.kind=grop", "--dry-run"], "clipped-surrogate"),
+    ("a recipe's file without a folder", ["rl", "mine.tml", "--dry-run"], "mine.toml"),
+    ("a key that is one in an array, too", ["eval", "runs/demo", "bound=[0.1]"], "bounds"),
+    ("a key of another verb", ["sft", "sudoku4-base", "budgte.steps=3", "--dry-run"], "budget"),
+    ("a run to report", ["report", "runs/dmeo"], "runs/demo"),
     ("a key without its table", ["rl", "d1", "group_size=3", "--dry-run"], "rollout.group_size"),
     ("a setting of a table", ["rl", "d1", "rollout.num_generations=3", "--dry-run"], "rollout.group_size"),
+]
+
+
+TOLD = [
+    (["sft", "sudoku4-base", "budget.steps=3", "--dry-run"], "unknown option; 'budget' is a key of diffpo rl (known:"),
+    (["rl", "tiny-d1", "sequence_length=3", "--dry-run"], "unknown option; 'sequence_length' is a key of diffpo sft ("),
+    (["rl", "tiny-d1", "--out", "x"], "runs/demo/base does not exist; it is the default of `base` in built-in recipes"),
+    (
+        ["check", "d1", 'task={kind="text", source="semicolons.csv", prompt="question"}'],
+        "there are question;answer; it seems to be separated by ';', and a comma is expected",
+    ),
+    (
+        ["check", "d1", 'task={kind="text", source="many.csv", prompt="question"}'],
+        "2 fields instead of 1: it has too many; it seems to be separated by tab, and a comma is expected",
+    ),
+    (
+        ["check", "d1", 'task={kind="text", source="empty.csv", prompt="question"}'],
+        "task.answer names column 'answer', which is empty here: fill it, or delete the row;",
+    ),
 ]
 
 
@@ -79,6 +105,34 @@ def test_the_nearest_name_is_suggested(arguments: list[str], meant: str, capsys:
     guesses = re.findall(r"did you mean ([^?]*)\?", told, flags=re.IGNORECASE)
     assert any(meant in re.findall(r"[^\s',]+", guess) for guess in guesses), told
     assert "Traceback" not in told
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(("arguments", "words"), TOLD)
+def test_what_is_meant_is_told(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("semicolons.csv").write_text("question;answer\n1 + 1;2\n", encoding="utf-8")
+    Path("many.csv").write_text("question\tanswer\n1,5 + 1\t2\n", encoding="utf-8")
+    Path("empty.csv").write_text("question,answer\n1 + 1,2\n1 + 2,\n", encoding="utf-8")
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    printed = capsys.readouterr()
+    assert caught.value.code == 2 and words in " ".join((printed.err + printed.out).split())
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("template", ["", ', template="{question}"', ', answer_template="{answer}"'])
+def test_a_column_that_a_template_makes_unused_is_told(template: str, capsys: pytest.CaptureFixture[str]) -> None:
+    columns = 'prompt="question"' if "answer_t" not in template else 'template="{question}", answer="nothing"'
+    task = f'task={{kind="text", source="rows.jsonl", {columns}{template}, completion_length=4}}'
+    with suppress(SystemExit):
+        main(["check", "tiny-base", task])
+    told = [line for line in capsys.readouterr().out.splitlines() if "counts for nothing" in line]
+    name = "answer" if "answer_t" in template else "prompt"
+    assert told == (
+        [f"- task.{name} counts for nothing, since task.{template[2:].partition('=')[0]} is set; leave one of them out"]
+        if template
+        else []
+    )
 
 
 def test_a_key_is_no_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,8 +21,9 @@ class Verbs(TyperGroup):
         try:
             return super().resolve_command(ctx, args)
         except UsageError as error:
-            if args[0] in VERBS_ELSEWHERE:
-                meant = " or ".join(map(repr, VERBS_ELSEWHERE[args[0]]))
+            near = closest(args[0], [*self.commands, *VERBS_ELSEWHERE])
+            if near and near[0] in VERBS_ELSEWHERE:
+                meant = " or ".join(map(repr, VERBS_ELSEWHERE[near[0]]))
                 error.message = f"No such command {args[0]!r}. Did you mean {meant}?"
             raise
 

@@ -27,7 +27,15 @@ KEYS_ELSEWHERE = {
     "epsilon": "clip",
     "max_completion_length": "completion_length",
 }
-"""What other libraries' verbs and settings are called here, where no spelling leads from one to the other."""
+KINDS_ELSEWHERE = {
+    "grpo": "clipped-surrogate",
+    "dr-grpo": "clipped-surrogate",
+    "ppo": "clipped-surrogate",
+    "wd1": "weighted-likelihood",
+    "dmpo": "distribution-matching",
+    "expert": "expert-iteration",
+}
+"""What others' verbs, settings and objectives are called here, where no spelling leads from one to the other."""
 
 
 def closest(word: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
@@ -35,9 +43,18 @@ def closest(word: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
     return difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return a question for the nearest known word; empty where none is near."""
-    return "".join(f"; did you mean {guess!r}?" for guess in closest(word, known))
+def suggestion(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return a question for the nearest known word; empty where none is as near as `closest` asks."""
+    return "".join(f"; did you mean {guess!r}?" for guess in closest(word, known, cutoff))
+
+
+def suggested_kind(word: str, known: Iterable[str]) -> str:
+    """Return a question for what a kind of a table is called here, by its own name or other libraries'; else empty."""
+    kinds = [*known]
+    elsewhere = {name: kind for name, kind in KINDS_ELSEWHERE.items() if kind in kinds}
+    if near := closest(word, [*kinds, *elsewhere]):
+        return f"; did you mean {elsewhere.get(near[0], near[0])!r}?"
+    return ""
 
 
 def suggested_path(path: str) -> str:

@@ -24,6 +24,8 @@ from diffpo.core.suggestion import suggested_path
 Result = TypeVar("Result")
 Kind = Literal["model", "dataset"]
 
+DEMO_BASE = "runs/demo/base"
+"""From which the built-in tiny recipes begin."""
 ANSWER_WITHIN = 4.0
 """Seconds until the hub must have answered; without a limit, an address that cannot be resolved takes far longer."""
 
@@ -48,6 +50,8 @@ def check_model_path(text: str) -> None:
         raise UserError("the name of the model is empty; name a folder with a model, a run's folder, or a hub name")
     if not Path(text).is_dir() and not (is_hub_name(text) and not Path(text).exists()):
         what = "is a file" if Path(text).exists() else f"does not exist{suggested_path(text)}"
+        if text == DEMO_BASE:
+            what += "; it is the default of `base` in built-in recipes, and diffpo demo trains it: give yours, base=DIR"
         raise UserError(f"{text} {what}; name a folder with a model, a run's folder, or a model's hub name")
 
 

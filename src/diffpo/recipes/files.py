@@ -164,9 +164,9 @@ def _place_of(path_or_name: str) -> Path | Traversable:
     for folder in (*FOLDERS, PIECES):
         if path_or_name in built_in_names(folder):
             return _built_in() / folder / f"{path_or_name}.toml"
-    recipes, pieces = recipe_names(), piece_names()
+    known = [*recipe_names(), *piece_names(), *(file.name for file in Path().glob("*.toml"))]
     raise UserError(
-        f"no recipe is called {path_or_name!r}{suggestion(path_or_name, [*recipes, *pieces])} "
+        f"no recipe is called {path_or_name!r}{suggestion(path_or_name, known)} "
         "(`diffpo recipes` lists them; or give the path of a TOML file)"
     )
 

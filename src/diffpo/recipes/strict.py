@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import reduce
 from operator import or_
-from types import NoneType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -19,12 +19,14 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from diffpo.core.errors import UserError
-from diffpo.core.suggestion import KEYS_ELSEWHERE, closest, suggestion
+from diffpo.core.suggestion import KEYS_ELSEWHERE, closest, suggested_kind, suggestion
 from diffpo.recipes.files import apply_override, read_table, set_key
 from diffpo.recipes.renamed import KEYS, removal, renamed_value, renaming
 from diffpo.recipes.words import at, join_key, show_value
 
 _CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+NEAR = 0.8
+"""A key that is so near to one of its table, a letter or two away, was meant for it, whatever else has that name."""
 MOST_MISTAKES = 30  # that are listed
 OWN_CLASS = "a class of your own (FILE.py:CLASS or PACKAGE.MODULE:CLASS)"
 
@@ -66,11 +68,13 @@ def load_recipe(
     path_or_name: str | Mapping[str, Any] | None,
     overrides: Sequence[str] = (),
     unset: Sequence[str] = (),
+    others: Mapping[str, type[Strict]] = MappingProxyType({}),
 ) -> M:
     """Read a TOML file, a built-in recipe by its name, several joined with +, a table, or nothing; apply overrides.
 
     A table that is given in part takes the rest from the default of its field. One without a `kind` is of the one class
     that has a default for it, if there is one. The keys `unset`, `a.b`, are not set in the end, whatever was said.
+    `others`: recipes of which this one may have been meant to be, by what they are called in a message.
     Raises UserError naming every mistake, one line each.
     """
     mistakes: list[str] = []
@@ -84,7 +88,7 @@ def load_recipe(
                 mistakes.append(mistake)
         for key in unset:
             set_key(table, key.split("."), None)
-        return _complete(kind, table, source, mistakes)
+        return _complete(kind, table, source, mistakes, others)
     except RecursionError as error:
         raise UserError(f"{source}: tables or arrays are nested too deep; write them flatter") from error
 
@@ -108,8 +112,14 @@ def read_request(kind: type[M], table: dict[str, Any]) -> tuple[M | None, list[s
     return (found if isinstance(found, kind) and not mistakes else None), mistakes
 
 
-def _complete(kind: type[M], table: dict[str, Any], source: str, mistakes: list[str]) -> M:
-    recipe = _read_table([kind], None, table, "", mistakes)
+def _complete(
+    kind: type[M],
+    table: dict[str, Any],
+    source: str,
+    mistakes: list[str],
+    others: Mapping[str, type[Strict]] = MappingProxyType({}),
+) -> M:
+    recipe = _read_table([kind], None, table, "", mistakes, others)
     if mistakes or not isinstance(recipe, kind):
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         more = [f"and {len(mistakes) - MOST_MISTAKES} more"] if len(mistakes) > MOST_MISTAKES else []
@@ -121,7 +131,12 @@ def _complete(kind: type[M], table: dict[str, Any], source: str, mistakes: list[
 
 
 def _read_table(
-    classes: Sequence[type[Strict]], default: Any, table: dict[str, Any], where: str, mistakes: list[str]
+    classes: Sequence[type[Strict]],
+    default: Any,
+    table: dict[str, Any],
+    where: str,
+    mistakes: list[str],
+    others: Mapping[str, type[Strict]] = MappingProxyType({}),
 ) -> Strict | None:
     """`table`, completed from `default`, as one of `classes`, without what is wrong in it.
 
@@ -143,7 +158,9 @@ def _read_table(
         elif key not in fields:
             meaning = (
                 _of_other_kinds(key, classes, table_class)
+                or suggestion(key, fields, NEAR)
                 or _elsewhere(KEYS_ELSEWHERE.get(key, key), fields, where)
+                or _of_other_recipes(key, others)
                 or suggestion(key, fields)
             )
             mistakes.append(f"{join_key(where, key)}: unknown option{meaning} (known: {', '.join(fields)})")
@@ -202,7 +219,7 @@ def _choose(
             mistakes.append(f"{join_key(where, 'kind')}: {error}")
             return None
     choices = " or ".join([*map(repr, kinds), *(OWN_CLASS for names in declared.values() if not names)])
-    told = f"got {kind!r}{suggestion(str(kind), kinds)}" if "kind" in table else "but missing"
+    told = f"got {kind!r}{suggested_kind(str(kind), kinds)}" if "kind" in table else "but missing"
     mistakes.append(f"{join_key(where, 'kind')}: should be {choices}, {told}")
     return None
 
@@ -215,11 +232,20 @@ def _of_other_kinds(key: str, classes: Sequence[type[Strict]], chosen: type[Stri
     return f" of kind {own}, but one of {', '.join(map(repr, others))}" if others and own else ""
 
 
+def _of_other_recipes(key: str, others: Mapping[str, type[Strict]]) -> str:
+    """Return, as a message goes on, of which other recipe an option is; empty for none."""
+    for name, recipe in others.items():
+        for near in closest(key, recipe.model_fields, NEAR):
+            return f"; {key!r} is a key of {name}" if near == key else f"; did you mean {near!r}, a key of {name}?"
+    return ""
+
+
 def _elsewhere(name: str, fields: Mapping[str, FieldInfo], where: str) -> str:
     """Return, as a message goes on, where an option is: in this table, or in tables of it; empty for neither."""
     found = [join_key(where, name)] if name in fields else []
     for table, field in fields.items():
-        if any(name in inner.model_fields for inner in table_classes(field.annotation)):
+        is_array = get_origin(field.annotation) is tuple  # in which no key can be set
+        if not is_array and any(name in inner.model_fields for inner in table_classes(field.annotation)):
             found.append(join_key(where, f"{table}.{name}"))
     return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
 

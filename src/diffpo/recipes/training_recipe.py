@@ -27,7 +27,8 @@ def load_training_recipe(
         verb = "rl" if len(keys & (rl - sft)) > len(keys & (sft - rl)) else "sft"
     if verb not in RECIPES:
         raise UserError(f"no recipe is for {verb!r}{suggestion(verb, RECIPES)}; give {' or '.join(RECIPES)}")
-    return load_recipe(RECIPES[verb], name, overrides, unset)
+    others = {f"diffpo {other}": recipe for other, recipe in RECIPES.items() if other != verb}
+    return load_recipe(RECIPES[verb], name, overrides, unset, others)
 
 
 def verb_of(recipe: RlRecipe | SftRecipe) -> str:

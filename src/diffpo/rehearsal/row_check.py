@@ -10,7 +10,7 @@ from diffpo.core.errors import UserError
 from diffpo.core.printable import printable
 from diffpo.models.loading import load_denoiser
 from diffpo.models.tokenizer import char_tokenizer, is_char_tokenizer
-from diffpo.recipes.tables import RlRecipe, SftRecipe, SourceSettings, base_bits, is_graded
+from diffpo.recipes.tables import RlRecipe, SftRecipe, SourceSettings, TextTaskRecipe, base_bits, is_graded
 from diffpo.recipes.tasks import build_task, require_answers
 from diffpo.rehearsal.data_check import Lengths, check_answers, check_prompts, measure, read_problems
 from diffpo.rehearsal.findings import Findings
@@ -38,6 +38,9 @@ def check_recipe(recipe: RlRecipe | SftRecipe) -> tuple[str, Findings]:
     except UserError as error:
         findings.fault(str(error))
         return findings.verdict("a look at the data"), findings
+    if isinstance(recipe.task, TextTaskRecipe):
+        for column, template in recipe.task.unused_columns():
+            findings.note(f"task.{column} counts for nothing, since task.{template} is set; leave one of them out")
     shown = problems[:ROWS]
     lengths = _lengths(recipe, task, problems, findings)
     grades: Grades = {}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffpo.core.errors import UserError
+from diffpo.core.suggestion import suggested_path
 from diffpo.models.model_paths import CHECKPOINT, CONFIG, METRICS, RECIPE
 
 SUMMARY, CLOCK = "summary.json", "clock.json"
@@ -56,7 +57,7 @@ def results_file(path: Path) -> Path | None:
 def arms_in(path: Path) -> list[FoundArm]:
     """Return the arms in a path that is no study. Raises UserError where there are none."""
     if not path.exists():
-        raise UserError(f"{path}: no such run or record; {WANTED}")
+        raise UserError(f"{path}: no such run or record{suggested_path(str(path))}; {WANTED}")
     if path.is_file():
         return [_of_file(path)]
     found = list(_arms_below(path, DEEPEST))

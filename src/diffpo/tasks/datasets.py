@@ -12,7 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from http.client import HTTPException
@@ -22,6 +22,7 @@ from typing import Any, get_args
 
 from diffpo.core.errors import UserError
 from diffpo.core.hub_name import parse_hub_name
+from diffpo.core.printable import character_name
 from diffpo.core.strict_json import NotJsonError, read_json
 from diffpo.core.suggestion import suggested_path, suggestion
 from diffpo.tasks.base import Split
@@ -30,6 +31,7 @@ SUFFIXES = (".jsonl", ".csv", ".parquet")
 PROBE_SECONDS = 2.5
 
 _LONGEST_FIELD = 2**24  # characters of a field of a CSV file
+_OTHER_SEPARATORS = ";\t|"
 _LONGEST_LIST = 500  # characters of column names in a message: of a file that is no table, a name may be all of it
 
 
@@ -97,7 +99,15 @@ class Row:
 
 def there_are(row: Row, meant: str) -> str:
     """Return the columns that a row has, and which of them is `meant`, as a message ends."""
-    return f"there are {', '.join(row.columns)[:_LONGEST_LIST] or 'none'}{suggestion(meant, row.columns)}"
+    names = [*row.columns]
+    told = _other_separator(names) or suggestion(meant, names)
+    return f"there are {', '.join(names)[:_LONGEST_LIST] or 'none'}{told}"
+
+
+def _other_separator(names: Sequence[str]) -> str:
+    """Return, as a message ends, that the only column of a CSV file looks like several; empty where it does not."""
+    found = next((mark for mark in _OTHER_SEPARATORS if len(names) == 1 and mark in names[0]), None)
+    return f"; it seems to be separated by {character_name(found)}, and a comma is expected" if found else ""
 
 
 def splits_of(source: str) -> frozenset[Split]:
@@ -222,7 +232,8 @@ def _read_csv(path: Path) -> Iterator[Row]:
                     raise UserError(f"{location}: the header names a field twice: {', '.join(names)[:_LONGEST_LIST]}")
             elif len(values) != len(names):
                 problem = f"field {names[len(values)]!r} is missing" if len(values) < len(names) else "it has too many"
-                raise UserError(f"{location}: {len(values)} fields instead of {len(names)}: {problem}")
+                told = f"{location}: {len(values)} fields instead of {len(names)}: {problem}"
+                raise UserError(told + _other_separator(names))
             else:
                 yield Row(location, dict(zip(names, values, strict=True)))
     except csv.Error as error:

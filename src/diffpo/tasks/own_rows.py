@@ -61,7 +61,9 @@ class RowParser:
         if not self.grader.needs_answer:
             return ""
         problem = (
-            "which is empty here" if row.has(self.answer) else f"which is not there; {there_are(row, self.answer)}"
+            "which is empty here: fill it, or delete the row"
+            if row.has(self.answer)
+            else f"which is not there; {there_are(row, self.answer)}"
         )
         raise UserError(
             f"{row.location}: task.answer names column {self.answer!r}, {problem}; name another, or set "

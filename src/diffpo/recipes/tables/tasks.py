@@ -231,6 +231,12 @@ class TextTaskRecipe(TextSettings):
     validation_share: Share = 0.05
     """Share of the rows that are for validation."""
 
+    def unused_columns(self) -> Iterable[tuple[str, str]]:
+        """Yield the name of each column that is set and not read, and of the template that stands in its place."""
+        for column, template in (("prompt", "template"), ("answer", "answer_template")):
+            if getattr(self, template) is not None and getattr(self, column) != column:
+                yield column, template
+
     def problems(self) -> Iterable[str]:
         for name in ("template", "answer_template"):
             if (written := getattr(self, name)) is not None:
