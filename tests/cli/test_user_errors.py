@@ -373,6 +373,10 @@ def test_a_compiler_that_is_not_there(
     assert "needs triton, which is not installed" in error_of("rl", recipe, "compile=true", "--out", "new")
 
 
+def test_a_second_prompt_replaces_none(run: Path, error_of: ErrorOf) -> None:
+    assert "--prompt is given 2 times; give one" in error_of("sample", str(run), "--prompt", "12", "--prompt", "34")
+
+
 @pytest.mark.parametrize("prompt", ["1b9d", "1 2", "é", "<|mdm_mask|>"])
 def test_a_prompt_outside_the_alphabet(prompt: str, run: Path, error_of: ErrorOf) -> None:
     assert "knows only the characters of its training data" in error_of("sample", str(run), "--prompt", prompt)

@@ -56,6 +56,22 @@ async def slowly(completions: list[str], **columns: Any) -> list[float]:
     return length(completions)
 
 
+@pytest.mark.parametrize("read", [lambda c: c[0]["content"], lambda c: c["content"], lambda c: c[0].get("content")])
+def test_a_reward_for_lists_of_messages_is_told_what_it_gets(read: Callable[[Any], str]) -> None:
+    found = grades(lambda completions: [len(read(completion)) for completion in completions])
+    assert [grade.status for grade in found] == ["grader_failed"] * 4
+    for grade in found:
+        assert grade.failure is not None
+        first, *trace = grade.failure.splitlines()
+        assert first.endswith("; completions and prompts are plain texts here, not lists of messages") and trace
+
+
+def test_another_mistake_of_a_reward_has_no_such_word() -> None:
+    for read in (lambda text: [][0], lambda text: text + 1, lambda text: text.long):
+        failure = grades(lambda completions, read=read: [read(text) for text in completions])[0].failure
+        assert failure is not None and "plain texts" not in failure
+
+
 def test_a_batch_is_one_call() -> None:
     seen: list[int] = []
 

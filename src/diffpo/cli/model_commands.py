@@ -18,7 +18,7 @@ OF_CHAT = "Options of --chat"
 
 def sample(
     model: Model,
-    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="What to complete.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="What to complete.")] = None,
     file: Annotated[
         Path | None,
         typer.Option(
@@ -81,7 +81,9 @@ def sample(
             raise UserError(
                 "--price lets the model's sampler choose how to decode, and --entropy-bound says how; give one"
             )
-    ways = {"--prompt": prompt is not None, "--file": file is not None, "--chat": chat}
+    if prompt and len(prompt) > 1:
+        raise UserError(f"--prompt is given {len(prompt)} times; give one, or a file of several: --file and --out")
+    ways = {"--prompt": bool(prompt), "--file": file is not None, "--chat": chat}
     given = [name for name, is_given in ways.items() if is_given]
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} both say what to complete; give one")
@@ -110,7 +112,7 @@ def sample(
         else:
             from diffpo.cli.show_completion import run_sample
 
-            run_sample(model, prompt or "", settings, place)
+            run_sample(model, prompt[0] if prompt else "", settings, place)
             if not quiet and Path(model, "recipe.toml").is_file():
                 say_next_of_run(model)
         return

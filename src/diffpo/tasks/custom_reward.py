@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import math
+import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ PART = "rewards/{}"
 DRAWN = ("completion_ids", "unmask_step", "nfe")
 """What is offered of each `Drawn`."""
 _GIVEN = ("prompts", "completions", *DRAWN)
+_AS_MESSAGES = re.compile(r"string ind(ices|ex)|'str' object has no attribute '(get|content|role)'")
+"""What Python says where `completion[0]["content"]`, or the like, is read of a text."""
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -191,9 +194,17 @@ def _values(reward: WeightedReward, batch: Sequence[_Answer], seconds: float) ->
         raise
     except BaseException as error:  # noqa: BLE001  a completion must not be able to end a run
         if len(batch) == 1:
-            return [failure_on(f"the reward {reward.name}", error, *batch[0][:2])]
+            return [_raised(reward, error, *batch[0][:2])]
     # Behind the handler, so that the failure of one is not told as a consequence of the batch's.
     return [_values(reward, [answer], alone)[0] for answer in batch]
+
+
+def _raised(reward: WeightedReward, error: BaseException, problem: Problem, completion: str) -> str:
+    """Return the failure of a function that raised; where it read a text as a list of messages, with a word of that."""
+    first, newline, trace = failure_on(f"the reward {reward.name}", error, problem, completion).partition("\n")
+    is_for_messages = isinstance(error, TypeError | IndexError | AttributeError) and _AS_MESSAGES.match(str(error))
+    hint = "; completions and prompts are plain texts here, not lists of messages" if is_for_messages else ""
+    return f"{first}{hint}{newline}{trace}"
 
 
 def _called(reward: WeightedReward, batch: Sequence[_Answer]) -> list[float | str]:
