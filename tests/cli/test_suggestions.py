@@ -61,6 +61,7 @@ MISSPELT = [
 
 
 TOLD = [
+    (["eval", "runs/demo", "cap=0.5"], "cap: unknown option (known:"),
     (["sft", "sudoku4-base", "budget.steps=3", "--dry-run"], "unknown option; 'budget' is a key of diffpo rl (known:"),
     (["rl", "tiny-d1", "sequence_length=3", "--dry-run"], "unknown option; 'sequence_length' is a key of diffpo sft ("),
     (["rl", "tiny-d1", "--out", "x"], "runs/demo/base does not exist; it is the default of `base` in built-in recipes"),

@@ -385,3 +385,15 @@ def test_of_many_mistakes_the_first_are_listed() -> None:
         load_recipe(Strict, None, [f"no{n}" for n in range(100)])
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("100 mistakes in") and len(lines) == 32 and lines[-1] == "  and 70 more"
+
+
+def test_a_key_a_letter_away_wins_over_one_in_another_table() -> None:
+    class Inner(Strict):
+        bound: float = 0.0
+
+    class Outer(Strict):
+        bounds: float = 0.0
+        inner: Inner = Inner()
+
+    with pytest.raises(UserError, match=r"bound: unknown option; did you mean 'bounds'\?"):
+        load_recipe(Outer, {"bound": 1.0})
