@@ -136,7 +136,7 @@ def test_a_line_to_a_name_crosses_no_more_than_it_must() -> None:
     assert names_in(svg)["price 1"][1] > 161
 
 
-def test_a_name_without_a_line_is_nearest_to_its_own_mark_and_a_line_crosses_no_other() -> None:
+def test_a_name_without_a_line_is_nearest_to_its_own_mark() -> None:
     drawn = random.Random(5)
     room, joined = Box(0, 0, 400, 300), 0
     for gap in (4, 9, 14, 20, 30, 60) * 5:

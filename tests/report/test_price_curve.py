@@ -107,7 +107,7 @@ def test_the_table_has_a_row_for_each_price() -> None:
     assert rows[1].cells[2] == "85.0" and [row.is_first for row in rows] == [True, False, False, False, False]
 
 
-def test_the_area_that_is_compared_stands_in_the_table_beside_that_of_the_fixed_rules() -> None:
+def test_the_area_that_is_compared_stands_in_the_table() -> None:
     arm = replace(priced(), area=Estimate(0.6, (0.5, 0.7)))
     page = render(ReportedRun("r", (arm,)))
     assert "area of its sampler, which is compared, 0.700 [0.650, 0.750]" in page
