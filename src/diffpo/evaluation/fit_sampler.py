@@ -17,7 +17,7 @@ from diffpo.models.model_paths import checkpoints
 from diffpo.recipes.parts import build_task
 from diffpo.recipes.stored import fitted_task
 from diffpo.recipes.tables import SamplerRecipe
-from diffpo.runs.checkpoint import save_checkpoint
+from diffpo.runs.checkpoint import begin_checkpoint, complete
 from diffpo.runs.device import configure_model_, configure_torch_, resolve_device
 from diffpo.runs.memory_check import check_memory
 from diffpo.runs.progress import ProgressBar
@@ -57,7 +57,7 @@ def run_fit_sampler(recipe: SamplerRecipe, out: Path) -> str:
         run = Run(out, None)
         open_run(run, recipe.model_copy(update={"task": task_recipe}), lock)
         progress = RunProgress(recipe.fit.steps, policy.denoiser.usage.canvases, is_finished=True)
-        save_checkpoint(out, progress, replace(policy, sampler=sampler), {}, keep=1)
+        complete(begin_checkpoint(out, progress, replace(policy, sampler=sampler), {}, keep=1))
         run.log(recipe.fit.steps, metrics | {"denoiser_calls": calls})
     return f"{price_table(sampler)}\nwrote {checkpoints(out)[-1]}"
 

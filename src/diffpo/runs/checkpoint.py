@@ -49,25 +49,6 @@ class Begun:
     is_last: bool
 
 
-def save_checkpoint(
-    run: Path,
-    progress: RunProgress,
-    policy: Policy,
-    to_restore: Mapping[str, HasState],
-    keep: int,
-    is_last: bool = False,
-) -> None:
-    """Write the folder `run/checkpoint-STEP` and delete all but the last `keep` checkpoints.
-
-    It is written under another name, with a manifest of its files, flushed to the disk and renamed, so that a folder of
-    that name is always whole; older ones are removed after that. All processes call this, and the first writes; of a
-    sharded model each writes its part, and with `is_last` the first adds the weights as a published folder has them.
-
-    Raises UserError where the disk is full or cannot be written; the older ones stay.
-    """
-    complete(begin_checkpoint(run, progress, policy, to_restore, keep, is_last))
-
-
 def begin_checkpoint(
     run: Path,
     progress: RunProgress,
@@ -76,7 +57,11 @@ def begin_checkpoint(
     keep: int,
     is_last: bool = False,
 ) -> Begun:
-    """Write what of a checkpoint is small; see `save_checkpoint`. Tensors to be written are those of the run itself."""
+    """Begin the folder `run/checkpoint-STEP`, which `complete` finishes: write what is small in it.
+
+    All processes call both. `shards` of what is returned are the run's own tensors: they must stay as they are until
+    then, or be replaced by copies.
+    """
     final = run / f"{CHECKPOINT}{progress.step}"
     temporary = hidden_folder(final)
     model = policy.denoiser.model
@@ -96,7 +81,14 @@ def begin_checkpoint(
 
 
 def complete(begun: Begun) -> None:
-    """Write the rest of a checkpoint and give it its name; see `save_checkpoint`. All processes call this."""
+    """Write the rest of a checkpoint, give it its name, and delete all but the last `keep` checkpoints.
+
+    Till then it has another name. It gets a manifest of its files, is flushed to the disk and renamed, so that a folder
+    of that name is always whole; older ones are removed after that. The first process writes; of a sharded model each
+    writes its part, and of the run's last checkpoint the first adds the weights as a published folder has them.
+
+    Raises UserError where the disk is full or cannot be written; the older ones stay.
+    """
     temporary = begun.temporary
     with _removed_if_it_fails(temporary):
         known: dict[str, FileRecord] = {}

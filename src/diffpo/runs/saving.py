@@ -48,7 +48,7 @@ class Checkpoints:
     def save(
         self, progress: RunProgress, policy: Policy, to_restore: Mapping[str, HasState], is_last: bool = False
     ) -> None:
-        """Write a checkpoint, or begin to; see `save_checkpoint`. The one before is finished first.
+        """Write a checkpoint (runs/checkpoint.py), or begin to. The one before is finished first.
 
         Raises UserError where one of the two cannot be written.
         """
